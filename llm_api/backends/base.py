@@ -1,0 +1,70 @@
+"""What a backend is. It translates a GenerationRequest to a foreign format, and what comes back to Chunks."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from typing import ClassVar
+
+from ..config import Settings
+from ..deadline import Deadline
+from ..types import Chunk, GenerationRequest
+
+
+class Backend(ABC):
+    """One source of text. Made once an app from its settings; used by many threads at once.
+
+    Making one opens nothing and loads nothing, since gunicorn may fork afterwards.
+    """
+
+    name: ClassVar[str]
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+
+    @property
+    @abstractmethod
+    def model(self) -> str:
+        """The model that answers where a request names none."""
+
+    @abstractmethod
+    def stream(self, request: GenerationRequest, deadline: Deadline) -> Iterator[Chunk]:
+        """Yield the answer. Only the last chunk has a `finish_reason`, and it has the usage where that is known.
+
+        A request with `stream` false may be answered in one chunk. Closing the iterator stops the generation.
+        Raises a BackendError where this backend can't serve and another might, RequestRefused where the request
+        itself is wrong, ClientGone or TimedOut when `deadline` says so.
+        """
+
+    @abstractmethod
+    def check(self, deadline: Deadline) -> None:
+        """Raise a BackendError if this backend can't serve now. Generates nothing, costs no tokens."""
+
+    @abstractmethod
+    def list_models(self, deadline: Deadline) -> list[str]:
+        """Return the names a request's `model` may have. Raises as `check` does."""
+
+
+def cut_at_stop(chunks: Iterator[Chunk], stop: tuple[str, ...]) -> Iterator[Chunk]:
+    """End the answer before the first of the `stop` texts, for models that take none themselves.
+
+    The last characters are held back, since a stop text may arrive in pieces.
+    """
+    if not stop:
+        yield from chunks
+        return
+    held = ""
+    keep = max(map(len, stop)) - 1
+    for chunk in chunks:
+        held += chunk.text
+        if (end := _first(held, stop)) >= 0:
+            yield Chunk(held[:end], finish_reason="stop", usage=chunk.usage, model=chunk.model)
+            return
+        ready = held if chunk.finish_reason else held[: max(0, len(held) - keep)]
+        held = held[len(ready) :]
+        if ready or chunk.finish_reason:
+            yield Chunk(ready, chunk.finish_reason, chunk.usage, chunk.model)
+
+
+def _first(text: str, stop: tuple[str, ...]) -> int:
+    return min((at for word in stop if (at := text.find(word)) >= 0), default=-1)

@@ -1,0 +1,36 @@
+"""Hugging Face's router (HF_MODE=cloud)."""
+
+from __future__ import annotations
+
+from ..deadline import Deadline
+from ..errors import LLMAPIError, ModelNotFound
+from ..types import GenerationRequest
+from .http import missing_key
+from .openai import OpenAIWire
+from .replies import Reply, error_for
+
+DEFAULT_MODEL = "openai/gpt-oss-20b"
+
+
+class HuggingFaceCloud(OpenAIWire):
+    name = "huggingface"
+
+    @property
+    def model(self) -> str:
+        return self.settings.hf_model or DEFAULT_MODEL
+
+    @property
+    def base_url(self) -> str:
+        return self.settings.hf_base_url
+
+    def headers(self) -> dict[str, str]:
+        if self.settings.hf_api_key:
+            return {"Authorization": f"Bearer {self.settings.hf_api_key}"}
+        if self.base_url == self.settings.default("hf_base_url"):
+            raise missing_key("Hugging Face's cloud", "HF_API_KEY")
+        return {}
+
+    def error(self, reply: Reply, request: GenerationRequest | None, deadline: Deadline) -> LLMAPIError:
+        if reply.status == 400 and reply.code == "model_not_supported":
+            return ModelNotFound("no provider of Hugging Face serves this model", param="model", detail=reply.detail)
+        return error_for(self.name, reply)

@@ -1,0 +1,38 @@
+"""A circuit breaker: a backend that keeps failing is left alone for a while, so that its fallback answers at once."""
+
+from __future__ import annotations
+
+import time
+
+FAILURES = 5
+OPEN_SECONDS = 10.0
+
+
+class Breaker:
+    """One backend's, in one process. Open after 5 failures in a row, for 10 s; then one request may try."""
+
+    def __init__(self) -> None:
+        self._failures = 0
+        self._open_until = 0.0
+
+    def open_for(self) -> float:
+        """Return the seconds it stays open; 0 where a request may go through."""
+        return max(0.0, self._open_until - time.monotonic())
+
+    def admit(self) -> float:
+        """As `open_for`; where a trial is due, admit this request and keep the others out until it has ended."""
+        left = self.open_for()
+        if not left and self._failures >= FAILURES:
+            self._open_until = time.monotonic() + OPEN_SECONDS
+        return left
+
+    def succeeded(self) -> None:
+        """Close."""
+        self._failures = 0
+        self._open_until = 0.0
+
+    def failed(self) -> None:
+        """Count a failure; open at the fifth in a row."""
+        self._failures += 1
+        if self._failures >= FAILURES:
+            self._open_until = time.monotonic() + OPEN_SECONDS

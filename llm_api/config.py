@@ -1,0 +1,221 @@
+"""Every setting, declared once: name, default, what is allowed, what it does.
+
+Environment variables beat the `.env` file, which beats the default (python-decouple's order); an empty value
+counts as not set. `env.example`, the README's table and `/config` are tested against this declaration.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from decouple import Config, RepositoryEmpty, RepositoryEnv
+
+from .errors import ConfigError
+
+BACKENDS = ("ollama", "huggingface", "openai", "claude", "stub")
+
+
+@dataclass(frozen=True)
+class Rule:
+    """How a value is read: `parse` raises ValueError on what `allowed` does not describe."""
+
+    parse: Callable[[str], Any]
+    allowed: str
+
+
+def one_of(*values: str) -> Rule:
+    def parse(text: str) -> str:
+        if text.lower() not in values:
+            raise ValueError
+        return text.lower()
+
+    return Rule(parse, f"one of {', '.join(values)}")
+
+
+def number(kind: type[int] | type[float], low: float, high: float) -> Rule:
+    def parse(text: str) -> float:
+        value = kind(text)
+        if not low <= value <= high:
+            raise ValueError
+        return value
+
+    return Rule(parse, f"a {'whole ' if kind is int else ''}number from {low:,} to {high:,}")
+
+
+def _parse_boolean(text: str) -> bool:
+    if text.lower() not in _BOOLEANS:
+        raise ValueError
+    return _BOOLEANS[text.lower()]
+
+
+def _parse_url(text: str) -> str:
+    parts = urlsplit(text)
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
+        raise ValueError
+    _ = parts.port  # raises ValueError where it is no port
+    return text.rstrip("/")
+
+
+def _parse_ollama_url(text: str) -> str:
+    """OLLAMA_HOST may be a host, host:port or URL, and names the address to bind to (ollama, envconfig/config.go)."""
+    url = urlsplit(_parse_url(text if "//" in text else f"http://{text}"))
+    port = ":11434" if "//" not in text and url.port is None else ""
+    netloc = re.sub(r"^(0\.0\.0\.0|\[::\])(?=:|$)", "127.0.0.1", url.netloc + port)
+    return url._replace(netloc=netloc).geturl()
+
+
+def _parse_chain(text: str) -> tuple[str, ...]:
+    names = tuple(name.strip().lower() for name in text.split(","))
+    if names == ("none",):
+        return ()
+    if len(set(names)) < len(names) or not set(names) <= set(BACKENDS):
+        raise ValueError
+    return names
+
+
+def _matching(pattern: str) -> Callable[[str], str]:
+    def parse(text: str) -> str:
+        if not re.fullmatch(pattern, text):
+            raise ValueError
+        return text
+
+    return parse
+
+
+_BOOLEANS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
+BOOLEAN = Rule(_parse_boolean, "true or false")
+URL = Rule(_parse_url, "an http:// or https:// address")
+OLLAMA_ADDRESS = Rule(_parse_ollama_url, "an http:// or https:// address")
+CHAIN = Rule(_parse_chain, f"none, or a list without repeats of {', '.join(BACKENDS)}")
+# What a header may carry; it also keeps a key that was pasted with a line break from reaching an exception's text.
+SECRET = Rule(_matching(r"[\x21-\x7e]+"), "printable ASCII without blanks")
+TEXT = Rule(_matching(r"[^\x00-\x1f\x7f]+"), "one line of text")
+DATE = Rule(_matching(r"\d{4}-\d{2}-\d{2}"), "a date as YYYY-MM-DD")
+ADDRESS = Rule(_matching(r"(unix:\S+|\S+:\d{1,5})"), "HOST:PORT or unix:PATH")
+
+
+def setting(default: Any, rule: Rule, about: str, *, secret: bool = False, other_names: tuple[str, ...] = ()) -> Any:
+    """Declare one setting; `other_names` are the vendor's own variables, read where ours is unset."""
+    return dataclasses.field(
+        default=default, metadata={"rule": rule, "about": about, "secret": secret, "other_names": other_names}
+    )
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The settings of one service. A field's environment variable is its name in capitals."""
+
+    llm_backend: str = setting("ollama", one_of(*BACKENDS), "who answers: " + ", ".join(BACKENDS))
+    llm_fallback: tuple[str, ...] = setting(
+        ("stub",), CHAIN, "who answers when the backend can't, in this order, as openai,stub; none switches it off"
+    )
+    ollama_model: str = setting("llama2", TEXT, "model for Ollama; pull it first: ollama pull llama2")
+    ollama_url: str = setting(
+        "http://localhost:11434", OLLAMA_ADDRESS, "where Ollama listens", other_names=("OLLAMA_HOST",)
+    )
+    hf_mode: str = setting("local", one_of("local", "cloud"), "local: in this process; cloud: HF_BASE_URL")
+    hf_model: str | None = setting(
+        None,
+        TEXT,
+        "local: a .gguf file, a model folder or a hub name, unset: the packaged SmolLM2-135M-Instruct; "
+        "cloud: unset: openai/gpt-oss-20b",
+    )
+    hf_api_key: str | None = setting(
+        None, SECRET, "key for Hugging Face's cloud", secret=True, other_names=("HF_TOKEN",)
+    )
+    hf_base_url: str = setting(
+        "https://router.huggingface.co/v1", URL, "Hugging Face's router, or another server with its wire"
+    )
+    openai_api_key: str | None = setting(None, SECRET, "key for OpenAI", secret=True)
+    openai_model: str = setting("gpt-6-luna", TEXT, "model for OpenAI (gpt-3.5-turbo was shut down on 2026-10-23)")
+    openai_base_url: str = setting(
+        "https://api.openai.com/v1", URL, "OpenAI, or a server with its wire: vLLM, SGLang, TGI, llama.cpp"
+    )
+    claude_api_key: str | None = setting(
+        None, SECRET, "key for Claude", secret=True, other_names=("ANTHROPIC_API_KEY",)
+    )
+    claude_model: str = setting(
+        "claude-haiku-5-5", TEXT, "model for Claude (claude-3-sonnet-20240229 was shut down on 2025-07-21)"
+    )
+    claude_base_url: str = setting("https://api.anthropic.com", URL, "Anthropic, or a server with its wire")
+    claude_version: str = setting(
+        "2023-06-01", DATE, "anthropic-version header; 2026-10-21 takes no temperature and no top_p"
+    )
+    request_timeout: float = setting(
+        120.0, number(float, 0.1, 3600), "seconds one request may take, with retries, fallback and stream"
+    )
+    connect_timeout: float = setting(5.0, number(float, 0.1, 60), "seconds to connect to a backend")
+    max_retries: int = setting(2, number(int, 0, 10), "times a backend is asked again before the next one is")
+    max_prompt_chars: int = setting(100_000, number(int, 1, 10_000_000), "characters of a prompt")
+    max_body_bytes: int = setting(1_048_576, number(int, 1, 100_000_000), "bytes of a request's body")
+    log_file: str = setting("logs/log.jsonl", TEXT, "the log: one JSON object a line, one line a request")
+    log_prompts: bool = setting(
+        True, BOOLEAN, "false: the log has the length and SHA-256 of prompts and answers in place of their text"
+    )
+    log_max_text: int = setting(100_000, number(int, 0, 10_000_000), "characters of a text in the log, the rest is cut")
+    bind: str = setting("127.0.0.1:8000", ADDRESS, "where gunicorn listens")
+    web_concurrency: int | None = setting(
+        None, number(int, 1, 512), "gunicorn's worker processes; unset: 2, or 1 with a local model"
+    )
+    threads: int = setting(16, number(int, 1, 1024), "requests at once in one worker")
+
+    @classmethod
+    def load(cls, env_file: str | Path | None = ".env") -> Settings:
+        """Read the environment, then `env_file` (None: no file). Raises ConfigError naming the wrong variable."""
+        source = _source(env_file)
+        return cls(**{field.name: _read(field, source) for field in dataclasses.fields(cls)})
+
+    @classmethod
+    def default(cls, name: str) -> Any:
+        """Return a setting's default."""
+        return cls.__dataclass_fields__[name].default
+
+    def public(self) -> dict[str, Any]:
+        """Return what /config shows: no secrets, and no user:password of a URL."""
+        return {
+            name: _without_credentials(getattr(self, name))
+            for name, field in self.__dataclass_fields__.items()
+            if not field.metadata["secret"]
+        }
+
+    def secrets(self) -> tuple[str, ...]:
+        """Return the values that must never leave the process."""
+        values = [getattr(self, field.name) for field in dataclasses.fields(self)]
+        keys = [v for v, field in zip(values, dataclasses.fields(self), strict=True) if field.metadata["secret"] and v]
+        return (*keys, *(p for v in values if isinstance(v, str) and "@" in v and (p := urlsplit(v).password)))
+
+
+def _source(env_file: str | Path | None) -> Config:
+    if env_file is None or not Path(env_file).is_file():
+        return Config(RepositoryEmpty())
+    try:
+        # utf-8-sig: a byte order mark would become part of the first name
+        return Config(RepositoryEnv(env_file, encoding="utf-8-sig"))
+    except UnicodeDecodeError:
+        raise ConfigError(f"{env_file} is not UTF-8 text: save it as UTF-8") from None
+
+
+def _read(field: dataclasses.Field[Any], source: Config) -> Any:
+    for name in (field.name.upper(), *field.metadata["other_names"]):
+        if text := source(name, default="").strip():
+            return _parse(name, text, field)
+    return field.default
+
+
+def _parse(name: str, text: str, field: dataclasses.Field[Any]) -> Any:
+    rule: Rule = field.metadata["rule"]
+    try:
+        return rule.parse(text)
+    except ValueError:
+        shown = "its value" if field.metadata["secret"] else _without_credentials(text)
+        raise ConfigError(f"{name}={shown!r} is not valid: it must be {rule.allowed}") from None
+
+
+def _without_credentials(value: Any) -> Any:
+    return re.sub(r"//[^/@]*@", "//", value) if isinstance(value, str) else value

@@ -1,0 +1,206 @@
+"""Every error of the package. The whole tree:
+
+    LLMAPIError                  status code                the request ends with it
+    ├── RequestError             4xx                        the client's mistake; no other backend is asked
+    │   ├── MalformedBody        400    malformed_json
+    │   ├── BodyTooLarge         413    body_too_large
+    │   ├── UnsupportedMedia     415    unsupported_media_type
+    │   ├── ValidationFailed     422    validation_failed
+    │   └── RequestRefused       400    the backend's code  a backend says that the request itself is wrong
+    ├── BackendError                                        falls back; `code` is the reason code
+    │   ├── Unreachable          503    unreachable
+    │   ├── TimedOut             504    timeout
+    │   ├── RateLimited          429    rate_limited
+    │   ├── QuotaExhausted       503    rate_limited
+    │   ├── Overloaded           503    overloaded
+    │   ├── BadCredentials       502    bad_credentials
+    │   ├── ModelNotFound        404    model_not_found
+    │   ├── ServerError          502    server_error
+    │   ├── InvalidAnswer        502    invalid_answer
+    │   ├── ParameterDropped     502    server_error        asked again at once without the parameter
+    │   ├── CircuitOpen          503    circuit_open
+    │   └── NotConfigured        503    not_configured
+    ├── ClientGone               499    client_gone         nobody reads the answer any more
+    ├── LogUnavailable           503    log_unavailable
+    └── InternalError            500    internal_error
+    ConfigError                                             a setting is wrong; the start ends with it
+
+`message` is in our own words: never an exception's text, which may hold a URL or a key. What an upstream said
+about the request stands apart in `detail`, since it may quote the prompt: the client sees it, the log only
+where prompts are logged.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+
+class LLMAPIError(Exception):
+    """Root of all errors that end a request.
+
+    `status` is the HTTP status of the answer, `type` and `code` its words (OpenAI's vocabulary), `param` the
+    field that is to blame, `retry_after` the seconds after which another try makes sense.
+    """
+
+    status: ClassVar[int] = 500
+    type: ClassVar[str] = "server_error"
+    code: str = "internal_error"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        code: str | None = None,
+        param: str | None = None,
+        detail: str | None = None,
+        retry_after: float | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.code = code or type(self).code
+        self.param = param
+        self.detail = detail
+        self.retry_after = retry_after
+
+    def public(self) -> dict[str, str | None]:
+        """Return the `error` object of an answer: message, type, code, param."""
+        message = f"{self.message}: {self.detail}" if self.detail else self.message
+        return {"message": message, "type": self.type, "code": self.code, "param": self.param}
+
+
+class RequestError(LLMAPIError):
+    status = 400
+    type = "invalid_request_error"
+    code = "invalid_request"
+
+
+class MalformedBody(RequestError):
+    code = "malformed_json"
+
+
+class BodyTooLarge(RequestError):
+    status = 413
+    code = "body_too_large"
+
+
+class UnsupportedMedia(RequestError):
+    status = 415
+    code = "unsupported_media_type"
+
+
+class ValidationFailed(RequestError):
+    """`fields` maps each wrong field to its messages, as marshmallow gives them."""
+
+    status = 422
+    code = "validation_failed"
+
+    def __init__(self, message: str, *, param: str | None, fields: Mapping[str, object]) -> None:
+        super().__init__(message, param=param)
+        self.fields = fields
+
+
+class RequestRefused(RequestError):
+    code = "request_refused"
+
+
+class BackendError(LLMAPIError):
+    """A backend can't serve; the next one of the chain is asked.
+
+    `retryable`: the same backend may be asked again after a pause. `trips`: counts for the circuit breaker.
+    """
+
+    status = 502
+    type = "backend_error"
+    code = "server_error"
+    retryable: bool = False
+    trips: ClassVar[bool] = False
+    retry_at_once: ClassVar[bool] = False
+
+
+class Unreachable(BackendError):
+    status = 503
+    code = "unreachable"
+    retryable = True
+    trips = True
+
+
+class TimedOut(BackendError):
+    status = 504
+    code = "timeout"
+    trips = True
+
+
+class RateLimited(BackendError):
+    status = 429
+    type = "rate_limit_error"
+    code = "rate_limited"
+    retryable = True
+
+
+class QuotaExhausted(BackendError):
+    status = 503
+    code = "rate_limited"
+
+
+class Overloaded(BackendError):
+    status = 503
+    code = "overloaded"
+    retryable = True
+    trips = True
+
+
+class BadCredentials(BackendError):
+    code = "bad_credentials"
+
+
+class ModelNotFound(BackendError):
+    status = 404
+    code = "model_not_found"
+
+
+class ServerError(BackendError):
+    retryable = True
+    trips = True
+
+
+class InvalidAnswer(BackendError):
+    code = "invalid_answer"
+    trips = True
+
+
+class ParameterDropped(BackendError):
+    """The model takes no such parameter; the backend has noted it and is to be asked again at once."""
+
+    retry_at_once = True
+
+
+class CircuitOpen(BackendError):
+    status = 503
+    code = "circuit_open"
+
+
+class NotConfigured(BackendError):
+    status = 503
+    code = "not_configured"
+
+
+class ClientGone(LLMAPIError):
+    """Status 499 is nginx's word for it; only the log sees it."""
+
+    status = 499
+    type = "client_error"
+    code = "client_gone"
+
+
+class LogUnavailable(LLMAPIError):
+    status = 503
+    code = "log_unavailable"
+
+
+class InternalError(LLMAPIError):
+    pass
+
+
+class ConfigError(ValueError):
+    """A setting has a wrong value; the message names it, the value and what is allowed."""

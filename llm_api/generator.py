@@ -1,0 +1,210 @@
+"""One request's life: the chain of backends, the one retry loop, the breakers, the deadline, and the line in the log.
+
+A view starts an Exchange, opens it with what the client asked for, and iterates it. Whatever happens on the way, the
+exchange ends with one line in the log: written before its last chunk is handed out, or when it fails or is closed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import math
+import random
+import time
+from collections.abc import Generator as PythonGenerator
+from collections.abc import Iterator
+from itertools import chain
+from typing import Any
+
+from .backends import Backend, make_backend
+from .breaker import Breaker
+from .config import Settings
+from .deadline import Deadline
+from .errors import BackendError, CircuitOpen, ClientGone, InternalError, InvalidAnswer, LLMAPIError, RequestError
+from .record import Record
+from .request_log import RequestLog
+from .types import Chunk, GenerationRequest
+
+# providers.md, section 1.5: what the official SDKs do
+FIRST_PAUSE = 0.5
+LONGEST_PAUSE = 8.0
+LONGEST_RETRY_AFTER = 120.0
+# A backend that hangs must leave time for those behind it: each of them keeps this share of the whole.
+KEPT_FOR_FALLBACK = 0.1
+
+logger = logging.getLogger(__name__)
+
+
+class Generator:
+    """The backends of one app, each with its breaker, and the log. Shared by all threads."""
+
+    def __init__(self, settings: Settings, log: RequestLog) -> None:
+        self.settings = settings
+        self.log = log
+        names = dict.fromkeys((settings.llm_backend, *settings.llm_fallback))
+        self.chain = [(make_backend(name, settings), Breaker()) for name in names]
+
+    def start(self, record: Record, deadline: Deadline) -> Exchange:
+        """Return the exchange that leads `record` to its line in the log."""
+        return Exchange(self, record, deadline)
+
+
+class Exchange:
+    """One request's life. Open it once, iterate it once, close it always."""
+
+    def __init__(self, generator: Generator, record: Record, deadline: Deadline) -> None:
+        self.record = record
+        self._generator = generator
+        self._deadline = deadline
+        self._source: PythonGenerator[Chunk] | None = None
+        self._chunks: Iterator[Chunk] = iter(())
+        self._written = False
+
+    def open(self, request: GenerationRequest) -> None:
+        """Find a backend that answers. On return the first chunk is there; without `stream`, the whole answer.
+
+        Raises the configured backend's error when no backend can serve, RequestRefused when the request itself is
+        wrong, ClientGone or TimedOut.
+        """
+        self.record.request = request
+        links = self._generator.chain if request.fallback else self._generator.chain[:1]
+        failure: BackendError | None = None
+        for behind, (backend, breaker) in zip(reversed(range(len(links))), links, strict=True):
+            asked = _for_fallback(request) if failure else request
+            try:
+                with self._deadline.keeping(self._keep(behind)):
+                    self._ask(backend, breaker, asked)
+            except BackendError as error:
+                failure = failure or error
+            except RequestError as error:
+                raise failure or error from None
+            else:
+                return self._answered_by(backend, asked.model, failure)
+        assert failure, "a chain is never empty"
+        raise failure
+
+    def __iter__(self) -> Iterator[Chunk]:
+        """Yield the chunks; the last one, with the finish reason, only after the line is in the log."""
+        try:
+            for chunk in self._chunks:
+                self.record.add(chunk)
+                self.record.model = chunk.model or self.record.model
+                if chunk.finish_reason:
+                    self._end("ok", 200)
+                yield chunk
+        except LLMAPIError as error:
+            raise self.fail(error, 200 if self.record.request and self.record.request.stream else None) from error
+
+    def details(self) -> dict[str, Any]:
+        """Return the `details` of an answer."""
+        record = self.record
+        return {
+            "request_id": record.request_id,
+            "backend": record.backend,
+            "model": record.model,
+            "finish_reason": record.finish_reason,
+            "usage": {"input_tokens": record.usage.input_tokens, "output_tokens": record.usage.output_tokens},
+            "duration_ms": record.duration_ms(),
+            "fallback": record.fallback_reason is not None,
+            "fallback_reason": record.fallback_reason,
+        }
+
+    def fail(self, error: Exception, http_status: int | None = None) -> LLMAPIError:
+        """End with an error. Return the one to answer with: another if even the line could not be written."""
+        if not isinstance(error, LLMAPIError):
+            logger.error("unexpected error in request %s", self.record.request_id, exc_info=error)
+            error = InternalError("something broke inside the service; its error output says more")
+        try:
+            status = "aborted" if isinstance(error, ClientGone) else "error"
+            self._end(status, http_status or error.status, error)
+        except LLMAPIError as unlogged:
+            return unlogged
+        return error
+
+    def close(self) -> None:
+        """End whatever has not ended: the client left before the last chunk."""
+        if self._source:
+            self._source.close()
+        if not self._written:
+            self.fail(ClientGone("the client went away before the answer was complete"), 200)
+
+    def _end(self, status: str, http_status: int, error: LLMAPIError | None = None) -> None:
+        if not self._written:
+            self._written = True
+            self._generator.log.append(self.record.line(status, http_status, error))
+
+    def _keep(self, backends: int) -> float:
+        return backends * KEPT_FOR_FALLBACK * self._generator.settings.request_timeout
+
+    def _answered_by(self, backend: Backend, model: str | None, failure: BackendError | None) -> None:
+        self.record.backend = backend.name
+        self.record.model = model or backend.model
+        self.record.fallback_reason = failure.code if failure else None
+
+    def _ask(self, backend: Backend, breaker: Breaker, request: GenerationRequest) -> None:
+        """The one retry loop. On return the answer has begun."""
+        retries = 0
+        while True:
+            started = time.monotonic()
+            try:
+                self._begin(backend, breaker, request)
+            except LLMAPIError as error:
+                self.record.attempted(backend.name, error.code, time.monotonic() - started)
+                retries += self._pause_after(error, retries)
+            else:
+                return self.record.attempted(backend.name, "ok", time.monotonic() - started)
+
+    def _begin(self, backend: Backend, breaker: Breaker, request: GenerationRequest) -> None:
+        if seconds := breaker.admit():
+            raise CircuitOpen(f"{backend.name} keeps failing and is left alone for now", retry_after=seconds)
+        self._source = _to_its_end(backend.stream(request, self._deadline), breaker, self._deadline)
+        ready = [next(self._source)] if request.stream else list(self._source)
+        self._chunks = chain(ready, self._source)
+
+    def _pause_after(self, error: LLMAPIError, retries: int) -> int:
+        """Wait as long as the SDKs do, and return how many retries that was; raise `error` if it is to be the last."""
+        if not isinstance(error, BackendError):
+            raise error
+        if error.retry_at_once:
+            return 0
+        pause = _pause(error.retry_after, retries)
+        if (
+            not error.retryable
+            or retries >= self._generator.settings.max_retries
+            or pause >= self._deadline.remaining()
+        ):
+            raise error
+        self._deadline.wait(pause)
+        return 1
+
+
+def _to_its_end(stream: Iterator[Chunk], breaker: Breaker, deadline: Deadline) -> PythonGenerator[Chunk]:
+    """Pass an answer on, and tell the breaker how it went. Raises InvalidAnswer where it stops before its end."""
+    try:
+        for chunk in stream:
+            if chunk.finish_reason:
+                breaker.succeeded()
+                yield chunk
+                return
+            yield chunk
+        deadline.check()
+        raise InvalidAnswer("the answer ended before it was complete")
+    except BackendError as error:
+        if error.trips:
+            breaker.failed()
+        raise
+    except RequestError:
+        breaker.succeeded()
+        raise
+
+
+def _pause(retry_after: float | None, retries: int) -> float:
+    """Return the seconds before the next try; infinity where the server asks for more than the SDKs grant."""
+    if retry_after is None or retry_after <= 0:
+        return min(FIRST_PAUSE * 2.0**retries, LONGEST_PAUSE) * random.uniform(0.75, 1)
+    return retry_after if retry_after <= LONGEST_RETRY_AFTER else math.inf
+
+
+def _for_fallback(request: GenerationRequest) -> GenerationRequest:
+    """A model's name means something to the configured backend only."""
+    return dataclasses.replace(request, model=None)

@@ -1,0 +1,215 @@
+"""The blueprint: /generate, /health, /config. Only views touch flask.request."""
+
+from __future__ import annotations
+
+import re
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import wraps
+
+from flask import Blueprint, Response, current_app, g, request
+from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
+
+from . import strict_json
+from .config import Settings
+from .deadline import Deadline
+from .errors import BodyTooLarge, InternalError, LLMAPIError, UnsupportedMedia, ValidationFailed
+from .generator import Exchange, Generator
+from .health import Health
+from .record import Record
+from .schemas import GenerateSchema
+
+blueprint = Blueprint("llm_api", __name__)
+
+
+@dataclass(frozen=True)
+class Service:
+    """What the views of one app share."""
+
+    settings: Settings
+    generator: Generator
+    health: Health
+    generate_schema: GenerateSchema
+
+
+def service() -> Service:
+    """Return the current app's service."""
+    shared: Service = current_app.extensions["llm_api"]
+    return shared
+
+
+def exchange(operation: str) -> Callable[[Callable[[Exchange], Response]], Callable[[], Response]]:
+    """Give the view an Exchange for `operation`, and end it with a line in the log when the view raises."""
+
+    def decorate(view: Callable[[Exchange], Response]) -> Callable[[], Response]:
+        @wraps(view)
+        def run() -> Response:
+            started = _start(operation)
+            try:
+                return view(started)
+            except Exception as error:
+                raise started.fail(error) from error
+
+        return run
+
+    return decorate
+
+
+def _start(operation: str) -> Exchange:
+    settings = service().settings
+    record = Record(settings, operation, request_id(), request.remote_addr)
+    client = request.environ.get("gunicorn.socket") or request.environ.get("werkzeug.socket")
+    return service().generator.start(record, Deadline(settings.request_timeout, client))
+
+
+@blueprint.post("/generate")
+@exchange("generate")
+def generate(exchange: Exchange) -> Response:
+    """Turn a prompt into text."""
+    wish = service().generate_schema.read(read_body(service().settings.max_body_bytes))
+    exchange.open(wish.request)
+    if wish.request.stream:
+        return _stream(exchange, wish.details)
+    answer: dict[str, object] = {"response": "".join(chunk.text for chunk in exchange)}
+    if wish.details:
+        answer["details"] = exchange.details()
+    return _json(answer, headers=_who(exchange))
+
+
+@blueprint.get("/health")
+def health() -> Response:
+    """Say whether the backends can serve."""
+    report = service().health.report()
+    body = {"status": report.status, "backend": service().settings.llm_backend, "timestamp": time.time()}
+    if report.reason:
+        body["reason"] = report.reason
+    return _json(body, 503 if report.status == "unhealthy" else 200)
+
+
+@blueprint.get("/health/live")
+def live() -> Response:
+    """Say that the process answers; looks at nothing else."""
+    return _json({"status": "healthy", "backend": service().settings.llm_backend, "timestamp": time.time()})
+
+
+@blueprint.get("/config")
+def config() -> Response:
+    """Show the settings without secrets."""
+    public = service().settings.public()
+    first = {"backend": public.pop("llm_backend")}
+    first |= {name: public.pop(name) for name in ("ollama_model", "ollama_url", "log_file")}
+    return _json(first | public)
+
+
+@blueprint.after_request
+def name_request(response: Response) -> Response:
+    """Every answer carries its request's id."""
+    response.headers["X-Request-ID"] = request_id()
+    return response
+
+
+@blueprint.errorhandler(Exception)
+def answer_error(error: Exception) -> Response:
+    """Answer any error of these views as JSON; a host's own error pages stay its own."""
+    if isinstance(error, LLMAPIError):
+        return error_response(error)
+    if isinstance(error, HTTPException):
+        return http_error_response(error)
+    current_app.logger.exception("unexpected error", exc_info=error)
+    return error_response(InternalError("something broke inside the service; its error output says more"))
+
+
+def error_response(error: LLMAPIError) -> Response:
+    """Return the JSON envelope for one of our errors."""
+    body: dict[str, object] = {"error": error.public(), "request_id": request_id()}
+    if isinstance(error, ValidationFailed):
+        body["fields"] = error.fields
+    response = _json(body, error.status)
+    if error.status in (429, 503):
+        response.headers["Retry-After"] = str(max(1, round(error.retry_after or 1)))
+    return response
+
+
+def http_error_response(error: HTTPException) -> Response:
+    """Return the JSON envelope for an error of the framework's, keeping its headers (405 has Allow)."""
+    code = re.sub(r"\W+", "_", error.name.lower())
+    kind = "invalid_request_error" if (error.code or 500) < 500 else "server_error"
+    body = {"message": error.description, "type": kind, "code": code, "param": None}
+    kept = [(name, value) for name, value in error.get_headers() if name not in ("Content-Type", "Content-Length")]
+    response = _json({"error": body, "request_id": request_id()}, error.code or 500, dict(kept))
+    response.headers["X-Request-ID"] = request_id()
+    return response
+
+
+def request_id() -> str:
+    """Return this request's id: the client's own, where it is one that is safe to repeat."""
+    if "llm_api_request_id" not in g:
+        said = request.headers.get("X-Request-ID", "")
+        g.llm_api_request_id = said if re.fullmatch(r"[A-Za-z0-9._-]{1,64}", said) else uuid.uuid4().hex
+    known: str = g.llm_api_request_id
+    return known
+
+
+def read_body(limit: int) -> dict[str, object]:
+    """Return the JSON object of the current request, of at most `limit` bytes.
+
+    Raises UnsupportedMedia, BodyTooLarge or MalformedBody.
+    """
+    if request.mimetype != "application/json" or request.mimetype_params.get("charset", "utf-8").lower() != "utf-8":
+        raise UnsupportedMedia("send JSON in UTF-8, with the header Content-Type: application/json")
+    if request.headers.get("Content-Encoding", "identity") != "identity":
+        raise UnsupportedMedia("send the body without Content-Encoding")
+    # One more than allowed: at its limit Werkzeug silently cuts a chunked body, and what is left may be valid.
+    request.max_content_length = limit + 1
+    try:
+        body = request.get_data(cache=False)
+    except RequestEntityTooLarge:
+        body = None
+    if body is None or len(body) > limit:
+        raise BodyTooLarge(f"the body is larger than {limit:,} bytes (MAX_BODY_BYTES)")
+    return strict_json.loads(body)
+
+
+def _stream(exchange: Exchange, details: bool) -> Response:
+    response = Response(_lines(exchange, details), mimetype="application/x-ndjson", headers=_who(exchange))
+    response.headers["X-Accel-Buffering"] = "no"
+    response.headers["Cache-Control"] = "no-cache"
+    # Not left to the generator's own end: closing one that was never started runs none of it.
+    response.call_on_close(exchange.close)
+    return response
+
+
+def _lines(exchange: Exchange, details: bool) -> Iterator[str]:
+    try:
+        for chunk in exchange:
+            if chunk.text:
+                yield _line({"response": chunk.text})
+            if chunk.finish_reason:
+                last = {"response": "", "done": True, "finish_reason": chunk.finish_reason}
+                yield _line(last | ({"details": exchange.details()} if details else {}))
+    except LLMAPIError as error:
+        yield _line({"error": error.public(), "done": True})
+
+
+def _line(value: object) -> str:
+    return strict_json.dumps(value) + "\n"
+
+
+def _who(exchange: Exchange) -> dict[str, str]:
+    record = exchange.record
+    headers = {"X-LLM-Backend": record.backend or "", "X-LLM-Model": _header_text(record.model or "")}
+    if record.fallback_reason:
+        headers["X-LLM-Fallback"] = record.fallback_reason
+    return headers
+
+
+def _header_text(text: str) -> str:
+    """A model's name comes from outside; a header takes printable ASCII."""
+    return re.sub(r"[^\x20-\x7e]", "?", text)[:200]
+
+
+def _json(body: object, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    # Not jsonify: a host application's JSON provider may write it otherwise.
+    return Response(strict_json.dumps(body) + "\n", status, headers, mimetype="application/json")

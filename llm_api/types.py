@@ -1,0 +1,68 @@
+"""The frozen types that cross every wall: schemas make requests, backends make chunks, views frame them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One turn of a conversation; `role` is `system`, `user` or `assistant`."""
+
+    role: str
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
+class ResponseFormat:
+    """JSON is wanted: any object, or one that fits `schema` (a JSON Schema)."""
+
+    schema: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationRequest:
+    """What a client asks for, whichever dialect it spoke. None means: not said, so not sent either."""
+
+    messages: tuple[Message, ...]
+    model: str | None = None
+    max_tokens: int | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    stop: tuple[str, ...] = ()
+    seed: int | None = None
+    response_format: ResponseFormat | None = None
+    stream: bool = False
+    fallback: bool = True
+
+    @property
+    def system(self) -> str | None:
+        """The system messages as one text, or None."""
+        return "\n\n".join(m.content for m in self.messages if m.role == "system") or None
+
+    @property
+    def turns(self) -> tuple[Message, ...]:
+        """The messages without the system's."""
+        return tuple(m for m in self.messages if m.role != "system")
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens as the backend counted them; None where it did not say."""
+
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """A piece of an answer. Only the last one of a complete answer has a `finish_reason`
+    (`stop`, `length`, `tool_calls`, `content_filter`); a stream that ends without it was cut short.
+    `model` is the name the backend gave, where it gave one."""
+
+    text: str = ""
+    finish_reason: str | None = None
+    usage: Usage = Usage()
+    model: str | None = None
