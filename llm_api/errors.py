@@ -1,4 +1,4 @@
-"""Every error of the package. The whole tree:
+"""Every error of the package.
 
     LLMAPIError                  status code                the request ends with it
     ├── RequestError             4xx                        the client's mistake; no other backend is asked

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from .backends import Backend
 from .deadline import Deadline
-from .errors import LLMAPIError, ServerError
+from .errors import LLMAPIError
 from .generator import Generator
 
 FRESH_SECONDS = 2.0
@@ -54,7 +54,7 @@ class Health:
             return self._probing
 
     def _probe(self) -> None:
-        reasons = []
+        reasons: list[str] = []
         for backend, breaker in self._generator.chain:
             reason = "circuit_open" if breaker.open_for() else _trouble(backend)
             if not reason:

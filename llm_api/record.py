@@ -57,7 +57,7 @@ class Record:
     request: GenerationRequest | None = None
     backend: str | None = None
     model: str | None = None
-    usage: Usage = Usage()
+    usage: Usage = field(default_factory=Usage)
     finish_reason: str | None = None
     fallback_reason: str | None = None
     attempts: list[dict[str, Any]] = field(default_factory=list)

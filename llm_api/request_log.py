@@ -41,7 +41,8 @@ class RequestLog:
         self.path = Path(path)
         self.failure: str | None = None
         self._secrets = [strict_json.dumps(s)[1:-1] for s in secrets if len(s) >= MIN_SECRET_CHARS]
-        self._forget_descriptor()
+        self._lock = threading.Lock()
+        self._file: int | None = None
         _logs.add(self)
 
     def append(self, record: Mapping[str, Any]) -> None:
@@ -85,7 +86,7 @@ class RequestLog:
 
     def _forget_descriptor(self) -> None:
         self._lock = threading.Lock()
-        self._file: int | None = None
+        self._file = None
 
 
 _logs: weakref.WeakSet[RequestLog] = weakref.WeakSet()
@@ -120,7 +121,7 @@ def _flock(file: int) -> None:
 
 def _names(path: Path, file: int) -> bool:
     try:
-        return os.path.samestat(os.stat(path), os.fstat(file))
+        return os.path.samestat(path.stat(), os.fstat(file))
     except FileNotFoundError:
         return False
 

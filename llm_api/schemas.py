@@ -100,7 +100,7 @@ class GenerateSchema(Schema):
         try:
             wish: Wish = self.load(body)
         except ValidationError as error:
-            raise _failed(error.normalized_messages()) from None
+            raise _failed(error.messages_dict) from None
         return wish
 
     @post_load

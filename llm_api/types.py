@@ -58,9 +58,11 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """A piece of an answer. Only the last one of a complete answer has a `finish_reason`
-    (`stop`, `length`, `tool_calls`, `content_filter`); a stream that ends without it was cut short.
-    `model` is the name the backend gave, where it gave one."""
+    """A piece of an answer.
+
+    Only the last one of a complete answer has a `finish_reason` (`stop`, `length`, `tool_calls`, `content_filter`);
+    a stream that ends without it was cut short. `model` is the name the backend gave, where it gave one.
+    """
 
     text: str = ""
     finish_reason: str | None = None

@@ -23,7 +23,6 @@ from requests.adapters import HTTPAdapter
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.exceptions import NewConnectionError, ProtocolError
 
-from ..config import Settings
 from ..deadline import Deadline
 from ..errors import BackendError, InvalidAnswer, LLMAPIError, NotConfigured, ServerError, TimedOut, Unreachable
 from ..types import Chunk, GenerationRequest
@@ -197,7 +196,7 @@ def _shut_at(deadline: Deadline) -> Iterator[None]:
 
 
 class _Watched(HTTPConnection):
-    def getresponse(self) -> urllib3.HTTPResponse:
+    def getresponse(self) -> Any:
         if _line.use:
             _line.use.sock = self.sock
         return super().getresponse()

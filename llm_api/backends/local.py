@@ -83,7 +83,7 @@ class HuggingFaceLocal(Backend):
 
 
 def _is_path(named: str) -> bool:
-    return named.endswith(".gguf") or os.path.isdir(named) or named.startswith((".", "/", "~"))
+    return named.endswith(".gguf") or Path(named).is_dir() or named.startswith((".", "/", "~"))
 
 
 def _find(named: str | None) -> tuple[type[LlamaCpp | Transformers], str]:
