@@ -150,6 +150,8 @@ class Exchange:
                 self._begin(backend, breaker, request)
             except LLMAPIError as error:
                 self.record.attempted(backend.name, error.code, time.monotonic() - started)
+                if breaker.open_for():
+                    raise
                 retries += self._pause_after(error, retries)
             else:
                 return self.record.attempted(backend.name, "ok", time.monotonic() - started)

@@ -10,12 +10,20 @@ from dataclasses import dataclass
 from functools import wraps
 
 from flask import Blueprint, Response, current_app, g, request
-from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
+from werkzeug.exceptions import ClientDisconnected, HTTPException, RequestEntityTooLarge
 
 from . import strict_json
 from .config import Settings
 from .deadline import Deadline
-from .errors import BodyTooLarge, InternalError, LLMAPIError, UnsupportedMedia, ValidationFailed
+from .errors import (
+    BodyTooLarge,
+    ClientGone,
+    InternalError,
+    LLMAPIError,
+    MalformedBody,
+    UnsupportedMedia,
+    ValidationFailed,
+)
 from .generator import Exchange, Generator
 from .health import Health
 from .record import Record
@@ -161,15 +169,25 @@ def read_body(limit: int) -> dict[str, object]:
         raise UnsupportedMedia("send JSON in UTF-8, with the header Content-Type: application/json")
     if request.headers.get("Content-Encoding", "identity") != "identity":
         raise UnsupportedMedia("send the body without Content-Encoding")
+    body = _read_bytes(limit)
+    if len(body) > limit:
+        raise BodyTooLarge(f"the body is larger than {limit:,} bytes (MAX_BODY_BYTES)")
+    if len(body) < (request.content_length or 0):
+        raise MalformedBody("the body is shorter than its Content-Length")
+    return strict_json.loads(body)
+
+
+def _read_bytes(limit: int) -> bytes:
     # One more than allowed: at its limit Werkzeug silently cuts a chunked body, and what is left may be valid.
     request.max_content_length = limit + 1
     try:
-        body = request.get_data(cache=False)
+        return request.get_data(cache=False)
     except RequestEntityTooLarge:
-        body = None
-    if body is None or len(body) > limit:
-        raise BodyTooLarge(f"the body is larger than {limit:,} bytes (MAX_BODY_BYTES)")
-    return strict_json.loads(body)
+        return bytes(limit + 1)
+    except ClientDisconnected:
+        raise ClientGone("the client went away before its request was complete") from None
+    except Exception as error:  # each WSGI server has its own errors for a broken chunked body
+        raise MalformedBody(f"the body can't be read ({type(error).__name__})") from error
 
 
 def _stream(exchange: Exchange, details: bool) -> Response:

@@ -15,6 +15,7 @@ from abc import abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import cached_property
+from http.cookiejar import DefaultCookiePolicy
 from typing import Any
 
 import requests
@@ -107,6 +108,7 @@ class HttpBackend(Backend):
         # Made at the first request, so after gunicorn's fork: processes must not share connections.
         session = requests.Session()
         session.trust_env = False
+        session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
         session.headers.clear()
         session.headers.update({"User-Agent": "llm-api", "Accept-Encoding": "identity"})
         adapter = _Adapter(pool_maxsize=self.settings.threads, max_retries=0)
