@@ -171,7 +171,7 @@ def read_body(limit: int) -> dict[str, object]:
         raise UnsupportedMedia("send the body without Content-Encoding")
     body = _read_bytes(limit)
     if len(body) > limit:
-        raise BodyTooLarge(f"the body is larger than {limit:,} bytes (MAX_BODY_BYTES)")
+        raise _too_large(limit)
     if len(body) < (request.content_length or 0):
         raise MalformedBody("the body is shorter than its Content-Length")
     return strict_json.loads(body)
@@ -183,11 +183,15 @@ def _read_bytes(limit: int) -> bytes:
     try:
         return request.get_data(cache=False)
     except RequestEntityTooLarge:
-        return bytes(limit + 1)
+        raise _too_large(limit) from None
     except ClientDisconnected:
         raise ClientGone("the client went away before its request was complete") from None
     except Exception as error:  # each WSGI server has its own errors for a broken chunked body
         raise MalformedBody(f"the body can't be read ({type(error).__name__})") from error
+
+
+def _too_large(limit: int) -> BodyTooLarge:
+    return BodyTooLarge(f"the body is larger than {limit:,} bytes (MAX_BODY_BYTES)")
 
 
 def _stream(exchange: Exchange, details: bool) -> Response:
