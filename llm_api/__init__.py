@@ -37,7 +37,7 @@ def create_app(settings: Settings | None = None) -> Flask:
     """
     settings = settings or Settings.load()
     app = Flask(__name__, static_folder=None)
-    generator = Generator(settings, RequestLog(settings.log_file, settings.secrets()))
+    generator = Generator(settings, RequestLog(settings))
     app.extensions["llm_api"] = Service(
         settings, generator, Health(generator), GenerateSchema(settings.max_prompt_chars)
     )

@@ -159,6 +159,14 @@ class Settings:
         True, BOOLEAN, "false: the log has the length and SHA-256 of prompts and answers in place of their text"
     )
     log_max_text: int = setting(100_000, number(int, 0, 10_000_000), "characters of a text in the log, the rest is cut")
+    log_required: bool = setting(
+        True, BOOLEAN, "false: a request whose line can't be written is answered all the same, its line goes to stderr"
+    )
+    log_fsync: bool = setting(False, BOOLEAN, "true: each line is on the disk before its answer leaves (fdatasync)")
+    log_max_bytes: int = setting(
+        0, number(int, 0, 2**50), "bytes after which the log is renamed to LOG_FILE.1 and begun anew; 0: never"
+    )
+    log_backups: int = setting(5, number(int, 1, 1000), "renamed logs that are kept with LOG_MAX_BYTES")
     bind: str = setting("127.0.0.1:8000", ADDRESS, "where gunicorn listens")
     web_concurrency: int | None = setting(
         None, number(int, 1, 512), "gunicorn's worker processes; unset: 2, or 1 with a local model"

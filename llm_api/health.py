@@ -37,12 +37,17 @@ class Health:
 
     def report(self) -> Report:
         """Return the state of the service, at most about two seconds old, or as old as one hanging probe."""
-        failure = self._generator.log.failure
-        if failure:
-            return Report("unhealthy", failure)
         probe = self._current_probe()
         probe.join(PATIENCE_SECONDS if self._report else PROBE_SECONDS + 1)
-        return self._report or Report("unhealthy", "the backends have not answered yet")
+        return self._log_report() or self._report or Report("unhealthy", "the backends have not answered yet")
+
+    def _log_report(self) -> Report | None:
+        log = self._generator.log
+        if not log.failure:
+            return None
+        if self._generator.settings.log_required:
+            return Report("unhealthy", log.failure)
+        return Report("degraded", f"{log.failure} ({log.failures} lines went to stderr)")
 
     def _current_probe(self) -> threading.Thread:
         with self._lock:
@@ -54,15 +59,20 @@ class Health:
             return self._probing
 
     def _probe(self) -> None:
+        log = self._generator.log
+        if log.failure:
+            log.check()
+        self._report = self._backends_report()
+
+    def _backends_report(self) -> Report:
         reasons: list[str] = []
         for backend, breaker in self._generator.chain:
             reason = "circuit_open" if breaker.open_for() else _trouble(backend)
             if not reason:
                 first = reasons[0] if reasons else None
-                self._report = Report("degraded" if first else "healthy", first)
-                return
+                return Report("degraded" if first else "healthy", first)
             reasons.append(f"{backend.name}: {reason}")
-        self._report = Report("unhealthy", "; ".join(reasons))
+        return Report("unhealthy", "; ".join(reasons))
 
 
 def _trouble(backend: Backend) -> str | None:

@@ -6,10 +6,13 @@ The protocol, each step with what was lost without it, is measured in the design
 2. A lock of this process, since an flock whose descriptor is shared by threads excludes none of them.
 3. A descriptor of this process: one that is inherited over fork shares its flock with the parent.
 4. An flock on the log itself (a sidecar can be deleted), waited for two seconds at most.
-5. If the path names another file by now, that one is opened: rotation is by rename.
+5. If the path names another file by now, that one is opened: rotation is by rename, our own (LOG_MAX_BYTES) too.
 6. A torn last line is mended first, or it would swallow this one.
 7. Written whole or cut back to the old size.
 8. Only when `append` has returned may the answer's last byte leave.
+
+When a line can't be written the request is not answered, and each later one tries again, so that the service recovers
+by itself; with LOG_REQUIRED=false the line goes to stderr instead, and is counted.
 """
 
 from __future__ import annotations
@@ -17,44 +20,99 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import sys
 import threading
 import time
 import weakref
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from . import strict_json
+from .config import Settings
 from .errors import LogUnavailable
 
 LOCK_SECONDS = 2.0
+PROBE_BYTES = 65_536
 REDACTED = "[redacted]"
 # A shorter key is more likely to be a placeholder, and to occur in any text.
 MIN_SECRET_CHARS = 8
 
 
 class RequestLog:
-    """Appends records to the file `path`; the values in `secrets` never reach it."""
+    """Appends records to LOG_FILE; the values of secret settings never reach it.
 
-    def __init__(self, path: str | Path, secrets: tuple[str, ...] = ()) -> None:
-        self.path = Path(path)
+    `failure` is the reason why the last line could not be written, or None; `failures` counts such lines.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.path = Path(settings.log_file)
         self.failure: str | None = None
-        self._secrets = [strict_json.dumps(s)[1:-1] for s in secrets if len(s) >= MIN_SECRET_CHARS]
+        self.failures = 0
+        self._settings = settings
+        self._secrets = [strict_json.dumps(s)[1:-1] for s in settings.secrets() if len(s) >= MIN_SECRET_CHARS]
         self._lock = threading.Lock()
         self._file: int | None = None
         _logs.add(self)
 
     def append(self, record: Mapping[str, Any]) -> None:
-        """Append one line. Raises LogUnavailable, with the reason in `failure` until an append succeeds again."""
-        line = self._redacted(strict_json.dumps(record)).encode("ascii") + b"\n"
+        """Append one line. Raises LogUnavailable where it can't be written and LOG_REQUIRED is true."""
+        line = self._redacted(strict_json.dumps(record)) + "\n"
         try:
-            with self._exclusive() as file:
-                _append(file, line, self.path)
+            with self.exclusive() as file:
+                self._append(file, line.encode("ascii"))
         except OSError as error:
-            self.failure = f"{self.path.name} can't be written: {os.strerror(error.errno) if error.errno else error}"
-            raise LogUnavailable(f"the request could not be logged, so it is not answered: {self.failure}") from error
-        self.failure = None
+            self._failed(line, error)
+        else:
+            self.failure = None
+
+    def check(self) -> None:
+        """Try whether lines can be written again, as far as that shows without writing one; update `failure`."""
+        try:
+            with self.exclusive():
+                _try_space(self.path)
+        except OSError as error:
+            self.failure = self._reason(error)
+        else:
+            self.failure = None
+
+    def _failed(self, line: str, error: OSError) -> None:
+        self.failure = self._reason(error)
+        self.failures += 1
+        if self._settings.log_required:
+            raise LogUnavailable(f"the request can't be logged, so it is not answered: {self.failure}") from error
+        sys.stderr.write(line)
+
+    def _reason(self, error: OSError) -> str:
+        return f"{self.path.name} can't be written: {os.strerror(error.errno) if error.errno else error}"
+
+    def _append(self, file: int, line: bytes) -> None:
+        size = _mended_size(file, self.path)
+        while self._is_full(size, len(line)):
+            self._rotate()
+            file = self._locked_file(time.monotonic() + LOCK_SECONDS)
+            size = _mended_size(file, self.path)
+        try:
+            _write(file, line)
+            if self._settings.log_fsync:
+                os.fdatasync(file)
+        except BaseException:
+            os.ftruncate(file, size)
+            raise
+
+    def _is_full(self, size: int, more: int) -> bool:
+        limit = self._settings.log_max_bytes
+        return 0 < limit < size + more and size > 0
+
+    def _rotate(self) -> None:
+        for number in range(self._settings.log_backups - 1, 0, -1):
+            with suppress(FileNotFoundError):
+                self._backup(number).replace(self._backup(number + 1))
+        self.path.replace(self._backup(1))
+
+    def _backup(self, number: int) -> Path:
+        return self.path.with_name(f"{self.path.name}.{number}")
 
     def _redacted(self, text: str) -> str:
         for secret in self._secrets:
@@ -62,27 +120,32 @@ class RequestLog:
         return text
 
     @contextmanager
-    def _exclusive(self) -> Iterator[int]:
+    def exclusive(self) -> Iterator[int]:
+        """Inside, nobody else writes; the value is the log's descriptor. Raises OSError, TimeoutError among them."""
+        give_up = time.monotonic() + LOCK_SECONDS
         if not self._lock.acquire(timeout=LOCK_SECONDS):
             raise TimeoutError("another thread holds it")
         try:
-            file = self._locked_file()
             try:
-                yield file
+                yield self._locked_file(give_up)
             finally:
-                fcntl.flock(file, fcntl.LOCK_UN)
+                self._unlock()
         finally:
             self._lock.release()
 
-    def _locked_file(self) -> int:
+    def _locked_file(self, give_up: float) -> int:
         while True:
             if self._file is None:
                 self._file = _open(self.path)
-            _flock(self._file)
+            _flock(self._file, give_up)
             if _names(self.path, self._file):
                 return self._file
             os.close(self._file)
             self._file = None
+
+    def _unlock(self) -> None:
+        if self._file is not None:
+            fcntl.flock(self._file, fcntl.LOCK_UN)
 
     def _forget_descriptor(self) -> None:
         self._lock = threading.Lock()
@@ -105,9 +168,8 @@ def _open(path: Path) -> int:
     return os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o640)
 
 
-def _flock(file: int) -> None:
+def _flock(file: int, give_up: float) -> None:
     """Take the lock, or raise TimeoutError: whoever holds it may be stopped, which must not hang the service."""
-    give_up = time.monotonic() + LOCK_SECONDS
     pause = 0.0005
     while True:
         try:
@@ -126,16 +188,21 @@ def _names(path: Path, file: int) -> bool:
         return False
 
 
-def _append(file: int, line: bytes, path: Path) -> None:
+def _try_space(path: Path) -> None:
+    """Write a file of its own beside the log: nothing that is not a request's line may stand in it."""
+    probe = path.with_name(path.name + ".probe")
+    try:
+        probe.write_bytes(bytes(PROBE_BYTES))
+    finally:
+        probe.unlink(missing_ok=True)
+
+
+def _mended_size(file: int, path: Path) -> int:
     size = os.fstat(file).st_size
     if size and os.pread(file, 1, size - 1) != b"\n":
         _mend(file, size, path)
         size = os.fstat(file).st_size
-    try:
-        _write(file, line)
-    except BaseException:
-        os.ftruncate(file, size)
-        raise
+    return size
 
 
 def _write(file: int, data: bytes) -> None:
@@ -168,5 +235,5 @@ def _last_line(file: int, size: int) -> bytes:
 def _is_record(line: bytes) -> bool:
     try:
         return isinstance(json.loads(line), dict)
-    except ValueError:
+    except (ValueError, RecursionError):
         return False
