@@ -5,12 +5,13 @@ translate providers' formats; what crosses the walls are the types, and only vie
 touch requests.
 
     __init__                      create_app
-    routes                        the views
-    health                        whether the service can serve
+    routes      cli               the views; flask llm …
+    health      log_show          whether the service can serve; records for a terminal
     schemas     generator         bodies to types; one request's life
                 record            what the log says of it
     backends/   breaker           the providers; leaving one alone that keeps failing
     request_log deadline          appending a line; stopping what takes too long
+    log_stats   log_files         the numbers of a log; reading its files
     config      strict_json       settings; JSON
     types       errors            what everybody knows
 """
@@ -20,6 +21,7 @@ from __future__ import annotations
 from flask import Flask
 from werkzeug.exceptions import HTTPException
 
+from .cli import llm
 from .config import Settings
 from .generator import Generator
 from .health import Health
@@ -42,5 +44,6 @@ def create_app(settings: Settings | None = None) -> Flask:
         settings, generator, Health(generator), GenerateSchema(settings.max_prompt_chars)
     )
     app.register_blueprint(blueprint)
+    app.cli.add_command(llm)
     app.register_error_handler(HTTPException, http_error_response)
     return app

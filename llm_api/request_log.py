@@ -77,6 +77,12 @@ class RequestLog:
         else:
             self.failure = None
 
+    def is_torn(self) -> bool:
+        """Return whether the last line has no end, while nobody is writing it. Raises OSError."""
+        with self.exclusive() as file:
+            size = os.fstat(file).st_size
+            return size > 0 and os.pread(file, 1, size - 1) != b"\n"
+
     def _failed(self, line: str, error: OSError) -> None:
         self.failure = self._reason(error)
         self.failures += 1

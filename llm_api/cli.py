@@ -1,0 +1,187 @@
+"""`flask llm …`: the log's tools."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import IO, Any, TypeVar
+
+import click
+from flask import current_app
+from flask.cli import AppGroup
+
+from . import strict_json
+from .config import Settings
+from .log_files import Wanted, began, ended, follow, last_lines, log_files, parse, read_lines, read_records, set_aside
+from .log_files import verify as find_damage
+from .log_show import curl_line, show_damage, show_line, show_stats, write_csv
+from .log_stats import Stats
+from .request_log import RequestLog
+
+llm = AppGroup("llm", help="LLM API.")
+logs = AppGroup("logs", help="Read the log, with what rotation left of it.")
+llm.add_command(logs)
+
+UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
+
+Command = TypeVar("Command", bound=Callable[..., object])
+
+
+class Moment(click.ParamType[float]):
+    """A time as ISO 8601 (local where it names no zone), or how long ago: 90s, 15m, 2h, 7d."""
+
+    name = "time"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        if ago := re.fullmatch(r"(\d+)([smhd])", str(value)):
+            return time.time() - int(ago[1]) * UNITS[ago[2]]
+        try:
+            return datetime.fromisoformat(str(value)).timestamp()
+        except ValueError:
+            self.fail(f"{value!r} is no time: write 2026-11-23, 2026-11-23T14:00, or 90s, 15m, 2h, 7d ago")
+
+
+class Pattern(click.ParamType[re.Pattern[str]]):
+    """A regular expression."""
+
+    name = "regex"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> re.Pattern[str]:
+        try:
+            return re.compile(value)
+        except re.error as error:
+            self.fail(f"{value!r} is no regular expression: {error}")
+
+
+def wanted_options(command: Command) -> Command:
+    """Give a command the options that choose records; it gets them as the keywords of Wanted."""
+    options = (
+        click.option("--text", help="Only requests that contain this text, upper or lower case."),
+        click.option("--regex", type=Pattern(), help="Only requests whose texts match."),
+        click.option("--backend", help="Only requests that this backend answered, or was to answer."),
+        click.option("--status", help="Only ok, error, aborted, or an HTTP status."),
+        click.option("--since", type=Moment(), help="2026-11-23T14:00, or 90s, 15m, 2h, 7d ago."),
+        click.option("--until", type=Moment(), help="As --since."),
+        click.option("--slower-than", "slower_than_ms", type=float, metavar="MS", help="Only slower ones."),
+        click.option("--fallbacks", is_flag=True, help="Only those that another backend answered."),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON, for scripts.")
+
+
+@logs.command()
+@click.option("-n", "--lines", default=10, show_default=True, help="How many of the last requests to begin with.")
+@click.option("-f", "--follow", "following", is_flag=True, help="Go on with each new one, over rotation.")
+@as_json
+def tail(lines: int, following: bool, as_json: bool) -> None:
+    """Show the last requests, a line each."""
+    path = Path(settings().log_file)
+    for data in last_lines(path, lines):
+        show_line(data, as_json)
+    for data in follow(path) if following else ():
+        show_line(data, as_json)
+
+
+@logs.command()
+@wanted_options
+@as_json
+def search(as_json: bool, **wanted: Any) -> None:
+    """Show the requests that fit all the options."""
+    found = Wanted(**wanted)
+    for line in read_lines(all_files()):
+        record = parse(line.data)
+        if record and found.has(record):
+            show_line(line.data, as_json)
+
+
+@logs.command()
+@click.argument("request_id")
+@click.option("--curl", is_flag=True, help="Print the request as a curl line instead.")
+@click.option("--url", default="http://127.0.0.1:8000", show_default=True, help="Where --curl sends it.")
+def show(request_id: str, curl: bool, url: str) -> None:
+    """Show the whole record of a request."""
+    needle = request_id.encode()
+    lines = (line for line in read_lines(all_files()) if needle in line.data)
+    record = next((r for r in read_records(lines) if r.get("request_id") == request_id), None)
+    if record is None:
+        raise click.ClickException(f"no request in the log has the id {request_id}")
+    click.echo(curl_line(record, url) if curl else json.dumps(record, indent=2))
+
+
+@logs.command()
+@wanted_options
+@as_json
+def stats(as_json: bool, **wanted: Any) -> None:
+    """Count requests, errors, fallbacks, latency and tokens, by backend and over time."""
+    files, found = all_files(), Wanted(**wanted)
+    counted = Stats(found.since or began(files[0]), found.until or ended(files[-1]))
+    with progress(files) as advance:
+        counted.count(r for r in read_records(read_lines(files, advance)) if found.has(r))
+    show_stats(counted, as_json)
+
+
+@logs.command()
+@click.option("--repair", is_flag=True, help="Move broken lines to LOG.torn; requests wait meanwhile.")
+@as_json
+def verify(repair: bool, as_json: bool) -> None:
+    """Check that each line is a record and stands there once. Exit 1 where not."""
+    files, log = all_files(), RequestLog(settings())
+    with progress(files) as advance:
+        damage = find_damage(lambda: read_lines(files, advance))
+    if damage.broken and damage.broken[-1].file == log.path and not log.is_torn():
+        damage.broken.pop()  # it was just being written
+    show_damage(damage, as_json)
+    if repair:
+        with log.exclusive():
+            for file in {place.file for place in damage.broken}:
+                set_aside(file)
+    sys.exit(bool(damage.duplicates or (damage.broken and not repair)))
+
+
+@logs.command()
+@click.option("--format", "kind", type=click.Choice(["csv", "jsonl"]), default="jsonl", show_default=True)
+@click.option("-o", "--output", type=click.File("w", lazy=True), default="-", help="Default: standard output.")
+@wanted_options
+def export(kind: str, output: IO[str], **wanted: Any) -> None:
+    """Write the records, with all their fields."""
+    found = Wanted(**wanted)
+    records = (r for r in read_records(read_lines(all_files())) if found.has(r))
+    if kind == "csv":
+        write_csv(records, output)
+    else:
+        output.writelines(strict_json.dumps(record) + "\n" for record in records)
+
+
+def settings() -> Settings:
+    """Return the settings of the app that the command was started with."""
+    shared: Settings = current_app.extensions["llm_api"].settings
+    return shared
+
+
+def all_files() -> list[Path]:
+    """Return the log's files, oldest first, or end with an error where there is none."""
+    path = Path(settings().log_file)
+    if files := log_files(path):
+        return files
+    raise click.ClickException(f"there is no log at {path} yet (LOG_FILE)")
+
+
+@contextmanager
+def progress(files: list[Path]) -> Iterator[Callable[[int], object]]:
+    """Show a bar over the bytes of `files` while it takes, if a person is looking."""
+    from rich.console import Console  # not above: the service itself has no use for it
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as shown:
+        task = shown.add_task("reading the log", total=sum(file.stat().st_size for file in files))
+        yield lambda done: shown.advance(task, done)

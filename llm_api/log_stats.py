@@ -1,0 +1,110 @@
+"""The numbers of a log, counted in one pass and bounded memory."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from .log_files import Record
+
+# Latencies are counted in classes that are 1 % wide, so percentiles are right to 1 %.
+CLASS_WIDTH = math.log(1.01)
+SLOTS = 24
+
+
+class Distribution:
+    """How often which value occurred; values are positive."""
+
+    def __init__(self) -> None:
+        self._classes: Counter[int] = Counter()
+
+    def add(self, value: float) -> None:
+        """Count one value."""
+        self._classes[round(math.log(max(value, 0.001)) / CLASS_WIDTH)] += 1
+
+    def percentile(self, percent: float) -> float | None:
+        """Return the value that `percent` of the values do not exceed, to 1 %; None where there are none."""
+        left = math.ceil(self._classes.total() * percent / 100)
+        for number, count in sorted(self._classes.items()):
+            left -= count
+            if left <= 0:
+                return float(f"{math.exp(number * CLASS_WIDTH):.4g}")
+        return None
+
+
+@dataclass
+class Group:
+    """Some requests: one backend's, one stretch of time's, or all."""
+
+    requests: int = 0
+    errors: int = 0
+    aborted: int = 0
+    fallbacks: int = 0
+    input_tokens: int = 0
+    output_tokens: int = 0
+    generating_ms: float = 0.0
+    latency: Distribution = field(default_factory=Distribution)
+
+    def add(self, record: Record) -> None:
+        """Count one request. Only answers count for latency and tokens: a refusal is fast for other reasons."""
+        self.requests += 1
+        self.errors += record.get("status") == "error"
+        self.aborted += record.get("status") == "aborted"
+        self.fallbacks += bool(record.get("fallback"))
+        if record.get("status") == "ok":
+            self.latency.add(record["duration_ms"])
+            self.input_tokens += record.get("input_tokens") or 0
+            if record.get("output_tokens"):
+                self.output_tokens += record["output_tokens"]
+                self.generating_ms += record["duration_ms"]
+
+    def numbers(self) -> dict[str, Any]:
+        """Return the group's numbers; times in milliseconds."""
+        return {
+            "requests": self.requests,
+            "errors": self.errors,
+            "aborted": self.aborted,
+            "fallbacks": self.fallbacks,
+            "fallback_share": round(self.fallbacks / self.requests, 4) if self.requests else 0.0,
+            "p50_ms": self.latency.percentile(50),
+            "p95_ms": self.latency.percentile(95),
+            "p99_ms": self.latency.percentile(99),
+            "input_tokens": self.input_tokens,
+            "output_tokens": self.output_tokens,
+            "tokens_per_second": round(self.output_tokens / self.generating_ms * 1000, 1)
+            if self.generating_ms
+            else None,
+        }
+
+
+class Stats:
+    """The numbers of all requests, by backend, and by time: 24 stretches from `since` to `until` (Unix seconds)."""
+
+    def __init__(self, since: float, until: float) -> None:
+        self.total = Group()
+        self.backends: dict[str, Group] = {}
+        self.slots = [Group() for _ in range(SLOTS)]
+        self._since = since
+        self._width = max(until - since, 1e-3) / SLOTS
+
+    def count(self, records: Iterable[Record]) -> None:
+        """Count the records."""
+        for record in records:
+            name = record.get("backend") or record.get("requested_backend") or "unknown"
+            slot = min(max(int((record["timestamp"] - self._since) / self._width), 0), SLOTS - 1)
+            for group in (self.total, self.backends.setdefault(name, Group()), self.slots[slot]):
+                group.add(record)
+
+    def numbers(self) -> dict[str, Any]:
+        """Return all of it; `over_time` has the Unix time each stretch begins at."""
+        return {
+            "total": self.total.numbers(),
+            "backends": {name: group.numbers() for name, group in sorted(self.backends.items())},
+            "over_time": [
+                {"timestamp": round(self._since + number * self._width, 3), **slot.numbers()}
+                for number, slot in enumerate(self.slots)
+            ],
+        }
