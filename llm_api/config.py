@@ -10,14 +10,19 @@ import dataclasses
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import datetime
+from functools import cached_property
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from decouple import Config, RepositoryEmpty, RepositoryEnv
 
 from .errors import ConfigError
 
+REDACTED = "[redacted]"
+# A shorter key is more likely to be a placeholder, and to occur in any text.
+MIN_SECRET_CHARS = 8
 BACKENDS = ("ollama", "huggingface", "openai", "claude", "stub")
 
 
@@ -59,6 +64,8 @@ def _parse_url(text: str) -> str:
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
         raise ValueError
     _ = parts.port  # raises ValueError where it is no port
+    if not re.fullmatch(r"[!-~]+", text) or "@" in parts.netloc.rpartition("@")[0]:
+        raise ValueError
     return text.rstrip("/")
 
 
@@ -68,6 +75,17 @@ def _parse_ollama_url(text: str) -> str:
     port = ":11434" if "//" not in text and url.port is None else ""
     netloc = re.sub(r"^(0\.0\.0\.0|\[::\])(?=:|$)", "127.0.0.1", url.netloc + port)
     return url._replace(netloc=netloc).geturl()
+
+
+def _parse_date(text: str) -> str:
+    return datetime.strptime(text, "%Y-%m-%d").date().isoformat()
+
+
+def _parse_address(text: str) -> str:
+    host, _, port = text.rpartition(":")
+    if not text.startswith("unix:") and (not host or not 0 <= int(port) <= 65_535):
+        raise ValueError
+    return text
 
 
 def _parse_chain(text: str) -> tuple[str, ...]:
@@ -96,8 +114,8 @@ CHAIN = Rule(_parse_chain, f"none, or a list without repeats of {', '.join(BACKE
 # What a header may carry; it also keeps a key that was pasted with a line break from reaching an exception's text.
 SECRET = Rule(_matching(r"[\x21-\x7e]+"), "printable ASCII without blanks")
 TEXT = Rule(_matching(r"[^\x00-\x1f\x7f]+"), "one line of text")
-DATE = Rule(_matching(r"\d{4}-\d{2}-\d{2}"), "a date as YYYY-MM-DD")
-ADDRESS = Rule(_matching(r"(unix:\S+|\S+:\d{1,5})"), "HOST:PORT or unix:PATH")
+DATE = Rule(_parse_date, "a date as YYYY-MM-DD")
+ADDRESS = Rule(_parse_address, "HOST:PORT or unix:PATH")
 
 
 def setting(default: Any, rule: Rule, about: str, *, secret: bool = False, other_names: tuple[str, ...] = ()) -> Any:
@@ -192,11 +210,23 @@ class Settings:
             if not field.metadata["secret"]
         }
 
+    def redact(self, text: str) -> str:
+        """Return `text` without the values that must never leave the process, wherever they stand."""
+        for secret in self.secrets:
+            text = text.replace(secret, REDACTED)
+        return text
+
+    @cached_property
     def secrets(self) -> tuple[str, ...]:
-        """Return the values that must never leave the process."""
-        values = [getattr(self, field.name) for field in dataclasses.fields(self)]
-        keys = [v for v, field in zip(values, dataclasses.fields(self), strict=True) if field.metadata["secret"] and v]
-        return (*keys, *(p for v in values if isinstance(v, str) and "@" in v and (p := urlsplit(v).password)))
+        """The values that must never leave the process: keys, and passwords in addresses."""
+        values = []
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if field.metadata["secret"]:
+                values.append(value)
+            elif field.metadata["rule"] in (URL, OLLAMA_ADDRESS):
+                values += [urlsplit(value).password, unquote(urlsplit(value).password or "")]
+        return tuple(value for value in values if value and len(value) >= MIN_SECRET_CHARS)
 
 
 def _source(env_file: str | Path | None) -> Config:

@@ -7,6 +7,7 @@
     │   ├── UnsupportedMedia     415    unsupported_media_type
     │   ├── ValidationFailed     422    validation_failed
     │   └── RequestRefused       400    the backend's code  a backend says that the request itself is wrong
+    │       └── ParameterDropped 400    the backend's code  asked again at once without the parameter
     ├── BackendError                                        falls back; `code` is the reason code
     │   ├── Unreachable          503    unreachable
     │   ├── TimedOut             504    timeout
@@ -17,7 +18,6 @@
     │   ├── ModelNotFound        404    model_not_found
     │   ├── ServerError          502    server_error
     │   ├── InvalidAnswer        502    invalid_answer
-    │   ├── ParameterDropped     502    server_error        asked again at once without the parameter
     │   ├── CircuitOpen          503    circuit_open
     │   └── NotConfigured        503    not_configured
     ├── ClientGone               499    client_gone         nobody reads the answer any more
@@ -104,6 +104,10 @@ class RequestRefused(RequestError):
     code = "request_refused"
 
 
+class ParameterDropped(RequestRefused):
+    """The model takes no such parameter; the backend has noted it and is to be asked again at once."""
+
+
 class BackendError(LLMAPIError):
     """A backend can't serve; the next one of the chain is asked.
 
@@ -115,7 +119,6 @@ class BackendError(LLMAPIError):
     code = "server_error"
     retryable: bool = False
     trips: ClassVar[bool] = False
-    retry_at_once: ClassVar[bool] = False
 
 
 class Unreachable(BackendError):
@@ -167,12 +170,6 @@ class ServerError(BackendError):
 class InvalidAnswer(BackendError):
     code = "invalid_answer"
     trips = True
-
-
-class ParameterDropped(BackendError):
-    """The model takes no such parameter; the backend has noted it and is to be asked again at once."""
-
-    retry_at_once = True
 
 
 class CircuitOpen(BackendError):

@@ -13,6 +13,7 @@ import random
 import time
 from collections.abc import Generator as PythonGenerator
 from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import chain
 from typing import Any
 
@@ -20,7 +21,16 @@ from .backends import Backend, make_backend
 from .breaker import Breaker
 from .config import Settings
 from .deadline import Deadline
-from .errors import BackendError, CircuitOpen, ClientGone, InternalError, InvalidAnswer, LLMAPIError, RequestError
+from .errors import (
+    BackendError,
+    CircuitOpen,
+    ClientGone,
+    InternalError,
+    InvalidAnswer,
+    LLMAPIError,
+    ParameterDropped,
+    RequestError,
+)
 from .record import Record
 from .request_log import RequestLog
 from .types import Chunk, GenerationRequest
@@ -29,6 +39,8 @@ from .types import Chunk, GenerationRequest
 FIRST_PAUSE = 0.5
 LONGEST_PAUSE = 8.0
 LONGEST_RETRY_AFTER = 120.0
+# Parameters a model may refuse, one after the other, before its refusal is the answer.
+MAX_DROPPED = 2
 # A backend that hangs must leave time for those behind it: each of them keeps this share of the whole.
 KEPT_FOR_FALLBACK = 0.1
 
@@ -79,7 +91,8 @@ class Exchange:
             except RequestError as error:
                 raise failure or error from None
             else:
-                return self._answered_by(backend, asked.model, failure)
+                self.record.fallback_reason = failure.code if failure else None
+                return
         assert failure, "a chain is never empty"
         raise failure
 
@@ -92,7 +105,7 @@ class Exchange:
                 if chunk.finish_reason:
                     self._end("ok", 200)
                 yield chunk
-        except LLMAPIError as error:
+        except Exception as error:
             raise self.fail(error, 200 if self.record.request and self.record.request.stream else None) from error
 
     def details(self) -> dict[str, Any]:
@@ -136,25 +149,32 @@ class Exchange:
     def _keep(self, backends: int) -> float:
         return backends * KEPT_FOR_FALLBACK * self._generator.settings.request_timeout
 
-    def _answered_by(self, backend: Backend, model: str | None, failure: BackendError | None) -> None:
-        self.record.backend = backend.name
-        self.record.model = model or backend.model
-        self.record.fallback_reason = failure.code if failure else None
-
     def _ask(self, backend: Backend, breaker: Breaker, request: GenerationRequest) -> None:
         """The one retry loop. On return the answer has begun."""
-        retries = 0
+        retries = dropped = 0
         while True:
-            started = time.monotonic()
             try:
-                self._begin(backend, breaker, request)
-            except LLMAPIError as error:
-                self.record.attempted(backend.name, error.code, time.monotonic() - started)
-                if breaker.open_for():
+                with self._noted(backend.name):
+                    return self._begin(backend, breaker, request)
+            except ParameterDropped:
+                dropped += 1
+                if dropped > MAX_DROPPED:
                     raise
-                retries += self._pause_after(error, retries)
-            else:
-                return self.record.attempted(backend.name, "ok", time.monotonic() - started)
+            except BackendError as error:
+                self._pause_after(error, retries, breaker)
+                retries += 1
+
+    @contextmanager
+    def _noted(self, backend: str) -> Iterator[None]:
+        started = time.monotonic()
+        outcome = "ok"
+        try:
+            yield
+        except Exception as error:
+            outcome = error.code if isinstance(error, LLMAPIError) else InternalError.code
+            raise
+        finally:
+            self.record.attempted(backend, outcome, time.monotonic() - started)
 
     def _begin(self, backend: Backend, breaker: Breaker, request: GenerationRequest) -> None:
         if seconds := breaker.admit():
@@ -162,22 +182,16 @@ class Exchange:
         self._source = _to_its_end(backend.stream(request, self._deadline), breaker, self._deadline)
         ready = [next(self._source)] if request.stream else list(self._source)
         self._chunks = chain(ready, self._source)
+        self.record.backend = backend.name
+        self.record.model = next((c.model for c in ready if c.model), request.model or backend.model)
 
-    def _pause_after(self, error: LLMAPIError, retries: int) -> int:
-        """Wait as long as the SDKs do, and return how many retries that was; raise `error` if it is to be the last."""
-        if not isinstance(error, BackendError):
-            raise error
-        if error.retry_at_once:
-            return 0
+    def _pause_after(self, error: BackendError, retries: int, breaker: Breaker) -> None:
+        """Wait as long as the SDKs do; raise `error` if it is to be the last."""
         pause = _pause(error.retry_after, retries)
-        if (
-            not error.retryable
-            or retries >= self._generator.settings.max_retries
-            or pause >= self._deadline.remaining()
-        ):
+        last = retries >= self._generator.settings.max_retries or pause >= self._deadline.remaining()
+        if last or not error.retryable or breaker.open_for():
             raise error
         self._deadline.wait(pause)
-        return 1
 
 
 def _to_its_end(stream: Iterator[Chunk], breaker: Breaker, deadline: Deadline) -> PythonGenerator[Chunk]:

@@ -80,6 +80,4 @@ def _trouble(backend: Backend) -> str | None:
         backend.check(Deadline(PROBE_SECONDS))
     except LLMAPIError as error:
         return error.message
-    except (KeyError, TypeError):
-        return "its list of models has an unexpected shape"
     return None

@@ -35,9 +35,6 @@ from .errors import LogUnavailable
 
 LOCK_SECONDS = 2.0
 PROBE_BYTES = 65_536
-REDACTED = "[redacted]"
-# A shorter key is more likely to be a placeholder, and to occur in any text.
-MIN_SECRET_CHARS = 8
 
 
 class RequestLog:
@@ -51,14 +48,13 @@ class RequestLog:
         self.failure: str | None = None
         self.failures = 0
         self._settings = settings
-        self._secrets = [strict_json.dumps(s)[1:-1] for s in settings.secrets() if len(s) >= MIN_SECRET_CHARS]
         self._lock = threading.Lock()
         self._file: int | None = None
         _logs.add(self)
 
     def append(self, record: Mapping[str, Any]) -> None:
         """Append one line. Raises LogUnavailable where it can't be written and LOG_REQUIRED is true."""
-        line = self._redacted(strict_json.dumps(record)) + "\n"
+        line = strict_json.dumps(self._redacted(record)) + "\n"
         try:
             with self.exclusive() as file:
                 self._append(file, line.encode("ascii"))
@@ -120,10 +116,15 @@ class RequestLog:
     def _backup(self, number: int) -> Path:
         return self.path.with_name(f"{self.path.name}.{number}")
 
-    def _redacted(self, text: str) -> str:
-        for secret in self._secrets:
-            text = text.replace(secret, REDACTED)
-        return text
+    def _redacted(self, value: Any) -> Any:
+        """Values, not the line: in its escapes and names a key could stand by chance."""
+        if isinstance(value, str):
+            return self._settings.redact(value)
+        if isinstance(value, list | tuple):
+            return [self._redacted(item) for item in value]
+        if isinstance(value, Mapping):
+            return {name: self._redacted(item) for name, item in value.items()}
+        return value
 
     @contextmanager
     def exclusive(self) -> Iterator[int]:

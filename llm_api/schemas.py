@@ -10,6 +10,9 @@ from marshmallow import RAISE, Schema, ValidationError, fields, post_load, valid
 from .errors import ValidationFailed
 from .types import GenerationRequest, Message, ResponseFormat
 
+# A field that is not known may have any name.
+MAX_NAME_CHARS = 100
+
 
 class StrictInteger(fields.Field[int]):
     """A JSON integer: 40 and 40.0 (JSON Schema counts both), not "40", 40.5 or true."""
@@ -92,8 +95,9 @@ class GenerateSchema(Schema):
 
     def __init__(self, max_prompt_chars: int) -> None:
         super().__init__()
-        self.fields["prompt"].validators.append(validate.Length(1, max_prompt_chars))
-        self.fields["system"].validators.append(validate.Length(0, max_prompt_chars))
+        # not appended to: marshmallow's copies of a field share its list
+        self.fields["prompt"].validators = [validate.Length(1, max_prompt_chars)]
+        self.fields["system"].validators = [validate.Length(0, max_prompt_chars)]
 
     def read(self, body: Mapping[str, Any]) -> Wish:
         """Return what `body` asks for. Raises ValidationFailed with the wrong fields."""
@@ -112,7 +116,8 @@ class GenerateSchema(Schema):
         return Wish(details=data.pop("details", False), request=GenerationRequest(messages, **data))
 
 
-def _failed(fields_: Mapping[str, Any]) -> ValidationFailed:
-    name, messages = next(iter(fields_.items()))
-    more = f" (and {len(fields_) - 1} more fields)" if len(fields_) > 1 else ""
-    return ValidationFailed(f"{name}: {' '.join(map(str, messages))}{more}", param=name, fields=fields_)
+def _failed(wrong: Mapping[str, Any]) -> ValidationFailed:
+    shown = {name[:MAX_NAME_CHARS]: messages for name, messages in wrong.items()}
+    name, messages = next(iter(shown.items()))
+    more = f" (and {len(shown) - 1} more)" if len(shown) > 1 else ""
+    return ValidationFailed(f"{name}: {' '.join(map(str, messages))}{more}", param=name, fields=shown)

@@ -55,6 +55,12 @@ class Usage:
     input_tokens: int | None = None
     output_tokens: int | None = None
 
+    def __post_init__(self) -> None:
+        """Raise TypeError on anything else: it comes from outside."""
+        for count in (self.input_tokens, self.output_tokens):
+            if count is not None and type(count) is not int:
+                raise TypeError(f"a count of tokens is a whole number, not {type(count).__name__}")
+
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
@@ -68,3 +74,8 @@ class Chunk:
     finish_reason: str | None = None
     usage: Usage = Usage()
     model: str | None = None
+
+    def __post_init__(self) -> None:
+        """Raise TypeError on anything else: it comes from outside."""
+        if not isinstance(self.text, str) or not isinstance(self.model, str | None):
+            raise TypeError("an answer's text and model are strings")

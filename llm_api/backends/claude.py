@@ -9,7 +9,7 @@ from ..deadline import Deadline
 from ..errors import LLMAPIError, QuotaExhausted, RequestRefused
 from ..types import Chunk, GenerationRequest, Usage
 from .http import HttpBackend, missing_key
-from .openai import stream_error
+from .openai import listed_ids, stream_error
 from .replies import Reply, error_for, event_data, json_object
 
 # `max_tokens` is required; thinking counts too and the newer tokenizers need more of them (providers.md, 4.7).
@@ -87,16 +87,16 @@ class Claude(HttpBackend):
                 case "error":
                     raise stream_error(self.name, event)
 
-    def error(self, reply: Reply, request: GenerationRequest | None, deadline: Deadline) -> LLMAPIError:
+    def error(self, reply: Reply, payload: Mapping[str, Any] | None, deadline: Deadline) -> LLMAPIError:
         if reply.status == 429 and _is_spent(reply):
             return QuotaExhausted(f"{self.name} has no budget left for this key (spend limit)")
         return error_for(self.name, reply)
 
     def check(self, deadline: Deadline) -> None:
-        self.get("/v1/models?limit=1", deadline)
+        self.get("/v1/models?limit=1", deadline, listed_ids)
 
     def list_models(self, deadline: Deadline) -> list[str]:
-        return [model["id"] for model in self.get("/v1/models?limit=1000", deadline)["data"]]
+        return self.get("/v1/models?limit=1000", deadline, listed_ids)
 
 
 def _output_config(schema: Mapping[str, Any] | None) -> dict[str, Any]:

@@ -12,11 +12,11 @@ import http.client
 import socket
 import threading
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import cached_property
 from http.cookiejar import DefaultCookiePolicy
-from typing import Any
+from typing import Any, TypeVar
 
 import requests
 import urllib3
@@ -32,6 +32,8 @@ from .replies import Reply, error_for, in_shape, json_object, split_lines
 
 MAX_ANSWER_BYTES = 32 * 1024 * 1024
 READ_BYTES = 65_536
+
+T = TypeVar("T")
 
 
 class HttpBackend(Backend):
@@ -60,8 +62,8 @@ class HttpBackend(Backend):
     def pieces(self, lines: Iterator[bytes]) -> Iterator[Chunk]:
         """Translate a stream; may raise KeyError and its like on a wrong shape."""
 
-    def error(self, reply: Reply, request: GenerationRequest | None, deadline: Deadline) -> LLMAPIError:
-        """Translate an error reply; a provider with more than a status to go by says so here."""
+    def error(self, reply: Reply, payload: Mapping[str, Any] | None, deadline: Deadline) -> LLMAPIError:
+        """Translate an error reply to `payload`; a provider with more than a status to go by says so here."""
         return error_for(self.name, reply)
 
     def stream(self, request: GenerationRequest, deadline: Deadline) -> Iterator[Chunk]:
@@ -74,10 +76,10 @@ class HttpBackend(Backend):
             while chunk := in_shape(next, pieces, None):
                 yield chunk
 
-    def get(self, path: str, deadline: Deadline) -> dict[str, Any]:
-        """Return the JSON object at `path`. Raises as `stream` does."""
+    def get(self, path: str, deadline: Deadline, read: Callable[[dict[str, Any]], T]) -> T:
+        """Return what `read` makes of the JSON object at `path`. Raises as `stream` does."""
         with self._exchange("GET", path, deadline) as response:
-            return json_object(b"".join(_read(response, deadline)))
+            return in_shape(read, json_object(b"".join(_read(response, deadline))))
 
     @contextmanager
     def _exchange(
@@ -86,27 +88,34 @@ class HttpBackend(Backend):
         payload = self.payload(request) if request else None
         call = requests.Request(method, self.base_url + path, headers=self.headers(), json=payload)
         reply = None
-        with _shut_at(deadline), self._send(self._session.prepare_request(call), deadline) as response:
+        with _shut_at(deadline), self._send(call, deadline) as response:
             if response.status_code == 200:
                 yield response
             else:
-                reply = Reply(response.status_code, response.headers, b"".join(_read(response, deadline)))
+                reply = self._reply(response, deadline)
         if reply:
-            raise self.error(reply, request, deadline)
+            raise self.error(reply, payload, deadline)
 
-    def _send(self, call: requests.PreparedRequest, deadline: Deadline) -> requests.Response:
+    def _send(self, call: requests.Request, deadline: Deadline) -> requests.Response:
         left = max(0.001, deadline.remaining())
         timeout = (min(self.settings.connect_timeout, left), left)
         try:
-            return self._session.send(call, stream=True, timeout=timeout, allow_redirects=False)
-        except requests.RequestException as error:
+            prepared = self._session.prepare_request(call)
+            return self._session.send(prepared, stream=True, timeout=timeout, allow_redirects=False)
+        except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
             deadline.check()
             raise _failure(self.name, error) from None
+
+    def _reply(self, response: requests.Response, deadline: Deadline) -> Reply:
+        body = b""
+        with suppress(InvalidAnswer):  # the status says enough
+            body = b"".join(_read(response, deadline))
+        return Reply(response.status_code, response.headers, body, self.settings.redact)
 
     @cached_property
     def _session(self) -> requests.Session:
         # Made at the first request, so after gunicorn's fork: processes must not share connections.
-        session = requests.Session()
+        session = _Session()
         session.trust_env = False
         session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
         session.headers.clear()
@@ -124,7 +133,7 @@ def missing_key(backend: str, variable: str) -> NotConfigured:
     )
 
 
-def _failure(backend: str, error: requests.RequestException) -> BackendError:
+def _failure(backend: str, error: Exception) -> BackendError:
     """Only a connection that was never made is surely a request that was never executed."""
     cause = error.args[0] if error.args else None
     if isinstance(error, requests.ConnectTimeout):
@@ -133,6 +142,8 @@ def _failure(backend: str, error: requests.RequestException) -> BackendError:
         failed = Unreachable(f"{backend} can't be reached: its TLS certificate or handshake is not valid")
         failed.retryable = False
         return failed
+    if isinstance(error, urllib3.exceptions.LocationParseError | requests.exceptions.InvalidURL):
+        return NotConfigured(f"{backend}'s base URL is not an address")
     if isinstance(error, requests.Timeout):
         return TimedOut(f"{backend} sent nothing in time")
     if isinstance(error, requests.ConnectionError) and not isinstance(cause, ProtocolError):
@@ -195,6 +206,11 @@ def _shut_at(deadline: Deadline) -> Iterator[None]:
     _line.use = _Use()
     with deadline.stopping(_line.use.shut):
         yield
+
+
+class _Session(requests.Session):
+    def get_redirect_target(self, resp: requests.Response) -> None:
+        """Say that there is none: else `send` reads the body, without bound, only to offer the next request."""
 
 
 class _Watched(HTTPConnection):

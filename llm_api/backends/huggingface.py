@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from ..deadline import Deadline
 from ..errors import LLMAPIError, ModelNotFound
-from ..types import GenerationRequest
 from .http import missing_key
 from .openai import OpenAIWire
 from .replies import Reply, error_for
@@ -30,7 +32,7 @@ class HuggingFaceCloud(OpenAIWire):
             raise missing_key("Hugging Face's cloud", "HF_API_KEY")
         return {}
 
-    def error(self, reply: Reply, request: GenerationRequest | None, deadline: Deadline) -> LLMAPIError:
+    def error(self, reply: Reply, payload: Mapping[str, Any] | None, deadline: Deadline) -> LLMAPIError:
         if reply.status == 400 and reply.code == "model_not_supported":
             return ModelNotFound("no provider of Hugging Face serves this model", param="model", detail=reply.detail)
         return error_for(self.name, reply)

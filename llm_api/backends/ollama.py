@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -50,8 +50,11 @@ class Ollama(HttpBackend):
 
     def whole(self, body: dict[str, Any]) -> Chunk:
         usage = Usage(body.get("prompt_eval_count"), body.get("eval_count"))
-        finish = "length" if body.get("done_reason") == "length" else "stop"
-        return Chunk(body["message"]["content"], finish if body["done"] else None, usage, body.get("model"))
+        message = body["message"]
+        finish = (
+            "length" if body.get("done_reason") == "length" else "tool_calls" if message.get("tool_calls") else "stop"
+        )
+        return Chunk(message.get("content") or "", finish if body["done"] else None, usage, body.get("model"))
 
     def pieces(self, lines: Iterator[bytes]) -> Iterator[Chunk]:
         for line in filter(None, lines):
@@ -64,9 +67,9 @@ class Ollama(HttpBackend):
             if chunk.finish_reason:
                 return
 
-    def error(self, reply: Reply, request: GenerationRequest | None, deadline: Deadline) -> LLMAPIError:
-        if request and reply.status == 404 and reply.error:
-            return self._not_pulled(request.model or self.model, deadline)
+    def error(self, reply: Reply, payload: Mapping[str, Any] | None, deadline: Deadline) -> LLMAPIError:
+        if payload and reply.status == 404 and reply.error:
+            return self._not_pulled(payload["model"], deadline)
         return error_for(self.name, reply)
 
     def check(self, deadline: Deadline) -> None:
@@ -74,11 +77,11 @@ class Ollama(HttpBackend):
             raise self._not_pulled(self.model, deadline)
 
     def list_models(self, deadline: Deadline) -> list[str]:
-        return [model["name"] for model in self.get("/api/tags", deadline)["models"]]
+        return self.get("/api/tags", deadline, lambda body: [str(model["name"]) for model in body["models"]])
 
     def _not_pulled(self, model: str, deadline: Deadline) -> ModelNotFound:
         pulled = "not known"
-        with suppress(LLMAPIError, KeyError, TypeError):
+        with suppress(LLMAPIError):
             pulled = ", ".join(self.list_models(deadline)) or "none"
         return ModelNotFound(
             f"ollama has no model {model!r}: pull it with `ollama pull {model}` (pulled: {pulled})", param="model"

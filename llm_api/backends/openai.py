@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
 from ..config import Settings
 from ..deadline import Deadline
-from ..errors import BackendError, LLMAPIError, Overloaded, ParameterDropped, QuotaExhausted, ServerError
+from ..errors import LLMAPIError, Overloaded, ParameterDropped, QuotaExhausted, RequestRefused, ServerError
 from ..types import Chunk, GenerationRequest, ResponseFormat, Usage
 from .base import cut_at_stop
 from .http import HttpBackend, missing_key
@@ -46,10 +45,10 @@ class OpenAIWire(HttpBackend):
         return read_deltas(self.name, _events(lines))
 
     def check(self, deadline: Deadline) -> None:
-        self.get("/models", deadline)
+        self.list_models(deadline)
 
     def list_models(self, deadline: Deadline) -> list[str]:
-        return [model["id"] for model in self.get("/models", deadline)["data"]]
+        return self.get("/models", deadline, listed_ids)
 
 
 class OpenAI(OpenAIWire):
@@ -59,7 +58,7 @@ class OpenAI(OpenAIWire):
 
     def __init__(self, settings: Settings) -> None:
         super().__init__(settings)
-        self._refused: defaultdict[str, set[str]] = defaultdict(set)
+        self._refused: dict[str, frozenset[str]] = {}
 
     @property
     def model(self) -> str:
@@ -87,19 +86,27 @@ class OpenAI(OpenAIWire):
             _rename(fields, "max_tokens", "max_completion_tokens")
         if TAKES_NO_STOP.match(model):
             fields.pop("stop", None)
+        refused = self._refused.get(model, frozenset())
+        for name in refused:
+            new_name = RENAMED.get(name)
+            _rename(fields, name, None if new_name in refused else new_name)
         if EFFORT_NONE.match(model) and not fields.keys().isdisjoint(SAMPLING):
             fields["reasoning_effort"] = "none"
-        for name in self._refused[model]:
-            _rename(fields, name, RENAMED.get(name))
         return fields
 
-    def error(self, reply: Reply, request: GenerationRequest | None, deadline: Deadline) -> LLMAPIError:
+    def error(self, reply: Reply, payload: Mapping[str, Any] | None, deadline: Deadline) -> LLMAPIError:
         if reply.status == 429 and reply.code == "insufficient_quota":
             return QuotaExhausted(f"{self.name} has no quota left for this key")
-        if request and _refuses_parameter(reply) and reply.param in self.payload(request):
-            self._refused[request.model or self.model].update(SAMPLING if reply.param in SAMPLING else {reply.param})
-            return ParameterDropped(f"this model takes no {reply.param}", param=reply.param)
+        param = reply.param
+        if payload and param and param in payload and _refuses_parameter(reply):
+            self._learn(payload["model"], SAMPLING if param in SAMPLING else frozenset({param}))
+            message = f"this model of {self.name} refuses a parameter"
+            return ParameterDropped(message, code=reply.code, param=param, detail=reply.detail)
         return error_for(self.name, reply)
+
+    def _learn(self, model: str, refused: frozenset[str]) -> None:
+        # a new set each time, since other threads may be reading the old one
+        self._refused[model] = self._refused.get(model, frozenset()) | refused
 
     @property
     def _is_official(self) -> bool:
@@ -110,8 +117,8 @@ class OpenAI(OpenAIWire):
 REASONS = re.compile(r"gpt-[5-9]|o\d")
 TAKES_NO_STOP = re.compile(r"gpt-5|o[34]")
 EFFORT_NONE = re.compile(r"gpt-5\.[1-9]|gpt-6-(luna|sol)|gpt-6\.1-terra")
-SAMPLING = {"temperature", "top_p"}
-OPTIONAL = {*SAMPLING, "max_tokens", "max_completion_tokens", "stop", "seed", "reasoning_effort"}
+SAMPLING = frozenset({"temperature", "top_p"})
+OPTIONAL = SAMPLING | {"max_tokens", "max_completion_tokens", "stop", "seed"}
 RENAMED = {"max_tokens": "max_completion_tokens", "max_completion_tokens": "max_tokens"}
 
 
@@ -161,12 +168,17 @@ def read_deltas(backend: str, events: Iterable[Mapping[str, Any]]) -> Iterator[C
         model = event.get("model") or model
         counted = usage(event) if event.get("usage") else counted
         for choice in (event.get("choices") or [])[:1]:
-            finish = choice.get("finish_reason") or finish
+            finish = finish or choice.get("finish_reason")
             delta = choice.get("delta") or {}
             if text := delta.get("content") or delta.get("refusal"):
                 yield Chunk(text, model=model)
     if finish:
         yield Chunk("", finish_reason(finish), counted, model)
+
+
+def listed_ids(body: Mapping[str, Any]) -> list[str]:
+    """Return the names in a list of models; Anthropic's has the same shape."""
+    return [str(model["id"]) for model in body["data"]]
 
 
 def finish_reason(said: str | None) -> str:
@@ -180,16 +192,23 @@ def usage(body: Mapping[str, Any]) -> Usage:
     return Usage(counts.get("prompt_tokens"), counts.get("completion_tokens"))
 
 
-def stream_error(backend: str, event: Mapping[str, Any]) -> BackendError:
-    """Return the error for an event that ends a stream; the status is 200 by then, so its type is all there is."""
+def stream_error(backend: str, event: Mapping[str, Any]) -> LLMAPIError:
+    """Return the error for an event that ends a stream; the status is 200 by then, so its type is all there is.
+
+    It is never asked again: the provider has begun, and may have billed.
+    """
     kind = error_object(event).get("type") or event.get("error_type")
-    if kind in ("overloaded_error", "overloaded"):
-        return Overloaded(f"{backend} is overloaded and stopped in the middle")
-    return ServerError(f"{backend} failed in the middle of its answer")
+    if kind == "validation":
+        return RequestRefused(f"{backend} refused the request")
+    overloaded = kind in ("overloaded_error", "overloaded")
+    error = (Overloaded if overloaded else ServerError)(f"{backend} broke off with an error")
+    error.retryable = False
+    return error
 
 
 def _events(lines: Iterator[bytes]) -> Iterator[dict[str, Any]]:
     for data in event_data(lines):
         if data == b"[DONE]":
+            yield {"choices": [{"finish_reason": "stop"}]}  # for a server that named no reason before
             return
         yield json_object(data)

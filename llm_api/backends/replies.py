@@ -24,6 +24,7 @@ from ..errors import (
 )
 
 MAX_DETAIL_CHARS = 500
+MAX_WORD_CHARS = 100
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -32,15 +33,21 @@ T = TypeVar("T")
 class Reply:
     """A provider's answer that is not a 200: its status, headers and JSON object ({} where it sent none)."""
 
-    def __init__(self, status: int, headers: Mapping[str, str], body: bytes) -> None:
+    def __init__(
+        self, status: int, headers: Mapping[str, str], body: bytes, redact: Callable[[str], str] = str
+    ) -> None:
         self.status = status
         self.headers = headers
         self.error = error_object(_object_or_empty(body))
+        self._redact = redact
 
     @property
     def detail(self) -> str | None:
-        """The provider's own words in one bounded line."""
-        return detail_of(self.error)
+        """The provider's own words in one bounded line; they may quote our key."""
+        message = self.error.get("message")
+        if not isinstance(message, str):
+            return None
+        return " ".join(self._redact(message).split())[:MAX_DETAIL_CHARS] or None
 
     @property
     def code(self) -> str | None:
@@ -54,7 +61,7 @@ class Reply:
 
     def _word(self, name: str) -> str | None:
         word = self.error.get(name)
-        return word if isinstance(word, str) else None
+        return self._redact(word)[:MAX_WORD_CHARS] if isinstance(word, str) else None
 
 
 def error_object(body: Mapping[str, Any]) -> dict[str, Any]:
@@ -63,18 +70,12 @@ def error_object(body: Mapping[str, Any]) -> dict[str, Any]:
     return error if isinstance(error, dict) else {"message": error} if isinstance(error, str) else {}
 
 
-def detail_of(error: Mapping[str, Any]) -> str | None:
-    """Return the `message` of an error object in one bounded line, or None."""
-    message = error.get("message")
-    return " ".join(message.split())[:MAX_DETAIL_CHARS] or None if isinstance(message, str) else None
-
-
 def error_for(backend: str, reply: Reply) -> LLMAPIError:
     """Return the error for a reply, by its status alone (providers.md, tables 1.5 and 1.6)."""
     status = reply.status
     if status in (400, 413, 422):
-        message = f"{backend} refused the request"
-        return RequestRefused(message, code=reply.code, param=reply.param, detail=reply.detail)
+        code = "context_length_exceeded" if status == 413 else reply.code
+        return RequestRefused(f"{backend} refused the request", code=code, param=reply.param, detail=reply.detail)
     if status == 404 and reply.error:
         return ModelNotFound(f"{backend} does not have this model", param="model", detail=reply.detail)
     kind, words = _kind(status)
@@ -131,7 +132,7 @@ def _number(text: str | None) -> float | None:
 def _seconds_until(date: str | None) -> float | None:
     try:
         return email.utils.parsedate_to_datetime(date or "").timestamp() - time.time()
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
 
 
@@ -156,8 +157,9 @@ def event_data(lines: Iterable[bytes]) -> Iterator[bytes]:
     """
     data: list[bytes] = []
     for line in lines:
-        if not line and data:
-            yield b"\n".join(data)
+        if not line:
+            if any(data):
+                yield b"\n".join(data)
             data.clear()
         elif line.startswith(b"data:"):
             data.append(line[5:].removeprefix(b" "))
