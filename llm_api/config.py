@@ -7,8 +7,9 @@ counts as not set. `env.example`, the README's table and `/config` are tested ag
 from __future__ import annotations
 
 import dataclasses
+import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
@@ -16,13 +17,15 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from decouple import Config, RepositoryEmpty, RepositoryEnv
+from decouple import RepositoryEnv
 
 from .errors import ConfigError
 
 REDACTED = "[redacted]"
 # A shorter key is more likely to be a placeholder, and to occur in any text.
 MIN_SECRET_CHARS = 8
+Field = dataclasses.Field[Any]
+
 BACKENDS = ("ollama", "huggingface", "openai", "claude", "stub")
 
 
@@ -71,6 +74,7 @@ def _parse_url(text: str) -> str:
 
 def _parse_ollama_url(text: str) -> str:
     """OLLAMA_HOST may be a host, host:port or URL, and names the address to bind to (ollama, envconfig/config.go)."""
+    text = f"127.0.0.1{text}" if text.startswith(":") else text
     url = urlsplit(_parse_url(text if "//" in text else f"http://{text}"))
     port = ":11434" if "//" not in text and url.port is None else ""
     netloc = re.sub(r"^(0\.0\.0\.0|\[::\])(?=:|$)", "127.0.0.1", url.netloc + port)
@@ -78,12 +82,14 @@ def _parse_ollama_url(text: str) -> str:
 
 
 def _parse_date(text: str) -> str:
-    return datetime.strptime(text, "%Y-%m-%d").date().isoformat()
+    if datetime.strptime(text, "%Y-%m-%d").date().isoformat() != text:
+        raise ValueError
+    return text
 
 
 def _parse_address(text: str) -> str:
     host, _, port = text.rpartition(":")
-    if not text.startswith("unix:") and (not host or not 0 <= int(port) <= 65_535):
+    if not re.fullmatch(r"[!-~]+", text) or not (port if host == "unix" else host and int(port) <= 65_535):
         raise ValueError
     return text
 
@@ -110,6 +116,7 @@ _BOOLEANS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "
 BOOLEAN = Rule(_parse_boolean, "true or false")
 URL = Rule(_parse_url, "an http:// or https:// address")
 OLLAMA_ADDRESS = Rule(_parse_ollama_url, "an http:// or https:// address")
+ADDRESSES = (URL, OLLAMA_ADDRESS)
 CHAIN = Rule(_parse_chain, f"none, or a list without repeats of {', '.join(BACKENDS)}")
 # What a header may carry; it also keeps a key that was pasted with a line break from reaching an exception's text.
 SECRET = Rule(_matching(r"[\x21-\x7e]+"), "printable ASCII without blanks")
@@ -194,8 +201,8 @@ class Settings:
     @classmethod
     def load(cls, env_file: str | Path | None = ".env") -> Settings:
         """Read the environment, then `env_file` (None: no file). Raises ConfigError naming the wrong variable."""
-        source = _source(env_file)
-        return cls(**{field.name: _read(field, source) for field in dataclasses.fields(cls)})
+        sources = _sources(env_file)
+        return cls(**{field.name: _read(field, sources) for field in dataclasses.fields(cls)})
 
     @classmethod
     def default(cls, name: str) -> Any:
@@ -204,11 +211,8 @@ class Settings:
 
     def public(self) -> dict[str, Any]:
         """Return what /config shows: no secrets, and no user:password of a URL."""
-        return {
-            name: _without_credentials(getattr(self, name))
-            for name, field in self.__dataclass_fields__.items()
-            if not field.metadata["secret"]
-        }
+        fields = [field for field in dataclasses.fields(self) if not field.metadata["secret"]]
+        return {field.name: _without_credentials(getattr(self, field.name), field) for field in fields}
 
     def redact(self, text: str) -> str:
         """Return `text` without the values that must never leave the process, wherever they stand."""
@@ -224,36 +228,41 @@ class Settings:
             value = getattr(self, field.name)
             if field.metadata["secret"]:
                 values.append(value)
-            elif field.metadata["rule"] in (URL, OLLAMA_ADDRESS):
+            elif field.metadata["rule"] in ADDRESSES:
                 values += [urlsplit(value).password, unquote(urlsplit(value).password or "")]
-        return tuple(value for value in values if value and len(value) >= MIN_SECRET_CHARS)
+        long = {value for value in values if value and len(value) >= MIN_SECRET_CHARS}
+        return tuple(sorted(long, key=len, reverse=True))  # one may be the beginning of another
 
 
-def _source(env_file: str | Path | None) -> Config:
+def _sources(env_file: str | Path | None) -> list[Mapping[str, str]]:
     if env_file is None or not Path(env_file).is_file():
-        return Config(RepositoryEmpty())
+        return [os.environ]
     try:
         # utf-8-sig: a byte order mark would become part of the first name
-        return Config(RepositoryEnv(env_file, encoding="utf-8-sig"))
+        return [os.environ, RepositoryEnv(env_file, encoding="utf-8-sig").data]
     except UnicodeDecodeError:
         raise ConfigError(f"{env_file} is not UTF-8 text: save it as UTF-8") from None
 
 
-def _read(field: dataclasses.Field[Any], source: Config) -> Any:
+def _read(field: Field, sources: list[Mapping[str, str]]) -> Any:
     for name in (field.name.upper(), *field.metadata["other_names"]):
-        if text := source(name, default="").strip():
-            return _parse(name, text, field)
+        for source in sources:
+            if text := source.get(name, "").strip():
+                return _parse(name, text, field)
     return field.default
 
 
-def _parse(name: str, text: str, field: dataclasses.Field[Any]) -> Any:
+def _parse(name: str, text: str, field: Field) -> Any:
     rule: Rule = field.metadata["rule"]
     try:
         return rule.parse(text)
     except ValueError:
-        shown = "its value" if field.metadata["secret"] else _without_credentials(text)
-        raise ConfigError(f"{name}={shown!r} is not valid: it must be {rule.allowed}") from None
+        secret = field.metadata["secret"] or (rule in ADDRESSES and "@" in text)
+        raise ConfigError(f"{name}={'its value' if secret else text!r} is not valid: it must be {rule.allowed}") from None
 
 
-def _without_credentials(value: Any) -> Any:
-    return re.sub(r"//[^/@]*@", "//", value) if isinstance(value, str) else value
+def _without_credentials(value: Any, field: Field) -> Any:
+    if field.metadata["rule"] not in ADDRESSES:
+        return value
+    url = urlsplit(value)
+    return url._replace(netloc=url.netloc.rpartition("@")[2]).geturl()

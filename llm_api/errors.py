@@ -7,7 +7,7 @@
     │   ├── UnsupportedMedia     415    unsupported_media_type
     │   ├── ValidationFailed     422    validation_failed
     │   └── RequestRefused       400    the backend's code  a backend says that the request itself is wrong
-    │       └── ParameterDropped 400    the backend's code  asked again at once without the parameter
+    │       └── ParameterDropped 400    unsupported_parameter  asked again at once without the parameter
     ├── BackendError                                        falls back; `code` is the reason code
     │   ├── Unreachable          503    unreachable
     │   ├── TimedOut             504    timeout
@@ -32,7 +32,7 @@ where prompts are logged.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import ClassVar
 
 
@@ -62,6 +62,12 @@ class LLMAPIError(Exception):
         self.param = param
         self.detail = detail
         self.retry_after = retry_after
+
+    def redact(self, clean: Callable[[str], str]) -> None:
+        """Pass through `clean` what others said, which may quote a key."""
+        self.detail = self.detail and clean(self.detail)
+        self.param = self.param and clean(self.param)
+        self.code = clean(self.code)
 
     def public(self) -> dict[str, str | None]:
         """Return the `error` object of an answer: message, type, code, param."""
@@ -106,6 +112,8 @@ class RequestRefused(RequestError):
 
 class ParameterDropped(RequestRefused):
     """The model takes no such parameter; the backend has noted it and is to be asked again at once."""
+
+    code = "unsupported_parameter"
 
 
 class BackendError(LLMAPIError):

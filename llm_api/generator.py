@@ -39,8 +39,6 @@ from .types import Chunk, GenerationRequest
 FIRST_PAUSE = 0.5
 LONGEST_PAUSE = 8.0
 LONGEST_RETRY_AFTER = 120.0
-# Parameters a model may refuse, one after the other, before its refusal is the answer.
-MAX_DROPPED = 2
 # A backend that hangs must leave time for those behind it: each of them keeps this share of the whole.
 KEPT_FOR_FALLBACK = 0.1
 
@@ -127,6 +125,7 @@ class Exchange:
         if not isinstance(error, LLMAPIError):
             logger.error("unexpected error in request %s", self.record.request_id, exc_info=error)
             error = InternalError("something broke inside the service; its error output says more")
+        error.redact(self._generator.settings.redact)
         try:
             status = "aborted" if isinstance(error, ClientGone) else "error"
             self._end(status, http_status or error.status, error)
@@ -151,15 +150,13 @@ class Exchange:
 
     def _ask(self, backend: Backend, breaker: Breaker, request: GenerationRequest) -> None:
         """The one retry loop. On return the answer has begun."""
-        retries = dropped = 0
+        retries = 0
         while True:
             try:
                 with self._noted(backend.name):
                     return self._begin(backend, breaker, request)
             except ParameterDropped:
-                dropped += 1
-                if dropped > MAX_DROPPED:
-                    raise
+                continue  # it can be dropped only once
             except BackendError as error:
                 self._pause_after(error, retries, breaker)
                 retries += 1

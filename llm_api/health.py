@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from dataclasses import dataclass
@@ -15,6 +16,8 @@ FRESH_SECONDS = 2.0
 PROBE_SECONDS = 2.0
 # What a request waits for a new report while it has an old one to show.
 PATIENCE_SECONDS = 0.05
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -80,4 +83,7 @@ def _trouble(backend: Backend) -> str | None:
         backend.check(Deadline(PROBE_SECONDS))
     except LLMAPIError as error:
         return error.message
+    except Exception as error:
+        logger.exception("the check of %s broke", backend.name)
+        return f"its check broke ({type(error).__name__})"
     return None

@@ -54,7 +54,7 @@ class Ollama(HttpBackend):
         finish = (
             "length" if body.get("done_reason") == "length" else "tool_calls" if message.get("tool_calls") else "stop"
         )
-        return Chunk(message.get("content") or "", finish if body["done"] else None, usage, body.get("model"))
+        return Chunk(message["content"], finish if body["done"] else None, usage, body.get("model"))
 
     def pieces(self, lines: Iterator[bytes]) -> Iterator[Chunk]:
         for line in filter(None, lines):

@@ -86,10 +86,8 @@ class OpenAI(OpenAIWire):
             _rename(fields, "max_tokens", "max_completion_tokens")
         if TAKES_NO_STOP.match(model):
             fields.pop("stop", None)
-        refused = self._refused.get(model, frozenset())
-        for name in refused:
-            new_name = RENAMED.get(name)
-            _rename(fields, name, None if new_name in refused else new_name)
+        for name in self._refused.get(model, ()):
+            _rename(fields, name, RENAMED.get(name))
         if EFFORT_NONE.match(model) and not fields.keys().isdisjoint(SAMPLING):
             fields["reasoning_effort"] = "none"
         return fields
@@ -97,16 +95,19 @@ class OpenAI(OpenAIWire):
     def error(self, reply: Reply, payload: Mapping[str, Any] | None, deadline: Deadline) -> LLMAPIError:
         if reply.status == 429 and reply.code == "insufficient_quota":
             return QuotaExhausted(f"{self.name} has no quota left for this key")
-        param = reply.param
-        if payload and param and param in payload and _refuses_parameter(reply):
-            self._learn(payload["model"], SAMPLING if param in SAMPLING else frozenset({param}))
-            message = f"this model of {self.name} refuses a parameter"
-            return ParameterDropped(message, code=reply.code, param=param, detail=reply.detail)
+        if payload and reply.param in payload and _refuses_parameter(reply) and self._can_do_without(payload, reply):
+            return ParameterDropped(f"this model of {self.name} refuses {reply.param}", param=reply.param)
         return error_for(self.name, reply)
 
-    def _learn(self, model: str, refused: frozenset[str]) -> None:
+    def _can_do_without(self, payload: Mapping[str, Any], reply: Reply) -> bool:
+        """Note the refused parameter; false where it was the new name of one that is refused too."""
+        model, param = payload["model"], reply.param or ""
+        known = self._refused.get(model, frozenset())
+        if RENAMED.get(param) in known:
+            return False
         # a new set each time, since other threads may be reading the old one
-        self._refused[model] = self._refused.get(model, frozenset()) | refused
+        self._refused[model] = known | (SAMPLING if param in SAMPLING else {param})
+        return True
 
     @property
     def _is_official(self) -> bool:
