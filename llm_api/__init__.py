@@ -11,7 +11,8 @@ touch requests.
                 record            what the log says of it
     backends/   breaker           the providers; leaving one alone that keeps failing
     request_log deadline          appending a line; stopping what takes too long
-    log_stats   log_files         the numbers of a log; reading its files
+    log_stats                     the numbers of a log
+    log_files                     reading its files
     config      strict_json       settings; JSON
     types       errors            what everybody knows
 """

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import re
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import IO, Any, TypeVar
@@ -16,11 +15,22 @@ import click
 from flask import current_app
 from flask.cli import AppGroup
 
-from . import strict_json
 from .config import Settings
-from .log_files import Wanted, began, ended, follow, last_lines, log_files, parse, read_lines, read_records, set_aside
+from .log_files import (
+    Wanted,
+    began,
+    ended,
+    follow,
+    last_lines,
+    last_lines_of,
+    log_files,
+    parse,
+    read_lines,
+    read_records,
+    set_aside,
+)
 from .log_files import verify as find_damage
-from .log_show import curl_line, show_damage, show_line, show_stats, write_csv
+from .log_show import curl_line, json_text, show_damage, show_line, show_stats, write_csv
 from .log_stats import Stats
 from .request_log import RequestLog
 
@@ -28,6 +38,7 @@ llm = AppGroup("llm", help="LLM API.")
 logs = AppGroup("logs", help="Read the log, with what rotation left of it.")
 llm.add_command(logs)
 
+POLL_SECONDS = 0.2
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 
 Command = TypeVar("Command", bound=Callable[..., object])
@@ -86,10 +97,21 @@ as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON, for 
 def tail(lines: int, following: bool, as_json: bool) -> None:
     """Show the last requests, a line each."""
     path = Path(settings().log_file)
-    for data in last_lines(path, lines):
-        show_line(data, as_json)
-    for data in follow(path) if following else ():
-        show_line(data, as_json)
+    files = [] if following and not path.exists() else all_files()
+    # Ctrl-C is how one stops following
+    with suppress(KeyboardInterrupt), path.open("rb") if path.exists() else nullcontext() as live:
+        for data in _last(files, live, lines):
+            show_line(data, as_json)
+        for data in follow(path, lambda: time.sleep(POLL_SECONDS), live) if following else ():
+            show_line(data, as_json)
+
+
+def _last(files: list[Path], live: IO[bytes] | None, count: int) -> list[bytes]:
+    lines = last_lines_of(live, count) if live else []
+    for file in reversed(files[:-1] if live else files):
+        if len(lines) < count:
+            lines = last_lines(file, count - len(lines)) + lines
+    return lines
 
 
 @logs.command()
@@ -115,7 +137,7 @@ def show(request_id: str, curl: bool, url: str) -> None:
     record = next((r for r in read_records(lines) if r.get("request_id") == request_id), None)
     if record is None:
         raise click.ClickException(f"no request in the log has the id {request_id}")
-    click.echo(curl_line(record, url) if curl else json.dumps(record, indent=2))
+    click.echo(curl_line(record, url) if curl else json_text(record, indent=2))
 
 
 @logs.command()
@@ -124,7 +146,8 @@ def show(request_id: str, curl: bool, url: str) -> None:
 def stats(as_json: bool, **wanted: Any) -> None:
     """Count requests, errors, fallbacks, latency and tokens, by backend and over time."""
     files, found = all_files(), Wanted(**wanted)
-    counted = Stats(found.since or began(files[0]), found.until or ended(files[-1]))
+    first, last = began(files[0]), ended(files[-1])
+    counted = Stats(max(found.since or first, first), min(found.until or last, last))
     with progress(files) as advance:
         counted.count(r for r in read_records(read_lines(files, advance)) if found.has(r))
     show_stats(counted, as_json)
@@ -137,14 +160,17 @@ def verify(repair: bool, as_json: bool) -> None:
     """Check that each line is a record and stands there once. Exit 1 where not."""
     files, log = all_files(), RequestLog(settings())
     with progress(files) as advance:
-        damage = find_damage(lambda: read_lines(files, advance))
-    if damage.broken and damage.broken[-1].file == log.path and not log.is_torn():
-        damage.broken.pop()  # it was just being written
-    show_damage(damage, as_json)
-    if repair:
-        with log.exclusive():
-            for file in {place.file for place in damage.broken}:
-                set_aside(file)
+        damage = find_damage(lambda: read_lines(files, advance), log.path)
+    try:
+        if damage.unfinished and log.is_torn():
+            damage.broken.append(damage.unfinished)
+        show_damage(damage, as_json)
+        if repair and damage.broken:
+            with log.exclusive():
+                for file in {place.file for place in damage.broken}:
+                    set_aside(file)
+    except OSError as error:
+        raise click.ClickException(f"the log can't be locked or mended: {error}") from error
     sys.exit(bool(damage.duplicates or (damage.broken and not repair)))
 
 
@@ -159,7 +185,7 @@ def export(kind: str, output: IO[str], **wanted: Any) -> None:
     if kind == "csv":
         write_csv(records, output)
     else:
-        output.writelines(strict_json.dumps(record) + "\n" for record in records)
+        output.writelines(json_text(record) + "\n" for record in records)
 
 
 def settings() -> Settings:

@@ -89,7 +89,7 @@ def _parse_date(text: str) -> str:
 
 def _parse_address(text: str) -> str:
     host, _, port = text.rpartition(":")
-    if not re.fullmatch(r"[!-~]+", text) or not (port if host == "unix" else host and int(port) <= 65_535):
+    if not re.fullmatch(r"[!-~]+", text) or not (port if host == "unix" else host and 0 <= int(port) <= 65_535):
         raise ValueError
     return text
 
@@ -258,7 +258,9 @@ def _parse(name: str, text: str, field: Field) -> Any:
         return rule.parse(text)
     except ValueError:
         secret = field.metadata["secret"] or (rule in ADDRESSES and "@" in text)
-        raise ConfigError(f"{name}={'its value' if secret else text!r} is not valid: it must be {rule.allowed}") from None
+        raise ConfigError(
+            f"{name}={'its value' if secret else text!r} is not valid: it must be {rule.allowed}"
+        ) from None
 
 
 def _without_credentials(value: Any, field: Field) -> Any:

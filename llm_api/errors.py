@@ -32,6 +32,7 @@ where prompts are logged.
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Callable, Mapping
 from typing import ClassVar
 
@@ -205,6 +206,11 @@ class LogUnavailable(LLMAPIError):
 
 class InternalError(LLMAPIError):
     pass
+
+
+def stack_of(error: BaseException) -> str:
+    """Return where an unforeseen error came from, for the error output: never its text, which may quote anything."""
+    return f"{type(error).__name__}\n{''.join(traceback.format_tb(error.__traceback__))}"
 
 
 class ConfigError(ValueError):

@@ -30,6 +30,7 @@ from .errors import (
     LLMAPIError,
     ParameterDropped,
     RequestError,
+    stack_of,
 )
 from .record import Record
 from .request_log import RequestLog
@@ -123,7 +124,7 @@ class Exchange:
     def fail(self, error: Exception, http_status: int | None = None) -> LLMAPIError:
         """End with an error. Return the one to answer with: another if even the line could not be written."""
         if not isinstance(error, LLMAPIError):
-            logger.error("unexpected error in request %s", self.record.request_id, exc_info=error)
+            logger.error("request %s met an unexpected %s", self.record.request_id, stack_of(error))
             error = InternalError("something broke inside the service; its error output says more")
         error.redact(self._generator.settings.redact)
         try:

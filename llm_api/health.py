@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from .backends import Backend
 from .deadline import Deadline
-from .errors import LLMAPIError
+from .errors import LLMAPIError, stack_of
 from .generator import Generator
 
 FRESH_SECONDS = 2.0
@@ -84,6 +84,6 @@ def _trouble(backend: Backend) -> str | None:
     except LLMAPIError as error:
         return error.message
     except Exception as error:
-        logger.exception("the check of %s broke", backend.name)
+        logger.error("the check of %s met an unexpected %s", backend.name, stack_of(error))
         return f"its check broke ({type(error).__name__})"
     return None

@@ -6,13 +6,24 @@ import gzip
 import json
 import os
 import re
-import time
+import zlib
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from contextlib import nullcontext, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any, NamedTuple, cast
+from types import NoneType
+from typing import IO, Any, NamedTuple, NoReturn, cast
 
 Record = dict[str, Any]
+# What the tools count or look into; a line in which these are something else is none of ours.
+TYPES: tuple[tuple[str, tuple[type, ...]], ...] = (
+    *((name, (int, float, NoneType)) for name in ("duration_ms", "input_tokens", "output_tokens")),
+    *((name, (str, NoneType)) for name in ("request_id", "backend", "requested_backend", "model", "status")),
+    *((name, (str, NoneType)) for name in ("prompt", "system", "response")),
+    *((name, (dict, NoneType)) for name in ("error", "parameters")),
+    ("messages", (list, NoneType)),
+)
 # Two bits in 2**27 (16 MB) for ten million lines let through few that are no duplicates; those are looked at again.
 FILTER_BITS = 2**27
 
@@ -35,7 +46,8 @@ class Line(NamedTuple):
 def log_files(path: Path) -> list[Path]:
     """Return the log and what rotation made of it (LOG.1, LOG-20261123, also .gz), oldest first."""
     pattern = re.compile(re.escape(path.name) + r"([.-]\d[\d.-]*)?(\.gz)?")
-    found = [file for file in path.parent.glob(f"{path.name}*") if pattern.fullmatch(file.name)]
+    folder = path.parent
+    found = [file for file in folder.iterdir() if pattern.fullmatch(file.name)] if folder.is_dir() else []
     return sorted(found, key=lambda file: (file == path, began(file)))
 
 
@@ -52,16 +64,28 @@ def ended(file: Path) -> float:
 
 
 def read_lines(files: Iterable[Path], advance: Callable[[int], object] = lambda _: None) -> Iterator[Line]:
-    """Yield the lines of the files, one at a time in memory; `advance` is told how many bytes on disk are done."""
+    """Yield the lines of the files, one at a time in memory; `advance` is told how many bytes on disk are done.
+
+    Where a compressed file breaks off, a line that is not whole stands for the rest.
+    """
     for file in files:
-        with file.open("rb") as raw, cast(IO[bytes], gzip.open(raw) if file.suffix == ".gz" else raw) as lines:
-            done = 0
-            for number, data in enumerate(lines, 1):
+        number = 0
+        try:
+            for number, data in enumerate(_raw_lines(file, advance), 1):
                 yield Line(Place(file, number), data.removesuffix(b"\n"), data.endswith(b"\n"))
-                if number % 1000 == 0:
-                    advance(raw.tell() - done)
-                    done = raw.tell()
-            advance(file.stat().st_size - done)
+        except (EOFError, gzip.BadGzipFile, zlib.error):
+            yield Line(Place(file, number + 1), b"", False)
+
+
+def _raw_lines(file: Path, advance: Callable[[int], object]) -> Iterator[bytes]:
+    with file.open("rb") as raw, cast(IO[bytes], gzip.open(raw) if file.suffix == ".gz" else raw) as lines:
+        done = 0
+        for number, data in enumerate(lines, 1):
+            yield data
+            if number % 1000 == 0:
+                advance(raw.tell() - done)
+                done = raw.tell()
+        advance(raw.tell() - done)
 
 
 def read_records(lines: Iterable[Line]) -> Iterator[Record]:
@@ -72,46 +96,71 @@ def read_records(lines: Iterable[Line]) -> Iterator[Record]:
 
 
 def parse(data: bytes) -> Record | None:
-    """Return the record in a line, or None."""
+    """Return the record in a line; None where it is none, or its fields have not the types of one."""
     try:
-        record = json.loads(data)
+        record = _decode(data.decode())
     except (ValueError, RecursionError):
         return None
-    return record if isinstance(record, dict) else None
+    if not isinstance(record, dict) or type(record.get("timestamp")) not in (float, int):
+        return None
+    return record if all(isinstance(record.get(name), kind) for name, kind in TYPES) else None
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not JSON")
+
+
+_decode = json.JSONDecoder(parse_constant=_refuse_constant).decode
 
 
 def last_lines(path: Path, count: int) -> list[bytes]:
-    """Return the last whole lines of a file, reading it from its end; none where there is no file."""
-    if not path.exists():
-        return []
+    """Return the last whole lines of a file, read from its end."""
+    if path.suffix == ".gz":
+        return [line.data for line in deque(read_lines([path]), count) if line.whole]
     with path.open("rb") as file:
-        start = file.seek(0, os.SEEK_END)
-        data = b""
-        while start and data.count(b"\n") <= count:
-            size = min(start, 65_536)
-            start = file.seek(start - size)
-            data = file.read(size) + data
-    return data.split(b"\n")[:-1][-count:] if count else []
+        return last_lines_of(file, count)
 
 
-def follow(path: Path, wait: Callable[[], object] = lambda: time.sleep(0.2)) -> Iterator[bytes]:
-    """Yield each line that is added from now on, for ever, over rotation and removal; `wait` is called in between."""
-    file: IO[bytes] | None = path.open("rb") if path.exists() else None
-    if file:
-        file.seek(0, os.SEEK_END)
-    while True:
+def last_lines_of(file: IO[bytes], count: int) -> list[bytes]:
+    """As `last_lines`; the file is left standing behind the last of them."""
+    start = end = file.seek(0, os.SEEK_END)
+    data = b""
+    while start and data.count(b"\n") <= count:
+        start = max(0, start - 65_536)
+        file.seek(start)
+        data = file.read(end - start)
+    *lines, rest = data.split(b"\n")
+    file.seek(end - len(rest))
+    return lines[-count:] if count else []
+
+
+def follow(path: Path, wait: Callable[[], object], file: IO[bytes] | None = None) -> Iterator[bytes]:
+    """Yield each line that is added from now on, for ever, over rotation and removal.
+
+    `wait` is called in between; `file` is the log as opened before, to go on from where it stands.
+    """
+    if file is None and path.exists():
+        file = path.open("rb")
+        last_lines_of(file, 0)
+    try:
+        while True:
+            if file:
+                yield from _added(file)
+            newer = _reopened(path, file)
+            if newer is file:
+                wait()
+            elif file:
+                yield from _added(file)  # what came between the last look and the rotation
+                file.close()
+            file = newer
+    finally:
         if file:
-            yield from _added(file)
-        newer = _reopened(path, file)
-        if newer is file:
-            wait()
-        elif file:
-            yield from _added(file)  # what came between the last look and the rotation
             file.close()
-        file = newer
 
 
 def _added(file: IO[bytes]) -> Iterator[bytes]:
+    if file.tell() > os.fstat(file.fileno()).st_size:
+        file.seek(0)
     while data := file.readline():
         if not data.endswith(b"\n"):
             file.seek(-len(data), os.SEEK_CUR)
@@ -156,15 +205,15 @@ class Wanted:
     def _has_words(self, record: Record) -> bool:
         if self.text is None and self.regex is None:
             return True
-        words = "\n".join(texts(record))
-        return (self.text is None or self.text.casefold() in words.casefold()) and (
-            self.regex is None or self.regex.search(words) is not None
+        words = list(texts(record))
+        return (self.text is None or any(self.text.casefold() in text.casefold() for text in words)) and (
+            self.regex is None or any(map(self.regex.search, words))
         )
 
 
 def texts(record: Record) -> Iterator[str]:
     """Yield what was said in a request: system, messages or prompt, response, and an error's message."""
-    turns = [message.get("content") for message in record.get("messages") or []]
+    turns = [message.get("content") for message in record.get("messages") or [] if isinstance(message, dict)]
     error = (record.get("error") or {}).get("message")
     for text in (record.get("system"), record.get("prompt"), *turns, record.get("response"), error):
         if isinstance(text, str):
@@ -173,21 +222,27 @@ def texts(record: Record) -> Iterator[str]:
 
 @dataclass
 class Damage:
-    """What `verify` found: the number of lines, and the places of those that are no record or occur twice."""
+    """What `verify` found: the number of lines, and the places of those that are no record or occur twice.
 
-    lines: int
-    broken: list[Place]
-    duplicates: list[Place]
+    `unfinished` is the last line of the live log where it had no end yet: torn, or just being written.
+    """
+
+    lines: int = 0
+    broken: list[Place] = field(default_factory=list)
+    duplicates: list[Place] = field(default_factory=list)
+    unfinished: Place | None = None
 
 
-def verify(read: Callable[[], Iterator[Line]]) -> Damage:
+def verify(read: Callable[[], Iterator[Line]], live: Path) -> Damage:
     """Look at every line; memory does not grow with the log. `read` is called once more where a line may be double."""
-    damage = Damage(0, [], [])
+    damage = Damage()
     seen = _Filter()
     suspects: dict[int, int] = {}
     for line in read():
         damage.lines += 1
-        if not line.whole or not parse(line.data):
+        if not line.whole and line.place.file == live:
+            damage.unfinished = line.place
+        elif not line.whole or not parse(line.data):
             damage.broken.append(line.place)
         elif seen.had(hash(line.data)):
             suspects[hash(line.data)] = 0
@@ -217,12 +272,24 @@ class _Filter:
 def set_aside(file: Path) -> None:
     """Rewrite `file` without its broken lines, which are added to FILE.torn. Nobody may append meanwhile."""
     mended = file.with_name(file.name + ".mended")
-    opener = gzip.open if file.suffix == ".gz" else open
+    aside = file.with_name(file.name + ".torn")
     with (
-        cast(IO[bytes], opener(mended, "wb")) as good,
-        file.with_name(file.name + ".torn").open("ab") as torn,
+        _like(file, mended, os.O_TRUNC) as raw,
+        _like(file, aside, os.O_APPEND) as torn,
+        cast(IO[bytes], gzip.open(raw, "wb") if file.suffix == ".gz" else nullcontext(raw)) as good,
     ):
         for line in read_lines([file]):
-            (good if line.whole and parse(line.data) else torn).write(line.data + b"\n")
-    mended.chmod(file.stat().st_mode)
+            (good if parse(line.data) else torn).write(line.data + b"\n")
     mended.replace(file)
+    if not aside.stat().st_size:
+        aside.unlink()
+
+
+def _like(model: Path, path: Path, flag: int) -> IO[bytes]:
+    """Open a file for writing that belongs to whom `model` belongs to; its other readers may not read it."""
+    stat = model.stat()
+    file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | flag, 0o600)
+    with suppress(PermissionError):  # only root may give a file away
+        os.fchown(file, stat.st_uid, stat.st_gid)
+    os.fchmod(file, stat.st_mode & 0o7770)
+    return os.fdopen(file, "wb")

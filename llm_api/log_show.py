@@ -11,7 +11,6 @@ from typing import IO, TYPE_CHECKING, Any
 
 import click
 
-from . import strict_json
 from .log_files import Damage, Record, parse
 from .log_stats import Group, Stats
 
@@ -19,6 +18,8 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 EXCERPT_CHARS = 60
+# Linux takes no longer argument than 128 KiB.
+MAX_ARGUMENT_CHARS = 100_000
 COLOURS = {"ok": "green", "error": "red", "aborted": "yellow"}
 BAR_CELLS = 30
 CSV_FIELDS = (
@@ -26,60 +27,73 @@ CSV_FIELDS = (
     *("prompt", "system", "messages", "response", "parameters", "input_tokens", "output_tokens", "finish_reason"),
     *("stream", "duration_ms", "time_to_first_chunk_ms", "status", "http_status", "error", "fallback"),
     *("fallback_reason", "attempts", "client_ip", "schema_version"),
+    *(
+        f"{name}_{what}"
+        for name in ("prompt", "system", "response")
+        for what in ("truncated", "bytes", "chars", "sha256")
+    ),
 )
 
 
+def json_text(value: object, indent: int | None = None) -> str:
+    """Return JSON that is ASCII without control characters, DEL too, which JSON itself lets through."""
+    return json.dumps(value, indent=indent).replace("\x7f", "\\u007f")
+
+
 def show_line(data: bytes, as_json: bool) -> None:
-    """Print one line of the log: as it is, or as a person reads it."""
+    """Print one line of the log: its JSON, or as a person reads it."""
     record = parse(data)
-    if as_json or record is None:
-        click.echo(data.decode("ascii", "backslashreplace"))
+    if record is None:
+        click.echo(f"no record: {printable(data.decode(errors='replace'))}", err=True)
     else:
-        click.echo(_summary(record))
+        click.echo(json_text(record) if as_json else _summary(record))
 
 
 def _summary(record: Record) -> str:
-    when = datetime.fromtimestamp(record["timestamp"]).strftime("%Y-%m-%d %H:%M:%S")
+    """The parts are a stranger's text, so each is made printable before it gets its colour."""
     status = str(record.get("status"))
+    error = (record.get("error") or {}).get("code")
+    fallback = f"fallback: {record.get('fallback_reason')}" if record.get("fallback") else ""
     parts = [
-        when,
-        click.style(f"{status} {record.get('http_status')}", fg=COLOURS.get(status)),
-        printable(f"{record.get('backend') or '-'}/{record.get('model') or '-'}"),
-        f"{record.get('duration_ms', 0):.0f} ms",
-        f"{_dash(record.get('input_tokens'))}+{_dash(record.get('output_tokens'))} tokens",
-        str(record.get("request_id")),
+        (datetime.fromtimestamp(record["timestamp"]).strftime("%Y-%m-%d %H:%M:%S"), None),
+        (f"{status} {record.get('http_status')}", COLOURS.get(status)),
+        (f"{_dash(record.get('backend'))}/{_dash(record.get('model'))}", None),
+        (f"{record.get('duration_ms') or 0:.0f} ms", None),
+        (f"{_dash(record.get('input_tokens'))}+{_dash(record.get('output_tokens'))} tokens", None),
+        (_dash(record.get("request_id")), None),
+        (fallback, "yellow"),
+        (str(error or ""), "red"),
+        (_excerpt(record), None),
     ]
-    if record.get("fallback"):
-        parts.append(click.style(f"fallback: {record.get('fallback_reason')}", fg="yellow", bold=True))
-    if error := record.get("error"):
-        parts.append(click.style(str(error.get("code")), fg="red"))
-    return "  ".join([*parts, _excerpt(record)])
+    return "  ".join(click.style(printable(text), fg=colour) for text, colour in parts if text)
 
 
 def _excerpt(record: Record) -> str:
-    turns = record.get("messages") or []
+    turns = [turn for turn in record.get("messages") or [] if isinstance(turn, dict)]
     said = record.get("prompt") or (turns[-1].get("content") if turns else None)
-    return printable(f"{_short(said)} -> {_short(record.get('response'))}")
+    return f"{_short(said)} -> {_short(record.get('response'))}"
 
 
-def _short(text: str | None) -> str:
-    words = " ".join((text or "-")[: 2 * EXCERPT_CHARS].split())
+def _short(text: object) -> str:
+    words = " ".join(str(text or "-")[: 2 * EXCERPT_CHARS].split())
     return words if len(words) <= EXCERPT_CHARS else words[: EXCERPT_CHARS - 1] + "…"
 
 
 def _dash(value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:.0f}" if value >= 100 else f"{value:.1f}"
     return "-" if value is None else str(value)
 
 
-def printable(text: str) -> str:
+def printable(text: str, allowed: str = "") -> str:
     """Replace what would steer a terminal: a model's answer is a stranger's text."""
-    return "".join(char if char.isprintable() else "�" for char in text)
+    return "".join(char if char.isprintable() or char in allowed else "�" for char in text)
 
 
 def show_stats(stats: Stats, as_json: bool) -> None:
     """Print the numbers: a table of the backends, and the latency over time as bars."""
     if as_json:
-        click.echo(strict_json.dumps(stats.numbers()))
+        click.echo(json_text(stats.numbers()))
         return
     from rich.console import Console  # here and below: it takes a sixth of the package's import time
 
@@ -87,7 +101,7 @@ def show_stats(stats: Stats, as_json: bool) -> None:
     console.print(_backends_table(stats))
     if stats.total.requests:
         console.print()
-        console.print(_time_table(stats))
+        console.print(_time_table(stats, "#-" if console.options.ascii_only else "█░"))
 
 
 def _backends_table(stats: Stats) -> Table:
@@ -100,7 +114,8 @@ def _backends_table(stats: Stats) -> Table:
 def _table(name: str, *numbers: str) -> Table:
     from rich.table import Table
 
-    table = Table(name, box=None, padding=(0, 1, 0, 0), header_style="bold")
+    table = Table(box=None, padding=(0, 1, 0, 0), header_style="bold")
+    table.add_column(name, no_wrap=True)
     for heading in numbers:
         table.add_column(heading, justify="right", no_wrap=True)
     return table
@@ -113,23 +128,23 @@ def _cells(group: Group) -> list[str]:
     return counts + [_dash(numbers[name]) for name in ("p50_ms", "p95_ms", "p99_ms", "tokens_per_second")]
 
 
-def _time_table(stats: Stats) -> Table:
+def _time_table(stats: Stats, marks: str) -> Table:
     table = _table("from", "requests", "p50 ms", "p95 ms")
-    table.add_column("latency: █ p50, ░ p95", no_wrap=True)
+    table.add_column(f"latency: {marks[0]} p50, {marks[1]} p95", no_wrap=True)
     slots = stats.numbers()["over_time"]
     longest = max(slot["p95_ms"] or 0 for slot in slots) or 1
     for slot in slots:
         when = datetime.fromtimestamp(slot["timestamp"]).strftime("%m-%d %H:%M:%S")
         latencies = [slot["p50_ms"], slot["p95_ms"]]
-        table.add_row(when, str(slot["requests"]), *map(_dash, latencies), _bar(longest, *latencies))
+        table.add_row(when, str(slot["requests"]), *map(_dash, latencies), _bar(marks, longest, *latencies))
     return table
 
 
-def _bar(longest: float, p50: float | None, p95: float | None) -> str:
+def _bar(marks: str, longest: float, p50: float | None, p95: float | None) -> str:
     if p50 is None or p95 is None:
         return ""
     full, light = (max(1, round(value / longest * BAR_CELLS)) for value in (p50, p95))
-    return "█" * full + "░" * (light - full)
+    return marks[0] * full + marks[1] * (light - full)
 
 
 def show_damage(damage: Damage, as_json: bool) -> None:
@@ -140,7 +155,7 @@ def show_damage(damage: Damage, as_json: bool) -> None:
         "duplicates": [f"{place.file}:{place.number}" for place in damage.duplicates],
     }
     if as_json:
-        click.echo(strict_json.dumps(report))
+        click.echo(json_text(report))
         return
     for place in damage.broken:
         click.echo(f"{place.file}:{place.number}: no record")
@@ -152,13 +167,21 @@ def show_damage(damage: Damage, as_json: bool) -> None:
 def curl_line(record: Record, url: str) -> str:
     """Return the curl line that sends a record's request again. Raises ClickException where its text was not kept."""
     kept = {name: value for name in ("prompt", "system", "messages") if (value := record.get(name)) is not None}
-    if not kept.keys() & {"prompt", "messages"} or any(name.endswith("_truncated") for name in record):
+    if not kept.keys() & {"prompt", "messages"} or any(map(_is_cut, [record, *(record.get("messages") or [])])):
         raise click.ClickException("the log has not the whole request (refused, LOG_PROMPTS=false or LOG_MAX_TEXT)")
     more = {"model": record.get("request_model"), "stream": record.get("stream") or None}
     body = kept | record["parameters"] | {name: value for name, value in more.items() if value is not None}
     path = "/generate" if "prompt" in kept else "/v1/chat/completions"
-    words = ["curl", url.rstrip("/") + path, "-H", "Content-Type: application/json", "-d", strict_json.dumps(body)]
-    return shlex.join(words)
+    words = ["curl", url.rstrip("/") + path, "-H", "Content-Type: application/json", "-d"]
+    data = json_text(body)
+    if len(data) <= MAX_ARGUMENT_CHARS:
+        return shlex.join([*words, data])
+    return f"{shlex.join([*words, '@-'])} <<'END'\n{data}\nEND"
+
+
+def _is_cut(part: Any) -> bool:
+    cut = ("prompt_truncated", "system_truncated", "system_chars", "content_truncated", "content_chars")
+    return not isinstance(part, dict) or not part.keys().isdisjoint(cut)
 
 
 def write_csv(records: Iterable[Record], output: IO[str]) -> None:
@@ -169,6 +192,9 @@ def write_csv(records: Iterable[Record], output: IO[str]) -> None:
 
 
 def _cell(value: Any) -> str:
-    if isinstance(value, str):
-        return f"'{value}" if value.startswith(("=", "+", "-", "@", "\t", "\r")) else value
-    return "" if value is None else json.dumps(value)
+    if value is None:
+        return ""
+    if not isinstance(value, str):
+        return json_text(value)
+    text = printable(value, allowed="\n\t")
+    return f"'{text}" if value.lstrip()[:1] in ("=", "+", "-", "@") or value[:1] in ("\t", "\r") else text

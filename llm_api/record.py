@@ -7,6 +7,7 @@ import time
 from dataclasses import dataclass, field
 from typing import Any
 
+from . import strict_json
 from .config import Settings
 from .errors import LLMAPIError, RequestError
 from .types import Chunk, GenerationRequest, Message, Usage
@@ -141,9 +142,10 @@ class Record:
                 value = value.schema or {"type": "json_object"}
             if value is None or value == ():
                 continue
-            # stop texts and schemas are the caller's words too
-            hidden = name in ("stop", "response_format") and not self.settings.log_prompts
-            parameters |= self._logged(name, repr(value)) if hidden else {name: value}
+            if name in ("stop", "response_format"):  # the caller's words too
+                parameters |= self._logged_words(name, value)
+            else:
+                parameters[name] = value
         return parameters
 
     def _error(self, error: LLMAPIError | None) -> dict[str, Any] | None:
@@ -153,6 +155,11 @@ class Record:
         words = error.public()["message"] if self.settings.log_prompts else error.message
         hidden = isinstance(error, RequestError) and not self.settings.log_prompts
         return {"type": error.type, "code": error.code} | ({} if hidden else {"message": words})
+
+    def _logged_words(self, name: str, value: Any) -> dict[str, Any]:
+        text = strict_json.dumps(value)
+        fits = self.settings.log_prompts and len(text) <= self.settings.log_max_text
+        return {name: value} if fits else self._logged(name, text)
 
     def _logged(self, name: str, text: str) -> dict[str, Any]:
         return LoggedText(self.settings, text).fields(name)

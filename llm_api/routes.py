@@ -23,6 +23,7 @@ from .errors import (
     MalformedBody,
     UnsupportedMedia,
     ValidationFailed,
+    stack_of,
 )
 from .generator import Exchange, Generator
 from .health import Health
@@ -125,7 +126,7 @@ def answer_error(error: Exception) -> Response:
         return error_response(error)
     if isinstance(error, HTTPException):
         return http_error_response(error)
-    current_app.logger.exception("unexpected error", exc_info=error)
+    current_app.logger.error("request %s met an unexpected %s", request_id(), stack_of(error))
     return error_response(InternalError("something broke inside the service; its error output says more"))
 
 

