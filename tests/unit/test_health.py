@@ -1,0 +1,247 @@
+"""/health: truthful, cached, single-flight, free, and never hanging with a backend that hangs."""
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from flask.testing import FlaskClient
+
+from llm_api import Settings
+from llm_api.backends.base import Backend
+from llm_api.deadline import Deadline
+from llm_api.errors import BackendError, NotConfigured, ServerError, Unreachable
+from llm_api.types import Chunk, GenerationRequest
+
+
+class Fake(Backend):
+    """Its check does what `trouble` says: nothing, an error to raise, or an event to wait for."""
+
+    model = "m"
+
+    def __init__(self, name: str, trouble: Exception | threading.Event | None = None) -> None:
+        super().__init__(Settings())
+        self.name = name  # type: ignore[misc]
+        self.trouble = trouble
+        self.checks: list[float] = []
+        self.entered = threading.Event()
+
+    def stream(self, request: GenerationRequest, deadline: Deadline) -> Iterator[Chunk]:
+        if isinstance(self.trouble, BackendError):
+            raise self.trouble
+        yield Chunk("x", "stop")
+
+    def check(self, deadline: Deadline) -> None:
+        self.checks.append(deadline.remaining())
+        self.entered.set()
+        if isinstance(self.trouble, threading.Event):
+            assert self.trouble.wait(20), "the test never let it go"
+        elif self.trouble:
+            raise self.trouble
+
+    def list_models(self, deadline: Deadline) -> list[str]:
+        return ["m"]
+
+
+class Clock:
+    """Stands in for the module `time` in llm_api.health."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr("llm_api.health.time", clock)
+    monkeypatch.setattr("llm_api.health.PATIENCE_SECONDS", 10)  # a busy machine must not make tests fail
+    return clock
+
+
+Serve = Callable[..., FlaskClient]
+
+
+@pytest.fixture
+def serve(monkeypatch: pytest.MonkeyPatch, make_client: Serve) -> Serve:
+    """Return a maker of clients whose chain is the given backends."""
+
+    def make(*chain: Backend, **settings: Any) -> FlaskClient:
+        known = {backend.name: backend for backend in chain}
+        monkeypatch.setattr("llm_api.generator.make_backend", lambda name, settings: known[name])
+        return make_client(llm_backend=chain[0].name, llm_fallback=tuple(known)[1:], **settings)
+
+    return make
+
+
+def health(client: FlaskClient) -> tuple[int, str, str | None]:
+    answer = client.get("/health")
+    body = answer.get_json()
+    return answer.status_code, body["status"], body.get("reason")
+
+
+@pytest.mark.parametrize("path", ["/health", "/health/live"])
+def test_fields(make_client: Serve, path: str) -> None:
+    """Exactly the three fields when healthy, and the time now in Unix seconds."""
+    before = time.time()
+    answer = make_client().get(path)
+    body = answer.get_json()
+    assert (answer.status_code, answer.mimetype) == (200, "application/json")
+    assert before <= body.pop("timestamp") <= time.time()
+    assert body == {"status": "healthy", "backend": "stub"}
+
+
+DOWN = Unreachable("it is down")
+
+
+@pytest.mark.parametrize(
+    ("chain", "state"),
+    [
+        ([Fake("one")], (200, "healthy", None)),
+        ([Fake("one"), Fake("two", DOWN)], (200, "healthy", None)),
+        ([Fake("one", DOWN), Fake("two")], (200, "degraded", "one: it is down")),
+        ([Fake("one", NotConfigured("no key")), Fake("two", DOWN), Fake("three")], (200, "degraded", "one: no key")),
+        ([Fake("one", DOWN)], (503, "unhealthy", "one: it is down")),
+        ([Fake("one", DOWN), Fake("two", NotConfigured("no key"))], (503, "unhealthy", "one: it is down; two: no key")),
+        ([Fake("one", KeyError("name"))], (503, "unhealthy", "one: its check broke (KeyError)")),
+    ],
+)
+def test_states(serve: Serve, chain: list[Backend], state: tuple[int, str, str | None]) -> None:
+    """Healthy: the configured backend can serve; degraded: a fallback would; unhealthy: nobody, and why."""
+    assert health(serve(*chain)) == state
+
+
+@pytest.mark.parametrize("error", [RuntimeError("bug"), ValueError("bug"), AttributeError("bug"), OSError("bug")])
+def test_a_check_with_a_bug_is_trouble(serve: Serve, error: Exception) -> None:
+    """An exception nobody foresaw counts as a backend that can't serve, and does not end the probing."""
+    status, state, reason = health(serve(Fake("one", error), Fake("two")))
+    assert (status, state) == (200, "degraded")
+    assert reason
+    assert reason.startswith("one: ")
+    assert "bug" not in reason
+
+
+def test_a_check_that_begins_to_raise_ends_the_old_report(serve: Serve, clock: Clock) -> None:
+    """What was healthy does not stay so for ever because the check breaks."""
+    one = Fake("one")
+    client = serve(one)
+    assert health(client) == (200, "healthy", None)
+    one.trouble = RuntimeError("bug")
+    clock.now += 2.1
+    assert health(client)[:2] == (503, "unhealthy")
+
+
+def test_a_report_is_kept_for_two_seconds(serve: Serve, clock: Clock) -> None:
+    """However often it is asked, the backend is probed once in two seconds, and then truthfully."""
+    one = Fake("one", DOWN)
+    client = serve(one)
+    assert [health(client)[1] for _ in range(5)] == ["unhealthy"] * 5
+    one.trouble = None
+    clock.now += 2.0
+    assert health(client)[1] == "unhealthy"
+    assert len(one.checks) == 1
+    clock.now += 0.1
+    assert health(client)[1] == "healthy"
+    assert len(one.checks) == 2
+
+
+def test_a_probe_has_two_seconds(serve: Serve) -> None:
+    """A check gets a deadline of its own, however long requests may take."""
+    one = Fake("one")
+    health(serve(one, request_timeout=3600.0))
+    assert 1.5 < one.checks[0] <= 2
+
+
+def test_one_probe_serves_many(serve: Serve) -> None:
+    """Twenty clients at once cost one probe, and all of them get its result."""
+    release = threading.Event()
+    one = Fake("one", release)
+    client = serve(one)
+    states: list[str] = []
+    threads = [
+        threading.Thread(target=lambda: states.append(health(client.application.test_client())[1])) for _ in range(20)
+    ]
+    for thread in threads:
+        thread.start()
+    assert one.entered.wait(10)
+    release.set()
+    for thread in threads:
+        thread.join(10)
+    assert states == ["healthy"] * 20
+    assert len(one.checks) == 1
+
+
+def test_a_hanging_check_does_not_hang_health(serve: Serve, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With an old report at hand /health answers at once, and does not start a second probe."""
+    monkeypatch.setattr("llm_api.health.PATIENCE_SECONDS", 0.01)
+    one = Fake("one")
+    client = serve(one)
+    assert health(client)[1] == "healthy"
+    release = one.trouble = threading.Event()
+    clock.now += 2.1
+    started = time.monotonic()
+    assert [health(client)[1] for _ in range(3)] == ["healthy"] * 3
+    clock.now += 2.1
+    assert health(client)[1] == "healthy"
+    assert time.monotonic() - started < 2
+    assert len(one.checks) == 2
+    release.set()
+
+
+def test_the_first_report_is_waited_for_but_not_for_ever(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before there is any report, a check that hangs is unhealthy and not an endless request."""
+    monkeypatch.setattr("llm_api.health.PROBE_SECONDS", -0.9)
+    release = threading.Event()
+    assert health(serve(Fake("one", release))) == (503, "unhealthy", "the backends have not answered yet")
+    release.set()
+
+
+def test_an_open_breaker_is_trouble(serve: Serve, clock: Clock) -> None:
+    """What requests found out counts, even if the check succeeds: the backend is not asked by requests now."""
+    one = Fake("one", ServerError("m"))
+    client = serve(one, Fake("two"))
+    for _ in range(5):
+        client.post("/generate", json={"prompt": "x"})
+    one.trouble = None
+    assert health(client) == (200, "degraded", "one: circuit_open")
+    assert one.checks == []
+
+
+def test_health_never_generates(serve: Serve) -> None:
+    """No tokens: `stream` is not called."""
+    one = Fake("one")
+    one.stream = None  # type: ignore[assignment, method-assign]
+    assert health(serve(one))[1] == "healthy"
+
+
+def test_live_does_no_io(serve: Serve, log_path: Any) -> None:
+    """It says only that the process answers: no backend is asked, no log looked at."""
+    one = Fake("one", DOWN)
+    client = serve(one)
+    log_path.parent.write_text("a file where the log's folder should be")
+    client.post("/generate", json={"prompt": "x"})
+    assert client.get("/health/live").status_code == 200
+    assert one.checks == []
+
+
+def test_a_log_that_cannot_be_written_is_unhealthy(make_client: Serve, log_path: Any) -> None:
+    """Requests are refused while the log fails, so /health says it; one that gets through ends it."""
+    client = make_client()
+    log_path.parent.write_text("a file where the folder should be")
+    assert client.post("/generate", json={"prompt": "x"}).status_code == 503
+    status, state, reason = health(client)
+    assert (status, state) == (503, "unhealthy")
+    assert reason
+    assert reason.startswith("log.jsonl can't be written: ")
+    log_path.parent.unlink()
+    assert client.post("/generate", json={"prompt": "x"}).status_code == 200
+    assert health(client) == (200, "healthy", None)
+
+
+def test_health_is_not_logged(make_client: Serve, log_path: Any) -> None:
+    """The log is of requests for text; probes would drown them."""
+    make_client().get("/health")
+    assert not log_path.exists()
