@@ -24,6 +24,7 @@ from .log_files import (
     last_lines,
     last_lines_of,
     log_files,
+    open_unbuffered,
     parse,
     read_lines,
     read_records,
@@ -70,13 +71,24 @@ class Pattern(click.ParamType[re.Pattern[str]]):
             self.fail(f"{value!r} is no regular expression: {error}")
 
 
+class Status(click.ParamType[str]):
+    """How a request ended."""
+
+    name = "status"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        if not re.fullmatch(r"ok|error|aborted|[1-5]\d\d", value):
+            self.fail(f"{value!r} is no status: write ok, error, aborted, or an HTTP status such as 502")
+        return str(value)
+
+
 def wanted_options(command: Command) -> Command:
     """Give a command the options that choose records; it gets them as the keywords of Wanted."""
     options = (
         click.option("--text", help="Only requests that contain this text, upper or lower case."),
         click.option("--regex", type=Pattern(), help="Only requests whose texts match."),
         click.option("--backend", help="Only requests that this backend answered, or was to answer."),
-        click.option("--status", help="Only ok, error, aborted, or an HTTP status."),
+        click.option("--status", type=Status(), help="Only ok, error, aborted, or an HTTP status."),
         click.option("--since", type=Moment(), help="2026-11-23T14:00, or 90s, 15m, 2h, 7d ago."),
         click.option("--until", type=Moment(), help="As --since."),
         click.option("--slower-than", "slower_than_ms", type=float, metavar="MS", help="Only slower ones."),
@@ -99,7 +111,7 @@ def tail(lines: int, following: bool, as_json: bool) -> None:
     path = Path(settings().log_file)
     files = [] if following and not path.exists() else all_files()
     # Ctrl-C is how one stops following
-    with suppress(KeyboardInterrupt), path.open("rb") if path.exists() else nullcontext() as live:
+    with suppress(KeyboardInterrupt), open_unbuffered(path) if path.exists() else nullcontext() as live:
         for data in _last(files, live, lines):
             show_line(data, as_json)
         for data in follow(path, lambda: time.sleep(POLL_SECONDS), live) if following else ():
@@ -128,23 +140,24 @@ def search(as_json: bool, **wanted: Any) -> None:
 
 @logs.command()
 @click.argument("request_id")
-@click.option("--curl", is_flag=True, help="Print the request as a curl line instead.")
+@click.option("--curl", is_flag=True, help="Print the request as a curl line (without fallback and details).")
 @click.option("--url", default="http://127.0.0.1:8000", show_default=True, help="Where --curl sends it.")
 def show(request_id: str, curl: bool, url: str) -> None:
     """Show the whole record of a request."""
     needle = request_id.encode()
     lines = (line for line in read_lines(all_files()) if needle in line.data)
-    record = next((r for r in read_records(lines) if r.get("request_id") == request_id), None)
-    if record is None:
+    records = [record for record in read_records(lines) if record.get("request_id") == request_id]
+    if not records:
         raise click.ClickException(f"no request in the log has the id {request_id}")
-    click.echo(curl_line(record, url) if curl else json_text(record, indent=2))
+    for record in records:  # a client may repeat its id
+        click.echo(curl_line(record, url) if curl else json_text(record, indent=2))
 
 
 @logs.command()
 @wanted_options
 @as_json
 def stats(as_json: bool, **wanted: Any) -> None:
-    """Count requests, errors, fallbacks, latency and tokens, by backend and over time."""
+    """Count requests, errors, latency, tokens."""
     files, found = all_files(), Wanted(**wanted)
     first, last = began(files[0]), ended(files[-1])
     counted = Stats(max(found.since or first, first), min(found.until or last, last))
@@ -154,7 +167,7 @@ def stats(as_json: bool, **wanted: Any) -> None:
 
 
 @logs.command()
-@click.option("--repair", is_flag=True, help="Move broken lines to LOG.torn; requests wait meanwhile.")
+@click.option("--repair", is_flag=True, help="Move broken lines to LOG.torn.")
 @as_json
 def verify(repair: bool, as_json: bool) -> None:
     """Check that each line is a record and stands there once. Exit 1 where not."""
@@ -166,9 +179,8 @@ def verify(repair: bool, as_json: bool) -> None:
             damage.broken.append(damage.unfinished)
         show_damage(damage, as_json)
         if repair and damage.broken:
-            with log.exclusive():
-                for file in {place.file for place in damage.broken}:
-                    set_aside(file)
+            for file in {place.file for place in damage.broken}:
+                set_aside(file, log.exclusive if file == log.path else nullcontext)
     except OSError as error:
         raise click.ClickException(f"the log can't be locked or mended: {error}") from error
     sys.exit(bool(damage.duplicates or (damage.broken and not repair)))
@@ -179,7 +191,10 @@ def verify(repair: bool, as_json: bool) -> None:
 @click.option("-o", "--output", type=click.File("w", lazy=True), default="-", help="Default: standard output.")
 @wanted_options
 def export(kind: str, output: IO[str], **wanted: Any) -> None:
-    """Write the records, with all their fields."""
+    """Write the records with all their fields.
+
+    csv is for spreadsheets: control characters are replaced, and what would be a formula gets an apostrophe.
+    """
     found = Wanted(**wanted)
     records = (r for r in read_records(read_lines(all_files())) if found.has(r))
     if kind == "csv":

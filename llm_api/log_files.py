@@ -9,8 +9,9 @@ import re
 import zlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import nullcontext, suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, field
+from io import BytesIO
 from pathlib import Path
 from types import NoneType
 from typing import IO, Any, NamedTuple, NoReturn, cast
@@ -124,12 +125,14 @@ def last_lines(path: Path, count: int) -> list[bytes]:
 def last_lines_of(file: IO[bytes], count: int) -> list[bytes]:
     """As `last_lines`; the file is left standing behind the last of them."""
     start = end = file.seek(0, os.SEEK_END)
-    data = b""
-    while start and data.count(b"\n") <= count:
-        start = max(0, start - 65_536)
-        file.seek(start)
-        data = file.read(end - start)
-    *lines, rest = data.split(b"\n")
+    pieces: deque[bytes] = deque()
+    newlines = 0
+    while start and newlines <= count:
+        size = min(start, 65_536)
+        start = file.seek(start - size)
+        pieces.appendleft(file.read(size))
+        newlines += pieces[0].count(b"\n")
+    *lines, rest = b"".join(pieces).split(b"\n")
     file.seek(end - len(rest))
     return lines[-count:] if count else []
 
@@ -140,7 +143,7 @@ def follow(path: Path, wait: Callable[[], object], file: IO[bytes] | None = None
     `wait` is called in between; `file` is the log as opened before, to go on from where it stands.
     """
     if file is None and path.exists():
-        file = path.open("rb")
+        file = open_unbuffered(path)
         last_lines_of(file, 0)
     try:
         while True:
@@ -158,21 +161,24 @@ def follow(path: Path, wait: Callable[[], object], file: IO[bytes] | None = None
             file.close()
 
 
+def open_unbuffered(path: Path) -> IO[bytes]:
+    """Open a log to follow: bytes that were read ahead could be cut off and written anew by a repair."""
+    return cast(IO[bytes], path.open("rb", buffering=0))
+
+
 def _added(file: IO[bytes]) -> Iterator[bytes]:
     if file.tell() > os.fstat(file.fileno()).st_size:
         file.seek(0)
-    while data := file.readline():
-        if not data.endswith(b"\n"):
-            file.seek(-len(data), os.SEEK_CUR)
-            return
-        yield data[:-1]
+    *lines, rest = file.read().split(b"\n")
+    file.seek(-len(rest), os.SEEK_CUR)
+    yield from lines
 
 
 def _reopened(path: Path, file: IO[bytes] | None) -> IO[bytes] | None:
     try:
         if file and os.path.samestat(path.stat(), os.fstat(file.fileno())):
             return file
-        return path.open("rb")
+        return open_unbuffered(path)
     except FileNotFoundError:
         return file
 
@@ -269,20 +275,49 @@ class _Filter:
         return known
 
 
-def set_aside(file: Path) -> None:
-    """Rewrite `file` without its broken lines, which are added to FILE.torn. Nobody may append meanwhile."""
-    mended = file.with_name(file.name + ".mended")
-    aside = file.with_name(file.name + ".torn")
+def set_aside(file: Path, lock: Callable[[], AbstractContextManager[object]]) -> None:
+    """Rewrite `file` without its broken lines, which are added to FILE.torn.
+
+    Most is copied while others append; `lock` keeps them out for the rest. Raises OSError, for a compressed file
+    that breaks off too: what follows there can't be told.
+    """
+    mended, aside = file.with_name(file.name + ".mended"), file.with_name(file.name + ".torn")
+    packed = file.suffix == ".gz"
     with (
+        cast(IO[bytes], gzip.open(file) if packed else file.open("rb")) as source,
         _like(file, mended, os.O_TRUNC) as raw,
         _like(file, aside, os.O_APPEND) as torn,
-        cast(IO[bytes], gzip.open(raw, "wb") if file.suffix == ".gz" else nullcontext(raw)) as good,
+        cast(IO[bytes], gzip.open(raw, "wb") if packed else nullcontext(raw)) as good,
     ):
-        for line in read_lines([file]):
-            (good if parse(line.data) else torn).write(line.data + b"\n")
-    mended.replace(file)
+        try:
+            rest = _sift(source, good, torn)
+            with lock():
+                # read anew: a writer may have mended the last line since
+                rest = rest if packed else _read_from(file, source.tell() - len(rest))
+                _sift(BytesIO(rest if not rest or rest.endswith(b"\n") else rest + b"\n"), good, torn)
+                good.flush()
+                os.fsync(raw.fileno())
+                mended.replace(file)
+        except (EOFError, gzip.BadGzipFile, zlib.error):
+            mended.unlink()
+            raise OSError(f"{file} breaks off: move it away") from None
     if not aside.stat().st_size:
         aside.unlink()
+
+
+def _read_from(file: Path, start: int) -> bytes:
+    with file.open("rb") as source:
+        source.seek(start)
+        return source.read()
+
+
+def _sift(source: IO[bytes], good: IO[bytes], torn: IO[bytes]) -> bytes:
+    """Copy whole lines to where they belong; return a last one that is not whole."""
+    for line in source:
+        if not line.endswith(b"\n"):
+            return line
+        (good if parse(line) else torn).write(line)
+    return b""
 
 
 def _like(model: Path, path: Path, flag: int) -> IO[bytes]:

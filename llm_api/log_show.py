@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import json
 import shlex
+import shutil
+import sys
 from collections.abc import Iterable
 from datetime import datetime
 from typing import IO, TYPE_CHECKING, Any
@@ -53,19 +55,25 @@ def _summary(record: Record) -> str:
     """The parts are a stranger's text, so each is made printable before it gets its colour."""
     status = str(record.get("status"))
     error = (record.get("error") or {}).get("code")
+    counted = (record.get("input_tokens"), record.get("output_tokens"))
+    tokens = "" if counted == (None, None) else f"{_dash(counted[0])}+{_dash(counted[1])} tokens"
     fallback = f"fallback: {record.get('fallback_reason')}" if record.get("fallback") else ""
     parts = [
         (datetime.fromtimestamp(record["timestamp"]).strftime("%Y-%m-%d %H:%M:%S"), None),
-        (f"{status} {record.get('http_status')}", COLOURS.get(status)),
+        (f"{status:<5} {record.get('http_status')}", COLOURS.get(status)),
+        (f"{record.get('duration_ms') or 0:>6.0f} ms", None),
         (f"{_dash(record.get('backend'))}/{_dash(record.get('model'))}", None),
-        (f"{record.get('duration_ms') or 0:.0f} ms", None),
-        (f"{_dash(record.get('input_tokens'))}+{_dash(record.get('output_tokens'))} tokens", None),
+        (tokens, None),
         (_dash(record.get("request_id")), None),
         (fallback, "yellow"),
         (str(error or ""), "red"),
-        (_excerpt(record), None),
     ]
-    return "  ".join(click.style(printable(text), fg=colour) for text, colour in parts if text)
+    shown = [(printable(text), colour) for text, colour in parts if text]
+    excerpt = printable(_excerpt(record))
+    if sys.stdout.isatty():  # a request takes two rows there
+        room = 2 * shutil.get_terminal_size().columns - sum(len(text) + 2 for text, _ in shown)
+        excerpt = excerpt[: max(0, room)]
+    return "  ".join(click.style(text, fg=colour) for text, colour in [*shown, (excerpt, None)])
 
 
 def _excerpt(record: Record) -> str:
@@ -87,6 +95,8 @@ def _dash(value: object) -> str:
 
 def printable(text: str, allowed: str = "") -> str:
     """Replace what would steer a terminal: a model's answer is a stranger's text."""
+    if text.isprintable():
+        return text
     return "".join(char if char.isprintable() or char in allowed else "�" for char in text)
 
 
@@ -123,8 +133,7 @@ def _table(name: str, *numbers: str) -> Table:
 
 def _cells(group: Group) -> list[str]:
     numbers = group.numbers()
-    share = f"{group.fallbacks} ({numbers['fallback_share']:.1%})"
-    counts = [str(group.requests), str(group.errors), str(group.aborted), share]
+    counts = [str(group.requests), str(group.errors), str(group.aborted), f"{numbers['fallback_share']:.1%}"]
     return counts + [_dash(numbers[name]) for name in ("p50_ms", "p95_ms", "p99_ms", "tokens_per_second")]
 
 

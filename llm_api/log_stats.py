@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -24,6 +24,10 @@ class Distribution:
     def add(self, value: float) -> None:
         """Count one value."""
         self._classes[round(math.log(max(value, 0.001)) / CLASS_WIDTH)] += 1
+
+    def merge(self, other: Distribution) -> None:
+        """Count another one's values too."""
+        self._classes.update(other._classes)
 
     def percentile(self, percent: float) -> float | None:
         """Return the value that `percent` of the values do not exceed, to 1 %; None where there are none."""
@@ -61,6 +65,12 @@ class Group:
                 self.output_tokens += record["output_tokens"]
                 self.generating_ms += record["duration_ms"]
 
+    def merge(self, other: Group) -> None:
+        """Add another group's requests."""
+        for name in ("requests", "errors", "aborted", "fallbacks", "input_tokens", "output_tokens", "generating_ms"):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        self.latency.merge(other.latency)
+
     def numbers(self) -> dict[str, Any]:
         """Return the group's numbers; times in milliseconds."""
         return {
@@ -84,8 +94,7 @@ class Stats:
     """The numbers of all requests, by backend, and by time: 24 stretches from `since` to `until` (Unix seconds)."""
 
     def __init__(self, since: float, until: float) -> None:
-        self.total = Group()
-        self.backends: dict[str, Group] = {}
+        self.backends: defaultdict[str, Group] = defaultdict(Group)
         self.slots = [Group() for _ in range(SLOTS)]
         self._since = since
         self._width = max(until - since, 1e-3) / SLOTS
@@ -95,8 +104,16 @@ class Stats:
         for record in records:
             name = record.get("backend") or record.get("requested_backend") or "unknown"
             slot = min(max(int((record["timestamp"] - self._since) / self._width), 0), SLOTS - 1)
-            for group in (self.total, self.backends.setdefault(name, Group()), self.slots[slot]):
-                group.add(record)
+            self.backends[name].add(record)
+            self.slots[slot].add(record)
+
+    @property
+    def total(self) -> Group:
+        """All requests."""
+        total = Group()
+        for group in self.backends.values():
+            total.merge(group)
+        return total
 
     def numbers(self) -> dict[str, Any]:
         """Return all of it; `over_time` has the Unix time each stretch begins at."""

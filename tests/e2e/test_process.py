@@ -97,12 +97,6 @@ def test_sigterm_lets_the_local_model_finish(require: Callable[..., None], serve
         ("REQUEST_TIMEOUT", "soon", "a number from"),
         ("LLM_FALLBACK", "stub,gpt", "none, or a list"),
         ("BIND", "nowhere", "HOST:PORT"),
-        pytest.param(
-            "WEB_CONCURRENCY",
-            "many",
-            "a whole number",
-            marks=pytest.mark.xfail(strict=True, reason="gunicorn reads it itself, before any of the project's files"),
-        ),
     ],
 )
 def test_wrong_setting_ends_the_start(tmp_path: Path, name: str, value: str, allowed: str) -> None:

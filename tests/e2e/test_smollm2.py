@@ -163,7 +163,7 @@ def test_context_overflow(smollm2: Service, stream: bool) -> None:
     assert reply.body["error"]["code"] == "context_length_exceeded"
     tokens, context = map(int, re.findall(r"\d+", reply.body["error"]["message"]))
     assert tokens > 9000
-    assert context == 8192
+    assert context == 4096
     assert smollm2.log(request_id=reply.headers["X-Request-ID"])[0]["status"] == "error"
 
 
