@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test lint types postman transformers clean
+.PHONY: run test test-faults lint types postman transformers clean
 
 # Without a .env the packaged model answers; with one, what it says.
 run: $(VENV)/.run
@@ -11,6 +11,10 @@ run: $(VENV)/.run
 
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+# Kills, full disks, rotation, held locks; FAULTS=full takes the counts of a proof, some 20 minutes.
+test-faults: $(VENV)/.dev
+	$(BIN)/python -m pytest tests/faults -s
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
