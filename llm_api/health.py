@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from .backends import Backend
@@ -13,6 +14,7 @@ from .errors import LLMAPIError, stack_of
 from .generator import Generator
 
 FRESH_SECONDS = 2.0
+LOG_FRESH_SECONDS = 0.5
 PROBE_SECONDS = 2.0
 # What a request waits for a new report while it has an old one to show.
 PATIENCE_SECONDS = 0.05
@@ -29,20 +31,24 @@ class Report:
 
 
 class Health:
-    """Probes the chain in a thread of its own, so that a backend that hangs does not make /health hang."""
+    """Looks at backends and log in threads of its own, so that one that hangs does not make /health hang."""
 
     def __init__(self, generator: Generator) -> None:
         self._generator = generator
-        self._lock = threading.Lock()
         self._report: Report | None = None
-        self._asked_at = -FRESH_SECONDS
-        self._probing: threading.Thread | None = None
+        self._backends = _Probe(self._look_at_backends, FRESH_SECONDS)
+        self._log = _Probe(generator.log.check, LOG_FRESH_SECONDS)
 
     def report(self) -> Report:
         """Return the state of the service, at most about two seconds old, or as old as one hanging probe."""
-        probe = self._current_probe()
-        probe.join(PATIENCE_SECONDS if self._report else PROBE_SECONDS + 1)
-        return self._log_report() or self._report or Report("unhealthy", "the backends have not answered yet")
+        if self._generator.log.failure:
+            self._log.wait(PATIENCE_SECONDS)
+        log = self._log_report()
+        if log and log.status == "unhealthy":
+            return log
+        self._backends.wait(PATIENCE_SECONDS if self._report else PROBE_SECONDS + 1)
+        backends = self._report or Report("unhealthy", "the backends have not answered yet")
+        return log if log and backends.status == "healthy" else backends
 
     def _log_report(self) -> Report | None:
         log = self._generator.log
@@ -52,19 +58,7 @@ class Health:
             return Report("unhealthy", log.failure)
         return Report("degraded", f"{log.failure} ({log.failures} lines went to stderr)")
 
-    def _current_probe(self) -> threading.Thread:
-        with self._lock:
-            stale = time.monotonic() - self._asked_at > FRESH_SECONDS
-            if self._probing is None or (stale and not self._probing.is_alive()):
-                self._asked_at = time.monotonic()
-                self._probing = threading.Thread(target=self._probe, name="llm-api-health", daemon=True)
-                self._probing.start()
-            return self._probing
-
-    def _probe(self) -> None:
-        log = self._generator.log
-        if log.failure:
-            log.check()
+    def _look_at_backends(self) -> None:
         self._report = self._backends_report()
 
     def _backends_report(self) -> Report:
@@ -76,6 +70,28 @@ class Health:
                 return Report("degraded" if first else "healthy", first)
             reasons.append(f"{backend.name}: {reason}")
         return Report("unhealthy", "; ".join(reasons))
+
+
+class _Probe:
+    """Runs `look` in a thread, one at a time and no more than once in `seconds`."""
+
+    def __init__(self, look: Callable[[], object], seconds: float) -> None:
+        self._look = look
+        self._seconds = seconds
+        self._lock = threading.Lock()
+        self._begun = 0.0
+        self._thread: threading.Thread | None = None
+
+    def wait(self, seconds: float) -> None:
+        """Begin to look if that is due, and wait so long for the end."""
+        with self._lock:
+            due = time.monotonic() - self._begun > self._seconds
+            if self._thread is None or (due and not self._thread.is_alive()):
+                self._begun = time.monotonic()
+                self._thread = threading.Thread(target=self._look, name="llm-api-health", daemon=True)
+                self._thread.start()
+            thread = self._thread
+        thread.join(seconds)
 
 
 def _trouble(backend: Backend) -> str | None:

@@ -66,8 +66,8 @@ class RequestLog:
     def check(self) -> None:
         """Try whether lines can be written again, as far as that shows without writing one; update `failure`."""
         try:
-            with self.exclusive():
-                _try_space(self.path)
+            with self.exclusive() as file:
+                _try_space(self.path, os.fstat(file).st_size)
         except OSError as error:
             self.failure = self._reason(error)
         else:
@@ -84,7 +84,8 @@ class RequestLog:
         self.failures += 1
         if self._settings.log_required:
             raise LogUnavailable(f"the request can't be logged, so it is not answered: {self.failure}") from error
-        sys.stderr.write(line)
+        with suppress(OSError):  # it may be a file on the same full disk
+            sys.stderr.write(line)
 
     def _reason(self, error: OSError) -> str:
         return f"{self.path.name} can't be written: {os.strerror(error.errno) if error.errno else error}"
@@ -195,11 +196,16 @@ def _names(path: Path, file: int) -> bool:
         return False
 
 
-def _try_space(path: Path) -> None:
-    """Write a file of its own beside the log: nothing that is not a request's line may stand in it."""
+def _try_space(path: Path, size: int) -> None:
+    """Write into a file beside the log, as far from its start, since there may be a limit on a file's size too.
+
+    Not into the log: nothing that is not a request's line may stand there.
+    """
     probe = path.with_name(path.name + ".probe")
     try:
-        probe.write_bytes(bytes(PROBE_BYTES))
+        with probe.open("wb") as file:
+            file.seek(size)
+            file.write(bytes(PROBE_BYTES))
     finally:
         probe.unlink(missing_ok=True)
 

@@ -1,0 +1,32 @@
+"""Figure 1: workers that are killed at random moments."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from .loads import Load, Service, count, figure, kill_workers, tally
+
+
+@pytest.mark.parametrize("arguments", [(), ("--preload",)], ids=["each worker loads", "preload"])
+def test_killed_workers(serve: Callable[..., Service], arguments: tuple[str, ...]) -> None:
+    """Every answer that a client has whole has exactly one line, whenever workers get kill -9, streams too."""
+    kills = count(40, 1000)
+    service = serve(*arguments, LLM_BACKEND="stub", WEB_CONCURRENCY=3, THREADS=4)
+    with Load(service, clients=6) as load:
+        kill_workers(service, load, kills)
+        load.wait_for(1)
+    assert service.generate("the next line mends what the last kill left").ok
+
+    found = tally([answer.request_id for answer in load.answers], service.log)
+    streams = sum(answer.stream for answer in load.answers)
+    mended = service.log.with_name("log.jsonl.torn")
+    repairs = mended.read_bytes().count(b"\n") if mended.exists() else 0
+    figure(
+        1,
+        f"{' '.join(arguments)} {kills} kills, {len(load.answers)} answers ({streams} streams), {found}, "
+        f"{len(load.broken)} answers cut, {repairs} repairs".strip(),
+    )
+    assert not load.refused()
+    assert not found

@@ -1,0 +1,89 @@
+"""Figure 7: the service stopped and reloaded with requests in flight."""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+import signal
+import socket
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from .loads import Load, Service, count, eventually, figure, tally
+from .upstreams import OPENAI, TEXT, UNTIL_CLOSED, Peer, Script, Upstream
+
+IN_FLIGHT = 12
+
+
+def test_sigterm(serve: Callable[..., Service], behind: Callable[[Script], Upstream]) -> None:
+    """Twelve requests and streams that are in flight at SIGTERM are delivered and logged."""
+    go_on = threading.Event()
+
+    def slow(peer: Peer) -> None:
+        if peer.wish["stream"]:
+            peer.send(UNTIL_CLOSED + OPENAI.pieces[0])
+        assert go_on.wait(60)
+        peer.send(b"".join(OPENAI.pieces[1:]) + OPENAI.end if peer.wish["stream"] else UNTIL_CLOSED + OPENAI.whole)
+
+    far_end = behind(slow)
+    service = serve(WEB_CONCURRENCY=2, **OPENAI.settings(far_end))
+    with ThreadPoolExecutor(IN_FLIGHT) as clients:
+        asked = [clients.submit(service.generate, "Hi", stream=number % 2 == 0) for number in range(IN_FLIGHT)]
+        try:
+            eventually(lambda: far_end.asked == IN_FLIGHT)
+            service.signal(signal.SIGTERM)
+            eventually(lambda: not _takes_connections(service))
+        finally:
+            go_on.set()
+        answers = [future.result() for future in asked]
+    assert service.process.wait(30) == 0
+
+    delivered = [answer for answer in answers if answer.ok and answer.text == TEXT]
+    found = tally([answer.request_id for answer in answers], service.log)
+    logged = service.lines(status="ok")
+    figure(7, f"SIGTERM with {IN_FLIGHT} in flight: {len(delivered)} delivered, {len(logged)} logged, {found}")
+    assert (len(delivered), len(logged)) == (IN_FLIGHT, IN_FLIGHT)
+    assert not found
+
+
+def _takes_connections(service: Service) -> bool:
+    """The port stays open until the last worker has ended, so whether one is accepted shows in an answer only."""
+    with socket.create_connection(("127.0.0.1", service.port), timeout=5) as sock:
+        sock.sendall(b"GET /health/live HTTP/1.1\r\nHost: faults\r\n\r\n")
+        sock.settimeout(1)
+        try:
+            return bool(sock.recv(1))
+        except TimeoutError:
+            return False
+
+
+@pytest.mark.parametrize("backend", ["stub", "openai"])
+def test_reloads(serve: Callable[..., Service], behind: Callable[[Script], Upstream], backend: str) -> None:
+    """No request and no stream fails when the service is reloaded under load."""
+    requests = count(300, 1500)
+
+    def leisurely(peer: Peer) -> None:
+        over.wait(random.uniform(0, 0.1))
+        peer.send(UNTIL_CLOSED + (OPENAI.stream if peer.wish["stream"] else OPENAI.whole))
+
+    over = threading.Event()
+    settings = {"LLM_BACKEND": "stub"} if backend == "stub" else OPENAI.settings(behind(leisurely))
+    service = serve(WEB_CONCURRENCY=2, **settings)
+    with Load(service, clients=8) as load:
+        for _ in range(3):
+            load.wait_for(requests // 6)
+            old = set(service.workers())
+            service.signal(signal.SIGHUP)
+            load.wait_for(requests // 6)
+            eventually(lambda old=old: old.isdisjoint(service.workers()) and service.workers())
+    over.set()
+
+    found = tally([answer.request_id for answer in load.answers], service.log)
+    failed = [*load.broken, *(f"{answer.status} {json.dumps(answer.objects)}" for answer in load.refused())]
+    figure(7, f"3 reloads over {backend}: {len(failed)} of {len(load.answers) + len(load.broken)} failed, {found}")
+    assert not failed, (failed[:5], re.sub(r"(?m)^.*Booting.*$", "", service.output())[-3000:])
+    assert not found
