@@ -10,6 +10,7 @@ from flask import Flask
 from flask.testing import FlaskClient
 
 from llm_api import Settings, create_app
+from llm_api.backends import Backend
 
 
 @pytest.fixture
@@ -32,6 +33,19 @@ def make_app(log_path: Path) -> Callable[..., Flask]:
 def make_client(make_app: Callable[..., Flask]) -> Callable[..., FlaskClient]:
     """As `make_app`, but return a client of the app."""
     return lambda **settings: make_app(**settings).test_client()
+
+
+@pytest.fixture
+def serve(monkeypatch: pytest.MonkeyPatch, make_client: Callable[..., FlaskClient]) -> Callable[..., FlaskClient]:
+    """Return a maker of clients whose chain is the given backends."""
+
+    def make(first: Backend, *others: Backend, **settings: Any) -> FlaskClient:
+        known = {backend.name: backend for backend in (first, *others)}
+        monkeypatch.setattr("llm_api.generator.make_backend", lambda name, settings: known[name])
+        names = tuple(backend.name for backend in others)
+        return make_client(**{"llm_backend": first.name, "llm_fallback": names} | settings)
+
+    return make
 
 
 @pytest.fixture

@@ -69,19 +69,6 @@ class Fake(Backend):
 Serve = Callable[..., FlaskClient]
 
 
-@pytest.fixture
-def serve(monkeypatch: pytest.MonkeyPatch, make_client: Serve) -> Serve:
-    """Return a maker of clients whose chain is the given backends."""
-
-    def make(first: Backend, *others: Backend, **settings: Any) -> FlaskClient:
-        known = {backend.name: backend for backend in (first, *others)}
-        monkeypatch.setattr("llm_api.generator.make_backend", lambda name, settings: known[name])
-        names = tuple(backend.name for backend in others)
-        return make_client(**{"llm_backend": first.name, "llm_fallback": names} | settings)
-
-    return make
-
-
 def ask(client: FlaskClient, **body: Any) -> TestResponse:
     return client.post("/generate", json={"prompt": "x"} | body)
 

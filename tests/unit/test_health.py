@@ -65,18 +65,6 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 Serve = Callable[..., FlaskClient]
 
 
-@pytest.fixture
-def serve(monkeypatch: pytest.MonkeyPatch, make_client: Serve) -> Serve:
-    """Return a maker of clients whose chain is the given backends."""
-
-    def make(*chain: Backend, **settings: Any) -> FlaskClient:
-        known = {backend.name: backend for backend in chain}
-        monkeypatch.setattr("llm_api.generator.make_backend", lambda name, settings: known[name])
-        return make_client(llm_backend=chain[0].name, llm_fallback=tuple(known)[1:], **settings)
-
-    return make
-
-
 def health(client: FlaskClient) -> tuple[int, str, str | None]:
     answer = client.get("/health")
     body = answer.get_json()

@@ -58,18 +58,6 @@ class Fake(Backend):
         return [self.model]
 
 
-@pytest.fixture
-def serve(monkeypatch: pytest.MonkeyPatch, make_client: Serve) -> Serve:
-    """Return a maker of clients whose chain is the given backends."""
-
-    def make(*chain: Backend, **settings: Any) -> FlaskClient:
-        known = {backend.name: backend for backend in chain}
-        monkeypatch.setattr("llm_api.generator.make_backend", lambda name, settings: known[name])
-        return make_client(llm_backend=chain[0].name, llm_fallback=tuple(known)[1:], **settings)
-
-    return make
-
-
 def end(
     client: FlaskClient, body: dict[str, Any], log_lines: LogLines, *, leave_after: int | None = None
 ) -> dict[str, Any]:
