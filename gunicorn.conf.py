@@ -31,6 +31,8 @@ keepalive = 0
 # (give it graceful_timeout + 10 s). `timeout` bounds the worker's own loop here, not a request.
 graceful_timeout = math.ceil(settings.request_timeout) + 10
 timeout = 60
+# gunicorn would take SCRIPT_NAME from whoever speaks from this machine, nginx for its clients too.
+forwarder_headers = ""
 # A model that is loaded before the fork hangs in the worker.
 preload_app = False
 # All gunicorns of a user would share one control socket.

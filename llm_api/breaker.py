@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 
 FAILURES = 5
@@ -12,6 +13,7 @@ class Breaker:
     """One backend's, in one process. Open after 5 failures in a row, for 10 s; then one request may try."""
 
     def __init__(self) -> None:
+        self._lock = threading.Lock()
         self._failures = 0
         self._open_until = 0.0
 
@@ -21,10 +23,11 @@ class Breaker:
 
     def admit(self) -> float:
         """As `open_for`; where a trial is due, admit this request and keep the others out until it has ended."""
-        left = self.open_for()
-        if not left and self._failures >= FAILURES:
-            self._open_until = time.monotonic() + OPEN_SECONDS
-        return left
+        with self._lock:
+            left = self.open_for()
+            if not left and self._failures >= FAILURES:
+                self._open_until = time.monotonic() + OPEN_SECONDS
+            return left
 
     def succeeded(self) -> None:
         """Close."""
@@ -33,6 +36,13 @@ class Breaker:
 
     def failed(self) -> None:
         """Count a failure; open at the fifth in a row."""
-        self._failures += 1
-        if self._failures >= FAILURES:
-            self._open_until = time.monotonic() + OPEN_SECONDS
+        with self._lock:
+            self._failures += 1
+            if self._failures >= FAILURES:
+                self._open_until = time.monotonic() + OPEN_SECONDS
+
+    def abandoned(self) -> None:
+        """A request ended before its backend could show how it is; if it was the trial, the next one may be."""
+        with self._lock:
+            if self._failures >= FAILURES:
+                self._open_until = 0.0

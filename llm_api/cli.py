@@ -103,7 +103,14 @@ as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON, for 
 
 
 @logs.command()
-@click.option("-n", "--lines", default=10, show_default=True, help="How many of the last requests to begin with.")
+@click.option(
+    "-n",
+    "--lines",
+    type=click.IntRange(min=0),
+    default=10,
+    show_default=True,
+    help="How many of the last requests to begin with.",
+)
 @click.option("-f", "--follow", "following", is_flag=True, help="Go on with each new one, over rotation.")
 @as_json
 def tail(lines: int, following: bool, as_json: bool) -> None:

@@ -2,7 +2,8 @@
 
 `requests` bounds each read of a socket, never the whole, and a thread that waits for a silent upstream does not
 see its own client leave. So one watchdog thread a process looks at every running request twenty times a second and
-stops what it waits for: at the deadline, or when the client's socket is hung up.
+stops what it waits for: at the deadline, or when the client's socket is hung up. A client that does not read its answer
+is cut off a little later.
 """
 
 from __future__ import annotations
@@ -13,11 +14,13 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from .errors import ClientGone, TimedOut
 
 TICK = 0.05
+# What a client has after the deadline to read what is there, before it is cut off: it holds a thread meanwhile.
+READ_SECONDS = 5.0
 # Linux says so when the peer has closed its side; elsewhere poll() reports only the full close (POLLHUP).
 HANG_UP = getattr(select, "POLLRDHUP", 0)
 
@@ -30,7 +33,18 @@ class Deadline:
         self._until = self._end
         self._stop: Callable[[], object] | None = None
         self._gone = False
+        self._kept = False
         self.client = client
+
+    def keep(self) -> None:
+        """Watch the client until `release`: one that does not read its answer in time is cut off."""
+        self._kept = True
+        _watchdog.add(self)
+
+    def release(self) -> None:
+        """End what `keep` began."""
+        self._kept = False
+        _watchdog.remove(self)
 
     def remaining(self) -> float:
         """Return the seconds left for what runs now, never less than 0."""
@@ -43,7 +57,7 @@ class Deadline:
     def check(self) -> None:
         """Raise ClientGone or TimedOut if the request is over."""
         if self._gone:
-            raise ClientGone("the client went away before the answer was complete")
+            raise ClientGone
         if self.remaining() <= 0:
             raise TimedOut("no complete answer within the time a request may take (REQUEST_TIMEOUT)")
 
@@ -65,8 +79,9 @@ class Deadline:
         try:
             yield
         finally:
-            _watchdog.remove(self)
             self._stop = None
+            if not self._kept:
+                _watchdog.remove(self)
 
     def wait(self, seconds: float) -> None:
         """Sleep; raise ClientGone or TimedOut when the request ends first."""
@@ -84,6 +99,14 @@ class Deadline:
         """Stop what runs now, if anything does."""
         if stop := self._stop:
             stop()
+
+    def enforce(self) -> None:
+        """Stop what is over; some seconds later, cut off a client that has not read the end."""
+        if self.remaining() <= 0:
+            self.stop()
+        if self.client and time.monotonic() > self._end + READ_SECONDS:
+            with suppress(OSError):
+                self.client.shutdown(socket.SHUT_RDWR)
 
 
 class _Watchdog:
@@ -120,8 +143,7 @@ class _Watchdog:
     def _inspect(self, running: set[Deadline]) -> None:
         clients = {fd: deadline for deadline in running if (fd := _descriptor(deadline.client)) >= 0}
         for deadline in running:
-            if deadline.remaining() <= 0:
-                deadline.stop()
+            deadline.enforce()
         for fd in _hung_up(clients):
             clients[fd].hung_up()
 

@@ -198,6 +198,9 @@ class ClientGone(LLMAPIError):
     type = "client_error"
     code = "client_gone"
 
+    def __init__(self, message: str = "the client went away before the answer was complete") -> None:
+        super().__init__(message)
+
 
 class LogUnavailable(LLMAPIError):
     status = 503
@@ -205,7 +208,10 @@ class LogUnavailable(LLMAPIError):
 
 
 class InternalError(LLMAPIError):
-    pass
+    """What nobody foresaw; `stack_of` tells the error output where."""
+
+    def __init__(self, message: str = "something broke inside the service; its error output says more") -> None:
+        super().__init__(message)
 
 
 def stack_of(error: BaseException) -> str:

@@ -30,6 +30,7 @@ from .errors import (
     LLMAPIError,
     ParameterDropped,
     RequestError,
+    TimedOut,
     stack_of,
 )
 from .record import Record
@@ -55,10 +56,6 @@ class Generator:
         names = dict.fromkeys((settings.llm_backend, *settings.llm_fallback))
         self.chain = [(make_backend(name, settings), Breaker()) for name in names]
 
-    def start(self, record: Record, deadline: Deadline) -> Exchange:
-        """Return the exchange that leads `record` to its line in the log."""
-        return Exchange(self, record, deadline)
-
 
 class Exchange:
     """One request's life. Open it once, iterate it once, close it always."""
@@ -70,6 +67,7 @@ class Exchange:
         self._source: PythonGenerator[Chunk] | None = None
         self._chunks: Iterator[Chunk] = iter(())
         self._written = False
+        deadline.keep()
 
     def open(self, request: GenerationRequest) -> None:
         """Find a backend that answers. On return the first chunk is there; without `stream`, the whole answer.
@@ -125,7 +123,7 @@ class Exchange:
         """End with an error. Return the one to answer with: another if even the line could not be written."""
         if not isinstance(error, LLMAPIError):
             logger.error("request %s met an unexpected %s", self.record.request_id, stack_of(error))
-            error = InternalError("something broke inside the service; its error output says more")
+            error = InternalError()
         error.redact(self._generator.settings.redact)
         try:
             status = "aborted" if isinstance(error, ClientGone) else "error"
@@ -136,10 +134,11 @@ class Exchange:
 
     def close(self) -> None:
         """End whatever has not ended: the client left before the last chunk."""
+        self._deadline.release()
         if self._source:
             self._source.close()
         if not self._written:
-            self.fail(ClientGone("the client went away before the answer was complete"), 200)
+            self.fail(ClientGone(), 200)
 
     def _end(self, status: str, http_status: int, error: LLMAPIError | None = None) -> None:
         if not self._written:
@@ -194,22 +193,28 @@ class Exchange:
 
 def _to_its_end(stream: Iterator[Chunk], breaker: Breaker, deadline: Deadline) -> PythonGenerator[Chunk]:
     """Pass an answer on, and tell the breaker how it went. Raises InvalidAnswer where it stops before its end."""
+    begun = False
+    tell = breaker.abandoned
     try:
         for chunk in stream:
+            begun = True
             if chunk.finish_reason:
-                breaker.succeeded()
+                tell = breaker.succeeded
                 yield chunk
                 return
             yield chunk
         deadline.check()
         raise InvalidAnswer("the answer ended before it was complete")
     except BackendError as error:
-        if error.trips:
-            breaker.failed()
+        # a stream that is late after its beginning may have had a slow reader
+        slow_reader = begun and isinstance(error, TimedOut)
+        tell = breaker.failed if error.trips and not slow_reader else breaker.succeeded
         raise
     except RequestError:
-        breaker.succeeded()
+        tell = breaker.succeeded
         raise
+    finally:
+        tell()
 
 
 def _pause(retry_after: float | None, retries: int) -> float:

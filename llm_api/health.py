@@ -41,8 +41,7 @@ class Health:
 
     def report(self) -> Report:
         """Return the state of the service, at most about two seconds old, or as old as one hanging probe."""
-        if self._generator.log.failure:
-            self._log.wait(PATIENCE_SECONDS)
+        self._log.wait(PATIENCE_SECONDS)
         log = self._log_report()
         if log and log.status == "unhealthy":
             return log

@@ -17,14 +17,16 @@ by itself; with LOG_REQUIRED=false the line goes to stderr instead, and is count
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
+import logging
 import os
 import sys
 import threading
 import time
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -35,6 +37,8 @@ from .errors import LogUnavailable
 
 LOCK_SECONDS = 2.0
 PROBE_BYTES = 65_536
+
+logger = logging.getLogger(__name__)
 
 
 class RequestLog:
@@ -50,6 +54,7 @@ class RequestLog:
         self._settings = settings
         self._lock = threading.Lock()
         self._file: int | None = None
+        self._close: Callable[[], object] = _nothing
         _logs.add(self)
 
     def append(self, record: Mapping[str, Any]) -> None:
@@ -59,19 +64,25 @@ class RequestLog:
             with self.exclusive() as file:
                 self._append(file, line.encode("ascii"))
         except OSError as error:
-            self._failed(line, error)
+            self._failed(error)
+            self.failures += 1
+            if self._settings.log_required:
+                raise LogUnavailable(f"the request can't be logged, so it is not answered: {self.failure}") from error
+            with suppress(OSError):  # it may be a file on the same full disk
+                sys.stderr.write(line)
         else:
-            self.failure = None
+            self._works()
 
     def check(self) -> None:
-        """Try whether lines can be written again, as far as that shows without writing one; update `failure`."""
+        """Try whether lines can be written, as far as that shows without writing one; update `failure`."""
         try:
             with self.exclusive() as file:
-                _try_space(self.path, os.fstat(file).st_size)
+                if self.failure:
+                    _try_space(self.path, os.fstat(file).st_size)
         except OSError as error:
-            self.failure = self._reason(error)
+            self._failed(error)
         else:
-            self.failure = None
+            self._works()
 
     def is_torn(self) -> bool:
         """Return whether the last line has no end, while nobody is writing it. Raises OSError."""
@@ -79,16 +90,17 @@ class RequestLog:
             size = os.fstat(file).st_size
             return size > 0 and os.pread(file, 1, size - 1) != b"\n"
 
-    def _failed(self, line: str, error: OSError) -> None:
-        self.failure = self._reason(error)
-        self.failures += 1
-        if self._settings.log_required:
-            raise LogUnavailable(f"the request can't be logged, so it is not answered: {self.failure}") from error
-        with suppress(OSError):  # it may be a file on the same full disk
-            sys.stderr.write(line)
+    def _failed(self, error: OSError) -> None:
+        symlink = "it is a symbolic link; name the file itself in LOG_FILE"
+        why = symlink if error.errno == errno.ELOOP else os.strerror(error.errno) if error.errno else str(error)
+        if not self.failure:
+            logger.error("%s can't be written: %s", self.path, why)
+        self.failure = f"{self.path.name} can't be written: {why}"
 
-    def _reason(self, error: OSError) -> str:
-        return f"{self.path.name} can't be written: {os.strerror(error.errno) if error.errno else error}"
+    def _works(self) -> None:
+        if self.failure:
+            logger.warning("%s can be written again", self.path)
+        self.failure = None
 
     def _append(self, file: int, line: bytes) -> None:
         size = _mended_size(file, self.path)
@@ -145,10 +157,11 @@ class RequestLog:
         while True:
             if self._file is None:
                 self._file = _open(self.path)
+                self._close = weakref.finalize(self, os.close, self._file)
             _flock(self._file, give_up)
             if _names(self.path, self._file):
                 return self._file
-            os.close(self._file)
+            self._close()
             self._file = None
 
     def _unlock(self) -> None:
@@ -157,7 +170,13 @@ class RequestLog:
 
     def _forget_descriptor(self) -> None:
         self._lock = threading.Lock()
+        self._close()  # the child's copy; the parent's lock stays
+        self._close = _nothing
         self._file = None
+
+
+def _nothing() -> None:
+    pass
 
 
 _logs: weakref.WeakSet[RequestLog] = weakref.WeakSet()

@@ -30,6 +30,9 @@ from .health import Health
 from .record import Record
 from .schemas import GenerateSchema
 
+# Seconds; what an upstream asks for may be any number.
+MAX_RETRY_AFTER = 3600
+
 blueprint = Blueprint("llm_api", __name__)
 
 
@@ -57,9 +60,14 @@ def exchange(operation: str) -> Callable[[Callable[[Exchange], Response]], Calla
         def run() -> Response:
             started = _start(operation)
             try:
-                return view(started)
+                response = view(started)
             except Exception as error:
-                raise started.fail(error) from error
+                failure = started.fail(error)
+                started.close()
+                raise failure from error
+            # Not left to a stream's own end: closing a generator that was never started runs none of it.
+            response.call_on_close(started.close)
+            return response
 
         return run
 
@@ -70,7 +78,7 @@ def _start(operation: str) -> Exchange:
     settings = service().settings
     record = Record(settings, operation, request_id(), request.remote_addr)
     client = request.environ.get("gunicorn.socket") or request.environ.get("werkzeug.socket")
-    return service().generator.start(record, Deadline(settings.request_timeout, client))
+    return Exchange(service().generator, record, Deadline(settings.request_timeout, client))
 
 
 @blueprint.post("/generate")
@@ -127,7 +135,7 @@ def answer_error(error: Exception) -> Response:
     if isinstance(error, HTTPException):
         return http_error_response(error)
     current_app.logger.error("request %s met an unexpected %s", request_id(), stack_of(error))
-    return error_response(InternalError("something broke inside the service; its error output says more"))
+    return error_response(InternalError())
 
 
 def error_response(error: LLMAPIError) -> Response:
@@ -135,9 +143,10 @@ def error_response(error: LLMAPIError) -> Response:
     body: dict[str, object] = {"error": error.public(), "request_id": request_id()}
     if isinstance(error, ValidationFailed):
         body["fields"] = error.fields
-    response = _json(body, error.status)
+    # a client that left while it sent its request may have closed one direction only
+    response = _json(body, 400 if isinstance(error, ClientGone) else error.status)
     if error.status in (429, 503):
-        response.headers["Retry-After"] = str(max(1, round(error.retry_after or 1)))
+        response.headers["Retry-After"] = str(round(min(max(1, error.retry_after or 1), MAX_RETRY_AFTER)))
     return response
 
 
@@ -174,7 +183,7 @@ def read_body(limit: int) -> dict[str, object]:
     if len(body) > limit:
         raise _too_large(limit)
     if len(body) < (request.content_length or 0):
-        raise MalformedBody("the body is shorter than its Content-Length")
+        raise ClientGone("the client went away before its request was complete")
     return strict_json.loads(body)
 
 
@@ -199,8 +208,6 @@ def _stream(exchange: Exchange, details: bool) -> Response:
     response = Response(_lines(exchange, details), mimetype="application/x-ndjson", headers=_who(exchange))
     response.headers["X-Accel-Buffering"] = "no"
     response.headers["Cache-Control"] = "no-cache"
-    # Not left to the generator's own end: closing one that was never started runs none of it.
-    response.call_on_close(exchange.close)
     return response
 
 

@@ -12,6 +12,7 @@ from .types import GenerationRequest, Message, ResponseFormat
 
 # A field that is not known may have any name.
 MAX_NAME_CHARS = 100
+MAX_SHOWN = 20
 
 
 class StrictInteger(fields.Field[int]):
@@ -117,7 +118,7 @@ class GenerateSchema(Schema):
 
 
 def _failed(wrong: Mapping[str, Any]) -> ValidationFailed:
-    shown = {name[:MAX_NAME_CHARS]: messages for name, messages in wrong.items()}
+    shown = {name[:MAX_NAME_CHARS]: wrong[name] for name in sorted(wrong)[:MAX_SHOWN]}
     name, messages = next(iter(shown.items()))
-    more = f" (and {len(shown) - 1} more)" if len(shown) > 1 else ""
+    more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
     return ValidationFailed(f"{name}: {' '.join(map(str, messages))}{more}", param=name, fields=shown)

@@ -58,8 +58,8 @@ class Usage:
     def __post_init__(self) -> None:
         """Raise TypeError on anything else: it comes from outside."""
         for count in (self.input_tokens, self.output_tokens):
-            if count is not None and type(count) is not int:
-                raise TypeError(f"a count of tokens is a whole number, not {type(count).__name__}")
+            if count is not None and (type(count) is not int or not 0 <= count < 2**53):
+                raise TypeError("a count of tokens is a whole number")
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,7 +30,7 @@ from ..types import Chunk, GenerationRequest
 from .base import Backend
 from .replies import Reply, error_for, in_shape, json_object, split_lines
 
-MAX_ANSWER_BYTES = 32 * 1024 * 1024
+MAX_ANSWER_BYTES = 16 * 1024 * 1024
 READ_BYTES = 65_536
 
 T = TypeVar("T")

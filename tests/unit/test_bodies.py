@@ -321,8 +321,8 @@ def test_a_body_that_breaks_off_is_no_bug_of_ours(
     environ = environ | {"wsgi.input": Broken(error)}
     answer = make_client().post("/generate", content_type="application/json", environ_overrides=environ)
     (line,) = log_lines()
-    assert 400 <= answer.status_code < 500
-    assert line["http_status"] == answer.status_code
+    # 499 stands for a client that left; one that only closed its sending half can still read a 400
+    assert (answer.status_code, line["http_status"]) in [(400, 400), (400, 499)]
     assert line["error"]["code"] == answer.get_json()["error"]["code"] in ("malformed_json", "client_gone")
     assert (line["status"] == "aborted") == (line["error"]["code"] == "client_gone")
     assert [r for r in caplog.records if r.levelno >= logging.ERROR] == []

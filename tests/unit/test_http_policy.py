@@ -357,12 +357,12 @@ def test_compressed_answer(
 @every_provider
 @pytest.mark.parametrize("status", [200, 500])
 def test_too_large_an_answer(make_client: Make, far_end: RequestsMock, provider: Provider, status: int) -> None:
-    """Over 32 MiB nothing more is read, of errors as of answers."""
+    """Over 16 MiB nothing more is read, of errors as of answers."""
     body = json.dumps(provider.answer("Hello")).encode() + b" " * MAX_ANSWER_BYTES
     far_end.post(provider.url, body=body, status=status)
     reply = generate(make_client(**provider.settings))
     assert (reply.status_code, error_of(reply)["code"]) == (502, "invalid_answer" if status == 200 else "server_error")
-    assert ("33,554,432 bytes" in error_of(reply)["message"]) == (status == 200)
+    assert ("16,777,216 bytes" in error_of(reply)["message"]) == (status == 200)
 
 
 def test_too_large_a_stream(make_client: Make, far_end: RequestsMock, log_lines: Log) -> None:

@@ -7,6 +7,7 @@ import gzip
 import json
 import os
 import select
+import signal
 import stat
 import subprocess
 import sys
@@ -178,7 +179,13 @@ class Tail:
     def __init__(self, log: Path, *arguments: str) -> None:
         words = command("tail", "-f", "--json", *arguments)
         self.process = subprocess.Popen(
-            words, cwd=ROOT, env=environment(log), stdout=subprocess.PIPE, stderr=subprocess.PIPE
+            words,
+            cwd=ROOT,
+            env=environment(log),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            # a shell starts what runs in its background with this signal ignored
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
         assert self.process.stdout
         self._output = self.process.stdout.fileno()

@@ -49,7 +49,7 @@ def run(code: str, *args: object) -> str:
         timeout=60,
         check=False,
     )
-    assert (ended.returncode, ended.stderr) == (0, "")
+    assert (ended.returncode, "Traceback" in ended.stderr) == (0, False), ended.stderr
     return ended.stdout
 
 
