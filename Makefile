@@ -10,7 +10,7 @@ run: $(VENV)/.run
 	@if [ ! -f .env ]; then export LLM_BACKEND="$${LLM_BACKEND:-huggingface}"; fi; exec $(BIN)/gunicorn wsgi:app
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	FLASK_SKIP_DOTENV=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 # Kills, full disks, rotation, held locks; FAULTS=full takes the counts of a proof, some 20 minutes.
 test-faults: $(VENV)/.dev

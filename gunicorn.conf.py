@@ -17,6 +17,14 @@ except ConfigError as error:
 
 local_model = settings.hf_mode == "local" and "huggingface" in (settings.llm_backend, *settings.llm_fallback)
 
+
+
+def when_ready(server):  # type: ignore[no-untyped-def]  # gunicorn has no types
+    """Say at the start who will answer."""
+    chain = ", then ".join(dict.fromkeys((settings.llm_backend, *settings.llm_fallback)))
+    server.log.info("Answers come from %s; log: %s", chain, settings.log_file)
+
+
 bind = settings.bind
 # Each worker would load a copy of a local model; its engine serves several requests at once as it is.
 workers = settings.web_concurrency or (1 if local_model else 2)

@@ -7,6 +7,7 @@ counts as not set. `env.example`, the README's table and `/config` are tested ag
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import os
 import re
 from collections.abc import Callable, Mapping
@@ -239,9 +240,25 @@ def _sources(env_file: str | Path | None) -> list[Mapping[str, str]]:
         return [os.environ]
     try:
         # utf-8-sig: a byte order mark would become part of the first name
+        _check_lines(Path(env_file).read_text("utf-8-sig"), env_file)
         return [os.environ, RepositoryEnv(env_file, encoding="utf-8-sig").data]
     except UnicodeDecodeError:
         raise ConfigError(f"{env_file} is not UTF-8 text: save it as UTF-8") from None
+    except OSError as error:
+        raise ConfigError(f"{env_file} can't be read: {os.strerror(error.errno or 0)}") from None
+
+
+def _check_lines(text: str, env_file: str | Path) -> None:
+    """Refuse what would be passed over in silence: a line that sets nothing, and a name that is nearly one of ours."""
+    known = {field.name.upper() for field in dataclasses.fields(Settings)}
+    for number, line in enumerate(text.splitlines(), 1):
+        name = line.partition("=")[0].strip()
+        if not name or name.startswith("#"):
+            continue
+        if "=" not in line or not re.fullmatch(r"\w+", name):
+            raise ConfigError(f"{env_file}, line {number}: write NAME=value, without export")
+        if name not in known and (close := difflib.get_close_matches(name, known, 1, 0.85)):
+            raise ConfigError(f"{env_file}, line {number}: {name} is no setting, did you mean {close[0]}?")
 
 
 def _read(field: Field, sources: list[Mapping[str, str]]) -> Any:

@@ -116,7 +116,8 @@ def show_stats(stats: Stats, as_json: bool) -> None:
 
 def _backends_table(stats: Stats) -> Table:
     table = _table("backend", "requests", "errors", "aborted", "fallbacks", "p50 ms", "p95 ms", "p99 ms", "tokens/s")
-    for name, group in [*sorted(stats.backends.items()), ("all", stats.total)]:
+    refused = [("(refused)", stats.refused)] if stats.refused.requests else []
+    for name, group in [*sorted(stats.backends.items()), *refused, ("all", stats.total)]:
         table.add_row(printable(name), *_cells(group))
     return table
 

@@ -41,7 +41,10 @@ class Distribution:
 
 @dataclass
 class Group:
-    """Some requests: one backend's, one stretch of time's, or all."""
+    """Some requests: those a backend was to answer, one stretch of time's, or all.
+
+    `latency` in milliseconds, and tokens, are of the answers that the group itself gave.
+    """
 
     requests: int = 0
     errors: int = 0
@@ -52,12 +55,15 @@ class Group:
     generating_ms: float = 0.0
     latency: Distribution = field(default_factory=Distribution)
 
-    def add(self, record: Record) -> None:
-        """Count one request. Only answers count for latency and tokens: a refusal is fast for other reasons."""
+    def asked(self, record: Record) -> None:
+        """Count a request that came for this group, and how it ended."""
         self.requests += 1
         self.errors += record.get("status") == "error"
         self.aborted += record.get("status") == "aborted"
         self.fallbacks += bool(record.get("fallback"))
+
+    def answered(self, record: Record) -> None:
+        """Count an answer of this group; a failure is fast or slow for other reasons."""
         if record.get("status") == "ok":
             self.latency.add(record["duration_ms"])
             self.input_tokens += record.get("input_tokens") or 0
@@ -91,10 +97,15 @@ class Group:
 
 
 class Stats:
-    """The numbers of all requests, by backend, and by time: 24 stretches from `since` to `until` (Unix seconds)."""
+    """The numbers of all requests, by backend, and by time: 24 stretches from `since` to `until` (Unix seconds).
+
+    A request counts for the backend that was configured, its time and tokens for the one that answered; one that was
+    refused before any was asked counts as `refused`.
+    """
 
     def __init__(self, since: float, until: float) -> None:
         self.backends: defaultdict[str, Group] = defaultdict(Group)
+        self.refused = Group()
         self.slots = [Group() for _ in range(SLOTS)]
         self._since = since
         self._width = max(until - since, 1e-3) / SLOTS
@@ -102,16 +113,24 @@ class Stats:
     def count(self, records: Iterable[Record]) -> None:
         """Count the records."""
         for record in records:
-            name = record.get("backend") or record.get("requested_backend") or "unknown"
-            slot = min(max(int((record["timestamp"] - self._since) / self._width), 0), SLOTS - 1)
-            self.backends[name].add(record)
-            self.slots[slot].add(record)
+            asked, answering = self._groups(record)
+            slot = self.slots[min(max(int((record["timestamp"] - self._since) / self._width), 0), SLOTS - 1)]
+            asked.asked(record)
+            slot.asked(record)
+            answering.answered(record)
+            slot.answered(record)
+
+    def _groups(self, record: Record) -> tuple[Group, Group]:
+        if record.get("status") == "error" and not record.get("attempts"):
+            return self.refused, self.refused
+        asked = record.get("requested_backend") or record.get("backend") or "unknown"
+        return self.backends[asked], self.backends[record.get("backend") or asked]
 
     @property
     def total(self) -> Group:
         """All requests."""
         total = Group()
-        for group in self.backends.values():
+        for group in (*self.backends.values(), self.refused):
             total.merge(group)
         return total
 
@@ -119,6 +138,7 @@ class Stats:
         """Return all of it; `over_time` has the Unix time each stretch begins at."""
         return {
             "total": self.total.numbers(),
+            "refused": self.refused.numbers(),
             "backends": {name: group.numbers() for name, group in sorted(self.backends.items())},
             "over_time": [
                 {"timestamp": round(self._since + number * self._width, 3), **slot.numbers()}

@@ -8,7 +8,7 @@ from typing import Any
 from ..deadline import Deadline
 from ..errors import LLMAPIError, QuotaExhausted, RequestRefused
 from ..types import Chunk, GenerationRequest, Usage
-from .http import HttpBackend, missing_key
+from .http import HttpBackend
 from .openai import listed_ids, stream_error
 from .replies import Reply, error_for, event_data, json_object
 
@@ -38,12 +38,9 @@ class Claude(HttpBackend):
         return self.settings.claude_base_url
 
     def headers(self) -> dict[str, str]:
-        headers = {"anthropic-version": self.settings.claude_version}
-        if self.settings.claude_api_key:
-            headers["x-api-key"] = self.settings.claude_api_key
-        elif self.base_url == self.settings.default("claude_base_url"):
-            raise missing_key(self.name, "CLAUDE_API_KEY")
-        return headers
+        official = self.base_url == self.settings.default("claude_base_url")
+        key = self.key(self.settings.claude_api_key, "CLAUDE_API_KEY", official)
+        return {"anthropic-version": self.settings.claude_version} | ({"x-api-key": key} if key else {})
 
     def payload(self, request: GenerationRequest) -> dict[str, Any]:
         fields: dict[str, Any] = {

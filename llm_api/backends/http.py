@@ -62,6 +62,14 @@ class HttpBackend(Backend):
     def pieces(self, lines: Iterator[bytes]) -> Iterator[Chunk]:
         """Translate a stream; may raise KeyError and its like on a wrong shape."""
 
+    def key(self, key: str | None, variable: str, official: bool) -> str | None:
+        """Return `key`. Raises NotConfigured without one, unless it is a server of one's own that may need none."""
+        if key or not official:
+            return key
+        raise NotConfigured(
+            f"{self.name} needs a key: put {variable}=... into .env, or export {variable} where the service is started"
+        )
+
     def error(self, reply: Reply, payload: Mapping[str, Any] | None, deadline: Deadline) -> LLMAPIError:
         """Translate an error reply to `payload`; a provider with more than a status to go by says so here."""
         return error_for(self.name, reply)
@@ -125,13 +133,6 @@ class HttpBackend(Backend):
         session.mount("http://", adapter)
         session.mount("https://", adapter)
         return session
-
-
-def missing_key(backend: str, variable: str) -> NotConfigured:
-    """Return the error for a key that is not set, with the two ways to set it."""
-    return NotConfigured(
-        f"{backend} needs a key: put {variable}=... into .env, or export {variable} where the service is started"
-    )
 
 
 def _failure(backend: str, error: Exception) -> BackendError:

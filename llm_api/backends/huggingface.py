@@ -7,8 +7,7 @@ from typing import Any
 
 from ..deadline import Deadline
 from ..errors import LLMAPIError, ModelNotFound
-from .http import missing_key
-from .openai import OpenAIWire
+from .openai import OpenAIWire, bearer
 from .replies import Reply, error_for
 
 DEFAULT_MODEL = "openai/gpt-oss-20b"
@@ -26,11 +25,8 @@ class HuggingFaceCloud(OpenAIWire):
         return self.settings.hf_base_url
 
     def headers(self) -> dict[str, str]:
-        if self.settings.hf_api_key:
-            return {"Authorization": f"Bearer {self.settings.hf_api_key}"}
-        if self.base_url == self.settings.default("hf_base_url"):
-            raise missing_key("Hugging Face's cloud", "HF_API_KEY")
-        return {}
+        official = self.base_url == self.settings.default("hf_base_url")
+        return bearer(self.key(self.settings.hf_api_key, "HF_API_KEY", official))
 
     def error(self, reply: Reply, payload: Mapping[str, Any] | None, deadline: Deadline) -> LLMAPIError:
         if reply.status == 400 and reply.code == "model_not_supported":

@@ -188,18 +188,20 @@ class LlamaCpp:
         fields |= {"stream": True, "stream_options": {"include_usage": True}}
 
         def produce(output: _Output[dict[str, Any]]) -> None:
-            self._server.handle_chat_completions(fields, output.put)
+            try:
+                self._server.handle_chat_completions(fields, output.put)
+            except ValueError as error:  # a schema that it can't make a grammar of
+                raise RequestRefused("the engine can't take this request", detail=str(error)) from None
 
-        try:
-            yield from read_deltas(self._name, self._events(_in_thread(produce, deadline)))
-        except ValueError as error:
-            detail = str(error)
-            raise RequestRefused("the engine can't take this request", param="response_format", detail=detail) from None
+        yield from read_deltas(self._name, self._events(_in_thread(produce, deadline)))
 
     def _events(self, events: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
         for event in events:
-            if "n_ctx" in (event.get("error") or {}):
-                raise _too_long(event["error"]["n_prompt_tokens"], event["error"]["n_ctx"])
+            error = event.get("error") or {}
+            if "n_ctx" in error:
+                raise _too_long(error["n_prompt_tokens"], error["n_ctx"])
+            if error.get("code") == 400:
+                raise RequestRefused("the engine refused the request", detail=error.get("message"))
             event["model"] = self._name
             yield event
 

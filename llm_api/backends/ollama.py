@@ -50,11 +50,8 @@ class Ollama(HttpBackend):
 
     def whole(self, body: dict[str, Any]) -> Chunk:
         usage = Usage(body.get("prompt_eval_count"), body.get("eval_count"))
-        message = body["message"]
-        finish = (
-            "length" if body.get("done_reason") == "length" else "tool_calls" if message.get("tool_calls") else "stop"
-        )
-        return Chunk(message["content"], finish if body["done"] else None, usage, body.get("model"))
+        finish = _finish_reason(body) if body["done"] else None
+        return Chunk(body["message"]["content"], finish, usage, body.get("model"))
 
     def pieces(self, lines: Iterator[bytes]) -> Iterator[Chunk]:
         for line in filter(None, lines):
@@ -86,6 +83,12 @@ class Ollama(HttpBackend):
         return ModelNotFound(
             f"ollama has no model {model!r}: pull it with `ollama pull {model}` (pulled: {pulled})", param="model"
         )
+
+
+def _finish_reason(body: Mapping[str, Any]) -> str:
+    if body["message"].get("tool_calls"):
+        return "tool_calls"
+    return "length" if body.get("done_reason") == "length" else "stop"
 
 
 def _tagged(model: str) -> str:

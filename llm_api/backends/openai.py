@@ -12,7 +12,7 @@ from ..deadline import Deadline
 from ..errors import LLMAPIError, Overloaded, ParameterDropped, QuotaExhausted, RequestRefused, ServerError
 from ..types import Chunk, GenerationRequest, ResponseFormat, Usage
 from .base import cut_at_stop
-from .http import HttpBackend, missing_key
+from .http import HttpBackend
 from .replies import Reply, error_for, error_object, event_data, json_object
 
 # providers.md, table 1.3; the last three are what Hugging Face's older servers say.
@@ -69,11 +69,7 @@ class OpenAI(OpenAIWire):
         return self.settings.openai_base_url
 
     def headers(self) -> dict[str, str]:
-        if self.settings.openai_api_key:
-            return {"Authorization": f"Bearer {self.settings.openai_api_key}"}
-        if self._is_official:
-            raise missing_key(self.name, "OPENAI_API_KEY")
-        return {}
+        return bearer(self.key(self.settings.openai_api_key, "OPENAI_API_KEY", self._is_official))
 
     def stream(self, request: GenerationRequest, deadline: Deadline) -> Iterator[Chunk]:
         sent = "stop" in self.payload(request)
@@ -137,6 +133,11 @@ def _rename(fields: dict[str, Any], name: str, new_name: str | None) -> None:
         value = fields.pop(name)
         if new_name:
             fields[new_name] = value
+
+
+def bearer(key: str | None) -> dict[str, str]:
+    """Return the header that carries a key, if there is one."""
+    return {"Authorization": f"Bearer {key}"} if key else {}
 
 
 def chat_fields(request: GenerationRequest) -> dict[str, Any]:

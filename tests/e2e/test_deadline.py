@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -216,3 +217,18 @@ def test_whole_answer_in_each_framing(start: Callable[..., tuple[Service, Upstre
     service, _ = start(answer, WEB_CONCURRENCY=1)
 
     assert [service.generate("Hello").body for _ in range(3)] == [{"response": "Once upon"}] * 3
+
+
+def test_client_that_does_not_read_is_cut_off(serve: Callable[..., Service], behind: Behind) -> None:
+    """An answer that nobody reads holds its thread no longer than some seconds after the deadline."""
+    body = WHOLE["openai"].replace(b"Once upon", b"x" * 12_000_000)
+    upstream = behind(lambda peer: peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body)))
+    settings = SETTINGS["openai"](upstream.address)
+    service = serve(**settings, REQUEST_TIMEOUT=TIMEOUT, THREADS=1, WEB_CONCURRENCY=1)
+    with socket.socket() as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        client.connect(("127.0.0.1", service.port))
+        head = b"POST /generate HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 15\r\n\r\n"
+        client.sendall(head + b'{"prompt": "x"}')
+        assert client.recv(1)
+        assert service.get("/health/live").status == 200

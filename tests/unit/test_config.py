@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -442,3 +443,30 @@ def test_gunicorns_settings_are_ours(start: Start, environ: dict[str, str], expe
     code = f"import runpy; c = runpy.run_path('gunicorn.conf.py'); print(*map(c.get, '{names}'.split(', ')))"
     ended = start("-c", code, **environ)
     assert (ended.stdout, ended.stderr) == (expected + "\n", "")
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("LLM_BACKED=stub", "line 2: LLM_BACKED is no setting, did you mean LLM_BACKEND?"),
+        ("LLM_BACKEND stub", "line 2: write NAME=value, without export"),
+        ("export LLM_BACKEND=stub", "line 2: write NAME=value, without export"),
+    ],
+)
+def test_a_line_that_would_do_nothing_ends_the_start(tmp_path: Path, line: str, words: str) -> None:
+    """A slip in .env is named, with its line, instead of being passed over."""
+    (tmp_path / ".env").write_text(f"# a comment\n{line}\nMY_OWN=1\n")
+    with pytest.raises(ConfigError, match=re.escape(words)):
+        Settings.load(tmp_path / ".env")
+
+
+def test_an_env_file_that_cannot_be_read_ends_the_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A .env of somebody else's is an error that says so."""
+
+    def refuse(*_: object) -> str:
+        raise PermissionError(13, "Permission denied")
+
+    (tmp_path / ".env").write_text("LLM_BACKEND=stub")
+    monkeypatch.setattr(Path, "read_text", refuse)
+    with pytest.raises(ConfigError, match="can't be read: Permission denied"):
+        Settings.load(tmp_path / ".env")

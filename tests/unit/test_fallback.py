@@ -17,6 +17,7 @@ from llm_api.errors import (
     BadCredentials,
     CircuitOpen,
     InvalidAnswer,
+    LLMAPIError,
     ModelNotFound,
     NotConfigured,
     Overloaded,
@@ -485,3 +486,41 @@ def test_the_stub_answers_for_a_backend_that_is_not_there(make_client: Callable[
     answer = ask(make_client(llm_backend="ollama", llm_fallback=("stub",), ollama_url="http://127.0.0.1:1"))
     assert answer.get_json()["response"].startswith("[stub]")
     assert (answer.headers["X-LLM-Backend"], answer.headers["X-LLM-Fallback"]) == ("stub", "unreachable")
+
+
+@pytest.mark.parametrize("trial", [ModelNotFound("m"), RateLimited("m"), RequestRefused("m")], ids=lambda e: e.code)
+def test_a_trial_that_is_answered_closes_the_breaker(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch, trial: LLMAPIError
+) -> None:
+    """A backend that refuses one request serves: what comes after the trial is not kept from it."""
+    one = Fake("one", *[Unreachable("m")] * 5, trial)
+    client = serve(one)
+    for _ in range(5):
+        ask(client)
+    assert ask(client).json["error"]["code"] == "circuit_open"
+    now = time.monotonic()
+    monkeypatch.setattr("llm_api.breaker.time.monotonic", lambda: now + 11)
+    assert ask(client).json["error"]["code"] == trial.code
+    assert ask(client).json == {"response": "one"}
+
+
+def test_a_trial_whose_client_leaves_lets_the_next_try(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A trial that shows nothing keeps nobody out."""
+    one = Fake("one", *[Unreachable("m")] * 5)
+    client = serve(one)
+    for _ in range(5):
+        ask(client)
+    now = time.monotonic()
+    monkeypatch.setattr("llm_api.breaker.time.monotonic", lambda: now + 11)
+    gone = client.post("/generate", json={"prompt": "x", "stream": True}, buffered=False)
+    gone.close()
+    assert ask(client).json == {"response": "one"}
+
+
+def test_slow_readers_do_not_open_the_breaker(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stream that is late after its first piece says nothing against the backend: its client may be slow."""
+    one = Fake("one", *[[Chunk("x"), TimedOut("m")]] * 6)
+    client = serve(one)
+    for _ in range(6):
+        assert ask(client, stream=True).text.endswith('"done": true}\n')
+    assert ask(client).json == {"response": "one"}

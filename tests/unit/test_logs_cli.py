@@ -344,6 +344,21 @@ def test_stats_counts_all_and_each_backend(counted: tuple[list[dict[str, Any]], 
         check_group([r for r in records if r["requested_backend"] == name], group)
 
 
+def test_stats_shows_how_often_the_configured_backend_failed(logs: Run, log_path: Path) -> None:
+    """Fallbacks count for who was configured, times for who answered, refusals for nobody."""
+    fallen = {"requested_backend": "ollama", "backend": "stub", "fallback": True, "duration_ms": 1.0}
+    refused = {"backend": None, "attempts": [], "status": "error", "http_status": 422, "duration_ms": 0.1}
+    own = line(3, backend="ollama", requested_backend="ollama", duration_ms=500.0)
+    write(log_path, [*(line(n, **fallen) for n in range(3)), own, line(4, **refused)])
+    numbers = json.loads(answered(logs("stats", "--json")))
+    ollama, stub = numbers["backends"]["ollama"], numbers["backends"]["stub"]
+    assert (ollama["requests"], ollama["errors"], ollama["fallback_share"]) == (4, 0, 0.75)
+    assert ollama["p50_ms"] == pytest.approx(500, rel=0.01)
+    assert (stub["requests"], stub["fallbacks"], stub["p50_ms"]) == (0, 0, pytest.approx(1, rel=0.01))
+    assert (numbers["refused"]["requests"], numbers["refused"]["errors"], numbers["total"]["requests"]) == (1, 1, 5)
+    assert re.search(r"\(refused\) +1 +1", answered(logs("stats")))
+
+
 def test_stats_counts_over_time(counted: tuple[list[dict[str, Any]], dict[str, Any]]) -> None:
     """The stretches follow each other from the first record to the last, and each has its own requests."""
     records, numbers = counted
