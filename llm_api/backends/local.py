@@ -191,17 +191,17 @@ class LlamaCpp:
             try:
                 self._server.handle_chat_completions(fields, output.put)
             except ValueError as error:  # a schema that it can't make a grammar of
-                raise RequestRefused("the engine can't take this request", detail=str(error)) from None
+                raise _refused(str(error), request) from None
 
-        yield from read_deltas(self._name, self._events(_in_thread(produce, deadline)))
+        yield from read_deltas(self._name, self._events(_in_thread(produce, deadline), request))
 
-    def _events(self, events: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    def _events(self, events: Iterator[dict[str, Any]], request: GenerationRequest) -> Iterator[dict[str, Any]]:
         for event in events:
             error = event.get("error") or {}
             if "n_ctx" in error:
                 raise _too_long(error["n_prompt_tokens"], error["n_ctx"])
             if error.get("code") == 400:
-                raise RequestRefused("the engine refused the request", detail=error.get("message"))
+                raise _refused(error.get("message"), request)
             event["model"] = self._name
             yield event
 
@@ -307,6 +307,11 @@ def _sampling(request: GenerationRequest) -> dict[str, Any]:
         return {"do_sample": False}
     wanted = {"temperature": request.temperature, "top_p": request.top_p}
     return {"do_sample": True} | {name: value for name, value in wanted.items() if value is not None}
+
+
+def _refused(detail: str | None, request: GenerationRequest) -> RequestRefused:
+    param = "response_format" if request.response_format else None
+    return RequestRefused("the engine can't take this request", param=param, detail=detail)
 
 
 def _too_long(tokens: int, context: int) -> RequestRefused:

@@ -146,9 +146,10 @@ def test_json_object_is_json(smollm2: Service) -> None:
     assert isinstance(json.loads(reply.body["response"]), dict)
 
 
-def test_schema_that_is_none_is_refused(smollm2: Service) -> None:
-    """A schema that the engine can't read is the client's mistake: 400, and no stub answers."""
-    reply = smollm2.generate("Hello", response_format={"type": "no such type"})
+@pytest.mark.parametrize("schema", [{"type": "no such type"}, {"type": "string", "minLength": 1_000_000_000}])
+def test_schema_that_is_none_is_refused(smollm2: Service, schema: dict[str, object]) -> None:
+    """A schema that the engine can't use is the client's mistake: 400, and no stub answers."""
+    reply = smollm2.generate("Hello", response_format=schema)
 
     assert reply.status == 400
     assert reply.body["error"]["param"] == "response_format"
