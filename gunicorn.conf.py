@@ -18,7 +18,6 @@ except ConfigError as error:
 local_model = settings.hf_mode == "local" and "huggingface" in (settings.llm_backend, *settings.llm_fallback)
 
 
-
 def when_ready(server):  # type: ignore[no-untyped-def]  # gunicorn has no types
     """Say at the start who will answer."""
     chain = ", then ".join(dict.fromkeys((settings.llm_backend, *settings.llm_fallback)))
