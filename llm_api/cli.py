@@ -138,11 +138,12 @@ def _last(files: list[Path], live: IO[bytes] | None, count: int) -> list[bytes]:
 @as_json
 def search(as_json: bool, **wanted: Any) -> None:
     """Show the requests that fit all the options."""
-    found = Wanted(**wanted)
-    for line in read_lines(all_files()):
-        record = parse(line.data)
-        if record and found.has(record):
-            show_line(line.data, as_json)
+    files, found = all_files(), Wanted(**wanted)
+    with progress(files, hidden=sys.stdout.isatty()) as advance:
+        for line in read_lines(files, advance):
+            record = parse(line.data)
+            if record and found.has(record):
+                show_line(line.data, as_json)
 
 
 @logs.command()
@@ -202,12 +203,13 @@ def export(kind: str, output: IO[str], **wanted: Any) -> None:
 
     csv is for spreadsheets: control characters are replaced, and what would be a formula gets an apostrophe.
     """
-    found = Wanted(**wanted)
-    records = (r for r in read_records(read_lines(all_files())) if found.has(r))
-    if kind == "csv":
-        write_csv(records, output)
-    else:
-        output.writelines(json_text(record) + "\n" for record in records)
+    files, found = all_files(), Wanted(**wanted)
+    with progress(files, hidden=output.isatty()) as advance:
+        records = (r for r in read_records(read_lines(files, advance)) if found.has(r))
+        if kind == "csv":
+            write_csv(records, output)
+        else:
+            output.writelines(json_text(record) + "\n" for record in records)
 
 
 def settings() -> Settings:
@@ -225,11 +227,11 @@ def all_files() -> list[Path]:
 
 
 @contextmanager
-def progress(files: list[Path]) -> Iterator[Callable[[int], object]]:
-    """Show a bar over the bytes of `files` while it takes, if a person is looking."""
+def progress(files: list[Path], hidden: bool = False) -> Iterator[Callable[[int], object]]:
+    """Show a bar over the bytes of `files` while it takes, if a person is looking and it is not to be `hidden`."""
     from rich.console import Console  # not above: the service itself has no use for it
     from rich.progress import Progress
 
-    with Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as shown:
+    with Progress(console=Console(stderr=True), transient=True, disable=hidden or not sys.stderr.isatty()) as shown:
         task = shown.add_task("reading the log", total=sum(file.stat().st_size for file in files))
         yield lambda done: shown.advance(task, done)
