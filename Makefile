@@ -12,7 +12,7 @@ run: $(VENV)/.run
 test: $(VENV)/.dev
 	FLASK_SKIP_DOTENV=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
-# Kills, full disks, rotation, held locks; FAULTS=full takes the counts of a proof, some 20 minutes.
+# Kills, full disks, rotation, held locks; FAULTS=full takes the counts of a proof, in some six minutes.
 test-faults: $(VENV)/.dev
 	$(BIN)/python -m pytest tests/faults -s
 
