@@ -3,6 +3,7 @@
 import math
 import sys
 from pathlib import Path
+from typing import Any
 
 here = Path(__file__).parent
 sys.path.insert(0, str(here))
@@ -18,7 +19,7 @@ except ConfigError as error:
 local_model = settings.hf_mode == "local" and "huggingface" in (settings.llm_backend, *settings.llm_fallback)
 
 
-def when_ready(server):  # type: ignore[no-untyped-def]  # gunicorn has no types
+def when_ready(server: Any) -> None:
     """Say at the start who will answer."""
     chain = ", then ".join(dict.fromkeys((settings.llm_backend, *settings.llm_fallback)))
     server.log.info("Answers come from %s; log: %s", chain, settings.log_file)

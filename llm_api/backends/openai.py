@@ -72,8 +72,10 @@ class OpenAI(OpenAIWire):
         return bearer(self.key(self.settings.openai_api_key, "OPENAI_API_KEY", self._is_official))
 
     def stream(self, request: GenerationRequest, deadline: Deadline) -> Iterator[Chunk]:
-        sent = "stop" in self.payload(request)
-        return cut_at_stop(super().stream(request, deadline), () if sent else request.stop)
+        chunks = super().stream(request, deadline)
+        if not request.stop or "stop" in self.payload(request):
+            return chunks
+        return cut_at_stop(chunks, request.stop)
 
     def payload(self, request: GenerationRequest) -> dict[str, Any]:
         fields = super().payload(request)

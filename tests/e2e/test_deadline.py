@@ -15,7 +15,7 @@ from .service import Service, eventually
 
 # A tenth of it is kept for the fallback, and the watchdog may be as late as a busy machine makes it.
 TIMEOUT = 2
-# The watchdog looks ten times a second, the machine may be busy.
+# The watchdog looks twenty times a second, the machine may be busy.
 GRACE = 1
 
 Behind = Callable[[Callable[[Peer], None]], Upstream]

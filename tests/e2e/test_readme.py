@@ -14,7 +14,9 @@ README = Path(__file__).parents[2] / "README.md"
 
 def test_curl_and_its_answer(smollm2: Service) -> None:
     """The README's curl line, sent to the model that make run starts, gets the answer that stands below it."""
-    line, answer = re.search(r"```sh\n(curl .*?)```\n\n```json\n(.*?)```", README.read_text(), re.DOTALL).groups()  # type: ignore[union-attr]
+    found = re.search(r"```sh\n(curl .*?)```\n\n```json\n(.*?)```", README.read_text(), re.DOTALL)
+    assert found
+    line, answer = found.groups()
     words = shlex.split(line.replace("http://127.0.0.1:8000", f"http://127.0.0.1:{smollm2.port}").replace("\\\n", ""))
     assert subprocess.run([*words, "-s"], capture_output=True, text=True, check=True).stdout == answer
 
