@@ -5,12 +5,17 @@ translate providers' formats; what crosses the walls are the types, and only vie
 touch requests.
 
     __init__                      create_app
-    routes      cli               the views; flask llm …
-    health      log_show          whether the service can serve; records for a terminal
+    routes      cli               the service's own views; flask llm …
+    openai_routes pages           OpenAI's views; what people look at
+    web         openapi           what all views share; the description of the API
+    health      models            whether the service can serve; which models it has
+    log_show                      records for a terminal
+    openai_schemas                OpenAI's bodies to types
     schemas     generator         bodies to types; one request's life
-                record            what the log says of it
+    record      structured        what the log says of it; answers that must be JSON
     backends/   breaker           the providers; leaving one alone that keeps failing
     request_log deadline          appending a line; stopping what takes too long
+    pump                          reading ahead in a thread
     log_stats                     the numbers of a log
     log_files                     reading its files
     config      strict_json       settings; JSON
@@ -22,13 +27,16 @@ from __future__ import annotations
 from flask import Flask
 from werkzeug.exceptions import HTTPException
 
+from . import routes
 from .cli import llm
 from .config import Settings
 from .generator import Generator
 from .health import Health
+from .models import Models
+from .openai_schemas import ChatSchema, CompletionSchema
 from .request_log import RequestLog
-from .routes import Service, blueprint, http_error_response
 from .schemas import GenerateSchema
+from .web import Service, http_error_answer
 
 __all__ = ["Settings", "create_app"]
 
@@ -41,10 +49,17 @@ def create_app(settings: Settings | None = None) -> Flask:
     settings = settings or Settings.load()
     app = Flask(__name__, static_folder=None)
     generator = Generator(settings, RequestLog(settings))
+    limit = settings.max_prompt_chars
     app.extensions["llm_api"] = Service(
-        settings, generator, Health(generator), GenerateSchema(settings.max_prompt_chars)
+        settings,
+        generator,
+        Health(generator),
+        Models(generator),
+        GenerateSchema(limit),
+        ChatSchema(limit),
+        CompletionSchema(limit),
     )
-    app.register_blueprint(blueprint)
+    app.register_blueprint(routes.blueprint)
     app.cli.add_command(llm)
-    app.register_error_handler(HTTPException, http_error_response)
+    app.register_error_handler(HTTPException, http_error_answer)
     return app

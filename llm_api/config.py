@@ -152,6 +152,7 @@ class Settings:
         "local: a .gguf file, a model folder or a hub name, unset: the packaged SmolLM2-135M-Instruct; "
         "cloud: unset: openai/gpt-oss-20b",
     )
+    hf_system: str = setting("You are a helpful assistant.", TEXT, "local: the system message where a request has none")
     hf_api_key: str | None = setting(
         None, SECRET, "key for Hugging Face's cloud", secret=True, other_names=("HF_TOKEN",)
     )
@@ -172,6 +173,9 @@ class Settings:
     claude_base_url: str = setting("https://api.anthropic.com", URL, "Anthropic, or a server with its wire")
     claude_version: str = setting(
         "2023-06-01", DATE, "anthropic-version header; 2026-10-21 takes no temperature and no top_p"
+    )
+    allow_model_choice: bool = setting(
+        False, BOOLEAN, "true: a request's model may choose any backend of the chain, as openai/gpt-6-luna"
     )
     request_timeout: float = setting(
         120.0, number(float, 0.1, 3600), "seconds one request may take, with retries, fallback and stream"

@@ -6,6 +6,8 @@
     │   ├── BodyTooLarge         413    body_too_large
     │   ├── UnsupportedMedia     415    unsupported_media_type
     │   ├── ValidationFailed     422    validation_failed
+    │   │   └── OpenAIInvalid    400    validation_failed   OpenAI's dialect answers 400
+    │   ├── NoSuchModel          404    model_not_found     not in the lists of the backends
     │   └── RequestRefused       400    the backend's code  a backend says that the request itself is wrong
     │       └── ParameterDropped 400    unsupported_parameter  asked again at once without the parameter
     ├── BackendError                                        falls back; `code` is the reason code
@@ -105,6 +107,15 @@ class ValidationFailed(RequestError):
     def __init__(self, message: str, *, param: str | None, fields: Mapping[str, object]) -> None:
         super().__init__(message, param=param)
         self.fields = fields
+
+
+class OpenAIInvalid(ValidationFailed):
+    status = 400
+
+
+class NoSuchModel(RequestError):
+    status = 404
+    code = "model_not_found"
 
 
 class RequestRefused(RequestError):

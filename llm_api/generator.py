@@ -33,8 +33,10 @@ from .errors import (
     TimedOut,
     stack_of,
 )
+from .pump import Pump
 from .record import Record
 from .request_log import RequestLog
+from .structured import check_answer
 from .types import Chunk, GenerationRequest
 
 # providers.md, section 1.5: what the official SDKs do
@@ -46,6 +48,8 @@ KEPT_FOR_FALLBACK = 0.1
 
 logger = logging.getLogger(__name__)
 
+Link = tuple[Backend, Breaker]
+
 
 class Generator:
     """The backends of one app, each with its breaker, and the log. Shared by all threads."""
@@ -54,7 +58,27 @@ class Generator:
         self.settings = settings
         self.log = log
         names = dict.fromkeys((settings.llm_backend, *settings.llm_fallback))
-        self.chain = [(make_backend(name, settings), Breaker()) for name in names]
+        self.chain: list[Link] = [(make_backend(name, settings), Breaker()) for name in names]
+
+    @property
+    def choices(self) -> list[Backend]:
+        """The backends that a request's `model` may choose."""
+        return [backend for backend, _ in (self.chain if self.settings.allow_model_choice else self.chain[:1])]
+
+    def route(self, request: GenerationRequest) -> tuple[list[Link], GenerationRequest]:
+        """Return the backends to ask, in order, and the request with its model as the first of them calls it."""
+        first, model = self._named(request.model)
+        links = [first, *(link for link in self.chain[1:] if link is not first)]
+        return links if request.fallback else links[:1], dataclasses.replace(request, model=model)
+
+    def _named(self, name: str | None) -> tuple[Link, str | None]:
+        """Read `backend/model`. Any other name, also one with a slash of its own, is a model of the configured one."""
+        if name and name != self.chain[0][0].model:
+            prefix, _, model = name.partition("/")
+            for link, backend in zip(self.chain, self.choices, strict=False):
+                if model and backend.name == prefix:
+                    return link, model
+        return self.chain[0], name
 
 
 class Exchange:
@@ -66,6 +90,7 @@ class Exchange:
         self._deadline = deadline
         self._source: PythonGenerator[Chunk] | None = None
         self._chunks: Iterator[Chunk] = iter(())
+        self._pump: Pump | None = None
         self._written = False
         deadline.keep()
 
@@ -76,7 +101,8 @@ class Exchange:
         wrong, ClientGone or TimedOut.
         """
         self.record.request = request
-        links = self._generator.chain if request.fallback else self._generator.chain[:1]
+        links, request = self._generator.route(request)
+        self.record.requested_backend = links[0][0].name
         failure: BackendError | None = None
         for behind, (backend, breaker) in zip(reversed(range(len(links))), links, strict=True):
             asked = _for_fallback(request) if failure else request
@@ -92,6 +118,16 @@ class Exchange:
                 return
         assert failure, "a chain is never empty"
         raise failure
+
+    def text(self) -> str:
+        """Return the whole answer."""
+        return "".join(chunk.text for chunk in self)
+
+    def beating(self, seconds: float) -> Iterator[Chunk]:
+        """As the exchange itself, with an empty chunk after every `seconds` of silence."""
+        self._pump = Pump(self._chunks, seconds)
+        self._chunks = iter(self._pump)
+        return iter(self)
 
     def __iter__(self) -> Iterator[Chunk]:
         """Yield the chunks; the last one, with the finish reason, only after the line is in the log."""
@@ -135,6 +171,9 @@ class Exchange:
     def close(self) -> None:
         """End whatever has not ended: the client left before the last chunk."""
         self._deadline.release()
+        if self._pump:
+            self._deadline.hung_up()  # what the pump's thread waits for ends
+            self._pump.join()
         if self._source:
             self._source.close()
         if not self._written:
@@ -177,7 +216,10 @@ class Exchange:
         if seconds := breaker.admit():
             raise CircuitOpen(f"{backend.name} keeps failing and is left alone for now", retry_after=seconds)
         self._source = _to_its_end(backend.stream(request, self._deadline), breaker, self._deadline)
-        ready = [next(self._source)] if request.stream else list(self._source)
+        # JSON is checked before any of it leaves, so a stream of it comes at once
+        ready = [next(self._source)] if request.stream and not request.response_format else list(self._source)
+        if request.response_format:
+            check_answer("".join(chunk.text for chunk in ready), request.response_format, self._deadline)
         self._chunks = chain(ready, self._source)
         self.record.backend = backend.name
         self.record.model = next((c.model for c in ready if c.model), request.model or backend.model)

@@ -49,13 +49,17 @@ class LoggedText:
 
 @dataclass
 class Record:
-    """The facts of one request. `operation` is `generate` or `chat`; times are taken from the moment it is made."""
+    """The facts of one request; times are taken from the moment it is made.
+
+    `operation` is `generate`, `chat` (whose texts are `messages`) or `completion`.
+    """
 
     settings: Settings
     operation: str
     request_id: str
     client_ip: str | None = None
     request: GenerationRequest | None = None
+    requested_backend: str | None = None
     backend: str | None = None
     model: str | None = None
     usage: Usage = field(default_factory=Usage)
@@ -94,7 +98,7 @@ class Record:
             "request_id": self.request_id,
             "operation": self.operation,
             "backend": self.backend,
-            "requested_backend": self.settings.llm_backend,
+            "requested_backend": self.requested_backend or self.settings.llm_backend,
             "model": self.model,
             "request_model": request.model if request else None,
             **self._texts(),
@@ -118,7 +122,7 @@ class Record:
     def _texts(self) -> dict[str, Any]:
         if not self.request:
             return {"prompt": None, "system": None, "response": None}
-        said = self._prompt() if self.operation == "generate" else self._messages()
+        said = self._messages() if self.operation == "chat" else self._prompt()
         return said | (self._response.fields("response") if self.backend else {"response": None})
 
     def _prompt(self) -> dict[str, Any]:

@@ -1,214 +1,72 @@
-"""The blueprint: /generate, /health, /config. Only views touch flask.request."""
+"""The blueprint: /generate, /health, /config."""
 
 from __future__ import annotations
 
-import re
 import time
-import uuid
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from functools import wraps
+from collections.abc import Iterator
 
-from flask import Blueprint, Response, current_app, g, request
-from werkzeug.exceptions import ClientDisconnected, HTTPException, RequestEntityTooLarge
+from flask import Blueprint, Response, current_app, request
 
-from . import strict_json
-from .config import Settings
-from .deadline import Deadline
-from .errors import (
-    BodyTooLarge,
-    ClientGone,
-    InternalError,
-    LLMAPIError,
-    MalformedBody,
-    UnsupportedMedia,
-    ValidationFailed,
-    stack_of,
-)
-from .generator import Exchange, Generator
-from .health import Health
-from .record import Record
-from .schemas import GenerateSchema
-
-# Seconds; what an upstream asks for may be any number.
-MAX_RETRY_AFTER = 3600
+from . import openai_routes, pages, strict_json
+from .errors import LLMAPIError
+from .generator import Exchange
+from .openapi import describe
+from .web import answer_error, exchange, json_answer, name_request, read_body, service, stream_answer, who
 
 blueprint = Blueprint("llm_api", __name__)
-
-
-@dataclass(frozen=True)
-class Service:
-    """What the views of one app share."""
-
-    settings: Settings
-    generator: Generator
-    health: Health
-    generate_schema: GenerateSchema
-
-
-def service() -> Service:
-    """Return the current app's service."""
-    shared: Service = current_app.extensions["llm_api"]
-    return shared
-
-
-def exchange(operation: str) -> Callable[[Callable[[Exchange], Response]], Callable[[], Response]]:
-    """Give the view an Exchange for `operation`, and end it with a line in the log when the view raises."""
-
-    def decorate(view: Callable[[Exchange], Response]) -> Callable[[], Response]:
-        @wraps(view)
-        def run() -> Response:
-            started = _start(operation)
-            try:
-                response = view(started)
-            except Exception as error:
-                failure = started.fail(error)
-                started.close()
-                raise failure from error
-            # Not left to a stream's own end: closing a generator that was never started runs none of it.
-            response.call_on_close(started.close)
-            return response
-
-        return run
-
-    return decorate
-
-
-def _start(operation: str) -> Exchange:
-    settings = service().settings
-    record = Record(settings, operation, request_id(), request.remote_addr)
-    client = request.environ.get("gunicorn.socket") or request.environ.get("werkzeug.socket")
-    return Exchange(service().generator, record, Deadline(settings.request_timeout, client))
+blueprint.register_blueprint(openai_routes.blueprint)
+blueprint.register_blueprint(pages.blueprint)
+blueprint.after_request(name_request)
+blueprint.register_error_handler(Exception, answer_error)
 
 
 @blueprint.post("/generate")
 @exchange("generate")
 def generate(exchange: Exchange) -> Response:
-    """Turn a prompt into text."""
-    wish = service().generate_schema.read(read_body(service().settings.max_body_bytes))
+    """Turn a prompt into text.
+
+    The configured backend answers, or the next one of LLM_FALLBACK; the headers say who. With `stream`, NDJSON.
+    """
+    wish = service().generate_schema.read(read_body())
     exchange.open(wish.request)
     if wish.request.stream:
-        return _stream(exchange, wish.details)
-    answer: dict[str, object] = {"response": "".join(chunk.text for chunk in exchange)}
+        return stream_answer(_lines(exchange, wish.details), "application/x-ndjson", exchange)
+    answer: dict[str, object] = {"response": exchange.text()}
     if wish.details:
         answer["details"] = exchange.details()
-    return _json(answer, headers=_who(exchange))
+    return json_answer(answer, headers=who(exchange))
 
 
 @blueprint.get("/health")
 def health() -> Response:
-    """Say whether the backends can serve."""
+    """Say whether the backends can serve. Asks them at most every two seconds, and generates nothing."""
     report = service().health.report()
     body = {"status": report.status, "backend": service().settings.llm_backend, "timestamp": time.time()}
     if report.reason:
         body["reason"] = report.reason
-    return _json(body, 503 if report.status == "unhealthy" else 200)
+    return json_answer(body, 503 if report.status == "unhealthy" else 200)
 
 
 @blueprint.get("/health/live")
 def live() -> Response:
     """Say that the process answers; looks at nothing else."""
-    return _json({"status": "healthy", "backend": service().settings.llm_backend, "timestamp": time.time()})
+    return json_answer({"status": "healthy", "backend": service().settings.llm_backend, "timestamp": time.time()})
+
+
+@blueprint.get("/openapi.json")
+def openapi() -> Response:
+    """Describe the API (OpenAPI 3.1)."""
+    root = (request.script_root + request.path).removesuffix("/openapi.json")
+    return json_answer(describe(current_app, request.blueprints[-1], root, service()))
 
 
 @blueprint.get("/config")
 def config() -> Response:
-    """Show the settings without secrets."""
+    """Show the settings, without secrets."""
     public = service().settings.public()
     first = {"backend": public.pop("llm_backend")}
     first |= {name: public.pop(name) for name in ("ollama_model", "ollama_url", "log_file")}
-    return _json(first | public)
-
-
-@blueprint.after_request
-def name_request(response: Response) -> Response:
-    """Every answer carries its request's id."""
-    response.headers["X-Request-ID"] = request_id()
-    return response
-
-
-@blueprint.errorhandler(Exception)
-def answer_error(error: Exception) -> Response:
-    """Answer any error of these views as JSON; a host's own error pages stay its own."""
-    if isinstance(error, LLMAPIError):
-        return error_response(error)
-    if isinstance(error, HTTPException):
-        return http_error_response(error)
-    current_app.logger.error("request %s met an unexpected %s", request_id(), stack_of(error))
-    return error_response(InternalError())
-
-
-def error_response(error: LLMAPIError) -> Response:
-    """Return the JSON envelope for one of our errors."""
-    body: dict[str, object] = {"error": error.public(), "request_id": request_id()}
-    if isinstance(error, ValidationFailed):
-        body["fields"] = error.fields
-    # a client that left while it sent its request may have closed one direction only
-    response = _json(body, 400 if isinstance(error, ClientGone) else error.status)
-    if error.status in (429, 503):
-        response.headers["Retry-After"] = str(round(min(max(1, error.retry_after or 1), MAX_RETRY_AFTER)))
-    return response
-
-
-def http_error_response(error: HTTPException) -> Response:
-    """Return the JSON envelope for an error of the framework's, keeping its headers (405 has Allow)."""
-    code = re.sub(r"\W+", "_", error.name.lower())
-    kind = "invalid_request_error" if (error.code or 500) < 500 else "server_error"
-    body = {"message": error.description, "type": kind, "code": code, "param": None}
-    kept = [(name, value) for name, value in error.get_headers() if name not in ("Content-Type", "Content-Length")]
-    response = _json({"error": body, "request_id": request_id()}, error.code or 500, dict(kept))
-    response.headers["X-Request-ID"] = request_id()
-    return response
-
-
-def request_id() -> str:
-    """Return this request's id: the client's own, where it is one that is safe to repeat."""
-    if "llm_api_request_id" not in g:
-        said = request.headers.get("X-Request-ID", "")
-        g.llm_api_request_id = said if re.fullmatch(r"[A-Za-z0-9._-]{1,64}", said) else uuid.uuid4().hex
-    known: str = g.llm_api_request_id
-    return known
-
-
-def read_body(limit: int) -> dict[str, object]:
-    """Return the JSON object of the current request, of at most `limit` bytes.
-
-    Raises UnsupportedMedia, BodyTooLarge or MalformedBody.
-    """
-    if request.mimetype != "application/json" or request.mimetype_params.get("charset", "utf-8").lower() != "utf-8":
-        raise UnsupportedMedia("send JSON in UTF-8, with the header Content-Type: application/json")
-    if request.headers.get("Content-Encoding", "identity") != "identity":
-        raise UnsupportedMedia("send the body without Content-Encoding")
-    body = _read_bytes(limit)
-    if len(body) > limit:
-        raise _too_large(limit)
-    if len(body) < (request.content_length or 0):
-        raise ClientGone("the client went away before its request was complete")
-    return strict_json.loads(body)
-
-
-def _read_bytes(limit: int) -> bytes:
-    # One more than allowed: at its limit Werkzeug silently cuts a chunked body, and what is left may be valid.
-    request.max_content_length = limit + 1
-    try:
-        return request.get_data(cache=False)
-    except RequestEntityTooLarge:
-        raise _too_large(limit) from None
-    except ClientDisconnected:
-        raise ClientGone("the client went away before its request was complete") from None
-    except Exception as error:  # each WSGI server has its own errors for a broken chunked body
-        raise MalformedBody(f"the body can't be read ({type(error).__name__})") from error
-
-
-def _too_large(limit: int) -> BodyTooLarge:
-    return BodyTooLarge(f"the body is larger than {limit:,} bytes (MAX_BODY_BYTES)")
-
-
-def _stream(exchange: Exchange, details: bool) -> Response:
-    response = Response(_lines(exchange, details), mimetype="application/x-ndjson", headers=_who(exchange))
-    response.headers["X-Accel-Buffering"] = "no"
-    response.headers["Cache-Control"] = "no-cache"
-    return response
+    return json_answer(first | public)
 
 
 def _lines(exchange: Exchange, details: bool) -> Iterator[str]:
@@ -225,21 +83,3 @@ def _lines(exchange: Exchange, details: bool) -> Iterator[str]:
 
 def _line(value: object) -> str:
     return strict_json.dumps(value) + "\n"
-
-
-def _who(exchange: Exchange) -> dict[str, str]:
-    record = exchange.record
-    headers = {"X-LLM-Backend": record.backend or "", "X-LLM-Model": _header_text(record.model or "")}
-    if record.fallback_reason:
-        headers["X-LLM-Fallback"] = record.fallback_reason
-    return headers
-
-
-def _header_text(text: str) -> str:
-    """A model's name comes from outside; a header takes printable ASCII."""
-    return re.sub(r"[^\x20-\x7e]", "?", text)[:200]
-
-
-def _json(body: object, status: int = 200, headers: dict[str, str] | None = None) -> Response:
-    # Not jsonify: a host application's JSON provider may write it otherwise.
-    return Response(strict_json.dumps(body) + "\n", status, headers, mimetype="application/json")

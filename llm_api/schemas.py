@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 from marshmallow import RAISE, Schema, ValidationError, fields, post_load, validate
 
 from .errors import ValidationFailed
+from .structured import check_schema
 from .types import GenerationRequest, Message, ResponseFormat
 
 # A field that is not known may have any name.
 MAX_NAME_CHARS = 100
 MAX_SHOWN = 20
+MAX_STOPS = 4
+NAME = (validate.Length(1, 200), validate.Regexp(r"[^\x00-\x1f\x7f]+\Z"))
 
 
-class StrictInteger(fields.Field[int]):
+class StrictInteger(fields.Integer):
     """A JSON integer: 40 and 40.0 (JSON Schema counts both), not "40", 40.5 or true."""
 
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> int:
@@ -24,7 +27,7 @@ class StrictInteger(fields.Field[int]):
         return int(value)
 
 
-class StrictFloat(fields.Field[float]):
+class StrictFloat(fields.Float):
     """A JSON number, not "0.5" or true."""
 
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> float:
@@ -33,7 +36,7 @@ class StrictFloat(fields.Field[float]):
         return value
 
 
-class StrictBoolean(fields.Field[bool]):
+class StrictBoolean(fields.Boolean):
     """true or false, not 1 or "true"."""
 
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> bool:
@@ -45,27 +48,53 @@ class StrictBoolean(fields.Field[bool]):
 class Stop(fields.Field[tuple[str, ...]]):
     """A string, or a list of up to four."""
 
+    DESCRIPTION: ClassVar = {
+        "anyOf": [
+            {"type": "string", "minLength": 1},
+            {"type": "array", "items": {"type": "string", "minLength": 1}, "maxItems": MAX_STOPS},
+        ]
+    }
+
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> tuple[str, ...]:
         texts = [value] if isinstance(value, str) else value
-        if not isinstance(texts, list) or len(texts) > 4 or not all(isinstance(t, str) and t for t in texts):
+        if not isinstance(texts, list) or len(texts) > MAX_STOPS or not all(isinstance(t, str) and t for t in texts):
             raise ValidationError("Not a text or a list of up to 4 texts, none of them empty.")
         return tuple(texts)
 
 
-class Format(fields.Field[ResponseFormat]):
+class Format(fields.Field[ResponseFormat | None]):
     """{"type": "json_object"}, {"type": "json_schema", "json_schema": {"schema": {…}}}, or a JSON schema itself."""
 
-    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> ResponseFormat:
+    DESCRIPTION: ClassVar = {"type": "object", "minProperties": 1}
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> ResponseFormat | None:
         if not isinstance(value, dict) or not value:
             raise ValidationError('Not {"type": "json_object"} or a JSON schema.')
-        if value.get("type") == "json_object":
-            return ResponseFormat()
-        if value.get("type") != "json_schema":
-            return ResponseFormat(value)
-        inner = value.get("json_schema")
-        if not isinstance(inner, dict) or not isinstance(inner.get("schema"), dict):
-            raise ValidationError("json_schema needs an object with a schema.")
-        return ResponseFormat(inner["schema"])
+        match value.get("type"):
+            case "text":
+                return None
+            case "json_object":
+                return ResponseFormat()
+            case "json_schema":
+                return _named_schema(value.get("json_schema"))
+        return ResponseFormat(_schema(value))
+
+
+def _named_schema(value: Any) -> ResponseFormat:
+    if not isinstance(value, dict) or not isinstance(value.get("schema"), dict):
+        raise ValidationError("json_schema needs an object with a schema.")
+    name, strict = value.get("name"), value.get("strict")
+    if not isinstance(name, str | None) or not isinstance(strict, bool | None):
+        raise ValidationError("json_schema has a name that is a text, and a strict that is true or false.")
+    return ResponseFormat(_schema(value["schema"]), name, strict)
+
+
+def _schema(value: dict[str, Any]) -> dict[str, Any]:
+    try:
+        check_schema(value)
+    except ValueError as error:
+        raise ValidationError(f"The schema {error}.") from None
+    return value
 
 
 class Wish(NamedTuple):
@@ -75,7 +104,35 @@ class Wish(NamedTuple):
     details: bool
 
 
-class GenerateSchema(Schema):
+class Body(Schema):
+    """What is said in every dialect in the same words."""
+
+    failure: ClassVar[type[ValidationFailed]] = ValidationFailed
+
+    max_tokens = StrictInteger(validate=validate.Range(1, 2**31 - 1))
+    temperature = StrictFloat(validate=validate.Range(0, 2))
+    top_p = StrictFloat(validate=validate.Range(0, 1, min_inclusive=False))
+    stop = Stop(metadata=Stop.DESCRIPTION)
+    seed = StrictInteger(validate=validate.Range(-(2**63), 2**63 - 1))
+    stream = StrictBoolean()
+    fallback = StrictBoolean()
+    response_format = Format(metadata=Format.DESCRIPTION)
+
+    def read(self, body: Mapping[str, Any]) -> Any:
+        """Return what `body` asks for. Raises `failure` with the wrong fields."""
+        try:
+            return self.load(body)
+        except ValidationError as error:
+            raise self._failed(error.messages_dict) from None
+
+    def _failed(self, wrong: Mapping[str, Any]) -> ValidationFailed:
+        shown = {name[:MAX_NAME_CHARS]: wrong[name] for name in sorted(wrong)[:MAX_SHOWN]}
+        name, messages = next(iter(shown.items()))
+        more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
+        return self.failure(f"{_words(name, messages)}{more}", param=name, fields=shown)
+
+
+class GenerateSchema(Body):
     """The body of `POST /generate`; `max_prompt_chars` bounds the prompt and the system message."""
 
     class Meta:
@@ -83,30 +140,14 @@ class GenerateSchema(Schema):
 
     prompt = fields.String(required=True)
     system = fields.String()
-    model = fields.String(validate=[validate.Length(1, 200), validate.Regexp(r"[^\x00-\x1f\x7f]+\Z")])
-    max_tokens = StrictInteger(validate=validate.Range(1, 2**31 - 1))
-    temperature = StrictFloat(validate=validate.Range(0, 2))
-    top_p = StrictFloat(validate=validate.Range(0, 1, min_inclusive=False))
-    stop = Stop()
-    seed = StrictInteger(validate=validate.Range(-(2**63), 2**63 - 1))
-    stream = StrictBoolean()
-    fallback = StrictBoolean()
+    model = fields.String(validate=NAME)
     details = StrictBoolean()
-    response_format = Format()
 
     def __init__(self, max_prompt_chars: int) -> None:
         super().__init__()
         # not appended to: marshmallow's copies of a field share its list
         self.fields["prompt"].validators = [validate.Length(1, max_prompt_chars)]
         self.fields["system"].validators = [validate.Length(0, max_prompt_chars)]
-
-    def read(self, body: Mapping[str, Any]) -> Wish:
-        """Return what `body` asks for. Raises ValidationFailed with the wrong fields."""
-        try:
-            wish: Wish = self.load(body)
-        except ValidationError as error:
-            raise _failed(error.messages_dict) from None
-        return wish
 
     @post_load
     def make_wish(self, data: dict[str, Any], **kwargs: Any) -> Wish:
@@ -117,8 +158,9 @@ class GenerateSchema(Schema):
         return Wish(details=data.pop("details", False), request=GenerationRequest(messages, **data))
 
 
-def _failed(wrong: Mapping[str, Any]) -> ValidationFailed:
-    shown = {name[:MAX_NAME_CHARS]: wrong[name] for name in sorted(wrong)[:MAX_SHOWN]}
-    name, messages = next(iter(shown.items()))
-    more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
-    return ValidationFailed(f"{name}: {' '.join(map(str, messages))}{more}", param=name, fields=shown)
+def _words(where: str, messages: Any) -> str:
+    """`messages[0].content: Not a text.`: where it is nested, marshmallow gives a dict of dicts of lists."""
+    if not isinstance(messages, dict):
+        return f"{where}: {' '.join(map(str, messages))}"
+    inner, deeper = next(iter(messages.items()))
+    return _words(f"{where}[{inner}]" if isinstance(inner, int) else f"{where}.{inner}", deeper)

@@ -17,9 +17,14 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class ResponseFormat:
-    """JSON is wanted: any object, or one that fits `schema` (a JSON Schema)."""
+    """JSON is wanted: any object, or what fits `schema` (a JSON Schema).
+
+    `name` and `strict` are OpenAI's words for its own use; None: not said.
+    """
 
     schema: Mapping[str, Any] | None = None
+    name: str | None = None
+    strict: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)

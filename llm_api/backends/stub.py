@@ -26,7 +26,8 @@ class Stub(Backend):
         said = words[: request.max_tokens]
         usage = Usage(sum(len(m.content.split()) for m in request.messages), len(said))
         finish = "length" if len(said) < len(words) else "stop"
-        return cut_at_stop(iter([*map(Chunk, said), Chunk("", finish, usage)]), request.stop)
+        last = Chunk("", finish, usage, self.model)
+        return cut_at_stop(iter([*(Chunk(word, model=self.model) for word in said), last]), request.stop)
 
     def check(self, deadline: Deadline) -> None:
         pass

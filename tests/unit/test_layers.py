@@ -55,8 +55,8 @@ def test_the_list_names_every_room() -> None:
 
 def test_the_reader_reads() -> None:
     """The list and the imports are understood: some of each that must be there."""
-    assert LAYERS["__init__"] < LAYERS["routes"] < LAYERS["generator"] < LAYERS["backends"] < LAYERS["errors"]
-    assert {"generator", "config", "errors"} <= rooms_imported(PACKAGE / "routes.py")
+    assert LAYERS["__init__"] < LAYERS["web"] < LAYERS["generator"] < LAYERS["backends"] < LAYERS["errors"]
+    assert {"generator", "config", "errors"} <= rooms_imported(PACKAGE / "web.py")
     assert {"llm_api.types.Chunk", "llm_api.backends.base.Backend"} <= set(imports(PACKAGE / "backends" / "stub.py"))
 
 
@@ -75,9 +75,10 @@ def importers(pattern: str) -> set[str]:
 @pytest.mark.parametrize(
     ("pattern", "rooms"),
     [
-        (r"flask\.(request|g)", {"routes"}),
+        (r"flask\.(request|g)", {"routes", "web", "openai_routes", "pages"}),
         (r"(requests|urllib3)(\..*)?", {"backends"}),
-        (r"marshmallow(\..*)?", {"schemas"}),
+        (r"marshmallow(\..*)?", {"schemas", "openai_schemas", "openapi"}),
+        (r"(jsonschema|referencing|regex)(\..*)?", {"structured"}),
         (r"decouple(\..*)?", {"config"}),
         (r"fcntl(\..*)?", {"request_log"}),
         (r"(torch|transformers|xllamacpp)(\..*)?", {"backends"}),

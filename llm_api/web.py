@@ -1,0 +1,197 @@
+"""What all views share: the request's id and body, its Exchange, and answers and errors as JSON."""
+
+from __future__ import annotations
+
+import re
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import wraps
+
+from flask import Response, current_app, g, request
+from werkzeug.exceptions import ClientDisconnected, HTTPException, RequestEntityTooLarge
+
+from . import strict_json
+from .config import Settings
+from .deadline import Deadline
+from .errors import (
+    BackendError,
+    BodyTooLarge,
+    ClientGone,
+    InternalError,
+    LLMAPIError,
+    MalformedBody,
+    UnsupportedMedia,
+    ValidationFailed,
+    stack_of,
+)
+from .generator import Exchange, Generator
+from .health import Health
+from .models import Models
+from .openai_schemas import ChatSchema, CompletionSchema
+from .record import Record
+from .schemas import GenerateSchema
+
+# Seconds; what an upstream asks for may be any number.
+MAX_RETRY_AFTER = 3600
+
+
+@dataclass(frozen=True)
+class Service:
+    """What the views of one app share."""
+
+    settings: Settings
+    generator: Generator
+    health: Health
+    models: Models
+    generate_schema: GenerateSchema
+    chat_schema: ChatSchema
+    completion_schema: CompletionSchema
+
+
+def service() -> Service:
+    """Return the current app's service."""
+    shared: Service = current_app.extensions["llm_api"]
+    return shared
+
+
+def exchange(operation: str) -> Callable[[Callable[[Exchange], Response]], Callable[[], Response]]:
+    """Give the view an Exchange for `operation`, and end it with a line in the log when the view raises."""
+
+    def decorate(view: Callable[[Exchange], Response]) -> Callable[[], Response]:
+        @wraps(view)
+        def run() -> Response:
+            started = _start(operation)
+            try:
+                response = view(started)
+            except Exception as error:
+                failure = started.fail(error)
+                started.close()
+                raise failure from error
+            # Not left to a stream's own end: closing a generator that was never started runs none of it.
+            response.call_on_close(started.close)
+            return response
+
+        return run
+
+    return decorate
+
+
+def _start(operation: str) -> Exchange:
+    settings = service().settings
+    record = Record(settings, operation, request_id(), request.remote_addr)
+    client = request.environ.get("gunicorn.socket") or request.environ.get("werkzeug.socket")
+    return Exchange(service().generator, record, Deadline(settings.request_timeout, client))
+
+
+def request_id() -> str:
+    """Return this request's id: the client's own, where it is one that is safe to repeat."""
+    if "llm_api_request_id" not in g:
+        said = request.headers.get("X-Request-ID", "")
+        g.llm_api_request_id = said if re.fullmatch(r"[A-Za-z0-9._-]{1,64}", said) else uuid.uuid4().hex
+    known: str = g.llm_api_request_id
+    return known
+
+
+def read_body() -> dict[str, object]:
+    """Return the JSON object of the current request, of at most MAX_BODY_BYTES.
+
+    Raises UnsupportedMedia, BodyTooLarge or MalformedBody.
+    """
+    if request.mimetype != "application/json" or request.mimetype_params.get("charset", "utf-8").lower() != "utf-8":
+        raise UnsupportedMedia("send JSON in UTF-8, with the header Content-Type: application/json")
+    if request.headers.get("Content-Encoding", "identity") != "identity":
+        raise UnsupportedMedia("send the body without Content-Encoding")
+    limit = service().settings.max_body_bytes
+    body = _read_bytes(limit)
+    if len(body) > limit:
+        raise _too_large(limit)
+    if len(body) < (request.content_length or 0):
+        raise ClientGone("the client went away before its request was complete")
+    return strict_json.loads(body)
+
+
+def _read_bytes(limit: int) -> bytes:
+    # One more than allowed: at its limit Werkzeug silently cuts a chunked body, and what is left may be valid.
+    request.max_content_length = limit + 1
+    try:
+        return request.get_data(cache=False)
+    except RequestEntityTooLarge:
+        raise _too_large(limit) from None
+    except ClientDisconnected:
+        raise ClientGone("the client went away before its request was complete") from None
+    except Exception as error:  # each WSGI server has its own errors for a broken chunked body
+        raise MalformedBody(f"the body can't be read ({type(error).__name__})") from error
+
+
+def _too_large(limit: int) -> BodyTooLarge:
+    return BodyTooLarge(f"the body is larger than {limit:,} bytes (MAX_BODY_BYTES)")
+
+
+def json_answer(body: object, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    """Return `body` as an answer in JSON."""
+    # Not jsonify: a host application's JSON provider may write it otherwise.
+    return Response(strict_json.dumps(body) + "\n", status, headers, mimetype="application/json")
+
+
+def stream_answer(parts: Iterator[str], mimetype: str, exchange: Exchange) -> Response:
+    """Return `parts` as an answer that no proxy holds back."""
+    response = Response(parts, mimetype=mimetype, headers=who(exchange))
+    response.headers["X-Accel-Buffering"] = "no"
+    response.headers["Cache-Control"] = "no-cache"
+    return response
+
+
+def who(exchange: Exchange) -> dict[str, str]:
+    """Return the headers that say who answers."""
+    record = exchange.record
+    headers = {"X-LLM-Backend": record.backend or "", "X-LLM-Model": _header_text(record.model or "")}
+    if record.fallback_reason:
+        headers["X-LLM-Fallback"] = record.fallback_reason
+    return headers
+
+
+def _header_text(text: str) -> str:
+    """A model's name comes from outside; a header takes printable ASCII."""
+    return re.sub(r"[^\x20-\x7e]", "?", text)[:200]
+
+
+def name_request(response: Response) -> Response:
+    """Give an answer its request's id."""
+    response.headers["X-Request-ID"] = request_id()
+    return response
+
+
+def answer_error(error: Exception) -> Response:
+    """Answer any error of our views as JSON; a host's own error pages stay its own."""
+    if isinstance(error, LLMAPIError):
+        return error_answer(error)
+    if isinstance(error, HTTPException):
+        return http_error_answer(error)
+    current_app.logger.error("request %s met an unexpected %s", request_id(), stack_of(error))
+    return error_answer(InternalError())
+
+
+def error_answer(error: LLMAPIError) -> Response:
+    """Return the JSON envelope for one of our errors."""
+    body: dict[str, object] = {"error": error.public(), "request_id": request_id()}
+    if isinstance(error, ValidationFailed):
+        body["fields"] = error.fields
+    # a client that left while it sent its request may have closed one direction only
+    response = json_answer(body, 400 if isinstance(error, ClientGone) else error.status)
+    if error.status in (429, 503):
+        response.headers["Retry-After"] = str(round(min(max(1, error.retry_after or 1), MAX_RETRY_AFTER)))
+    if isinstance(error, BackendError):
+        # Our own retries are used up; the SDKs' on top of them would make nine of three (providers.md, section 1.5).
+        response.headers["x-should-retry"] = "false"
+    return response
+
+
+def http_error_answer(error: HTTPException) -> Response:
+    """Return the JSON envelope for an error of the framework's, keeping its headers (405 has Allow)."""
+    code = re.sub(r"\W+", "_", error.name.lower())
+    kind = "invalid_request_error" if (error.code or 500) < 500 else "server_error"
+    body = {"message": error.description, "type": kind, "code": code, "param": None}
+    kept = [(name, value) for name, value in error.get_headers() if name not in ("Content-Type", "Content-Length")]
+    response = json_answer({"error": body, "request_id": request_id()}, error.code or 500, dict(kept))
+    return name_request(response)
