@@ -46,7 +46,7 @@ def check_answer(text: str, wanted: ResponseFormat, deadline: Deadline) -> None:
     try:
         value = json.loads(text, parse_constant=_refuse)
     except (ValueError, RecursionError):
-        raise InvalidAnswer("the model's answer is not JSON, or was cut short") from None
+        raise InvalidAnswer("the model's answer is not JSON, or max_tokens cut it short") from None
     if wanted.schema is None:
         if not isinstance(value, dict):
             raise InvalidAnswer("the model's answer is not a JSON object")
