@@ -1,14 +1,26 @@
 """How gunicorn runs the service: gunicorn wsgi:app reads this file by itself."""
 
 import math
+import os
+import shutil
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
 here = Path(__file__).parent
 sys.path.insert(0, str(here))
 
-from llm_api.config import Settings  # noqa: E402  (found only after the line above)
+# The workers' numbers for /metrics meet in files, which must not share a disk that may fill up: a process that can't
+# write to them dies. Made before prometheus_client is imported, which looks for it once, and once for each master:
+# this file is read again at a reload, and by the new one at an upgrade.
+METRICS, OWNER = "PROMETHEUS_MULTIPROC_DIR", "LLM_API_METRICS_OWNER"
+if METRICS not in os.environ or os.environ.get(OWNER, str(os.getpid())) != str(os.getpid()):
+    memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None  # noqa: S108  (mkdtemp's folder is our own)
+    os.environ[METRICS] = tempfile.mkdtemp(prefix="llm-api-metrics-", dir=memory)
+    os.environ[OWNER] = str(os.getpid())
+
+from llm_api.config import Settings  # noqa: E402  (found only after the lines above)
 from llm_api.errors import ConfigError  # noqa: E402
 
 try:
@@ -19,16 +31,38 @@ except ConfigError as error:
 local_model = settings.hf_mode == "local" and "huggingface" in (settings.llm_backend, *settings.llm_fallback)
 
 
+def on_starting(server: Any) -> None:
+    """Begin with no numbers of an earlier run."""
+    for file in Path(os.environ[METRICS]).glob("*.db"):
+        file.unlink()
+
+
 def when_ready(server: Any) -> None:
-    """Say at the start who will answer."""
+    """Say at the start who will answer, and whom."""
     chain = ", then ".join(dict.fromkeys((settings.llm_backend, *settings.llm_fallback)))
     server.log.info("Answers come from %s; log: %s", chain, settings.log_file)
+    if settings.is_public and not settings.api_keys:
+        server.log.warning("EVERYBODY WHO REACHES %s MAY USE THIS SERVICE: set API_KEYS", settings.bind)
+
+
+def child_exit(server: Any, worker: Any) -> None:
+    """Take a dead worker's gauges away: what it was doing is over."""
+    from prometheus_client.multiprocess import mark_process_dead
+
+    mark_process_dead(worker.pid)  # type: ignore[no-untyped-call]
+
+
+def on_exit(server: Any) -> None:
+    """Leave nothing behind, but a folder that was given."""
+    if OWNER in os.environ:
+        shutil.rmtree(os.environ[METRICS], ignore_errors=True)
 
 
 bind = settings.bind
 # Each worker would load a copy of a local model; its engine serves several requests at once as it is.
 workers = settings.web_concurrency or (1 if local_model else 2)
-# Requests wait for backends most of the time; threads are what waits.
+# Requests wait for backends most of the time; threads are what waits. MAX_CONCURRENCY keeps two of them free, which
+# refuse what is too much and answer /health.
 worker_class = "gthread"
 threads = settings.threads
 # A worker takes no more connections than it has threads, so that the other workers get the rest; a connection kept

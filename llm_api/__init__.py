@@ -8,10 +8,13 @@ touch requests.
     routes      cli               the service's own views; flask llm …
     openai_routes pages           OpenAI's views; what people look at
     web         openapi           what all views share; the description of the API
+    doctor                        what is wrong with a deployment
     health      models            whether the service can serve; which models it has
+    limits                        who may ask, and how often
     log_show                      records for a terminal
     openai_schemas                OpenAI's bodies to types
     schemas     generator         bodies to types; one request's life
+    metrics                       what Prometheus is told
     record      structured        what the log says of it; answers that must be JSON
     backends/   breaker           the providers; leaving one alone that keeps failing
     request_log deadline          appending a line; stopping what takes too long
@@ -32,6 +35,7 @@ from .cli import llm
 from .config import Settings
 from .generator import Generator
 from .health import Health
+from .limits import RateLimits
 from .models import Models
 from .openai_schemas import ChatSchema, CompletionSchema
 from .request_log import RequestLog
@@ -55,6 +59,7 @@ def create_app(settings: Settings | None = None) -> Flask:
         generator,
         Health(generator),
         Models(generator),
+        RateLimits(settings),
         GenerateSchema(limit),
         ChatSchema(limit),
         CompletionSchema(limit),

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 
 FAILURES = 5
 OPEN_SECONDS = 10.0
+REMEMBERED_SECONDS = 10.0
 
 
 class Breaker:
@@ -16,6 +18,21 @@ class Breaker:
         self._lock = threading.Lock()
         self._failures = 0
         self._open_until = 0.0
+        self._trouble: tuple[float, str] | None = None
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it has opened, and no request has succeeded since."""
+        return self._failures >= FAILURES
+
+    def remember(self, trouble: str | None) -> None:
+        """Note why the last request was not served, or None where it was."""
+        self._trouble = (time.monotonic(), trouble) if trouble else None
+
+    def recent_trouble(self) -> str | None:
+        """Return why the last request was not served, where that was in the last 10 s."""
+        at, trouble = self._trouble or (-math.inf, None)
+        return trouble if time.monotonic() - at < REMEMBERED_SECONDS else None
 
     def open_for(self) -> float:
         """Return the seconds it stays open; 0 where a request may go through."""

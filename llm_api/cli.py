@@ -1,8 +1,10 @@
-"""`flask llm …`: the log's tools."""
+"""`flask llm …`: the log's tools, keys, the doctor."""
 
 from __future__ import annotations
 
+import hashlib
 import re
+import secrets
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -12,10 +14,10 @@ from pathlib import Path
 from typing import IO, Any, TypeVar
 
 import click
-from flask import current_app
 from flask.cli import AppGroup
 
 from .config import Settings
+from .doctor import examine
 from .log_files import (
     Wanted,
     began,
@@ -34,10 +36,13 @@ from .log_files import verify as find_damage
 from .log_show import curl_line, json_text, show_damage, show_line, show_stats, write_csv
 from .log_stats import Stats
 from .request_log import RequestLog
+from .web import service
 
 llm = AppGroup("llm", help="LLM API.")
 logs = AppGroup("logs", help="Read the log, with what rotation left of it.")
 llm.add_command(logs)
+keys = AppGroup("keys", help="Keys of those who may ask.")
+llm.add_command(keys)
 
 POLL_SECONDS = 0.2
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
@@ -214,7 +219,7 @@ def export(kind: str, output: IO[str], **wanted: Any) -> None:
 
 def settings() -> Settings:
     """Return the settings of the app that the command was started with."""
-    shared: Settings = current_app.extensions["llm_api"].settings
+    shared: Settings = service().settings
     return shared
 
 
@@ -235,3 +240,27 @@ def progress(files: list[Path], hidden: bool = False) -> Iterator[Callable[[int]
     with Progress(console=Console(stderr=True), transient=True, disable=hidden or not sys.stderr.isatty()) as shown:
         task = shown.add_task("reading the log", total=sum(file.stat().st_size for file in files))
         yield lambda done: shown.advance(task, done)
+
+
+@keys.command("new")
+@click.argument("name")
+def new_key(name: str) -> None:
+    """Make a key for NAME: it is shown once, the service needs its hash only."""
+    if not re.fullmatch(r"[\w.@-]{1,64}", name):
+        raise click.BadParameter("a name has up to 64 letters, digits, and . @ _ -")
+    key = f"llm-{secrets.token_urlsafe(32)}"
+    click.echo(f"For {name}, not shown again:  {key}")
+    click.echo(f"Into API_KEYS, with a comma between keys:  {name}:sha256:{hashlib.sha256(key.encode()).hexdigest()}")
+
+
+@llm.command()
+@click.option(
+    "--nginx", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="nginx's site, to check too."
+)
+def doctor(nginx: Path | None) -> None:
+    """Say what is wrong with this deployment, and how to mend it. Exit code 1 where something is."""
+    findings = list(examine(service().generator, nginx))
+    for finding in findings:
+        mend = f"\n         {finding.mend}" if finding.mend and finding.level != "ok" else ""
+        click.echo(f"{finding.level:8} {finding.what}{mend}")
+    sys.exit(any(finding.level == "error" for finding in findings))

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import hashlib
+import ipaddress
 import os
 import re
 from collections.abc import Callable, Mapping
@@ -26,8 +28,18 @@ REDACTED = "[redacted]"
 # A shorter key is more likely to be a placeholder, and to occur in any text.
 MIN_SECRET_CHARS = 8
 Field = dataclasses.Field[Any]
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 BACKENDS = ("ollama", "huggingface", "openai", "claude", "stub")
+
+
+@dataclass(frozen=True)
+class ApiKey:
+    """A key that the service accepts: its name for the log, its SHA-256 in hex, and itself where it stands in clear."""
+
+    name: str
+    sha256: str
+    secret: str | None = dataclasses.field(default=None, repr=False)
 
 
 @dataclass(frozen=True)
@@ -104,6 +116,53 @@ def _parse_chain(text: str) -> tuple[str, ...]:
     return names
 
 
+KEY_ENTRY = re.compile(
+    r"(?:(?!sha256:)(?P<name>[\w.@-]{1,64}):)?"
+    r"(?:sha256:(?P<sha256>[0-9a-fA-F]{64})|(?!sha256:)(?P<secret>[\x21-\x2b\x2d-\x7e]{8,}))"
+)
+
+
+def _parse_keys(text: str) -> tuple[ApiKey, ...]:
+    """`KEY`, `NAME:KEY` or `NAME:sha256:HEX`, with commas between; a key without a name gets a piece of its hash."""
+    keys = [_parse_key(entry.strip()) for entry in text.split(",")]
+    if len({key.name for key in keys}) < len(keys):
+        raise ValueError
+    return tuple(keys)
+
+
+def _parse_key(entry: str) -> ApiKey:
+    found = KEY_ENTRY.fullmatch(entry)
+    if not found:
+        raise ValueError
+    digest = (found["sha256"] or hashlib.sha256(found["secret"].encode()).hexdigest()).lower()
+    return ApiKey(found["name"] or f"key-{digest[:8]}", digest, found["secret"])
+
+
+def _parse_rates(text: str) -> str:
+    if not all(re.fullmatch(r"[1-9]\d{0,8}/(second|minute|hour|day)", rate) for rate in text.split(";")):
+        raise ValueError
+    return text
+
+
+def _parse_storage(text: str) -> str:
+    if text != "memory://" and (urlsplit(text).scheme not in ("redis", "rediss") or not urlsplit(text).hostname):
+        raise ValueError
+    return text
+
+
+def _parse_networks(text: str) -> tuple[Network | None, ...]:
+    """None stands for a unix socket, whose other end has no address."""
+    names = [name.strip() for name in text.split(",")]
+    return tuple(None if name == "unix" else ipaddress.ip_network(name) for name in names)
+
+
+def _parse_origins(text: str) -> tuple[str, ...]:
+    origins = tuple(origin.strip().lower() for origin in text.split(","))
+    if not all(origin == "*" or re.fullmatch(r"https?://[^/?#\s@,]+", origin) for origin in origins):
+        raise ValueError
+    return origins
+
+
 def _matching(pattern: str) -> Callable[[str], str]:
     def parse(text: str) -> str:
         if not re.fullmatch(pattern, text):
@@ -117,12 +176,18 @@ _BOOLEANS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "
 BOOLEAN = Rule(_parse_boolean, "true or false")
 URL = Rule(_parse_url, "an http:// or https:// address")
 OLLAMA_ADDRESS = Rule(_parse_ollama_url, "an http:// or https:// address")
-ADDRESSES = (URL, OLLAMA_ADDRESS)
+STORAGE = Rule(_parse_storage, "memory:// or redis://HOST:PORT/NUMBER")
+# They may hold a password.
+ADDRESSES = (URL, OLLAMA_ADDRESS, STORAGE)
 CHAIN = Rule(_parse_chain, f"none, or a list without repeats of {', '.join(BACKENDS)}")
 # What a header may carry; it also keeps a key that was pasted with a line break from reaching an exception's text.
 SECRET = Rule(_matching(r"[\x21-\x7e]+"), "printable ASCII without blanks")
 TEXT = Rule(_matching(r"[^\x00-\x1f\x7f]+"), "one line of text")
 DATE = Rule(_parse_date, "a date as YYYY-MM-DD")
+KEYS = Rule(_parse_keys, "KEY, NAME:KEY or NAME:sha256:HEX, separated by commas; a KEY has 8 characters or more")
+RATES = Rule(_parse_rates, "NUMBER/second, minute, hour or day, several with ; between")
+NETWORKS = Rule(_parse_networks, "addresses, networks as 10.0.0.0/8, or unix, separated by commas")
+ORIGINS = Rule(_parse_origins, "* or origins as https://app.example.com, separated by commas")
 ADDRESS = Rule(_parse_address, "HOST:PORT or unix:PATH")
 
 
@@ -184,6 +249,30 @@ class Settings:
     max_retries: int = setting(2, number(int, 0, 10), "times a backend is asked again before the next one is")
     max_prompt_chars: int = setting(100_000, number(int, 1, 10_000_000), "characters of a prompt")
     max_body_bytes: int = setting(1_048_576, number(int, 1, 100_000_000), "bytes of a request's body")
+    max_concurrency: int | None = setting(
+        None, number(int, 1, 1024), "generations at once in one worker, the rest get 503; unset: THREADS - 2"
+    )
+    api_keys: tuple[ApiKey, ...] = setting(
+        (), KEYS, "who may ask; flask llm keys new NAME makes one; unset: everybody", secret=True
+    )
+    rate_limit: str | None = setting(
+        None, RATES, "requests that one key, or without keys one address, may make; unset: any number"
+    )
+    rate_limit_storage: str = setting(
+        "memory://", STORAGE, "where they are counted; with memory:// each worker counts for itself"
+    )
+    rate_limit_on_failure: str = setting(
+        "memory",
+        one_of("memory", "allow", "deny"),
+        "when that storage is away: memory: each worker counts for itself; allow: nobody does; deny: 503",
+    )
+    trusted_proxies: tuple[Network | None, ...] = setting(
+        (), NETWORKS, "whose X-Forwarded-For counts; unix: who asks by a unix socket; unset: nobody's"
+    )
+    cors_origins: tuple[str, ...] = setting((), ORIGINS, "pages of other sites that may call from a browser")
+    http_proxy_url: str | None = setting(
+        None, URL, "proxy to backends on other machines; HTTP_PROXY and its like are not read"
+    )
     log_file: str = setting("logs/log.jsonl", TEXT, "the log: one JSON object a line, one line a request")
     log_prompts: bool = setting(
         True, BOOLEAN, "false: the log has the length and SHA-256 of prompts and answers in place of their text"
@@ -214,10 +303,24 @@ class Settings:
         """Return a setting's default."""
         return cls.__dataclass_fields__[name].default
 
+    @property
+    def concurrency(self) -> int:
+        """Generations at once in one worker: two threads are left to refuse the rest and to say how things are."""
+        return self.max_concurrency or max(1, self.threads - 2)
+
+    @property
+    def is_public(self) -> bool:
+        """Whether BIND can be reached from other machines."""
+        host = self.bind.rpartition(":")[0].strip("[]")
+        try:
+            return not ipaddress.ip_address(host).is_loopback
+        except ValueError:
+            return host not in ("unix", "localhost")
+
     def public(self) -> dict[str, Any]:
         """Return what /config shows: no secrets, and no user:password of a URL."""
         fields = [field for field in dataclasses.fields(self) if not field.metadata["secret"]]
-        return {field.name: _without_credentials(getattr(self, field.name), field) for field in fields}
+        return {field.name: _shown(getattr(self, field.name), field) for field in fields}
 
     def redact(self, text: str) -> str:
         """Return `text` without the values that must never leave the process, wherever they stand."""
@@ -231,9 +334,11 @@ class Settings:
         values = []
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
-            if field.metadata["secret"]:
+            if field.metadata["rule"] is KEYS:
+                values += [key.secret for key in value]
+            elif field.metadata["secret"]:
                 values.append(value)
-            elif field.metadata["rule"] in ADDRESSES:
+            elif value and field.metadata["rule"] in ADDRESSES:
                 values += [urlsplit(value).password, unquote(urlsplit(value).password or "")]
         long = {value for value in values if value and len(value) >= MIN_SECRET_CHARS}
         return tuple(sorted(long, key=len, reverse=True))  # one may be the beginning of another
@@ -284,8 +389,10 @@ def _parse(name: str, text: str, field: Field) -> Any:
         ) from None
 
 
-def _without_credentials(value: Any, field: Field) -> Any:
-    if field.metadata["rule"] not in ADDRESSES:
+def _shown(value: Any, field: Field) -> Any:
+    if field.metadata["rule"] is NETWORKS:
+        return [str(network or "unix") for network in value]
+    if not value or field.metadata["rule"] not in ADDRESSES:
         return value
     url = urlsplit(value)
     return url._replace(netloc=url.netloc.rpartition("@")[2]).geturl()

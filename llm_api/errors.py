@@ -8,6 +8,8 @@
     │   ├── ValidationFailed     422    validation_failed
     │   │   └── OpenAIInvalid    400    validation_failed   OpenAI's dialect answers 400
     │   ├── NoSuchModel          404    model_not_found     not in the lists of the backends
+    │   ├── Unauthorized         401    invalid_api_key
+    │   ├── RateLimitExceeded    429    rate_limit_exceeded
     │   └── RequestRefused       400    the backend's code  a backend says that the request itself is wrong
     │       └── ParameterDropped 400    unsupported_parameter  asked again at once without the parameter
     ├── BackendError                                        falls back; `code` is the reason code
@@ -23,6 +25,8 @@
     │   ├── CircuitOpen          503    circuit_open
     │   └── NotConfigured        503    not_configured
     ├── ClientGone               499    client_gone         nobody reads the answer any more
+    ├── NoCapacity               503    no_capacity         MAX_CONCURRENCY is reached
+    ├── LimitsUnavailable        503    limits_unavailable  the storage of the rate limits is away
     ├── LogUnavailable           503    log_unavailable
     └── InternalError            500    internal_error
     ConfigError                                             a setting is wrong; the start ends with it
@@ -118,6 +122,17 @@ class NoSuchModel(RequestError):
     code = "model_not_found"
 
 
+class Unauthorized(RequestError):
+    status = 401
+    code = "invalid_api_key"
+
+
+class RateLimitExceeded(RequestError):
+    status = 429
+    type = "rate_limit_error"
+    code = "rate_limit_exceeded"
+
+
 class RequestRefused(RequestError):
     code = "request_refused"
 
@@ -211,6 +226,16 @@ class ClientGone(LLMAPIError):
 
     def __init__(self, message: str = "the client went away before the answer was complete") -> None:
         super().__init__(message)
+
+
+class NoCapacity(LLMAPIError):
+    status = 503
+    code = "no_capacity"
+
+
+class LimitsUnavailable(LLMAPIError):
+    status = 503
+    code = "limits_unavailable"
 
 
 class LogUnavailable(LLMAPIError):

@@ -10,6 +10,7 @@ import dataclasses
 import logging
 import math
 import random
+import threading
 import time
 from collections.abc import Generator as PythonGenerator
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ from contextlib import contextmanager
 from itertools import chain
 from typing import Any
 
+from . import metrics
 from .backends import Backend, make_backend
 from .breaker import Breaker
 from .config import Settings
@@ -28,6 +30,8 @@ from .errors import (
     InternalError,
     InvalidAnswer,
     LLMAPIError,
+    LogUnavailable,
+    NoCapacity,
     ParameterDropped,
     RequestError,
     TimedOut,
@@ -58,6 +62,7 @@ class Generator:
         self.settings = settings
         self.log = log
         names = dict.fromkeys((settings.llm_backend, *settings.llm_fallback))
+        self.slots = threading.BoundedSemaphore(settings.concurrency)
         self.chain: list[Link] = [(make_backend(name, settings), Breaker()) for name in names]
 
     @property
@@ -91,8 +96,9 @@ class Exchange:
         self._source: PythonGenerator[Chunk] | None = None
         self._chunks: Iterator[Chunk] = iter(())
         self._pump: Pump | None = None
-        self._written = False
+        self._has_slot = self._written = False
         deadline.keep()
+        metrics.begun()
 
     def open(self, request: GenerationRequest) -> None:
         """Find a backend that answers. On return the first chunk is there; without `stream`, the whole answer.
@@ -101,6 +107,7 @@ class Exchange:
         wrong, ClientGone or TimedOut.
         """
         self.record.request = request
+        self._take_slot()
         links, request = self._generator.route(request)
         self.record.requested_backend = links[0][0].name
         failure: BackendError | None = None
@@ -111,13 +118,24 @@ class Exchange:
                     self._ask(backend, breaker, asked)
             except BackendError as error:
                 failure = failure or error
+                # a model or schema of the client's own choice says nothing about the backend
+                if not asked.model and not asked.response_format:
+                    breaker.remember(error.message)
             except RequestError as error:
                 raise failure or error from None
             else:
+                breaker.remember(None)
                 self.record.fallback_reason = failure.code if failure else None
                 return
+            finally:
+                metrics.breaker(backend.name, breaker.is_open)
         assert failure, "a chain is never empty"
         raise failure
+
+    def _take_slot(self) -> None:
+        self._has_slot = self._generator.slots.acquire(blocking=False)
+        if not self._has_slot:
+            raise NoCapacity("as many requests run as may at once (MAX_CONCURRENCY)")
 
     def text(self) -> str:
         """Return the whole answer."""
@@ -178,11 +196,21 @@ class Exchange:
             self._source.close()
         if not self._written:
             self.fail(ClientGone(), 200)
+        if self._has_slot:
+            self._generator.slots.release()
+        metrics.over()
 
     def _end(self, status: str, http_status: int, error: LLMAPIError | None = None) -> None:
-        if not self._written:
-            self._written = True
-            self._generator.log.append(self.record.line(status, http_status, error))
+        if self._written:
+            return
+        self._written, logged = True, False
+        try:
+            logged = self._generator.log.append(self.record.line(status, http_status, error))
+        except LogUnavailable as unlogged:
+            status, http_status = "error", unlogged.status
+            raise
+        finally:
+            metrics.ended(self.record, status, http_status, logged=logged)
 
     def _keep(self, backends: int) -> float:
         return backends * KEPT_FOR_FALLBACK * self._generator.settings.request_timeout

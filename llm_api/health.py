@@ -63,7 +63,7 @@ class Health:
     def _backends_report(self) -> Report:
         reasons: list[str] = []
         for backend, breaker in self._generator.chain:
-            reason = "circuit_open" if breaker.open_for() else _trouble(backend)
+            reason = "circuit_open" if breaker.open_for() else _trouble(backend) or breaker.recent_trouble()
             if not reason:
                 first = reasons[0] if reasons else None
                 return Report("degraded" if first else "healthy", first)

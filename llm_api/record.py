@@ -58,6 +58,8 @@ class Record:
     operation: str
     request_id: str
     client_ip: str | None = None
+    caller: str | None = None
+    trace_id: str | None = None
     request: GenerationRequest | None = None
     requested_backend: str | None = None
     backend: str | None = None
@@ -116,6 +118,8 @@ class Record:
             "fallback_reason": self.fallback_reason,
             "attempts": self.attempts,
             "client_ip": self.client_ip,
+            "caller": self.caller,
+            "trace_id": self.trace_id,
             "schema_version": SCHEMA_VERSION,
         }
 

@@ -57,8 +57,8 @@ class RequestLog:
         self._close: Callable[[], object] = _nothing
         _logs.add(self)
 
-    def append(self, record: Mapping[str, Any]) -> None:
-        """Append one line. Raises LogUnavailable where it can't be written and LOG_REQUIRED is true."""
+    def append(self, record: Mapping[str, Any]) -> bool:
+        """Append one line; return whether it is there. Raises LogUnavailable instead of False with LOG_REQUIRED."""
         line = strict_json.dumps(self._redacted(record)) + "\n"
         try:
             with self.exclusive() as file:
@@ -70,8 +70,9 @@ class RequestLog:
                 raise LogUnavailable(f"the request can't be logged, so it is not answered: {self.failure}") from error
             with suppress(OSError):  # it may be a file on the same full disk
                 sys.stderr.write(line)
-        else:
-            self._works()
+            return False
+        self._works()
+        return True
 
     def check(self) -> None:
         """Try whether lines can be written, as far as that shows without writing one; update `failure`."""

@@ -10,12 +10,25 @@ from flask import Blueprint, Response, current_app, request
 from . import openai_routes, pages, strict_json
 from .errors import LLMAPIError
 from .generator import Exchange
+from .metrics import exposition
 from .openapi import describe
-from .web import answer_error, exchange, json_answer, name_request, read_body, service, stream_answer, who
+from .web import (
+    answer_error,
+    exchange,
+    is_open,
+    json_answer,
+    let_in,
+    name_request,
+    read_body,
+    service,
+    stream_answer,
+    who,
+)
 
 blueprint = Blueprint("llm_api", __name__)
 blueprint.register_blueprint(openai_routes.blueprint)
 blueprint.register_blueprint(pages.blueprint)
+blueprint.before_request(let_in)
 blueprint.after_request(name_request)
 blueprint.register_error_handler(Exception, answer_error)
 
@@ -38,6 +51,7 @@ def generate(exchange: Exchange) -> Response:
 
 
 @blueprint.get("/health")
+@is_open
 def health() -> Response:
     """Say whether the backends can serve. Asks them at most every two seconds, and generates nothing."""
     report = service().health.report()
@@ -48,9 +62,17 @@ def health() -> Response:
 
 
 @blueprint.get("/health/live")
+@is_open
 def live() -> Response:
     """Say that the process answers; looks at nothing else."""
     return json_answer({"status": "healthy", "backend": service().settings.llm_backend, "timestamp": time.time()})
+
+
+@blueprint.get("/metrics")
+def metrics() -> Response:
+    """Show the numbers of all workers, in Prometheus' text format."""
+    numbers, media_type = exposition()
+    return Response(numbers, content_type=media_type)
 
 
 @blueprint.get("/openapi.json")

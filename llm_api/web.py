@@ -7,6 +7,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import wraps
+from typing import TypeVar
 
 from flask import Response, current_app, g, request
 from werkzeug.exceptions import ClientDisconnected, HTTPException, RequestEntityTooLarge
@@ -21,12 +22,14 @@ from .errors import (
     InternalError,
     LLMAPIError,
     MalformedBody,
+    Unauthorized,
     UnsupportedMedia,
     ValidationFailed,
     stack_of,
 )
 from .generator import Exchange, Generator
 from .health import Health
+from .limits import RateLimits, client_address, named_key
 from .models import Models
 from .openai_schemas import ChatSchema, CompletionSchema
 from .record import Record
@@ -34,6 +37,11 @@ from .schemas import GenerateSchema
 
 # Seconds; what an upstream asks for may be any number.
 MAX_RETRY_AFTER = 3600
+# Fetch standard, section 3.3: what a page of another site may read.
+EXPOSED = {"Access-Control-Expose-Headers": "X-Request-ID, X-LLM-Backend, X-LLM-Model, X-LLM-Fallback, Retry-After"}
+TRACEPARENT = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(?:-|$)")
+
+View = TypeVar("View", bound=Callable[..., object])
 
 
 @dataclass(frozen=True)
@@ -44,6 +52,7 @@ class Service:
     generator: Generator
     health: Health
     models: Models
+    rate_limits: RateLimits
     generate_schema: GenerateSchema
     chat_schema: ChatSchema
     completion_schema: CompletionSchema
@@ -63,6 +72,8 @@ def exchange(operation: str) -> Callable[[Callable[[Exchange], Response]], Calla
         def run() -> Response:
             started = _start(operation)
             try:
+                started.record.caller = authenticate()
+                service().rate_limits.count(started.record.caller, started.record.client_ip)
                 response = view(started)
             except Exception as error:
                 failure = started.fail(error)
@@ -72,14 +83,47 @@ def exchange(operation: str) -> Callable[[Callable[[Exchange], Response]], Calla
             response.call_on_close(started.close)
             return response
 
+        run.lets_in = True  # type: ignore[attr-defined]  # read by `let_in`
         return run
 
     return decorate
 
 
+def let_in() -> None:
+    """Before each request: refuse callers without a key, where keys are on. What is logged does it itself."""
+    view = current_app.view_functions.get(request.endpoint or "")
+    if request.method != "OPTIONS" and not hasattr(view, "lets_in") and not hasattr(view, "is_open"):
+        authenticate()
+
+
+def is_open(view: View) -> View:
+    """Mark a view that needs no key."""
+    view.is_open = True  # type: ignore[attr-defined]
+    return view
+
+
+def authenticate() -> str | None:
+    """Return the name of the caller's key, None where the service has no keys. Raises Unauthorized."""
+    kind, _, key = request.headers.get("Authorization", "").partition(" ")
+    said = key.strip() if kind.lower() == "bearer" else request.headers.get("x-api-key")
+    return named_key(service().settings.api_keys, said)
+
+
+def client_ip() -> str | None:
+    """Return the address of who asks, as far as trusted proxies say it."""
+    forwarded_for = ",".join(request.headers.getlist("X-Forwarded-For"))
+    return client_address(request.remote_addr, forwarded_for, service().settings.trusted_proxies)
+
+
+def _trace_id() -> str | None:
+    """Return the trace id of `traceparent` (W3C Trace Context, section 3.2), None where it is missing or not valid."""
+    found = TRACEPARENT.match(request.headers.get("traceparent", ""))
+    return found[1] if found else None
+
+
 def _start(operation: str) -> Exchange:
     settings = service().settings
-    record = Record(settings, operation, request_id(), request.remote_addr)
+    record = Record(settings, operation, request_id(), client_ip(), trace_id=_trace_id())
     client = request.environ.get("gunicorn.socket") or request.environ.get("werkzeug.socket")
     return Exchange(service().generator, record, Deadline(settings.request_timeout, client))
 
@@ -157,9 +201,24 @@ def _header_text(text: str) -> str:
 
 
 def name_request(response: Response) -> Response:
-    """Give an answer its request's id."""
+    """Give an answer its request's id, and leave for the page that asked, where CORS_ORIGINS has its site."""
     response.headers["X-Request-ID"] = request_id()
+    allowed = service().settings.cors_origins
+    if allowed:
+        response.vary.add("Origin")
+        origin = request.headers.get("Origin", "")
+        if "*" in allowed or origin.lower() in allowed:
+            response.headers["Access-Control-Allow-Origin"] = "*" if "*" in allowed else origin
+            response.headers.update(_preflight() if request.method == "OPTIONS" else EXPOSED)
     return response
+
+
+def _preflight() -> dict[str, str]:
+    return {
+        "Access-Control-Allow-Methods": "GET, POST",
+        "Access-Control-Allow-Headers": request.headers.get("Access-Control-Request-Headers", ""),
+        "Access-Control-Max-Age": "600",
+    }
 
 
 def answer_error(error: Exception) -> Response:
@@ -181,6 +240,8 @@ def error_answer(error: LLMAPIError) -> Response:
     response = json_answer(body, 400 if isinstance(error, ClientGone) else error.status)
     if error.status in (429, 503):
         response.headers["Retry-After"] = str(round(min(max(1, error.retry_after or 1), MAX_RETRY_AFTER)))
+    if isinstance(error, Unauthorized):
+        response.headers["WWW-Authenticate"] = "Bearer"
     if isinstance(error, BackendError):
         # Our own retries are used up; the SDKs' on top of them would make nine of three (providers.md, section 1.5).
         response.headers["x-should-retry"] = "false"

@@ -9,6 +9,7 @@ and every socket is shut when its request is over (a dripped body took 11.6 s un
 from __future__ import annotations
 
 import http.client
+import ipaddress
 import socket
 import threading
 from abc import abstractmethod
@@ -17,6 +18,7 @@ from contextlib import contextmanager, suppress
 from functools import cached_property
 from http.cookiejar import DefaultCookiePolicy
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 import requests
 import urllib3
@@ -130,9 +132,18 @@ class HttpBackend(Backend):
         session.headers.clear()
         session.headers.update({"User-Agent": "llm-api", "Accept-Encoding": "identity"})
         adapter = _Adapter(pool_maxsize=self.settings.threads, max_retries=0)
+        if self.settings.http_proxy_url and not _is_loopback(self.base_url):
+            session.proxies = dict.fromkeys(("http", "https"), self.settings.http_proxy_url)
         session.mount("http://", adapter)
         session.mount("https://", adapter)
         return session
+
+
+def _is_loopback(url: str) -> bool:
+    host = urlsplit(url).hostname or ""
+    with suppress(ValueError):
+        return ipaddress.ip_address(host).is_loopback
+    return host == "localhost"
 
 
 def _failure(backend: str, error: Exception) -> BackendError:
@@ -234,7 +245,15 @@ class _PoolTLS(urllib3.HTTPSConnectionPool):
     ConnectionCls = _WatchedTLS
 
 
+_POOLS = {"http": _Pool, "https": _PoolTLS}
+
+
 class _Adapter(HTTPAdapter):
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
         super().init_poolmanager(*args, **kwargs)
-        self.poolmanager.pool_classes_by_scheme = {"http": _Pool, "https": _PoolTLS}
+        self.poolmanager.pool_classes_by_scheme = _POOLS
+
+    def proxy_manager_for(self, *args: Any, **kwargs: Any) -> urllib3.ProxyManager:
+        manager: urllib3.ProxyManager = super().proxy_manager_for(*args, **kwargs)
+        manager.pool_classes_by_scheme = _POOLS
+        return manager

@@ -1,0 +1,177 @@
+"""What an operator should know of a deployment before its users do: `flask llm doctor`."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import stat
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+
+from .backends import Backend
+from .config import Settings
+from .deadline import Deadline
+from .errors import LLMAPIError
+from .generator import Generator
+from .limits import RateLimits
+
+CHECK_SECONDS = 5.0
+SOON_DAYS = 90
+FEW_BYTES = 2**30
+# The vendors' announced dates: providers.md, sections 3.5 and 4.7.
+SHUTDOWNS = {
+    "gpt-3.5-turbo": "2026-10-23",
+    "gpt-4": "2026-10-23",
+    "gpt-4-turbo": "2026-10-23",
+    "gpt-5": "2026-12-11",
+    "gpt-5-mini": "2026-12-11",
+    "gpt-5-nano": "2026-12-11",
+    "o3": "2026-12-11",
+    "gpt-4o": "2027-01-14",
+    "gpt-4o-mini": "2027-01-14",
+    "gpt-4.1": "2027-01-14",
+    "gpt-4.1-mini": "2027-01-14",
+    "gpt-5.1": "2027-04-01",
+    "gpt-5.4-nano": "2027-04-01",
+    "claude-3-sonnet-20240229": "2025-07-21",
+}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """`level` is `ok`, `warning` or `error`; `mend` says what to do."""
+
+    level: str
+    what: str
+    mend: str = ""
+
+
+def examine(generator: Generator, nginx: Path | None) -> Iterator[Finding]:
+    """Yield what is found of the settings, the log, the backends, gunicorn's configuration, and nginx's where given."""
+    settings = generator.settings
+    for backend, _ in generator.chain:
+        yield from _backend(backend, is_first=backend is generator.chain[0][0])
+    yield from _log(generator)
+    yield from _callers(settings)
+    yield from _rates(settings)
+    yield from _gunicorn(settings)
+    if nginx:
+        yield from _nginx(settings, nginx.read_text())
+
+
+def _backend(backend: Backend, *, is_first: bool) -> Iterator[Finding]:
+    level = "error" if is_first else "warning"
+    try:
+        backend.check(Deadline(CHECK_SECONDS))
+        models = backend.list_models(Deadline(CHECK_SECONDS))
+    except LLMAPIError as error:
+        yield Finding(level, f"{backend.name} can't serve: {error.message}", "start it, or mend its settings")
+        return
+    if backend.model in models or f"{backend.model}:latest" in models:
+        yield Finding("ok", f"{backend.name} answers, and has {backend.model}")
+    else:
+        some = ", ".join(models[:5])
+        yield Finding(level, f"{backend.name} does not list the model {backend.model!r}", f"take one of its: {some}, …")
+    if day := SHUTDOWNS.get(backend.model):
+        yield _shutdown(backend, date.fromisoformat(day))
+
+
+def _shutdown(backend: Backend, day: date) -> Finding:
+    gone = day <= date.today()
+    level = "error" if gone else "warning" if (day - date.today()).days <= SOON_DAYS else "ok"
+    what = f"{backend.model} {'was' if gone else 'will be'} shut down on {day}"
+    return Finding(level, what, f"set {backend.name.upper()}_MODEL to one that lives on")
+
+
+def _log(generator: Generator) -> Iterator[Finding]:
+    path = Path(generator.settings.log_file)
+    generator.log.check()
+    if generator.log.failure:
+        yield Finding("error", generator.log.failure, f"give the service's user the right to write to {path.parent}")
+        return
+    free = shutil.disk_usage(path.parent).free
+    level = "ok" if free > FEW_BYTES else "warning"
+    yield Finding(level, f"the log can be written; {free / 2**30:.1f} GiB are free", "rotate it, or make room")
+    if path.exists() and path.stat().st_mode & stat.S_IROTH:
+        yield Finding("warning", "everybody on this machine may read the log", f"chmod o= {path}")
+
+
+def _callers(settings: Settings) -> Iterator[Finding]:
+    if settings.api_keys:
+        yield Finding("ok", f"{len(settings.api_keys)} keys may ask")
+    elif settings.is_public:
+        yield Finding(
+            "error", f"everybody who reaches {settings.bind} may ask", "set API_KEYS (flask llm keys new NAME)"
+        )
+    else:
+        yield Finding("ok", f"no keys; only this machine reaches {settings.bind}")
+    if settings.concurrency > settings.threads - 1:
+        yield Finding(
+            "warning", "MAX_CONCURRENCY leaves no thread to refuse requests and to say how things are",
+            f"set it to {settings.threads - 2} or less, or raise THREADS",
+        )  # fmt: skip
+
+
+def _rates(settings: Settings) -> Iterator[Finding]:
+    if not settings.rate_limit:
+        return
+    if settings.rate_limit_storage == "memory://":
+        yield Finding("warning", "each worker counts requests for itself", "set RATE_LIMIT_STORAGE=redis://HOST:PORT/0")
+    elif not RateLimits(settings).storage_answers():
+        yield Finding("error", "the storage of the rate limits does not answer", "start it, mend RATE_LIMIT_STORAGE")
+    if not settings.api_keys and not settings.trusted_proxies and not settings.is_public:
+        yield Finding(
+            "warning", "behind a proxy all clients have one address, and share one limit",
+            "set TRUSTED_PROXIES to the proxy's address, or to unix",
+        )  # fmt: skip
+
+
+def _gunicorn(settings: Settings) -> Iterator[Finding]:
+    command = [sys.executable, "-m", "gunicorn", "--print-config", "wsgi:app"]
+    ran = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603  (no word of it from outside)
+    said = dict(re.findall(r"^(\w+) += (.*)$", ran.stdout, re.MULTILINE))
+    if not said:
+        yield Finding("warning", "gunicorn does not show its configuration here", "run this where wsgi.py is")
+        return
+    graceful = float(said["graceful_timeout"])
+    if graceful <= settings.request_timeout:
+        yield Finding(
+            "error", f"a stopping worker has {graceful:g} s, a request {settings.request_timeout:g} s",
+            "raise graceful_timeout above REQUEST_TIMEOUT",
+        )  # fmt: skip
+    else:
+        yield Finding("ok", f"a stopping worker waits {graceful:g} s for its requests; give its supervisor 10 s more")
+    if said["preload_app"] == "True":
+        yield Finding("error", "a model that is loaded before the fork never answers", "take --preload away")
+
+
+def _nginx(settings: Settings, text: str) -> Iterator[Finding]:
+    text = re.sub(r"#.*", "", text)
+    waits = min([_seconds(said) for said in re.findall(r"proxy_read_timeout\s+(\w+);", text)], default=60)
+    if waits <= settings.request_timeout:
+        yield Finding(
+            "error", f"nginx waits {waits:g} s for an answer, which may take {settings.request_timeout:g} s",
+            f"proxy_read_timeout {settings.request_timeout + 10:g}s;",
+        )  # fmt: skip
+    takes = min([_bytes(said) for said in re.findall(r"client_max_body_size\s+(\w+);", text)], default=2**20)
+    if 0 < takes < settings.max_body_bytes:
+        yield Finding(
+            "error", f"nginx takes bodies of {takes:,} bytes, the service {settings.max_body_bytes:,}",
+            f"client_max_body_size {settings.max_body_bytes};",
+        )  # fmt: skip
+    yield Finding("ok", "nginx's configuration is read")
+
+
+def _seconds(said: str) -> float:
+    units = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "": 1}
+    found = re.fullmatch(r"(\d+)(ms|s|m|h|)", said)
+    return int(found[1]) * units[found[2]] if found else 0.0
+
+
+def _bytes(said: str) -> int:
+    found = re.fullmatch(r"(\d+)([kmg]?)", said.lower())
+    return int(found[1]) * 1024 ** " kmg".index(found[2] or " ") if found else 0
