@@ -1,5 +1,6 @@
 """How gunicorn runs the service: gunicorn wsgi:app reads this file by itself."""
 
+import atexit
 import math
 import os
 import shutil
@@ -11,6 +12,13 @@ from typing import Any
 here = Path(__file__).parent
 sys.path.insert(0, str(here))
 
+
+def remove_metrics() -> None:
+    """Leave nothing behind when the master ends; its workers have this function too."""
+    if os.environ[OWNER] == str(os.getpid()):
+        shutil.rmtree(os.environ[METRICS], ignore_errors=True)
+
+
 # The workers' numbers for /metrics meet in files, which must not share a disk that may fill up: a process that can't
 # write to them dies. Made before prometheus_client is imported, which looks for it once, and once for each master:
 # this file is read again at a reload, and by the new one at an upgrade.
@@ -19,6 +27,7 @@ if METRICS not in os.environ or os.environ.get(OWNER, str(os.getpid())) != str(o
     memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None  # noqa: S108  (mkdtemp's folder is our own)
     os.environ[METRICS] = tempfile.mkdtemp(prefix="llm-api-metrics-", dir=memory)
     os.environ[OWNER] = str(os.getpid())
+    atexit.register(remove_metrics)
 
 from llm_api.config import Settings  # noqa: E402  (found only after the lines above)
 from llm_api.errors import ConfigError  # noqa: E402
@@ -50,12 +59,6 @@ def child_exit(server: Any, worker: Any) -> None:
     from prometheus_client.multiprocess import mark_process_dead
 
     mark_process_dead(worker.pid)  # type: ignore[no-untyped-call]
-
-
-def on_exit(server: Any) -> None:
-    """Leave nothing behind, but a folder that was given."""
-    if OWNER in os.environ:
-        shutil.rmtree(os.environ[METRICS], ignore_errors=True)
 
 
 bind = settings.bind

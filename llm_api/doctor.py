@@ -65,6 +65,8 @@ def examine(generator: Generator, nginx: Path | None) -> Iterator[Finding]:
 
 def _backend(backend: Backend, *, is_first: bool) -> Iterator[Finding]:
     level = "error" if is_first else "warning"
+    if day := SHUTDOWNS.get(backend.model):
+        yield _shutdown(backend, date.fromisoformat(day))
     try:
         backend.check(Deadline(CHECK_SECONDS))
         models = backend.list_models(Deadline(CHECK_SECONDS))
@@ -76,8 +78,6 @@ def _backend(backend: Backend, *, is_first: bool) -> Iterator[Finding]:
     else:
         some = ", ".join(models[:5])
         yield Finding(level, f"{backend.name} does not list the model {backend.model!r}", f"take one of its: {some}, …")
-    if day := SHUTDOWNS.get(backend.model):
-        yield _shutdown(backend, date.fromisoformat(day))
 
 
 def _shutdown(backend: Backend, day: date) -> Finding:
