@@ -16,10 +16,11 @@ import threading
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 import pytest
@@ -39,7 +40,10 @@ SETTINGS = {
     "MAX_BODY_BYTES": "2000000",
 }
 
+CHAT = "/v1/chat/completions"
+
 T = TypeVar("T")
+Asked = tuple[str, socket.socket]
 
 
 def count(small: int, full: int) -> int:
@@ -189,18 +193,32 @@ class Service:
         """GET `path`."""
         return _ask(self.port, "GET", path, None, "", stream=False)
 
-    def generate(self, prompt: str = "Hi", *, stream: bool = False) -> Answer:
+    def generate(self, prompt: str = "Hi", *, stream: bool = False, **fields: Any) -> Answer:
         """POST /generate, and read what comes of the answer. Raises OSError or HTTPException where nothing does."""
-        body = json.dumps({"prompt": prompt, "stream": stream})
-        return _ask(self.port, "POST", "/generate", body, uuid.uuid4().hex, stream=stream)
+        return self.post("/generate", {"prompt": prompt, "stream": stream} | fields)
+
+    def chat(self, prompt: str = "Hi", *, stream: bool = False, **fields: Any) -> Answer:
+        """The same in OpenAI's dialect."""
+        return self.post(CHAT, _chat(prompt) | {"stream": stream} | fields)
+
+    def post(self, path: str, body: dict[str, Any], **headers: str) -> Answer:
+        """POST a JSON object; underscores in the names of headers stand for dashes."""
+        named = {name.replace("_", "-"): value for name, value in headers.items()}
+        text, stream = json.dumps(body), bool(body.get("stream"))
+        return _ask(self.port, "POST", path, text, uuid.uuid4().hex, named, stream=stream)
+
+    def metrics(self, name: str) -> dict[str, float]:
+        """Return the samples of a metric by their labels, as they stand in /metrics."""
+        samples = re.findall(rf"(?m)^{name}(?:\{{(.*)\}})? (\S+)$", self.get("/metrics").body.decode())
+        return {labels: float(value) for labels, value in samples}
 
     @contextmanager
-    def asking(self, prompt: str = "Hi", *, stream: bool) -> Iterator[tuple[str, socket.socket]]:
-        """POST /generate; the value is the request's id, and the socket whose answer nobody has read."""
+    def asking(self, prompt: str = "Hi", *, stream: bool, path: str = "/generate") -> Iterator[Asked]:
+        """POST a prompt; the value is the request's id, and the socket whose answer nobody has read."""
         request_id = uuid.uuid4().hex
-        body = json.dumps({"prompt": prompt, "stream": stream})
+        body = json.dumps((_chat(prompt) if path == CHAT else {"prompt": prompt}) | {"stream": stream})
         head = [
-            "POST /generate HTTP/1.1",
+            f"POST {path} HTTP/1.1",
             "Host: faults",
             "Content-Type: application/json",
             f"X-Request-ID: {request_id}",
@@ -214,6 +232,10 @@ class Service:
         """Return the log's lines that have these values."""
         records = [json.loads(line) for line in self.log.read_bytes().split(b"\n")[:-1]] if self.log.exists() else []
         return [record for record in records if fields.items() <= record.items()]
+
+
+def _chat(prompt: str) -> dict[str, Any]:
+    return {"model": "default", "messages": [{"role": "user", "content": prompt}]}
 
 
 def _catches(pid: int, number: signal.Signals) -> bool:
@@ -230,8 +252,36 @@ def _open_files(pid: int) -> set[str]:
     return files
 
 
-def _ask(port: int, method: str, path: str, body: str | None, request_id: str, *, stream: bool) -> Answer:
-    headers = {"Content-Type": "application/json", "X-Request-ID": request_id}
+@contextmanager
+def memory_grows_by(service: Service, megabytes: float) -> Iterator[list[float]]:
+    """Fail where a worker's memory grows by more at any moment meanwhile; the value is filled with what it was."""
+    before = {}
+    for pid in service.workers():
+        Path(f"/proc/{pid}/clear_refs").write_text("5")  # VmHWM, the most it has ever had, begins anew (proc(5))
+        before[pid] = _kilobytes(pid, "VmRSS")
+    grown: list[float] = []
+    yield grown
+    grown += [(_kilobytes(pid, "VmHWM") - before[pid]) / 1000 for pid in service.workers()]
+    assert max(grown) <= megabytes
+
+
+def _kilobytes(pid: int, name: str) -> int:
+    found = re.search(rf"{name}:\s*(\d+) kB", Path(f"/proc/{pid}/status").read_text())
+    assert found
+    return int(found[1])
+
+
+def _ask(
+    port: int,
+    method: str,
+    path: str,
+    body: str | None,
+    request_id: str,
+    more_headers: Mapping[str, str] = MappingProxyType({}),
+    *,
+    stream: bool,
+) -> Answer:
+    headers = {"Content-Type": "application/json", "X-Request-ID": request_id} | more_headers
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=CLIENT_SECONDS)
     began = time.monotonic()
     try:

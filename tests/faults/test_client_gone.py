@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import pytest
 
-from .loads import Service, count, eventually, figure
+from .loads import CHAT, Service, count, eventually, figure
 from .upstreams import PIECES, UNTIL_CLOSED, WIRES, Peer, Script, Upstream, Wire
 
 
@@ -25,7 +25,7 @@ def reset(sock: socket.socket) -> None:
 
 @pytest.mark.parametrize("wire", WIRES, ids=str)
 def test_client_gone(serve: Callable[..., Service], behind: Callable[[Script], Upstream], wire: Wire) -> None:
-    """The upstream is left within a second, and the one line says `aborted`, with the text so far."""
+    """The upstream is left within a second, and the one line says `aborted`, with the text so far, in both dialects."""
 
     def silent(peer: Peer) -> None:
         if peer.wish["stream"]:
@@ -36,9 +36,9 @@ def test_client_gone(serve: Callable[..., Service], behind: Callable[[Script], U
     service = serve(WEB_CONCURRENCY=1, **wire.settings(far_end))
     seconds = []
     for number in range(count(8, 80)):
-        stream, go = number % 2 == 0, (leave, reset)[number // 2 % 2]
+        stream, go, path = number % 2 == 0, (leave, reset)[number // 2 % 2], ("/generate", CHAT)[number // 4 % 2]
         far_end.gone.clear()
-        with service.asking(stream=stream) as (request_id, sock):
+        with service.asking(stream=stream, path=path) as (request_id, sock):
             eventually(lambda number=number: far_end.asked == number + 1)
             if stream:
                 _read_until(sock, b"of France")
