@@ -29,6 +29,11 @@ class Peer:
         self.wish: dict[str, Any] = json.loads(body or b"{}")
         self.stays = False
 
+    @property
+    def port(self) -> int:
+        """The other side's, which tells its connections apart."""
+        return int(self._sock.getpeername()[1])
+
     def send(self, data: bytes) -> None:
         self._sock.sendall(data)
 
