@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -30,7 +31,8 @@ MIN_SECRET_CHARS = 8
 Field = dataclasses.Field[Any]
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
-BACKENDS = ("ollama", "huggingface", "openai", "claude", "stub")
+BACKENDS = ("ollama", "huggingface", "openai", "claude", "stub", "replay")
+PLUGINS = "llm_api.backends"
 
 
 @dataclass(frozen=True)
@@ -107,11 +109,20 @@ def _parse_address(text: str) -> str:
     return text
 
 
+def _parse_backend(text: str) -> str:
+    """One of ours, the name of a plugin's entry point, or `package.module:Class`."""
+    if text.lower() in BACKENDS:
+        return text.lower()
+    if not re.fullmatch(r"[\w.]+:\w+", text) and not entry_points(group=PLUGINS, name=text):
+        raise ValueError
+    return text
+
+
 def _parse_chain(text: str) -> tuple[str, ...]:
-    names = tuple(name.strip().lower() for name in text.split(","))
-    if names == ("none",):
+    if text.lower() == "none":
         return ()
-    if len(set(names)) < len(names) or not set(names) <= set(BACKENDS):
+    names = tuple(_parse_backend(name.strip()) for name in text.split(","))
+    if len(set(names)) < len(names):
         raise ValueError
     return names
 
@@ -179,7 +190,8 @@ OLLAMA_ADDRESS = Rule(_parse_ollama_url, "an http:// or https:// address")
 STORAGE = Rule(_parse_storage, "memory:// or redis://HOST:PORT/NUMBER")
 # They may hold a password.
 ADDRESSES = (URL, OLLAMA_ADDRESS, STORAGE)
-CHAIN = Rule(_parse_chain, f"none, or a list without repeats of {', '.join(BACKENDS)}")
+BACKEND = Rule(_parse_backend, f"one of {', '.join(BACKENDS)}, a plugin's name, or module:Class")
+CHAIN = Rule(_parse_chain, "none, or a list of such names without repeats")
 # What a header may carry; it also keeps a key that was pasted with a line break from reaching an exception's text.
 SECRET = Rule(_matching(r"[\x21-\x7e]+"), "printable ASCII without blanks")
 TEXT = Rule(_matching(r"[^\x00-\x1f\x7f]+"), "one line of text")
@@ -202,7 +214,7 @@ def setting(default: Any, rule: Rule, about: str, *, secret: bool = False, other
 class Settings:
     """The settings of one service. A field's environment variable is its name in capitals."""
 
-    llm_backend: str = setting("ollama", one_of(*BACKENDS), "who answers: " + ", ".join(BACKENDS))
+    llm_backend: str = setting("ollama", BACKEND, "who answers")
     llm_fallback: tuple[str, ...] = setting(
         ("stub",), CHAIN, "who answers when the backend can't, in this order, as openai,stub; none switches it off"
     )
@@ -238,6 +250,12 @@ class Settings:
     claude_base_url: str = setting("https://api.anthropic.com", URL, "Anthropic, or a server with its wire")
     claude_version: str = setting(
         "2023-06-01", DATE, "anthropic-version header; 2026-10-21 takes no temperature and no top_p"
+    )
+    replay_file: str | None = setting(None, TEXT, "the log that replay answers from; unset: LOG_FILE")
+    replay_miss: str = setting(
+        "error",
+        one_of("error", "fallback"),
+        "what replay has no answer to: error: is a 400; fallback: is asked of LLM_FALLBACK",
     )
     allow_model_choice: bool = setting(
         False, BOOLEAN, "true: a request's model may choose any backend of the chain, as openai/gpt-6-luna"
@@ -293,9 +311,13 @@ class Settings:
     threads: int = setting(16, number(int, 1, 1024), "requests at once in one worker")
 
     @classmethod
-    def load(cls, env_file: str | Path | None = ".env") -> Settings:
-        """Read the environment, then `env_file` (None: no file). Raises ConfigError naming the wrong variable."""
-        sources = _sources(env_file)
+    def load(cls, env_file: str | Path | None = ".env", *earlier: Mapping[str, Any]) -> Settings:
+        """Read `earlier`, then the environment, then `env_file` (None: no file). Raises ConfigError.
+
+        The error names the wrong variable. `earlier` has settings by their names in capitals, as text or as values.
+        """
+        _check_names({name for source in earlier for name in source})
+        sources = [*earlier, *_sources(env_file)]
         return cls(**{field.name: _read(field, sources) for field in dataclasses.fields(cls)})
 
     @classmethod
@@ -370,12 +392,24 @@ def _check_lines(text: str, env_file: str | Path) -> None:
             raise ConfigError(f"{env_file}, line {number}: {name} is no setting, did you mean {close[0]}?")
 
 
-def _read(field: Field, sources: list[Mapping[str, str]]) -> Any:
+def _check_names(names: set[str]) -> None:
+    for name in names - {field.name.upper() for field in dataclasses.fields(Settings)}:
+        raise ConfigError(f"{name} is no setting")
+
+
+def _read(field: Field, sources: list[Mapping[str, Any]]) -> Any:
     for name in (field.name.upper(), *field.metadata["other_names"]):
         for source in sources:
-            if text := source.get(name, "").strip():
+            if text := _text(source.get(name)).strip():
                 return _parse(name, text, field)
     return field.default
+
+
+def _text(value: Any) -> str:
+    """Return a value of a program's as it would stand in the environment."""
+    if isinstance(value, list | tuple):
+        return ",".join(map(str, value)) or "none"
+    return "" if value is None else str(value)
 
 
 def _parse(name: str, text: str, field: Field) -> Any:

@@ -5,16 +5,13 @@ from __future__ import annotations
 import re
 import uuid
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from functools import wraps
 from typing import TypeVar
 
-from flask import Response, current_app, g, request
+from flask import Response, current_app, g, has_request_context, request
 from werkzeug.exceptions import ClientDisconnected, HTTPException, RequestEntityTooLarge
 
 from . import strict_json
-from .config import Settings
-from .deadline import Deadline
 from .errors import (
     BackendError,
     BodyTooLarge,
@@ -27,13 +24,10 @@ from .errors import (
     ValidationFailed,
     stack_of,
 )
-from .generator import Exchange, Generator
-from .health import Health
-from .limits import RateLimits, client_address, named_key
-from .models import Models
-from .openai_schemas import ChatSchema, CompletionSchema
+from .generator import Exchange
+from .limits import client_address, named_key
 from .record import Record
-from .schemas import GenerateSchema
+from .service import Service
 
 # Seconds; what an upstream asks for may be any number.
 MAX_RETRY_AFTER = 3600
@@ -44,24 +38,11 @@ TRACEPARENT = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})[0
 View = TypeVar("View", bound=Callable[..., object])
 
 
-@dataclass(frozen=True)
-class Service:
-    """What the views of one app share."""
-
-    settings: Settings
-    generator: Generator
-    health: Health
-    models: Models
-    rate_limits: RateLimits
-    generate_schema: GenerateSchema
-    chat_schema: ChatSchema
-    completion_schema: CompletionSchema
-
-
 def service() -> Service:
-    """Return the current app's service."""
-    shared: Service = current_app.extensions["llm_api"]
-    return shared
+    """Return the service that the current request came to; outside of its views, the app's first."""
+    mounts: dict[str, Service] = current_app.extensions["llm_api"]
+    name = request.blueprints[-1] if has_request_context() and request.blueprints else ""
+    return mounts.get(name) or next(iter(mounts.values()))
 
 
 def exchange(operation: str) -> Callable[[Callable[[Exchange], Response]], Callable[[], Response]]:
@@ -103,10 +84,12 @@ def is_open(view: View) -> View:
 
 
 def authenticate() -> str | None:
-    """Return the name of the caller's key, None where the service has no keys. Raises Unauthorized."""
+    """Return who asks: as the host says, or by the name of the key, None without keys. Raises Unauthorized."""
     kind, _, key = request.headers.get("Authorization", "").partition(" ")
     said = key.strip() if kind.lower() == "bearer" else request.headers.get("x-api-key")
-    return named_key(service().settings.api_keys, said)
+    name = named_key(service().settings.api_keys, said)
+    caller = service().caller
+    return caller() if caller else name
 
 
 def client_ip() -> str | None:
@@ -122,10 +105,9 @@ def _trace_id() -> str | None:
 
 
 def _start(operation: str) -> Exchange:
-    settings = service().settings
-    record = Record(settings, operation, request_id(), client_ip(), trace_id=_trace_id())
+    record = Record(service().settings, operation, request_id(), client_ip(), trace_id=_trace_id())
     client = request.environ.get("gunicorn.socket") or request.environ.get("werkzeug.socket")
-    return Exchange(service().generator, record, Deadline(settings.request_timeout, client))
+    return service().start(record, client)
 
 
 def request_id() -> str:
@@ -255,4 +237,5 @@ def http_error_answer(error: HTTPException) -> Response:
     body = {"message": error.description, "type": kind, "code": code, "param": None}
     kept = [(name, value) for name, value in error.get_headers() if name not in ("Content-Type", "Content-Length")]
     response = json_answer({"error": body, "request_id": request_id()}, error.code or 500, dict(kept))
-    return name_request(response)
+    response.headers["X-Request-ID"] = request_id()
+    return response

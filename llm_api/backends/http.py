@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import http.client
 import ipaddress
+import os
 import socket
 import threading
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from functools import cached_property
 from http.cookiejar import DefaultCookiePolicy
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
@@ -26,6 +26,7 @@ from requests.adapters import HTTPAdapter
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.exceptions import NewConnectionError, ProtocolError
 
+from ..config import Settings
 from ..deadline import Deadline
 from ..errors import BackendError, InvalidAnswer, LLMAPIError, NotConfigured, ServerError, TimedOut, Unreachable
 from ..types import Chunk, GenerationRequest
@@ -42,6 +43,10 @@ class HttpBackend(Backend):
     """Posts `payload()` to `path` and translates the answer, whole or as a stream."""
 
     path: str
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__(settings)
+        self._sessions: dict[int, requests.Session] = {}
 
     @property
     @abstractmethod
@@ -123,9 +128,15 @@ class HttpBackend(Backend):
             body = b"".join(_read(response, deadline))
         return Reply(response.status_code, response.headers, body, self.settings.redact)
 
-    @cached_property
+    @property
     def _session(self) -> requests.Session:
-        # Made at the first request, so after gunicorn's fork: processes must not share connections.
+        # Processes must not share connections: each has its own, made at its first request.
+        pid = os.getpid()
+        if pid not in self._sessions:
+            self._sessions[pid] = self._make_session()
+        return self._sessions[pid]
+
+    def _make_session(self) -> requests.Session:
         session = _Session()
         session.trust_env = False
         session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
