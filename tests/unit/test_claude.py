@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import requests
 from providers import (
+    CITY,
     CLAUDE,
     SCHEMA,
     Fault,
@@ -78,7 +79,7 @@ def failure(kind: str, message: str = "no", **details: Any) -> dict[str, Any]:
 )
 def test_request_body(make_client: Make, far_end: RequestsMock, said: dict[str, Any], expected: dict[str, Any]) -> None:
     """Every parameter has its place in Anthropic's words; max_tokens is always said, and no more that wasn't asked."""
-    body = {"body": claude_stream("x")} if said.get("stream") else {"json": claude_answer("x")}
+    body = {"body": claude_stream("x")} if said.get("stream") else {"json": claude_answer(CITY)}
     far_end.post(CLAUDE.url, **body)
     assert generate(make_client(**CLAUDE.settings), **said).status_code == 200
     assert sent(far_end) == ALWAYS | expected

@@ -98,6 +98,7 @@ RULES: dict[str, dict[str, Any]] = {
     },
     "hf_mode": {"good": {"local": "local", "Cloud": "cloud"}, "bad": ["remote", "1"]},
     "hf_model": TEXTS,
+    "hf_system": TEXTS,
     "hf_api_key": KEYS,
     "hf_base_url": URLS,
     "openai_api_key": KEYS,
@@ -116,6 +117,7 @@ RULES: dict[str, dict[str, Any]] = {
             "2023-13-45",
         ],
     },
+    "allow_model_choice": BOOLEANS,
     "request_timeout": real(0.1, 3600),
     "connect_timeout": real(0.1, 60),
     "max_retries": whole(0, 10),
@@ -310,6 +312,7 @@ def test_the_original_defaults_stand() -> None:
     assert (defaults.ollama_model, defaults.ollama_url) == ("llama2", "http://localhost:11434")
     assert (defaults.openai_model, defaults.claude_model) == ("gpt-6-luna", "claude-haiku-5-5")
     assert (defaults.log_file, defaults.log_prompts) == ("logs/log.jsonl", True)
+    assert (defaults.hf_system, defaults.allow_model_choice) == ("You are a helpful assistant.", False)
 
 
 # --- what is shown

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import requests
 from providers import (
+    CITY,
     OLLAMA,
     SCHEMA,
     Fault,
@@ -71,7 +72,7 @@ def far_end() -> Iterator[RequestsMock]:
 )
 def test_request_body(make_client: Make, far_end: RequestsMock, said: dict[str, Any], expected: dict[str, Any]) -> None:
     """Every parameter has its place in Ollama's words; think, truncate and stream are always said, no more is."""
-    far_end.post(OLLAMA.url, json=ollama_answer("Hello"))
+    far_end.post(OLLAMA.url, json=ollama_answer(CITY))
     assert generate(make_client(**OLLAMA.settings), **said).status_code == 200
     assert sent(far_end) == ALWAYS | {"messages": [USER]} | expected
 

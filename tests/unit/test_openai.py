@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import requests
 from providers import (
+    CITY,
     OPENAI,
     SCHEMA,
     Fault,
@@ -86,7 +87,7 @@ def refusal(param: str, code: str | None = "unsupported_parameter") -> dict[str,
 )
 def test_request_body(make_client: Make, far_end: RequestsMock, said: dict[str, Any], expected: dict[str, Any]) -> None:
     """Every parameter has its place in OpenAI's words, and nothing is sent that the caller didn't say."""
-    body = {"body": openai_stream("x")} if said.get("stream") else {"json": openai_answer("x")}
+    body = {"body": openai_stream("x")} if said.get("stream") else {"json": openai_answer(CITY)}
     far_end.post(OPENAI.url, **body)
     assert generate(make_client(**OPENAI.settings, openai_model="gpt-4o"), **said).status_code == 200
     assert sent(far_end) == {"model": "gpt-4o", "stream": False, "messages": [USER]} | expected
