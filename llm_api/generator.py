@@ -111,7 +111,7 @@ class Exchange:
         self._source: PythonGenerator[Chunk] | None = None
         self._chunks: Iterator[Chunk] = iter(())
         self._pump: Pump | None = None
-        self._has_slot = self._written = False
+        self._has_slot = self._written = self._closed = False
         deadline.keep()
         metrics.begun()
 
@@ -209,7 +209,10 @@ class Exchange:
         return error
 
     def close(self) -> None:
-        """End whatever has not ended: the client left before the last chunk."""
+        """End whatever has not ended: the client left before the last chunk. May be called again."""
+        if self._closed:
+            return
+        self._closed = True
         self._deadline.release()
         if self._pump:
             self._deadline.hung_up()  # what the pump's thread waits for ends

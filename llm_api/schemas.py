@@ -73,8 +73,8 @@ class Format(fields.Field[ResponseFormat | None]):
         match value.get("type"):
             case "text":
                 return None
-            case "json_object":
-                return ResponseFormat()
+            case "json_object":  # TGI's has the schema in `value`, and huggingface_hub makes that of a json_schema
+                return ResponseFormat(_schema(value["value"]) if isinstance(value.get("value"), dict) else None)
             case "json_schema":
                 return _named_schema(value.get("json_schema"))
         return ResponseFormat(_schema(value))

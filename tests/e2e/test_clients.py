@@ -337,7 +337,6 @@ def test_huggingface_hub(service: Service, backend: str) -> None:
     assert line_of(service, usage)["response"] == line_of(service, whole)["response"] == choice.message.content
 
 
-@pytest.mark.xfail(strict=True, reason='{"type": "json_object", "value": SCHEMA} is taken for json_object')
 @obedient
 def test_huggingface_hub_response_format(service: Service) -> None:
     """InferenceClient's json_schema, which it sends in its own servers' form, binds the answer."""
@@ -398,7 +397,6 @@ def test_langchain_structured_output(chat_model: Callable[..., ChatOpenAI]) -> N
     assert answers[0] == answers[1]
 
 
-@pytest.mark.xfail(strict=True, reason="a prompt in a list of one is refused")
 def test_langchain_completions(service: Service) -> None:
     """LangChain's model for Completions, which sends its prompt in a list, has the answer."""
     model = OpenAI(base_url=url(service), api_key="unused", model="default", temperature=0, max_tokens=16)

@@ -624,7 +624,8 @@ def test_client_that_leaves_at_the_end(serve: Serve, log_lines: Log, path: str) 
 ALIKE = {
     *("timestamp", "request_id", "operation", "backend", "requested_backend", "model", "request_model", "response"),
     *("parameters", "input_tokens", "output_tokens", "finish_reason", "stream", "duration_ms", "status", "error"),
-    *("time_to_first_chunk_ms", "http_status", "fallback", "fallback_reason", "attempts", "client_ip"),
+    *("time_to_first_chunk_ms", "http_status", "fallback", "fallback_reason", "attempts", "client_ip", "caller"),
+    "trace_id",
     "schema_version",
 }
 TALK = [{"role": "developer", "content": "Be kind."}, USER, {"role": "assistant", "content": None}, USER]

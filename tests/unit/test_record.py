@@ -22,7 +22,7 @@ FIELDS = {
     *("timestamp", "request_id", "operation", "backend", "requested_backend", "model", "request_model", "prompt"),
     *("system", "response", "parameters", "input_tokens", "output_tokens", "finish_reason", "stream", "duration_ms"),
     *("time_to_first_chunk_ms", "status", "http_status", "error", "fallback", "fallback_reason", "attempts"),
-    *("client_ip", "schema_version"),
+    *("client_ip", "caller", "trace_id", "schema_version"),
 }
 END = Chunk("", "stop", Usage(3, 2), "model-it-named")
 ANSWER = [Chunk("Hi "), Chunk("there"), END]
@@ -104,6 +104,8 @@ ASKED = {
     "system": "Be kind.",
     "parameters": {name: value for name, value in BODY.items() if name not in ("prompt", "system", "model")},
     "client_ip": "127.0.0.1",
+    "caller": None,
+    "trace_id": None,
     "schema_version": 1,
 }
 OK = {
