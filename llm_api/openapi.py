@@ -169,8 +169,10 @@ WHO = {"X-LLM-Backend": "Who answered", "X-LLM-Model": "With which model"}
 FALLBACK = {"X-LLM-Fallback": "Why it was not the configured backend; absent where it was"}
 WAIT = {"Retry-After": "Seconds"}
 QUESTION = "What is the capital of France?"
-ASKED = {"model": "default", "prompt": QUESTION}
-CHAT = {"model": "default", "messages": [{"role": "user", "content": QUESTION}]}
+# A small model may not know where to stop.
+BRIEF = {"max_tokens": 50}
+ASKED = {"model": "default", "prompt": QUESTION} | BRIEF
+CHAT = {"model": "default", "messages": [{"role": "user", "content": QUESTION}]} | BRIEF
 
 
 @dataclass(frozen=True)
@@ -189,9 +191,9 @@ OPERATIONS = {
         {JSON: Generated, "application/x-ndjson": None},
         "generate_schema",
         {
-            "a prompt": {"prompt": QUESTION},
-            "with details": {"prompt": QUESTION, "system": "Answer briefly.", "temperature": 0, "details": True},
-            "streamed": {"prompt": QUESTION, "max_tokens": 50, "stream": True},
+            "a prompt": {"prompt": QUESTION} | BRIEF,
+            "with details": {"prompt": QUESTION, "system": "Be brief.", "temperature": 0, "details": True} | BRIEF,
+            "streamed": {"prompt": QUESTION, "stream": True} | BRIEF,
             "every parameter": {
                 "prompt": "Tell me about the sea.",
                 "system": "Be brief.",
@@ -222,7 +224,7 @@ OPERATIONS = {
     "openai.completions": Operation(
         {JSON: TextCompletion, "text/event-stream": None},
         "completion_schema",
-        {"a prompt": ASKED, "streamed": ASKED | {"max_tokens": 50, "stream": True}},
+        {"a prompt": ASKED, "streamed": ASKED | {"stream": True}},
         GENERATION_ERRORS,
     ),
     "openai.models": Operation({JSON: ModelList}, errors=LIST_ERRORS),

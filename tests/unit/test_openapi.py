@@ -18,6 +18,7 @@ from schemathesis.specs.openapi.definitions import OPENAPI_31
 
 from llm_api import routes
 from llm_api.errors import ValidationFailed
+from tools import postman
 
 Make = Callable[..., Any]
 Document = dict[str, Any]
@@ -221,6 +222,11 @@ def test_bodies_are_described_as_they_are_read(
     reader = getattr(make_app().extensions["llm_api"], schema)
     with nullcontext() if fits else pytest.raises(ValidationFailed):
         reader.read(body)
+
+
+def test_postman_collection_is_made_from_it() -> None:
+    """The collection in the repository is the one that its maker makes now."""
+    assert postman.FILE.read_text() == postman.text(), "out of step: run make postman-collection"
 
 
 # Where it hangs
