@@ -9,7 +9,7 @@ from flask import Blueprint, Response, send_from_directory
 
 # Its own page names its files from the top of the host and has a script inside; only its copy of Swagger UI is used.
 SWAGGER_UI = Path(flask_swagger_ui.__file__).parent / "dist"
-POLICY = "default-src 'self'; img-src 'self' data:; style-src 'self' 'unsafe-inline'; frame-ancestors 'none'"
+POLICY = "default-src 'self'; img-src 'self' data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 
 blueprint = Blueprint("pages", __name__, static_folder="static", static_url_path="/static")
 
