@@ -87,6 +87,12 @@ def _parse_url(text: str) -> str:
     return text.rstrip("/")
 
 
+def _parse_proxy(text: str) -> str:
+    if not text.startswith("http://"):
+        raise ValueError
+    return _parse_url(text)
+
+
 def _parse_ollama_url(text: str) -> str:
     """OLLAMA_HOST may be a host, host:port or URL, and names the address to bind to (ollama, envconfig/config.go)."""
     text = f"127.0.0.1{text}" if text.startswith(":") else text
@@ -187,9 +193,10 @@ _BOOLEANS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "
 BOOLEAN = Rule(_parse_boolean, "true or false")
 URL = Rule(_parse_url, "an http:// or https:// address")
 OLLAMA_ADDRESS = Rule(_parse_ollama_url, "an http:// or https:// address")
+PROXY = Rule(_parse_proxy, "an http:// address")
 STORAGE = Rule(_parse_storage, "memory:// or redis://HOST:PORT/NUMBER")
 # They may hold a password.
-ADDRESSES = (URL, OLLAMA_ADDRESS, STORAGE)
+ADDRESSES = (URL, OLLAMA_ADDRESS, PROXY, STORAGE)
 BACKEND = Rule(_parse_backend, f"one of {', '.join(BACKENDS)}, a plugin's name, or module:Class")
 CHAIN = Rule(_parse_chain, "none, or a list of such names without repeats")
 # What a header may carry; it also keeps a key that was pasted with a line break from reaching an exception's text.
@@ -289,7 +296,7 @@ class Settings:
     )
     cors_origins: tuple[str, ...] = setting((), ORIGINS, "pages of other sites that may call from a browser")
     http_proxy_url: str | None = setting(
-        None, URL, "proxy to backends on other machines; HTTP_PROXY and its like are not read"
+        None, PROXY, "proxy to backends on other machines; HTTP_PROXY and its like are not read"
     )
     log_file: str = setting("logs/log.jsonl", TEXT, "the log: one JSON object a line, one line a request")
     log_prompts: bool = setting(

@@ -112,7 +112,6 @@ class Deadline:
 class _Watchdog:
     def __init__(self) -> None:
         self._running: set[Deadline] = set()
-        self._wake = threading.Event()
         self._thread: threading.Thread | None = None
         self._starting = threading.Lock()
 
@@ -120,8 +119,6 @@ class _Watchdog:
         self._running.add(deadline)
         if self._thread is None:
             self._start()
-        if not self._wake.is_set():
-            self._wake.set()
 
     def remove(self, deadline: Deadline) -> None:
         self._running.discard(deadline)
@@ -133,12 +130,11 @@ class _Watchdog:
                 self._thread.start()
 
     def _watch(self) -> None:
+        # It looks twenty times a second, busy or not: to be woken would cost each request a switch of threads.
         while True:
-            self._wake.wait()
-            self._wake.clear()
-            while running := self._running.copy():
+            time.sleep(TICK)
+            if running := self._running.copy():
                 self._inspect(running)
-                time.sleep(TICK)
 
     def _inspect(self, running: set[Deadline]) -> None:
         clients = {fd: deadline for deadline in running if (fd := _descriptor(deadline.client)) >= 0}

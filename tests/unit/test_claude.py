@@ -91,7 +91,6 @@ def test_request_headers(make_client: Make, far_end: RequestsMock, settings: dic
     far_end.post(CLAUDE.url, json=claude_answer("Hello"))
     generate(make_client(**CLAUDE.settings, **settings))
     headers = {name.lower(): value for name, value in far_end.calls[0].request.headers.items()}
-    del headers["content-length"]
     assert headers == {
         "user-agent": "llm-api",
         "accept-encoding": "identity",
@@ -406,7 +405,7 @@ def test_refusal_says_why(make_client: Make, far_end: RequestsMock) -> None:
     """A refused request comes with Anthropic's reason."""
     far_end.post(CLAUDE.url, status=400, json=failure("invalid_request_error", "prompt is too long: 1 > 0"))
     message = error_of(generate(make_client(**CLAUDE.settings)))["message"]
-    assert message == "claude refused the request: prompt is too long: 1 > 0"
+    assert message == "claude can't take a request of this length: prompt is too long: 1 > 0"
 
 
 def test_unknown_model_says_which(make_client: Make, far_end: RequestsMock) -> None:
