@@ -37,7 +37,17 @@ try:
 except ConfigError as error:
     sys.exit(f"llm_api: {error}")
 
+if settings.worker_class == "gevent":
+    from gevent import monkey
+
+    monkey.patch_all()
+# Here, so that the workers share its memory.
+import llm_api.extension  # noqa: E402, F401
+
 local_model = settings.hf_mode == "local" and "huggingface" in (settings.llm_backend, *settings.llm_fallback)
+
+if local_model and settings.worker_class == "gevent":
+    sys.exit("llm_api: WORKER_CLASS=gevent can't run a model in the process, it would stop all else: use gthread")
 
 
 def on_starting(server: Any) -> None:
@@ -66,7 +76,7 @@ bind = settings.bind
 workers = settings.web_concurrency or (1 if local_model else 2)
 # Requests wait for backends most of the time; threads are what waits. MAX_CONCURRENCY keeps two of them free, which
 # refuse what is too much and answer /health.
-worker_class = "gthread"
+worker_class = settings.worker_class
 threads = settings.threads
 # A worker takes no more connections than it has threads, so that the other workers get the rest; a connection kept
 # open between requests would hold such a place, so none is (nginx in front keeps its clients' ones).

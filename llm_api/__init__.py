@@ -28,14 +28,25 @@ touch requests.
 
 from __future__ import annotations
 
-from flask import Flask
-from werkzeug.exceptions import HTTPException
+from typing import TYPE_CHECKING, Any
 
 from .config import Settings
-from .extension import LLMAPI
-from .web import http_error_answer
+
+if TYPE_CHECKING:
+    from flask import Flask
+
+    from .extension import LLMAPI
 
 __all__ = ["LLMAPI", "Settings", "create_app"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import the rest when it is asked for: gunicorn.conf.py reads the settings before gevent patches the rest."""
+    if name == "LLMAPI":
+        from .extension import LLMAPI
+
+        return LLMAPI
+    raise AttributeError(name)
 
 
 def create_app(settings: Settings | None = None) -> Flask:
@@ -43,7 +54,6 @@ def create_app(settings: Settings | None = None) -> Flask:
 
     Raises ConfigError where a setting is wrong. Nothing is opened and no model is loaded before the first request.
     """
-    app = Flask(__name__, static_folder=None)
-    LLMAPI(app, settings=settings or Settings.load())
-    app.register_error_handler(HTTPException, http_error_answer)
-    return app
+    from .extension import make_app
+
+    return make_app(settings or Settings.load())

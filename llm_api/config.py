@@ -312,10 +312,15 @@ class Settings:
     )
     log_backups: int = setting(5, number(int, 1, 1000), "renamed logs that are kept with LOG_MAX_BYTES")
     bind: str = setting("127.0.0.1:8000", ADDRESS, "where gunicorn listens")
+    worker_class: str = setting(
+        "gthread",
+        one_of("gthread", "gevent"),
+        "gunicorn's workers; gevent (pip install gevent) for hundreds of slow remote calls at once",
+    )
     web_concurrency: int | None = setting(
         None, number(int, 1, 512), "gunicorn's worker processes; unset: 2, or 1 with a local model"
     )
-    threads: int = setting(16, number(int, 1, 1024), "requests at once in one worker")
+    threads: int = setting(16, number(int, 1, 1024), "requests at once in one worker, of either class")
 
     @classmethod
     def load(cls, env_file: str | Path | None = ".env", *earlier: Mapping[str, Any]) -> Settings:

@@ -11,9 +11,10 @@ from __future__ import annotations
 import os
 import select
 import socket
+import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 
 from .errors import ClientGone, TimedOut
@@ -149,11 +150,24 @@ def _descriptor(client: socket.socket | None) -> int:
 
 
 def _hung_up(clients: dict[int, Deadline]) -> list[int]:
-    poll = select.poll()
-    for fd in clients:
-        poll.register(fd, HANG_UP)
     gone = HANG_UP | select.POLLHUP | select.POLLERR
-    return [fd for fd, event in poll.poll(0) if event & gone]
+    return [fd for fd, event in look(clients, HANG_UP) if event & gone]
+
+
+def look(descriptors: Iterable[int], events: int) -> list[tuple[int, int]]:
+    """Return what poll() says of the descriptors now."""
+    poll = _native_poll()()
+    for fd in descriptors:
+        poll.register(fd, events)
+    return poll.poll(0)
+
+
+def _native_poll() -> Callable[[], select.poll]:
+    """The one of gevent would let others run first, and knows of no hang-up."""
+    if monkey := sys.modules.get("gevent.monkey"):
+        native: Callable[[], select.poll] = monkey.get_original("select", "poll")
+        return native
+    return select.poll
 
 
 def _start_afresh() -> None:

@@ -25,6 +25,8 @@ from requests.structures import CaseInsensitiveDict
 from urllib3 import Timeout
 from urllib3.exceptions import ProtocolError, ReadTimeoutError
 
+from ..deadline import look
+
 
 class Call(requests.PreparedRequest):
     """One request, which has `connect_seconds` to connect, and which `stop` ends from another thread."""
@@ -177,6 +179,4 @@ def _proxy_headers(proxy: SplitResult) -> dict[str, str]:
 
 def _has_news(sock: socket.socket) -> bool:
     """An idle connection has nothing to say but that it is closed."""
-    poll = select.poll()
-    poll.register(sock, select.POLLIN)
-    return bool(poll.poll(0))
+    return bool(look([sock.fileno()], select.POLLIN))
