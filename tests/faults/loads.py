@@ -249,8 +249,7 @@ class Service(Door):
 
     def workers(self) -> list[int]:
         """Return the ids of its worker processes."""
-        pid = self.process.pid
-        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+        return sorted(children(self.process.pid))
 
     def writers(self) -> list[int]:
         """Return the ids of those workers that have the log open, so have answered since they started."""
@@ -260,6 +259,11 @@ class Service(Door):
         """Return the log's lines that have these values."""
         records = [json.loads(line) for line in self.log.read_bytes().split(b"\n")[:-1]] if self.log.exists() else []
         return [record for record in records if fields.items() <= record.items()]
+
+
+def children(pid: int) -> set[int]:
+    """Return the ids of a process's children."""
+    return {int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()}
 
 
 def _catches(pid: int, number: signal.Signals) -> bool:
