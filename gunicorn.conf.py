@@ -64,6 +64,26 @@ def when_ready(server: Any) -> None:
         server.log.warning("EVERYBODY WHO REACHES %s MAY USE THIS SERVICE: set API_KEYS", settings.bind)
 
 
+def post_worker_init(worker: Any) -> None:
+    """Let a worker that stops take what has connected already, and then close the door.
+
+    gunicorn's own keeps it open until its last request has ended: who connects meanwhile waits for nobody, then is cut
+    off, where nginx would have gone to another machine at once.
+    """
+    switch = worker.set_accept_enabled
+
+    def set_accept_enabled(enabled: bool) -> None:
+        switch(enabled)
+        for listener in () if worker.alive else worker.sockets:
+            before = -1
+            while before < worker.nr_conns < worker.worker_connections:
+                before = worker.nr_conns
+                worker.accept(listener)
+            listener.close()
+
+    worker.set_accept_enabled = set_accept_enabled
+
+
 def child_exit(server: Any, worker: Any) -> None:
     """Take a dead worker's gauges away: what it was doing is over."""
     from prometheus_client.multiprocess import mark_process_dead
