@@ -40,6 +40,7 @@ from .log_files import verify as find_damage
 from .log_show import curl_line, json_text, show_damage, show_line, show_stats, write_csv
 from .log_stats import Stats
 from .request_log import RequestLog
+from .service import Answer
 from .web import service
 
 llm = AppGroup("llm", help="LLM API.")
@@ -260,8 +261,8 @@ def generate(prompt: str | None, stream: bool, as_json: bool, **fields: Any) -> 
     """Answer PROMPT, or what comes through a pipe. Exit code 1 where nothing can answer."""
     if not prompt and sys.stdin.isatty():
         raise click.UsageError("give a prompt, or pipe one in")
-    prompt = prompt or sys.stdin.read()
-    fields = {name: value for name, value in fields.items() if value is not None}
+    # bytes that are no text are refused with the words for any other prompt
+    prompt = prompt or sys.stdin.buffer.read().decode(errors="surrogateescape").rstrip("\n")
     try:
         (_show_stream if stream and not as_json else _show_answer)(prompt, as_json, fields)
     except LLMAPIError as error:
@@ -271,18 +272,27 @@ def generate(prompt: str | None, stream: bool, as_json: bool, **fields: Any) -> 
 def _show_answer(prompt: str, as_json: bool, fields: dict[str, Any]) -> None:
     with _waiting():
         answer = service().generate(prompt, **fields)
-    if answer.fallback:
-        click.echo(f"answered by {answer.backend}: {answer.fallback_reason}", err=True)
     click.echo(strict_json.dumps(dataclasses.asdict(answer)) if as_json else answer.text)
+    _say_who(answer)
 
 
 def _show_stream(prompt: str, as_json: bool, fields: dict[str, Any]) -> None:
-    pieces = service().stream(prompt, **fields)
+    pieces = _pieces(prompt, fields)
     with _waiting():
         first = next(pieces, "")
     for piece in chain([first], pieces):
         click.echo(piece, nl=False)
-    click.echo()
+
+
+def _pieces(prompt: str, fields: dict[str, Any]) -> Iterator[str]:
+    answer = yield from service().stream(prompt, **fields)
+    yield "\n"
+    _say_who(answer)
+
+
+def _say_who(answer: Answer) -> None:
+    if answer.fallback:
+        click.echo(f"answered by {answer.backend}: {answer.fallback_reason}", err=True)
 
 
 @contextmanager

@@ -5,10 +5,12 @@ from __future__ import annotations
 import socket
 import uuid
 from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Generator as PythonGenerator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from . import strict_json
 from .config import Settings
 from .deadline import Deadline
 from .generator import Exchange, Generator, Hooks
@@ -56,15 +58,20 @@ class Service:
     def generate(self, prompt: str, *, caller: str | None = None, **fields: Any) -> Answer:
         """Return the answer to `prompt`; `fields` are those of `POST /generate`. Raises LLMAPIError.
 
-        Needs no app context; works in threads, commands and forked workers. `caller` is for the log.
+        Needs no app context; works in threads, commands and forked workers. `caller` is for the log and `may_use`.
         """
         with self._exchange({"prompt": prompt} | fields, caller) as exchange:
             return Answer(exchange.text(), **exchange.details())
 
-    def stream(self, prompt: str, *, caller: str | None = None, **fields: Any) -> Iterator[str]:
-        """Yield the answer in pieces, as `generate`. Close the iterator to stop early."""
+    def stream(self, prompt: str, *, caller: str | None = None, **fields: Any) -> PythonGenerator[str, None, Answer]:
+        """Yield the answer in pieces, as `generate`; return it whole. Close the iterator to stop early."""
         with self._exchange({"prompt": prompt, "stream": True} | fields, caller) as exchange:
-            yield from (chunk.text for chunk in exchange if chunk.text)
+            said = []
+            for chunk in exchange:
+                said.append(chunk.text)
+                if chunk.text:
+                    yield chunk.text
+            return Answer("".join(said), **exchange.details())
 
     def start(self, record: Record, client: socket.socket | None = None) -> Exchange:
         """Begin a request's life; the view or caller opens and closes it. `client` is the socket to who asks."""
@@ -74,7 +81,9 @@ class Service:
     def _exchange(self, body: Mapping[str, Any], caller: str | None) -> Iterator[Exchange]:
         exchange = self.start(Record(self.settings, "generate", uuid.uuid4().hex, caller=caller))
         try:
-            exchange.open(self.generate_schema.read(body).request)
+            # as a body would come: held against the same rules; None is what the caller has not said
+            said = strict_json.dumps({name: value for name, value in body.items() if value is not None})
+            exchange.open(self.generate_schema.read(strict_json.loads(said.encode())).request)
             yield exchange
         except Exception as error:
             raise exchange.fail(error) from error

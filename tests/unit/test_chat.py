@@ -219,6 +219,7 @@ SAID_BY_CHAT = {
     "many messages": ({"messages": [{"role": "assistant", "content": None}] * 9_999 + [USER]}, None),
 }
 SAID_BY_TEXT = {
+    "a prompt in a list": ({"prompt": ["Hi"]}, {}),
     "echo": ({"echo": False, "suffix": "", "best_of": 1}, {}),
     "no max_completion_tokens": ({"max_completion_tokens": "not a field here"}, {}),
 }
@@ -342,7 +343,8 @@ NOT_SERVED_BY_CHAT: list[tuple[dict[str, Any], str]] = [
 NOT_SERVED_BY_TEXT: list[tuple[dict[str, Any], str]] = [
     ({"prompt": None}, "prompt"),
     ({"prompt": ""}, "prompt"),
-    ({"prompt": ["Hi"]}, "prompt"),
+    ({"prompt": ["Hi", "you"]}, "prompt"),
+    ({"prompt": []}, "prompt"),
     ({"prompt": [[1, 2]]}, "prompt"),
     ({"prompt": 5}, "prompt"),
     ({"echo": True}, "echo"),
@@ -678,6 +680,7 @@ QUOTING = RequestRefused("refused", detail=f"you said {CANARY}")
         ("chat/completions", {"messages": [USER | {"content": {CANARY: 1}}]}),
         ("completions", {"prompt": CANARY, "stop": CANARY, "user": CANARY}),
         ("completions", {"prompt": [CANARY]}),
+        ("completions", {"prompt": [CANARY, CANARY]}),
     ],
 )
 @STREAMED

@@ -309,8 +309,8 @@ def test_refusal_says_why(make_client: Make, far_end: RequestsMock) -> None:
 @pytest.mark.parametrize(
     ("said", "model", "tags", "pulled"),
     [
-        ({}, "llama2", {"json": TAGS}, "gemma4:latest, llama3.2:1b"),
-        ({"model": "mine:7b"}, "mine:7b", {"json": TAGS}, "gemma4:latest, llama3.2:1b"),
+        ({}, "llama2", {"json": TAGS}, "gemma4, llama3.2:1b"),
+        ({"model": "mine:7b"}, "mine:7b", {"json": TAGS}, "gemma4, llama3.2:1b"),
         ({}, "llama2", {"json": {"models": []}}, "none"),
         ({}, "llama2", {"status": 500}, "not known"),
         ({}, "llama2", {"json": {"wrong": 1}}, "not known"),
@@ -361,7 +361,7 @@ def test_check_of_a_pulled_model(far_end: RequestsMock, model: str) -> None:
 def test_check_of_a_model_that_is_not_pulled(far_end: RequestsMock, model: str) -> None:
     """Another tag, another namespace or the beginning of a name is another model."""
     far_end.get(OLLAMA.models_url, json=TAGS)
-    with pytest.raises(ModelNotFound, match=rf"ollama pull {model}`.*gemma4:latest, llama3.2:1b"):
+    with pytest.raises(ModelNotFound, match=rf"ollama pull {model}`.*gemma4, llama3.2:1b"):
         backend(ollama_model=model).check(Deadline(5))
 
 
@@ -381,9 +381,9 @@ def test_tags_of_long_names(far_end: RequestsMock, model: str, pulled: str) -> N
 
 
 def test_list_of_models(far_end: RequestsMock) -> None:
-    """The pulled models are listed by name."""
+    """The pulled models are listed by name, without the tag that a name without one means."""
     far_end.get(OLLAMA.models_url, json=TAGS)
-    assert backend().list_models(Deadline(5)) == ["gemma4:latest", "llama3.2:1b"]
+    assert backend().list_models(Deadline(5)) == ["gemma4", "llama3.2:1b"]
 
 
 @pytest.mark.parametrize("verb", ["check", "list_models"])

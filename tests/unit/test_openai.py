@@ -614,12 +614,12 @@ def test_error(make_client: Make, far_end: RequestsMock, log_lines: Log, fault: 
 
 def test_refusal_says_why(make_client: Make, far_end: RequestsMock) -> None:
     """A refused request comes with OpenAI's reason and the field it blames."""
-    far_end.post(OPENAI.url, status=400, json=TOO_LONG)
+    far_end.post(OPENAI.url, status=400, json=failure("invalid_value", "no such role", "messages"))
     assert error_of(generate(make_client(**OPENAI.settings))) == {
-        "message": "openai can't take a request of this length: too long",
+        "message": "openai refused the request: no such role",
         "type": "invalid_request_error",
-        "code": "context_length_exceeded",
-        "param": "prompt",
+        "code": "invalid_value",
+        "param": "messages",
     }
 
 
