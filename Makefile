@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test test-faults lint types postman transformers clean
+.PHONY: run test test-faults test-browser lint types postman postman-collection transformers clean
 
 # Without a .env the packaged model answers; with one, what it says.
 run: $(VENV)/.run
@@ -15,6 +15,10 @@ test: $(VENV)/.dev
 # Kills, full disks, rotation, held locks; FAULTS=full takes the counts of a proof, in some six minutes.
 test-faults: $(VENV)/.dev
 	$(BIN)/python -m pytest tests/faults -s
+
+# The docs page in a real browser, behind nginx too; both come from the system (Debian: chromium, nginx-light).
+test-browser: $(VENV)/.dev
+	$(BIN)/python -m pytest tests/browser
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
@@ -31,6 +35,10 @@ transformers: $(VENV)/.run requirements-transformers.txt
 BASE_URL ?= http://127.0.0.1:8000
 postman: build/node_modules/.bin/newman
 	build/node_modules/.bin/newman run LLM-API.postman_collection.json --env-var base_url=$(BASE_URL) --reporters cli --bail
+
+# The collection is made from the description that the service gives of itself.
+postman-collection: $(VENV)/.run
+	$(BIN)/python -m tools.postman
 
 build/node_modules/.bin/newman:
 	npm install --silent --no-fund --no-audit --prefix build newman@6.2.2
