@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import flask_swagger_ui
-from flask import Blueprint, Response, request, send_from_directory
+from flask import Blueprint, Response, abort, request, send_from_directory
 
 from .web import is_open, json_answer, service
 
@@ -43,6 +43,7 @@ def dashboard() -> Response:
 @blueprint.get("/dashboard/data")
 def dashboard_data() -> Response:
     """Return the numbers of the last `minutes`, the latest and the slowest requests."""
+    _refuse_other_sites()
     asked = request.args
     minutes = asked.get("minutes", 60, type=int)
     chosen = {name: asked.get(name) or None for name in ("backend", "status", "text")}
@@ -52,6 +53,7 @@ def dashboard_data() -> Response:
 @blueprint.get("/dashboard/record/<request_id>")
 def dashboard_record(request_id: str) -> Response:
     """Return what the log has of one request."""
+    _refuse_other_sites()
     return json_answer({"records": service().dashboard.records(request_id)})
 
 
@@ -74,6 +76,12 @@ def swagger_ui(name: str) -> Response:
 def static_file(name: str) -> Response:
     """Give a file of the pages."""
     return _file(STATIC, name)
+
+
+def _refuse_other_sites() -> None:
+    """CORS_ORIGINS lets pages of other sites ask; what everybody asked is not theirs. A browser names those only."""
+    if "Origin" in request.headers:
+        abort(403, "the log is shown to the service's own pages only")
 
 
 def _file(folder: Path, name: str, more_policy: str = "") -> Response:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .config import Settings
+from .dashboard import Dashboard
 from .deadline import Deadline
 from .generator import Exchange, Generator, Hooks
 from .health import Health
@@ -48,6 +49,7 @@ class Service:
         self.generator = Generator(settings, RequestLog(settings), hooks)
         self.health = Health(self.generator)
         self.models = Models(self.generator)
+        self.dashboard = Dashboard(settings)
         self.rate_limits = RateLimits(settings)
         self.generate_schema = GenerateSchema(settings.max_prompt_chars)
         self.chat_schema = ChatSchema(settings.max_prompt_chars)
