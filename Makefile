@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test test-faults test-browser lint types postman postman-collection transformers clean
+.PHONY: run test test-faults test-browser screenshots vendor lint types postman postman-collection transformers clean
 
 # Without a .env the packaged model answers; with one, what it says.
 run: $(VENV)/.run
@@ -19,6 +19,19 @@ test-faults: $(VENV)/.dev
 # The docs page in a real browser, behind nginx too; both come from the system (Debian: chromium, nginx-light).
 test-browser: $(VENV)/.dev
 	$(BIN)/python -m pytest tests/browser
+
+# The pictures in docs/screenshots, of the running pages.
+screenshots: $(VENV)/.dev
+	cd tests && ../$(BIN)/python -m browser.screenshots
+
+# The one library that the pages bring along: the dashboard's charts (MIT), as npm has it.
+UPLOT := llm_api/static/vendor/uplot
+vendor:
+	mkdir -p build $(UPLOT)
+	npm pack --silent --pack-destination build uplot@1.6.32
+	tar -xzf build/uplot-1.6.32.tgz -C $(UPLOT) --strip-components 1 --no-same-owner package/LICENSE
+	tar -xzf build/uplot-1.6.32.tgz -C $(UPLOT) --strip-components 2 --no-same-owner \
+	  package/dist/uPlot.iife.min.js package/dist/uPlot.min.css
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -11,6 +11,7 @@ touch requests.
     web         openapi           what all views share; the description of the API
     service     doctor            what the views of one mount share; what is wrong with a deployment
     health      models            whether the service can serve; which models it has
+    dashboard                     the numbers and requests of a log, for a page
     limits                        who may ask, and how often
     log_show                      records for a terminal
     openai_schemas                OpenAI's bodies to types
