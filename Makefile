@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test test-faults lint types postman transformers clean
+.PHONY: run test test-faults test-deploy lint types postman transformers clean
 
 # Without a .env the packaged model answers; with one, what it says.
 run: $(VENV)/.run
@@ -15,6 +15,14 @@ test: $(VENV)/.dev
 # Kills, full disks, rotation, held locks; FAULTS=full takes the counts of a proof, in some six minutes.
 test-faults: $(VENV)/.dev
 	$(BIN)/python -m pytest tests/faults -s
+
+# deploy/ with real nginx, Redis, systemd and Prometheus; .ci/run has what to install.
+test-deploy: $(VENV)/.dev
+	$(BIN)/python -m pytest tests/deploy -s
+
+# Prometheus without its service: Debian's package, unpacked.
+build/prometheus:
+	mkdir -p build && cd build && apt-get download -qq prometheus && dpkg -x prometheus_*.deb prometheus
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
