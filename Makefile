@@ -3,7 +3,8 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test test-faults test-browser screenshots vendor lint types postman postman-collection transformers clean
+.PHONY: run test test-faults test-browser test-deploy screenshots vendor lint types postman postman-collection transformers \
+  clean
 
 # Without a .env the packaged model answers; with one, what it says.
 run: $(VENV)/.run
@@ -32,6 +33,14 @@ vendor:
 	tar -xzf build/uplot-1.6.32.tgz -C $(UPLOT) --strip-components 1 --no-same-owner package/LICENSE
 	tar -xzf build/uplot-1.6.32.tgz -C $(UPLOT) --strip-components 2 --no-same-owner \
 	  package/dist/uPlot.iife.min.js package/dist/uPlot.min.css
+
+# deploy/ with real nginx, Redis, systemd and Prometheus; .ci/run has what to install.
+test-deploy: $(VENV)/.dev
+	$(BIN)/python -m pytest tests/deploy -s
+
+# Prometheus without its service: Debian's package, unpacked.
+build/prometheus:
+	mkdir -p build && cd build && apt-get download -qq prometheus && dpkg -x prometheus_*.deb prometheus
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

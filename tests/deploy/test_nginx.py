@@ -18,7 +18,7 @@ import pytest
 from faults.loads import CLIENT_SECONDS, PROJECT, Answer, Service, eventually, figure
 from faults.upstreams import OPENAI, PIECES, UNTIL_CLOSED, Peer, Script, Upstream
 
-from .parts import Nginx
+from .parts import Nginx, replaced, unit
 
 JSON = {"Content_Type": "application/json"}
 CHAT = {"model": "default", "messages": [{"role": "user", "content": "Hi"}]}
@@ -27,7 +27,9 @@ CHAT = {"model": "default", "messages": [{"role": "user", "content": "Hi"}]}
 @pytest.fixture
 def serve_unix(serve: Callable[..., Service], tmp_path: Path) -> Callable[..., Service]:
     """Return a starter of services with deploy/llm-api.service's settings."""
-    return lambda **settings: serve(BIND=f"unix:{tmp_path}/gunicorn.sock", TRUSTED_PROXIES="unix", **settings)
+    [said] = unit()["Environment"]
+    settings = dict(word.split("=", 1) for word in replaced(said, {"/run/llm-api": str(tmp_path)}).split())
+    return lambda **more: serve(**settings, **more)
 
 
 def check_envelope(answer: Answer, status: int, code: str, request_id: str | None = None) -> None:
