@@ -57,7 +57,7 @@ def test_answers(serve_unix: Callable[..., Service], front: Callable[..., Nginx]
     assert refused.request_id != "no id"
     ids = [answer.request_id for answer in (mine, unnamed, refused)]
     assert [line["request_id"] for line in service.lines()] == ids
-    assert [name for _, name, _ in nginx.passed()] == ids
+    eventually(lambda: [name for _, name, _ in nginx.passed()] == ids)
 
 
 def test_client_ip(serve_unix: Callable[..., Service], front: Callable[..., Nginx]) -> None:

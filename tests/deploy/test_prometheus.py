@@ -36,7 +36,7 @@ def samples(service: Service) -> dict[str, float]:
 
 @pytest.fixture
 def busy(serve: Callable[..., Service], behind: Callable[[Script], Upstream], tmp_path: Path) -> Service:
-    """A service that has counted all there is to count: answers, fallbacks, refusals, a log that can't be written."""
+    """A service that has counted what there is to count: fallbacks, an open breaker, a log that can't be written."""
     settings = OPENAI.settings(behind(lambda peer: peer.send(UNTIL_CLOSED)))  # nothing in it: invalid_answer
     service = serve(WEB_CONCURRENCY=2, LOG_REQUIRED="false", **settings | {"LLM_FALLBACK": "stub"})
     for number in range(12):
@@ -121,7 +121,7 @@ def test_alerts_of_a_sick_service(busy: Service, tmp_path: Path, free_port: int)
 
 
 def test_kills(serve: Callable[..., Service]) -> None:
-    """Over 30 kills of workers no counter goes back, none forgets an answer, nothing stays in flight (figure 20)."""
+    """Over 30 kills of workers no counter goes back or forgets an answer, and nothing stays in flight (figure 20)."""
     service = serve(LLM_BACKEND="stub", WEB_CONCURRENCY=3)
     before: dict[str, float] = {}
     with Load(service) as load:

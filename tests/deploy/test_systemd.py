@@ -42,7 +42,7 @@ def test_security() -> None:
 
 
 def test_times() -> None:
-    """Systemd waits longer for the service than gunicorn for its workers, and that longer than a request lasts."""
+    """systemd waits longer for the service than gunicorn for its workers, and that longer than a request lasts."""
     command = [sys.executable, "-m", "gunicorn", "--print-config", "wsgi:app"]
     env = {"FLASK_SKIP_DOTENV": "1", "PATH": "/usr/bin:/bin", "LLM_BACKEND": "stub", "REQUEST_TIMEOUT": "120"}
     said = subprocess.run(command, cwd=PROJECT, env=env, capture_output=True, text=True, check=True).stdout
