@@ -22,7 +22,7 @@ test-browser: $(VENV)/.dev build/node_modules/axe-core
 
 # The pictures in docs/screenshots, of the running pages.
 screenshots: $(VENV)/.dev
-	cd tests && ../$(BIN)/python -m browser.screenshots
+	PYTHONPATH=.:tests $(BIN)/python -m browser.screenshots
 
 # The one library that the pages bring along: the dashboard's charts (MIT), as npm has it.
 UPLOT := llm_api/static/vendor/uplot

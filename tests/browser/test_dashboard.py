@@ -42,7 +42,7 @@ def test_numbers_are_those_of_the_command(visitor: Visitor, serve: Serve) -> Non
     assert row[:4] == [str(told["backends"]["ollama"][n]) for n in ("requests", "errors", "aborted", "fallbacks")]
     reasons = page.locator("#reasons tbody tr").all_inner_texts()
     assert [re.split(r"\t", reason)[0] for reason in reasons] == list(told["fallback_reasons"])
-    counts = page.locator(".chart").first.locator("tbody tr td:nth-child(2)").all_text_contents()
+    counts = page.locator(".chart").first.locator("details tbody td:nth-child(2)").all_text_contents()
     slots = told["over_time"]
     assert sum(map(int, counts)) == sum(slot["requests"] - slot["errors"] - slot["aborted"] for slot in slots)
     expect(page.locator(".plot canvas")).to_have_count(4)
