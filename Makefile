@@ -17,13 +17,13 @@ test: $(VENV)/.dev
 test-faults: $(VENV)/.dev
 	$(BIN)/python -m pytest tests/faults -s
 
-# The docs page in a real browser, behind nginx too; both come from the system (Debian: chromium, nginx-light).
-test-browser: $(VENV)/.dev
+# The pages in a real browser, behind nginx too; both come from the system (Debian: chromium, nginx-light).
+test-browser: $(VENV)/.dev build/node_modules/axe-core
 	$(BIN)/python -m pytest tests/browser
 
 # The pictures in docs/screenshots, of the running pages.
 screenshots: $(VENV)/.dev
-	cd tests && ../$(BIN)/python -m browser.screenshots
+	PYTHONPATH=.:tests $(BIN)/python -m browser.screenshots
 
 # The one library that the pages bring along: the dashboard's charts (MIT), as npm has it.
 UPLOT := llm_api/static/vendor/uplot
@@ -61,6 +61,9 @@ postman: build/node_modules/.bin/newman
 # The collection is made from the description that the service gives of itself.
 postman-collection: $(VENV)/.run
 	$(BIN)/python -m tools.postman
+
+build/node_modules/axe-core:
+	npm install --silent --no-fund --no-audit --prefix build axe-core@4.14.1
 
 build/node_modules/.bin/newman:
 	npm install --silent --no-fund --no-audit --prefix build newman@6.2.2

@@ -44,15 +44,20 @@ export class Chart {
     return { width: this.#box.clientWidth, height: HEIGHT };
   }
 
-  // A bar reaches from 0 to the sum of those below it and itself; the highest is drawn first.
+  // A bar reaches from 0 over those below it; so the last one is drawn first, and lines after all bars.
   #values() {
     const below = this.#data.map(() => 0);
-    return this.series.map(({ of, bar }) => this.#data.map((stretch, n) => {
+    const heights = new Map(this.series.map(({ of, bar }, number) => [number, this.#data.map((stretch, n) => {
       const value = stretch.unknown ? null : of(stretch);
       if (!bar || value === null) return value;
       below[n] += value;
       return below[n];
-    })).reverse();
+    })]));
+    return this.#order().map((one) => heights.get(this.series.indexOf(one)));
+  }
+
+  #order() {
+    return [...this.series.filter(({ bar }) => bar).reverse(), ...this.series.filter(({ bar }) => !bar)];
   }
 
   #draw() {
@@ -67,11 +72,12 @@ export class Chart {
       scales: { x: { range: () => this.#span }, y: { range: (_, __, most) => [0, (most || 1) * 1.08] } },
       axes: [
         { ...axis, values: (_, times) => times.map((time) => (many ? dayOf(time) : when(time, false).slice(0, 5))) },
-        { ...axis, size: 62, values: (_, numbers) => numbers.map((number) => this.format(number)) },
+        { ...axis, size: 62, values: (_, numbers) => numbers.map((number) => this.format(number).replace(/\.0+(?= |$)/, "")) },
       ],
+      legend: { markers: { fill: (plot, n) => plot.series[n].fill?.() ?? plot.series[n].stroke?.(), width: 0 } },
       series: [
         { label: "From", value: (_, time) => (time == null ? "–" : when(time)) },
-        ...this.series.map((one) => this.#series(one)).reverse(),
+        ...this.#order().map((one) => this.#series(one)),
       ],
     };
     this.#plot = new uPlot(options, [this.#data.map(({ timestamp }) => timestamp), ...this.#values()], this.#box);

@@ -223,6 +223,7 @@ function recordView(record) {
 
 function factText(name, value) {
   if (name === "timestamp") return `${when(value)} (${value})`;
+  if (name === "attempts") return value.map(({ backend, outcome, duration_ms }) => `${backend}: ${outcome} (${milliseconds(duration_ms)})`).join(", ") || "none";
   return typeof value === "object" ? JSON.stringify(value) : String(value);
 }
 
