@@ -3,7 +3,8 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test test-faults lint types postman transformers clean
+.PHONY: run test test-faults test-browser test-deploy screenshots vendor lint types postman postman-collection transformers \
+  clean
 
 # Without a .env the packaged model answers; with one, what it says.
 run: $(VENV)/.run
@@ -15,6 +16,31 @@ test: $(VENV)/.dev
 # Kills, full disks, rotation, held locks; FAULTS=full takes the counts of a proof, in some six minutes.
 test-faults: $(VENV)/.dev
 	$(BIN)/python -m pytest tests/faults -s
+
+# The pages in a real browser, behind nginx too; both come from the system (Debian: chromium, nginx-light).
+test-browser: $(VENV)/.dev build/node_modules/axe-core
+	$(BIN)/python -m pytest tests/browser
+
+# The pictures in docs/screenshots, of the running pages.
+screenshots: $(VENV)/.dev
+	PYTHONPATH=.:tests $(BIN)/python -m browser.screenshots
+
+# The one library that the pages bring along: the dashboard's charts (MIT), as npm has it.
+UPLOT := llm_api/static/vendor/uplot
+vendor:
+	mkdir -p build $(UPLOT)
+	npm pack --silent --pack-destination build uplot@1.6.32
+	tar -xzf build/uplot-1.6.32.tgz -C $(UPLOT) --strip-components 1 --no-same-owner package/LICENSE
+	tar -xzf build/uplot-1.6.32.tgz -C $(UPLOT) --strip-components 2 --no-same-owner \
+	  package/dist/uPlot.iife.min.js package/dist/uPlot.min.css
+
+# deploy/ with real nginx, Redis, systemd and Prometheus; .ci/run has what to install.
+test-deploy: $(VENV)/.dev
+	$(BIN)/python -m pytest tests/deploy -s
+
+# Prometheus without its service: Debian's package, unpacked.
+build/prometheus:
+	mkdir -p build && cd build && apt-get download -qq prometheus && dpkg -x prometheus_*.deb prometheus
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
@@ -31,6 +57,13 @@ transformers: $(VENV)/.run requirements-transformers.txt
 BASE_URL ?= http://127.0.0.1:8000
 postman: build/node_modules/.bin/newman
 	build/node_modules/.bin/newman run LLM-API.postman_collection.json --env-var base_url=$(BASE_URL) --reporters cli --bail
+
+# The collection is made from the description that the service gives of itself.
+postman-collection: $(VENV)/.run
+	$(BIN)/python -m tools.postman
+
+build/node_modules/axe-core:
+	npm install --silent --no-fund --no-audit --prefix build axe-core@4.14.1
 
 build/node_modules/.bin/newman:
 	npm install --silent --no-fund --no-audit --prefix build newman@6.2.2

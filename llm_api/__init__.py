@@ -5,11 +5,13 @@ translate providers' formats; what crosses the walls are the types, and only vie
 touch requests.
 
     __init__                      create_app
+    extension   testing           LLMAPI, for an app that is there; for those who test with it
     routes      cli               the service's own views; flask llm …
     openai_routes pages           OpenAI's views; what people look at
     web         openapi           what all views share; the description of the API
-    doctor                        what is wrong with a deployment
+    service     doctor            what the views of one mount share; what is wrong with a deployment
     health      models            whether the service can serve; which models it has
+    dashboard                     the numbers and requests of a log, for a page
     limits                        who may ask, and how often
     log_show                      records for a terminal
     openai_schemas                OpenAI's bodies to types
@@ -27,22 +29,25 @@ touch requests.
 
 from __future__ import annotations
 
-from flask import Flask
-from werkzeug.exceptions import HTTPException
+from typing import TYPE_CHECKING, Any
 
-from . import routes
-from .cli import llm
 from .config import Settings
-from .generator import Generator
-from .health import Health
-from .limits import RateLimits
-from .models import Models
-from .openai_schemas import ChatSchema, CompletionSchema
-from .request_log import RequestLog
-from .schemas import GenerateSchema
-from .web import Service, http_error_answer
 
-__all__ = ["Settings", "create_app"]
+if TYPE_CHECKING:
+    from flask import Flask
+
+    from .extension import LLMAPI
+
+__all__ = ["LLMAPI", "Settings", "create_app"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import the rest when it is asked for: gunicorn.conf.py reads the settings before gevent patches the rest."""
+    if name == "LLMAPI":
+        from .extension import LLMAPI
+
+        return LLMAPI
+    raise AttributeError(name)
 
 
 def create_app(settings: Settings | None = None) -> Flask:
@@ -50,21 +55,6 @@ def create_app(settings: Settings | None = None) -> Flask:
 
     Raises ConfigError where a setting is wrong. Nothing is opened and no model is loaded before the first request.
     """
-    settings = settings or Settings.load()
-    app = Flask(__name__, static_folder=None)
-    generator = Generator(settings, RequestLog(settings))
-    limit = settings.max_prompt_chars
-    app.extensions["llm_api"] = Service(
-        settings,
-        generator,
-        Health(generator),
-        Models(generator),
-        RateLimits(settings),
-        GenerateSchema(limit),
-        ChatSchema(limit),
-        CompletionSchema(limit),
-    )
-    app.register_blueprint(routes.blueprint)
-    app.cli.add_command(llm)
-    app.register_error_handler(HTTPException, http_error_answer)
-    return app
+    from .extension import make_app
+
+    return make_app(settings or Settings.load())

@@ -1,7 +1,8 @@
-"""`flask llm …`: the log's tools, keys, the doctor."""
+"""`flask llm …`: an answer, the log's tools, keys, the doctor."""
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import re
 import secrets
@@ -10,14 +11,17 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from datetime import datetime
+from itertools import chain
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
 import click
 from flask.cli import AppGroup
 
+from . import strict_json
 from .config import Settings
 from .doctor import examine
+from .errors import LLMAPIError
 from .log_files import (
     Wanted,
     began,
@@ -36,6 +40,7 @@ from .log_files import verify as find_damage
 from .log_show import curl_line, json_text, show_damage, show_line, show_stats, write_csv
 from .log_stats import Stats
 from .request_log import RequestLog
+from .service import Answer
 from .web import service
 
 llm = AppGroup("llm", help="LLM API.")
@@ -240,6 +245,63 @@ def progress(files: list[Path], hidden: bool = False) -> Iterator[Callable[[int]
     with Progress(console=Console(stderr=True), transient=True, disable=hidden or not sys.stderr.isatty()) as shown:
         task = shown.add_task("reading the log", total=sum(file.stat().st_size for file in files))
         yield lambda done: shown.advance(task, done)
+
+
+@llm.command("generate")
+@click.argument("prompt", required=False)
+@click.option("--system", help="The system message.")
+@click.option("--model", help="A model of the configured backend, or backend/model.")
+@click.option("--max-tokens", type=int)
+@click.option("--temperature", type=float)
+@click.option("--seed", type=int)
+@click.option("--stream", is_flag=True, help="Show the answer as it comes.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object, with who answered, tokens and time.")
+@click.option("--fallback/--no-fallback", default=True, help="Whether another backend may answer.")
+def generate(prompt: str | None, stream: bool, as_json: bool, **fields: Any) -> None:
+    """Answer PROMPT, or what comes through a pipe. Exit code 1 where nothing can answer."""
+    if not prompt and sys.stdin.isatty():
+        raise click.UsageError("give a prompt, or pipe one in")
+    # bytes that are no text are refused with the words for any other prompt
+    prompt = prompt or sys.stdin.buffer.read().decode(errors="surrogateescape").rstrip("\n")
+    try:
+        (_show_stream if stream and not as_json else _show_answer)(prompt, as_json, fields)
+    except LLMAPIError as error:
+        raise click.ClickException(f"{error.public()['message']} ({error.code})") from None
+
+
+def _show_answer(prompt: str, as_json: bool, fields: dict[str, Any]) -> None:
+    with _waiting():
+        answer = service().generate(prompt, **fields)
+    click.echo(strict_json.dumps(dataclasses.asdict(answer)) if as_json else answer.text)
+    _say_who(answer)
+
+
+def _show_stream(prompt: str, as_json: bool, fields: dict[str, Any]) -> None:
+    pieces = _pieces(prompt, fields)
+    with _waiting():
+        first = next(pieces, "")
+    for piece in chain([first], pieces):
+        click.echo(piece, nl=False)
+
+
+def _pieces(prompt: str, fields: dict[str, Any]) -> Iterator[str]:
+    answer = yield from service().stream(prompt, **fields)
+    yield "\n"
+    _say_who(answer)
+
+
+def _say_who(answer: Answer) -> None:
+    if answer.fallback:
+        click.echo(f"answered by {answer.backend}: {answer.fallback_reason}", err=True)
+
+
+@contextmanager
+def _waiting() -> Iterator[None]:
+    """Show on a terminal that something goes on: a model may be loading."""
+    from rich.console import Console  # not above: the service itself has no use for it
+
+    with Console(stderr=True).status("waiting for the model"):
+        yield
 
 
 @keys.command("new")

@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -30,7 +31,8 @@ MIN_SECRET_CHARS = 8
 Field = dataclasses.Field[Any]
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
-BACKENDS = ("ollama", "huggingface", "openai", "claude", "stub")
+BACKENDS = ("ollama", "huggingface", "openai", "claude", "stub", "replay")
+PLUGINS = "llm_api.backends"
 
 
 @dataclass(frozen=True)
@@ -85,6 +87,12 @@ def _parse_url(text: str) -> str:
     return text.rstrip("/")
 
 
+def _parse_proxy(text: str) -> str:
+    if not text.startswith("http://"):
+        raise ValueError
+    return _parse_url(text)
+
+
 def _parse_ollama_url(text: str) -> str:
     """OLLAMA_HOST may be a host, host:port or URL, and names the address to bind to (ollama, envconfig/config.go)."""
     text = f"127.0.0.1{text}" if text.startswith(":") else text
@@ -107,11 +115,20 @@ def _parse_address(text: str) -> str:
     return text
 
 
+def _parse_backend(text: str) -> str:
+    """One of ours, the name of a plugin's entry point, or `package.module:Class`."""
+    if text.lower() in BACKENDS:
+        return text.lower()
+    if not re.fullmatch(r"[\w.]+:\w+", text) and not entry_points(group=PLUGINS, name=text):
+        raise ValueError
+    return text
+
+
 def _parse_chain(text: str) -> tuple[str, ...]:
-    names = tuple(name.strip().lower() for name in text.split(","))
-    if names == ("none",):
+    if text.lower() == "none":
         return ()
-    if len(set(names)) < len(names) or not set(names) <= set(BACKENDS):
+    names = tuple(_parse_backend(name.strip()) for name in text.split(","))
+    if len(set(names)) < len(names):
         raise ValueError
     return names
 
@@ -176,10 +193,12 @@ _BOOLEANS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "
 BOOLEAN = Rule(_parse_boolean, "true or false")
 URL = Rule(_parse_url, "an http:// or https:// address")
 OLLAMA_ADDRESS = Rule(_parse_ollama_url, "an http:// or https:// address")
+PROXY = Rule(_parse_proxy, "an http:// address")
 STORAGE = Rule(_parse_storage, "memory:// or redis://HOST:PORT/NUMBER")
 # They may hold a password.
-ADDRESSES = (URL, OLLAMA_ADDRESS, STORAGE)
-CHAIN = Rule(_parse_chain, f"none, or a list without repeats of {', '.join(BACKENDS)}")
+ADDRESSES = (URL, OLLAMA_ADDRESS, PROXY, STORAGE)
+BACKEND = Rule(_parse_backend, f"one of {', '.join(BACKENDS)}, a plugin's name, or module:Class")
+CHAIN = Rule(_parse_chain, "none, or a list of such names without repeats")
 # What a header may carry; it also keeps a key that was pasted with a line break from reaching an exception's text.
 SECRET = Rule(_matching(r"[\x21-\x7e]+"), "printable ASCII without blanks")
 TEXT = Rule(_matching(r"[^\x00-\x1f\x7f]+"), "one line of text")
@@ -202,7 +221,7 @@ def setting(default: Any, rule: Rule, about: str, *, secret: bool = False, other
 class Settings:
     """The settings of one service. A field's environment variable is its name in capitals."""
 
-    llm_backend: str = setting("ollama", one_of(*BACKENDS), "who answers: " + ", ".join(BACKENDS))
+    llm_backend: str = setting("ollama", BACKEND, "who answers")
     llm_fallback: tuple[str, ...] = setting(
         ("stub",), CHAIN, "who answers when the backend can't, in this order, as openai,stub; none switches it off"
     )
@@ -239,6 +258,12 @@ class Settings:
     claude_version: str = setting(
         "2023-06-01", DATE, "anthropic-version header; 2026-10-21 takes no temperature and no top_p"
     )
+    replay_file: str | None = setting(None, TEXT, "the log that replay answers from; unset: LOG_FILE")
+    replay_miss: str = setting(
+        "error",
+        one_of("error", "fallback"),
+        "what replay has no answer to: error: is a 400; fallback: is asked of LLM_FALLBACK",
+    )
     allow_model_choice: bool = setting(
         False, BOOLEAN, "true: a request's model may choose any backend of the chain, as openai/gpt-6-luna"
     )
@@ -271,7 +296,7 @@ class Settings:
     )
     cors_origins: tuple[str, ...] = setting((), ORIGINS, "pages of other sites that may call from a browser")
     http_proxy_url: str | None = setting(
-        None, URL, "proxy to backends on other machines; HTTP_PROXY and its like are not read"
+        None, PROXY, "proxy to backends on other machines; HTTP_PROXY and its like are not read"
     )
     log_file: str = setting("logs/log.jsonl", TEXT, "the log: one JSON object a line, one line a request")
     log_prompts: bool = setting(
@@ -287,15 +312,24 @@ class Settings:
     )
     log_backups: int = setting(5, number(int, 1, 1000), "renamed logs that are kept with LOG_MAX_BYTES")
     bind: str = setting("127.0.0.1:8000", ADDRESS, "where gunicorn listens")
+    worker_class: str = setting(
+        "gthread",
+        one_of("gthread", "gevent"),
+        "gunicorn's workers; gevent (pip install gevent) for hundreds of slow remote calls at once",
+    )
     web_concurrency: int | None = setting(
         None, number(int, 1, 512), "gunicorn's worker processes; unset: 2, or 1 with a local model"
     )
-    threads: int = setting(16, number(int, 1, 1024), "requests at once in one worker")
+    threads: int = setting(16, number(int, 1, 1024), "requests at once in one worker, of either class")
 
     @classmethod
-    def load(cls, env_file: str | Path | None = ".env") -> Settings:
-        """Read the environment, then `env_file` (None: no file). Raises ConfigError naming the wrong variable."""
-        sources = _sources(env_file)
+    def load(cls, env_file: str | Path | None = ".env", *earlier: Mapping[str, Any]) -> Settings:
+        """Read `earlier`, then the environment, then `env_file` (None: no file). Raises ConfigError.
+
+        The error names the wrong variable. `earlier` has settings by their names in capitals, as text or as values.
+        """
+        _check_names({name for source in earlier for name in source})
+        sources = [*earlier, *_sources(env_file)]
         return cls(**{field.name: _read(field, sources) for field in dataclasses.fields(cls)})
 
     @classmethod
@@ -370,12 +404,24 @@ def _check_lines(text: str, env_file: str | Path) -> None:
             raise ConfigError(f"{env_file}, line {number}: {name} is no setting, did you mean {close[0]}?")
 
 
-def _read(field: Field, sources: list[Mapping[str, str]]) -> Any:
+def _check_names(names: set[str]) -> None:
+    for name in names - {field.name.upper() for field in dataclasses.fields(Settings)}:
+        raise ConfigError(f"{name} is no setting")
+
+
+def _read(field: Field, sources: list[Mapping[str, Any]]) -> Any:
     for name in (field.name.upper(), *field.metadata["other_names"]):
         for source in sources:
-            if text := source.get(name, "").strip():
+            if text := _text(source.get(name)).strip():
                 return _parse(name, text, field)
     return field.default
+
+
+def _text(value: Any) -> str:
+    """Return a value of a program's as it would stand in the environment."""
+    if isinstance(value, list | tuple):
+        return ",".join(map(str, value)) or "none"
+    return "" if value is None else str(value)
 
 
 def _parse(name: str, text: str, field: Field) -> Any:

@@ -9,6 +9,7 @@
     │   │   └── OpenAIInvalid    400    validation_failed   OpenAI's dialect answers 400
     │   ├── NoSuchModel          404    model_not_found     not in the lists of the backends
     │   ├── Unauthorized         401    invalid_api_key
+    │   ├── ModelForbidden       403    model_not_allowed   the host says so
     │   ├── RateLimitExceeded    429    rate_limit_exceeded
     │   └── RequestRefused       400    the backend's code  a backend says that the request itself is wrong
     │       └── ParameterDropped 400    unsupported_parameter  asked again at once without the parameter
@@ -23,6 +24,7 @@
     │   ├── ServerError          502    server_error
     │   ├── InvalidAnswer        502    invalid_answer
     │   ├── CircuitOpen          503    circuit_open
+    │   ├── NotRecorded          404    not_recorded        nothing in the log to replay
     │   └── NotConfigured        503    not_configured
     ├── ClientGone               499    client_gone         nobody reads the answer any more
     ├── NoCapacity               503    no_capacity         MAX_CONCURRENCY is reached
@@ -127,6 +129,11 @@ class Unauthorized(RequestError):
     code = "invalid_api_key"
 
 
+class ModelForbidden(RequestError):
+    status = 403
+    code = "model_not_allowed"
+
+
 class RateLimitExceeded(RequestError):
     status = 429
     type = "rate_limit_error"
@@ -210,6 +217,11 @@ class InvalidAnswer(BackendError):
 class CircuitOpen(BackendError):
     status = 503
     code = "circuit_open"
+
+
+class NotRecorded(BackendError):
+    status = 404
+    code = "not_recorded"
 
 
 class NotConfigured(BackendError):

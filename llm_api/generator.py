@@ -12,9 +12,10 @@ import math
 import random
 import threading
 import time
+from collections.abc import Callable, Iterator
 from collections.abc import Generator as PythonGenerator
-from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from itertools import chain
 from typing import Any
 
@@ -31,6 +32,7 @@ from .errors import (
     InvalidAnswer,
     LLMAPIError,
     LogUnavailable,
+    ModelForbidden,
     NoCapacity,
     ParameterDropped,
     RequestError,
@@ -55,12 +57,25 @@ logger = logging.getLogger(__name__)
 Link = tuple[Backend, Breaker]
 
 
+@dataclass(frozen=True)
+class Hooks:
+    """What a host may say of a request: whether its caller may use `backend/model`, and how its line is to be."""
+
+    may_use: Callable[[str | None, str], bool] | None = None
+    redact: Callable[[dict[str, Any]], dict[str, Any]] | None = None
+
+    def permit(self, caller: str | None, model: str) -> bool:
+        """Return whether `caller` may use `model`."""
+        return self.may_use is None or self.may_use(caller, model)
+
+
 class Generator:
     """The backends of one app, each with its breaker, and the log. Shared by all threads."""
 
-    def __init__(self, settings: Settings, log: RequestLog) -> None:
+    def __init__(self, settings: Settings, log: RequestLog, hooks: Hooks) -> None:
         self.settings = settings
         self.log = log
+        self.hooks = hooks
         names = dict.fromkeys((settings.llm_backend, *settings.llm_fallback))
         self.slots = threading.BoundedSemaphore(settings.concurrency)
         self.chain: list[Link] = [(make_backend(name, settings), Breaker()) for name in names]
@@ -96,7 +111,7 @@ class Exchange:
         self._source: PythonGenerator[Chunk] | None = None
         self._chunks: Iterator[Chunk] = iter(())
         self._pump: Pump | None = None
-        self._has_slot = self._written = False
+        self._has_slot = self._written = self._closed = False
         deadline.keep()
         metrics.begun()
 
@@ -108,7 +123,7 @@ class Exchange:
         """
         self.record.request = request
         self._take_slot()
-        links, request = self._generator.route(request)
+        links, request = self._permitted(*self._generator.route(request))
         self.record.requested_backend = links[0][0].name
         failure: BackendError | None = None
         for behind, (backend, breaker) in zip(reversed(range(len(links))), links, strict=True):
@@ -131,6 +146,13 @@ class Exchange:
                 metrics.breaker(backend.name, breaker.is_open)
         assert failure, "a chain is never empty"
         raise failure
+
+    def _permitted(self, links: list[Link], request: GenerationRequest) -> tuple[list[Link], GenerationRequest]:
+        hooks, caller = self._generator.hooks, self.record.caller
+        first, *others = links
+        if not hooks.permit(caller, f"{first[0].name}/{request.model or first[0].model}"):
+            raise ModelForbidden("this caller may not use this model", param="model")
+        return [first, *(link for link in others if hooks.permit(caller, f"{link[0].name}/{link[0].model}"))], request
 
     def _take_slot(self) -> None:
         self._has_slot = self._generator.slots.acquire(blocking=False)
@@ -187,7 +209,10 @@ class Exchange:
         return error
 
     def close(self) -> None:
-        """End whatever has not ended: the client left before the last chunk."""
+        """End whatever has not ended: the client left before the last chunk. May be called again."""
+        if self._closed:
+            return
+        self._closed = True
         self._deadline.release()
         if self._pump:
             self._deadline.hung_up()  # what the pump's thread waits for ends
@@ -205,12 +230,17 @@ class Exchange:
             return
         self._written, logged = True, False
         try:
-            logged = self._generator.log.append(self.record.line(status, http_status, error))
+            logged = self._generator.log.append(self._line(status, http_status, error))
         except LogUnavailable as unlogged:
             status, http_status = "error", unlogged.status
             raise
         finally:
             metrics.ended(self.record, status, http_status, logged=logged)
+
+    def _line(self, status: str, http_status: int, error: LLMAPIError | None) -> dict[str, Any]:
+        line = self.record.line(status, http_status, error)
+        redact = self._generator.hooks.redact
+        return redact(line) if redact else line
 
     def _keep(self, backends: int) -> float:
         return backends * KEPT_FOR_FALLBACK * self._generator.settings.request_timeout

@@ -28,13 +28,11 @@ IPV6_PREFIX = 64
 logger = logging.getLogger(__name__)
 
 
-def named_key(keys: tuple[ApiKey, ...], said: str | None) -> str | None:
-    """Return the name of the key that was said, None where the service has no keys. Raises Unauthorized.
+def named_key(keys: tuple[ApiKey, ...], said: str | None) -> str:
+    """Return the name of the key that was said. Raises Unauthorized.
 
     All are compared, each in constant time, so that the time it takes tells nothing.
     """
-    if not keys:
-        return None
     digest = hashlib.sha256((said or "").encode("utf-8", "surrogateescape")).hexdigest()
     matching = [key.name for key in keys if hmac.compare_digest(key.sha256, digest)]
     if not matching:

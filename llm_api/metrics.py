@@ -6,6 +6,8 @@ The names follow https://prometheus.io/docs/practices/naming/. No label holds wh
 from __future__ import annotations
 
 import os
+from functools import lru_cache
+from typing import Any
 
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
@@ -58,23 +60,30 @@ def over() -> None:
 def ended(record: Record, status: str, http_status: int, *, logged: bool) -> None:
     """Count what became of a request; `status` and `http_status` as in its line, `logged` whether that was written."""
     backend = record.backend or NOBODY
-    _requests.labels(record.operation, backend, status, http_status).inc()
-    _duration.labels(record.operation, backend).observe(record.duration_ms() / 1000)
+    _one(_requests, record.operation, backend, status, http_status).inc()
+    _one(_duration, record.operation, backend).observe(record.duration_ms() / 1000)
     if record.time_to_first_chunk_ms is not None:
-        _first_chunk.labels(backend).observe(record.time_to_first_chunk_ms / 1000)
+        _one(_first_chunk, backend).observe(record.time_to_first_chunk_ms / 1000)
     for kind, count in (("input", record.usage.input_tokens), ("output", record.usage.output_tokens)):
-        _tokens.labels(backend, kind).inc(count or 0)
+        if count:
+            _one(_tokens, backend, kind).inc(count)
     if record.fallback_reason:
-        _fallbacks.labels(record.requested_backend, backend, record.fallback_reason).inc()
+        _one(_fallbacks, record.requested_backend, backend, record.fallback_reason).inc()
     for attempt in record.attempts:
-        _attempts.labels(attempt["backend"], attempt["outcome"]).inc()
+        _one(_attempts, attempt["backend"], attempt["outcome"]).inc()
     if not logged:
         _log_failures.inc()
 
 
+# The library looks a label up under a lock, and makes texts of all of them each time.
+@lru_cache(maxsize=1024)
+def _one(metric: Any, *labels: object) -> Any:
+    return metric.labels(*labels)
+
+
 def breaker(backend: str, is_open: bool) -> None:
     """Tell how a backend's circuit breaker stands in this process."""
-    _breaker.labels(backend).set(is_open)
+    _one(_breaker, backend).set(is_open)
 
 
 def exposition() -> tuple[bytes, str]:

@@ -14,7 +14,7 @@ from .generator import Exchange
 from .openai_schemas import OpenAIWish
 from .record import Record
 from .types import Usage
-from .web import error_answer, exchange, json_answer, read_body, service, stream_answer, who
+from .web import authenticate, error_answer, exchange, json_answer, read_body, service, stream_answer, who
 
 # A proxy in front gives up on a connection that is silent for a minute (nginx, proxy_read_timeout).
 HEARTBEAT_SECONDS = 10.0
@@ -84,15 +84,20 @@ def completions(exchange: Exchange) -> Response:
 @blueprint.get("/models")
 def models() -> Response:
     """List the models that a request may name, as `backend/model`."""
-    return json_answer({"object": "list", "data": [_model(name) for name in service().models.ids()]})
+    return json_answer({"object": "list", "data": [_model(name) for name in _names()]})
 
 
 @blueprint.get("/models/<path:model>")
 def model(model: str) -> Response:
     """Show one model."""
-    if model not in service().models.ids():
+    if model not in _names():
         raise NoSuchModel(f"there is no model {model!r} here; /v1/models lists those there are", param="model")
     return json_answer(_model(model))
+
+
+def _names() -> list[str]:
+    caller = authenticate()
+    return [name for name in service().models.ids() if service().generator.hooks.permit(caller, name)]
 
 
 def _model(name: str) -> dict[str, object]:

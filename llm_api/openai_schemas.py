@@ -24,21 +24,6 @@ UNNAMED = ("default", "dummy")
 class Content(fields.Field[str]):
     """A string, or a list of text parts."""
 
-    DESCRIPTION: ClassVar = {
-        "anyOf": [
-            {"type": "string"},
-            {"type": "null"},
-            {
-                "type": "array",
-                "items": {
-                    "type": "object",
-                    "properties": {"type": {"const": "text"}, "text": {"type": "string"}},
-                    "required": ["type", "text"],
-                },
-            },
-        ]
-    }
-
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> str:
         if isinstance(value, str):
             return value
@@ -54,6 +39,20 @@ def _text(part: Any) -> str:
     return text
 
 
+class Prompt(fields.String):
+    """A text; as LangChain sends it, also in a list of one."""
+
+    DESCRIPTION: ClassVar = {
+        "anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}, "minItems": 1, "maxItems": 1}]
+    }
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> str:
+        text = value[0] if isinstance(value, list) and len(value) == 1 else value
+        if not isinstance(text, str):
+            raise ValidationError("Only one text is served, alone or in a list.")
+        return text
+
+
 class MessageSchema(Schema):
     """One message; `content` may be null."""
 
@@ -63,7 +62,7 @@ class MessageSchema(Schema):
     role = fields.String(
         required=True, validate=validate.OneOf(ROLES, error="Only system, developer, user and assistant are served.")
     )
-    content = Content(load_default="", allow_none=True, metadata=Content.DESCRIPTION)
+    content = Content(load_default="", allow_none=True)
 
     @post_load
     def make_message(self, data: dict[str, Any], **kwargs: Any) -> Message:
@@ -145,7 +144,7 @@ class ChatSchema(OpenAIBody):
 class CompletionSchema(OpenAIBody):
     """The body of `POST /v1/completions`."""
 
-    prompt = fields.String(required=True)
+    prompt = Prompt(required=True, metadata=Prompt.DESCRIPTION)
     best_of = StrictInteger(validate=validate.OneOf([1], error="Only one choice is served."))
     echo = StrictBoolean(validate=validate.OneOf([False], error="Echo is not served."))
     suffix = fields.String(validate=validate.Length(max=0, error="A suffix is not served."))

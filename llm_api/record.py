@@ -13,7 +13,6 @@ from .errors import LLMAPIError, RequestError
 from .types import Chunk, GenerationRequest, Message, Usage
 
 SCHEMA_VERSION = 1
-PARAMETERS = ("max_tokens", "temperature", "top_p", "stop", "seed", "response_format")
 
 
 class LoggedText:
@@ -144,16 +143,9 @@ class Record:
 
     def _parameters(self) -> dict[str, Any]:
         parameters: dict[str, Any] = {}
-        for name in PARAMETERS if self.request else ():
-            value = getattr(self.request, name)
-            if name == "response_format" and value:
-                value = value.schema or {"type": "json_object"}
-            if value is None or value == ():
-                continue
-            if name in ("stop", "response_format"):  # the caller's words too
-                parameters |= self._logged_words(name, value)
-            else:
-                parameters[name] = value
+        for name, value in (self.request.parameters if self.request else {}).items():
+            words = name in ("stop", "response_format")  # the caller's, as the prompt is
+            parameters |= self._logged_words(name, value) if words else {name: value}
         return parameters
 
     def _error(self, error: LLMAPIError | None) -> dict[str, Any] | None:

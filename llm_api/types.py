@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+PARAMETERS = ("max_tokens", "temperature", "top_p", "stop", "seed", "response_format")
+
 
 @dataclass(frozen=True, slots=True)
 class Message:
@@ -46,6 +48,14 @@ class GenerationRequest:
     def system(self) -> str | None:
         """The system messages as one text, or None."""
         return "\n\n".join(m.content for m in self.messages if m.role == "system") or None
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """Those of PARAMETERS that the caller named, as JSON has them."""
+        named = {name: getattr(self, name) for name in PARAMETERS}
+        if self.response_format:
+            named["response_format"] = self.response_format.schema or {"type": "json_object"}
+        return {name: value for name, value in named.items() if value not in (None, ())}
 
     @property
     def turns(self) -> tuple[Message, ...]:

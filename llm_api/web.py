@@ -5,16 +5,13 @@ from __future__ import annotations
 import re
 import uuid
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from functools import wraps
 from typing import TypeVar
 
-from flask import Response, current_app, g, request
+from flask import Response, current_app, has_request_context, request
 from werkzeug.exceptions import ClientDisconnected, HTTPException, RequestEntityTooLarge
 
 from . import strict_json
-from .config import Settings
-from .deadline import Deadline
 from .errors import (
     BackendError,
     BodyTooLarge,
@@ -27,41 +24,30 @@ from .errors import (
     ValidationFailed,
     stack_of,
 )
-from .generator import Exchange, Generator
-from .health import Health
-from .limits import RateLimits, client_address, named_key
-from .models import Models
-from .openai_schemas import ChatSchema, CompletionSchema
+from .generator import Exchange
+from .limits import client_address, named_key
 from .record import Record
-from .schemas import GenerateSchema
+from .service import Service
 
 # Seconds; what an upstream asks for may be any number.
 MAX_RETRY_AFTER = 3600
 # Fetch standard, section 3.3: what a page of another site may read.
 EXPOSED = {"Access-Control-Expose-Headers": "X-Request-ID, X-LLM-Backend, X-LLM-Model, X-LLM-Fallback, Retry-After"}
+REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 TRACEPARENT = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(?:-|$)")
 
 View = TypeVar("View", bound=Callable[..., object])
 
 
-@dataclass(frozen=True)
-class Service:
-    """What the views of one app share."""
-
-    settings: Settings
-    generator: Generator
-    health: Health
-    models: Models
-    rate_limits: RateLimits
-    generate_schema: GenerateSchema
-    chat_schema: ChatSchema
-    completion_schema: CompletionSchema
-
-
 def service() -> Service:
-    """Return the current app's service."""
-    shared: Service = current_app.extensions["llm_api"]
-    return shared
+    """Return the service that the current request came to; outside of its views, the app's first."""
+    mounts: dict[str, Service] = current_app.extensions["llm_api"]
+    if not has_request_context():
+        return next(iter(mounts.values()))
+    known: Service | None = request.environ.get("llm_api.service")
+    if known is None:
+        known = request.environ["llm_api.service"] = mounts[request.blueprints[-1]]
+    return known
 
 
 def exchange(operation: str) -> Callable[[Callable[[Exchange], Response]], Callable[[], Response]]:
@@ -103,14 +89,20 @@ def is_open(view: View) -> View:
 
 
 def authenticate() -> str | None:
-    """Return the name of the caller's key, None where the service has no keys. Raises Unauthorized."""
+    """Return who asks: as the host says, or by the name of the key, None without keys. Raises Unauthorized."""
+    caller = service().caller
+    if not service().settings.api_keys:
+        return caller() if caller else None
     kind, _, key = request.headers.get("Authorization", "").partition(" ")
     said = key.strip() if kind.lower() == "bearer" else request.headers.get("x-api-key")
-    return named_key(service().settings.api_keys, said)
+    name = named_key(service().settings.api_keys, said)
+    return caller() if caller else name
 
 
 def client_ip() -> str | None:
     """Return the address of who asks, as far as trusted proxies say it."""
+    if not service().settings.trusted_proxies:
+        return request.remote_addr
     forwarded_for = ",".join(request.headers.getlist("X-Forwarded-For"))
     return client_address(request.remote_addr, forwarded_for, service().settings.trusted_proxies)
 
@@ -122,18 +114,18 @@ def _trace_id() -> str | None:
 
 
 def _start(operation: str) -> Exchange:
-    settings = service().settings
-    record = Record(settings, operation, request_id(), client_ip(), trace_id=_trace_id())
+    record = Record(service().settings, operation, request_id(), client_ip(), trace_id=_trace_id())
     client = request.environ.get("gunicorn.socket") or request.environ.get("werkzeug.socket")
-    return Exchange(service().generator, record, Deadline(settings.request_timeout, client))
+    return service().start(record, client)
 
 
 def request_id() -> str:
     """Return this request's id: the client's own, where it is one that is safe to repeat."""
-    if "llm_api_request_id" not in g:
+    known: str | None = request.environ.get("llm_api.request_id")
+    if known is None:
         said = request.headers.get("X-Request-ID", "")
-        g.llm_api_request_id = said if re.fullmatch(r"[A-Za-z0-9._-]{1,64}", said) else uuid.uuid4().hex
-    known: str = g.llm_api_request_id
+        known = said if REQUEST_ID.fullmatch(said) else uuid.uuid4().hex
+        request.environ["llm_api.request_id"] = known
     return known
 
 
@@ -142,7 +134,7 @@ def read_body() -> dict[str, object]:
 
     Raises UnsupportedMedia, BodyTooLarge or MalformedBody.
     """
-    if request.mimetype != "application/json" or request.mimetype_params.get("charset", "utf-8").lower() != "utf-8":
+    if request.environ.get("CONTENT_TYPE") != "application/json" and not _is_json():
         raise UnsupportedMedia("send JSON in UTF-8, with the header Content-Type: application/json")
     if request.headers.get("Content-Encoding", "identity") != "identity":
         raise UnsupportedMedia("send the body without Content-Encoding")
@@ -153,6 +145,11 @@ def read_body() -> dict[str, object]:
     if len(body) < (request.content_length or 0):
         raise ClientGone("the client went away before its request was complete")
     return strict_json.loads(body)
+
+
+def _is_json() -> bool:
+    charset = request.mimetype_params.get("charset", "utf-8")
+    return request.mimetype == "application/json" and charset.lower() == "utf-8"
 
 
 def _read_bytes(limit: int) -> bytes:
@@ -255,4 +252,5 @@ def http_error_answer(error: HTTPException) -> Response:
     body = {"message": error.description, "type": kind, "code": code, "param": None}
     kept = [(name, value) for name, value in error.get_headers() if name not in ("Content-Type", "Content-Length")]
     response = json_answer({"error": body, "request_id": request_id()}, error.code or 500, dict(kept))
-    return name_request(response)
+    response.headers["X-Request-ID"] = request_id()
+    return response

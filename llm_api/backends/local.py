@@ -46,13 +46,13 @@ class Engine(Protocol):
 
 
 class HuggingFaceLocal(Backend):
-    """The model HF_MODEL, loaded at the first request: one that is loaded before a fork hangs in the child."""
+    """The model HF_MODEL, loaded at a process's first request: one that is loaded before a fork hangs in the child."""
 
     name = "huggingface"
 
     def __init__(self, settings: Settings) -> None:
         super().__init__(settings)
-        self._engine: Engine | None = None
+        self._engines: dict[int, Engine] = {}
         self._loading = threading.Lock()
 
     @property
@@ -83,9 +83,10 @@ class HuggingFaceLocal(Backend):
         if not self._loading.acquire(timeout=deadline.remaining()):
             raise TimedOut(f"{self.model} is still being loaded")
         try:
-            if not self._engine:
-                self._engine = _load(self.model, _find(self.settings.hf_model))
-            return self._engine
+            pid = os.getpid()
+            if pid not in self._engines:
+                self._engines[pid] = _load(self.model, _find(self.settings.hf_model))
+            return self._engines[pid]
         finally:
             self._loading.release()
 

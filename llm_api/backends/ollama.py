@@ -74,7 +74,7 @@ class Ollama(HttpBackend):
             raise self._not_pulled(self.model, deadline)
 
     def list_models(self, deadline: Deadline) -> list[str]:
-        return self.get("/api/tags", deadline, lambda body: [str(model["name"]) for model in body["models"]])
+        return self.get("/api/tags", deadline, _names)
 
     def _not_pulled(self, model: str, deadline: Deadline) -> ModelNotFound:
         pulled = "not known"
@@ -89,6 +89,11 @@ def _finish_reason(body: Mapping[str, Any]) -> str:
     if body["message"].get("tool_calls"):
         return "tool_calls"
     return "length" if body.get("done_reason") == "length" else "stop"
+
+
+def _names(body: Mapping[str, Any]) -> list[str]:
+    # without the tag that goes without saying, as answers have it
+    return [str(model["name"]).removesuffix(":latest") for model in body["models"]]
 
 
 def _tagged(model: str) -> str:

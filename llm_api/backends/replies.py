@@ -28,6 +28,12 @@ MAX_DETAIL_CHARS = 500
 # 16 MiB of empty lists became 450 MB of memory.
 MAX_BRACKETS = 200_000
 
+# Anthropic (providers.md, 4.5), OpenAI's newer wording (3.4), llama.cpp and Ollama.
+TOO_LONG = re.compile(
+    r"prompt is too long|input tokens exceed|exceed\w* (the )?(available |maximum )?context|maximum context length",
+    re.IGNORECASE,
+)
+
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -61,6 +67,11 @@ class Reply:
         """The field that the provider blames."""
         return self._word("param")
 
+    @property
+    def is_too_long(self) -> bool:
+        """Whether it is about the length of the prompt: only OpenAI has a code for that."""
+        return self.code == "context_length_exceeded" or bool(TOO_LONG.search(self.detail or ""))
+
     def _word(self, name: str) -> str | None:
         word = self.error.get(name)
         return word if isinstance(word, str) and re.fullmatch(r"[\w.-]{1,64}", self._redact(word)) else None
@@ -76,8 +87,14 @@ def error_for(backend: str, reply: Reply) -> LLMAPIError:
     """Return the error for a reply, by its status alone (providers.md, tables 1.5 and 1.6)."""
     status = reply.status
     if status in (400, 413, 422):
-        code = "context_length_exceeded" if status == 413 else reply.code
-        return RequestRefused(f"{backend} refused the request", code=code, param=reply.param, detail=reply.detail)
+        if status == 413 or reply.is_too_long:
+            return RequestRefused(
+                f"{backend} can't take a request of this length",
+                code="context_length_exceeded",
+                param="prompt",
+                detail=reply.detail,
+            )
+        return RequestRefused(f"{backend} refused the request", code=reply.code, param=reply.param, detail=reply.detail)
     if status == 404 and reply.error:
         return ModelNotFound(f"{backend} does not have this model", param="model", detail=reply.detail)
     kind, words = _kind(status)

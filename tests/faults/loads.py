@@ -16,11 +16,10 @@ import threading
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, TypeVar
 
 import pytest
@@ -43,7 +42,6 @@ SETTINGS = {
 CHAT = "/v1/chat/completions"
 
 T = TypeVar("T")
-Asked = tuple[str, socket.socket]
 
 
 def count(small: int, full: int) -> int:
@@ -121,12 +119,108 @@ class Answer:
         return "".join(said.get("response", "") for said in self.objects)
 
 
-class Service:
+def conversation(prompt: str) -> dict[str, Any]:
+    """Return a body in OpenAI's dialect."""
+    return {"model": "default", "messages": [{"role": "user", "content": prompt}]}
+
+
+class Door:
+    """Where requests go in: a port of this machine, or a unix socket. What stands there prints into `home`."""
+
+    def __init__(self, home: Path) -> None:
+        self.home = home
+        self.port = 0
+        self.path: str | None = None
+        self.source = "127.0.0.1"
+
+    def output(self) -> str:
+        """Return what it has printed so far."""
+        return (self.home / "output.txt").read_text()
+
+    def connect(self) -> socket.socket:
+        """Return a connection from the address `source`."""
+        if not self.path:
+            return socket.create_connection(("127.0.0.1", self.port), CLIENT_SECONDS, (self.source, 0))
+        sock = socket.socket(socket.AF_UNIX)
+        sock.settimeout(CLIENT_SECONDS)
+        sock.connect(self.path)
+        return sock
+
+    def ask(
+        self, method: str, path: str, body: str | bytes | None = None, *, stream: bool = False, **headers: str
+    ) -> Answer:
+        """Send a request, and read what comes of the answer; in the names of `headers` _ stands for -.
+
+        Raises OSError or HTTPException where nothing comes.
+        """
+        connection = http.client.HTTPConnection("127.0.0.1")
+        began = time.monotonic()
+        try:
+            connection.sock = self.connect()
+            connection.request(method, path, body, {name.replace("_", "-"): value for name, value in headers.items()})
+            with connection.getresponse() as answer:
+                data = b""
+                # a break of the connection shows in what is missing
+                with suppress(ConnectionError, http.client.HTTPException):
+                    while part := answer.read1(65_536):
+                        data += part
+                said_id = answer.headers["X-Request-ID"]
+                return Answer(said_id, answer.status, answer.headers, data, stream, began, time.monotonic())
+        finally:
+            connection.close()
+
+    def get(self, path: str) -> Answer:
+        """GET `path`."""
+        return self.ask("GET", path)
+
+    def generate(self, prompt: str = "Hi", *, stream: bool = False, **headers: str) -> Answer:
+        """POST /generate, and read what comes of the answer. Raises OSError or HTTPException where nothing does."""
+        body = json.dumps({"prompt": prompt, "stream": stream})
+        headers = {"Content-Type": "application/json", "X-Request-ID": uuid.uuid4().hex} | headers
+        return self.ask("POST", "/generate", body, stream=stream, **headers)
+
+    def say(self, prompt: str = "Hi", *, stream: bool = False, **fields: Any) -> Answer:
+        """The same with other fields of the body."""
+        return self.post("/generate", {"prompt": prompt, "stream": stream} | fields)
+
+    def chat(self, prompt: str = "Hi", *, stream: bool = False, **fields: Any) -> Answer:
+        """The same in OpenAI's dialect."""
+        return self.post(CHAT, conversation(prompt) | {"stream": stream} | fields)
+
+    def post(self, path: str, body: dict[str, Any], **headers: str) -> Answer:
+        """POST a JSON object."""
+        headers = {"Content-Type": "application/json", "X-Request-ID": uuid.uuid4().hex} | headers
+        return self.ask("POST", path, json.dumps(body), stream=bool(body.get("stream")), **headers)
+
+    def metrics(self, name: str) -> dict[str, float]:
+        """Return the samples of a metric by their labels, as they stand in /metrics."""
+        samples = re.findall(rf"(?m)^{name}(?:\{{(.*)\}})? (\S+)$", self.get("/metrics").body.decode())
+        return {labels: float(value) for labels, value in samples}
+
+    @contextmanager
+    def asking(
+        self, prompt: str = "Hi", *, stream: bool, path: str = "/generate", **fields: object
+    ) -> Iterator[tuple[str, socket.socket]]:
+        """POST; the value is the request's id, and the socket whose answer nobody has read."""
+        request_id = uuid.uuid4().hex
+        body = json.dumps((fields or {"prompt": prompt}) | {"stream": stream})
+        head = [
+            f"POST {path} HTTP/1.1",
+            "Host: faults",
+            "Content-Type: application/json",
+            f"X-Request-ID: {request_id}",
+            f"Content-Length: {len(body)}",
+        ]
+        with self.connect() as sock:
+            sock.sendall("\r\n".join([*head, "", body]).encode())
+            yield request_id, sock
+
+
+class Service(Door):
     """One gunicorn with the project's own gunicorn.conf.py; nothing of the caller's settings reaches it."""
 
     def __init__(self, home: Path, settings: dict[str, object], arguments: tuple[str, ...]) -> None:
-        self.home = home
-        self.port = 0
+        super().__init__(home)
         # Links, so that a developer's .env beside the real files is not read.
         for name in ("llm_api", "wsgi.py", "gunicorn.conf.py"):
             (home / name).symlink_to(PROJECT / name)
@@ -150,16 +244,14 @@ class Service:
 
     def _answers(self) -> bool:
         assert self.process.poll() is None, self.output()
-        found = re.search(r"Listening at: http://127\.0\.0\.1:(\d+)", self.output())
-        self.port = int(found[1]) if found else 0
+        found = re.search(r"Listening at: (?:http://127\.0\.0\.1:(\d+)|unix:(\S+))", self.output())
+        if not found:
+            return False
+        self.port, self.path = int(found[1] or 0), found[2]
         with suppress(OSError, http.client.HTTPException):
             ready = [pid for pid in self.workers() if not _catches(pid, signal.SIGCHLD)]
-            return bool(self.port) and len(ready) == self._expected and self.get("/health/live").status == 200
+            return len(ready) == self._expected and self.get("/health/live").status == 200
         return False
-
-    def output(self) -> str:
-        """Return what it has printed so far."""
-        return (self.home / "output.txt").read_text()
 
     def signal(self, number: signal.Signals) -> None:
         """Send a signal to its master."""
@@ -182,51 +274,11 @@ class Service:
 
     def workers(self) -> list[int]:
         """Return the ids of its worker processes."""
-        pid = self.process.pid
-        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+        return sorted(children(self.process.pid))
 
     def writers(self) -> list[int]:
         """Return the ids of those workers that have the log open, so have answered since they started."""
         return [pid for pid in self.workers() if str(self.log) in _open_files(pid)]
-
-    def get(self, path: str) -> Answer:
-        """GET `path`."""
-        return _ask(self.port, "GET", path, None, "", stream=False)
-
-    def generate(self, prompt: str = "Hi", *, stream: bool = False, **fields: Any) -> Answer:
-        """POST /generate, and read what comes of the answer. Raises OSError or HTTPException where nothing does."""
-        return self.post("/generate", {"prompt": prompt, "stream": stream} | fields)
-
-    def chat(self, prompt: str = "Hi", *, stream: bool = False, **fields: Any) -> Answer:
-        """The same in OpenAI's dialect."""
-        return self.post(CHAT, _chat(prompt) | {"stream": stream} | fields)
-
-    def post(self, path: str, body: dict[str, Any], **headers: str) -> Answer:
-        """POST a JSON object; underscores in the names of headers stand for dashes."""
-        named = {name.replace("_", "-"): value for name, value in headers.items()}
-        text, stream = json.dumps(body), bool(body.get("stream"))
-        return _ask(self.port, "POST", path, text, uuid.uuid4().hex, named, stream=stream)
-
-    def metrics(self, name: str) -> dict[str, float]:
-        """Return the samples of a metric by their labels, as they stand in /metrics."""
-        samples = re.findall(rf"(?m)^{name}(?:\{{(.*)\}})? (\S+)$", self.get("/metrics").body.decode())
-        return {labels: float(value) for labels, value in samples}
-
-    @contextmanager
-    def asking(self, prompt: str = "Hi", *, stream: bool, path: str = "/generate") -> Iterator[Asked]:
-        """POST a prompt; the value is the request's id, and the socket whose answer nobody has read."""
-        request_id = uuid.uuid4().hex
-        body = json.dumps((_chat(prompt) if path == CHAT else {"prompt": prompt}) | {"stream": stream})
-        head = [
-            f"POST {path} HTTP/1.1",
-            "Host: faults",
-            "Content-Type: application/json",
-            f"X-Request-ID: {request_id}",
-            f"Content-Length: {len(body)}",
-        ]
-        with socket.create_connection(("127.0.0.1", self.port), timeout=CLIENT_SECONDS) as sock:
-            sock.sendall("\r\n".join([*head, "", body]).encode())
-            yield request_id, sock
 
     def lines(self, **fields: Any) -> list[dict[str, Any]]:
         """Return the log's lines that have these values."""
@@ -234,8 +286,9 @@ class Service:
         return [record for record in records if fields.items() <= record.items()]
 
 
-def _chat(prompt: str) -> dict[str, Any]:
-    return {"model": "default", "messages": [{"role": "user", "content": prompt}]}
+def children(pid: int) -> set[int]:
+    """Return the ids of a process's children."""
+    return {int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()}
 
 
 def _catches(pid: int, number: signal.Signals) -> bool:
@@ -271,33 +324,6 @@ def _kilobytes(pid: int, name: str) -> int:
     return int(found[1])
 
 
-def _ask(
-    port: int,
-    method: str,
-    path: str,
-    body: str | None,
-    request_id: str,
-    more_headers: Mapping[str, str] = MappingProxyType({}),
-    *,
-    stream: bool,
-) -> Answer:
-    headers = {"Content-Type": "application/json", "X-Request-ID": request_id} | more_headers
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=CLIENT_SECONDS)
-    began = time.monotonic()
-    try:
-        connection.request(method, path, body, headers)
-        with connection.getresponse() as answer:
-            data = b""
-            # a break of the connection shows in what is missing
-            with suppress(ConnectionError, http.client.HTTPException):
-                while part := answer.read1(65_536):
-                    data += part
-            said_id = answer.headers["X-Request-ID"]
-            return Answer(said_id, answer.status, answer.headers, data, stream, began, time.monotonic())
-    finally:
-        connection.close()
-
-
 @contextmanager
 def running(home: Path, *arguments: str, **settings: object) -> Iterator[Service]:
     """Run the service in the empty folder `home` with these settings and arguments of gunicorn, and no others."""
@@ -318,7 +344,7 @@ def any_prompt() -> str:
 class Load:
     """Clients that ask one after another, whole and streamed, while it is entered; each counts what it has whole."""
 
-    service: Service
+    service: Door
     clients: int = 4
     prompt: Callable[[], str] = any_prompt
     answers: list[Answer] = field(default_factory=list)

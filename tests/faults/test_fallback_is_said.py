@@ -68,7 +68,7 @@ def test_every_fallback_is_said(serve: Callable[..., Service], behind: Callable[
         for path, operation in DIALECTS.items():
             for stream in streams:
                 if asked == "openai" and reason != "circuit_open":
-                    assert service.generate(model="well").ok  # five failures in a row, and it is left alone
+                    assert service.say(model="well").ok  # five failures in a row, and it is left alone
                 body = {"model": model, "stream": stream, "prompt": "Hi"}
                 if operation == "chat":
                     body |= {"messages": [{"role": "user", "content": "Hi"}]}
@@ -101,9 +101,9 @@ def test_every_fallback_is_said(serve: Callable[..., Service], behind: Callable[
     check("unreachable", "huggingface", "huggingface/x", streams=(True,))
     check("not_configured", "claude", "claude/x")
     far_end.script = answering(status(500))
-    assert service.generate(model="well").ok
+    assert service.say(model="well").ok
     for _ in range(5):
-        service.generate(model="x")
+        service.say(model="x")
     check("circuit_open", "openai", "x")
 
     figure(

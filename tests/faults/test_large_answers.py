@@ -107,7 +107,7 @@ def test_large_answers(serve: Callable[..., Service], behind: Callable[[Script],
     for way in WAYS:
         assert service.generate().ok  # five failures in a row, and the backend is left alone
         with memory_grows_by(service, 50) as megabytes:
-            answer = service.generate(stream=stream, model=way)
+            answer = service.say(stream=stream, model=way)
         grown[way] = max(megabytes)
         assert answer.code in ("invalid_answer", "server_error"), (way, answer.body[-200:])
     said = ", ".join(f"{way} +{size:.0f} MB" for way, size in grown.items())

@@ -98,11 +98,11 @@ def test_one_post(serve: Callable[..., Service], behind: Callable[[Script], Upst
     for wire in WIRES:
         for name, way in by_name.items():
             for stream in (False, True):
-                ready = service.generate(model=f"{wire.name}/well", fallback=False)
+                ready = service.say(model=f"{wire.name}/well", fallback=False)
                 assert (ready.text, ready.headers["X-LLM-Backend"]) == (TEXT, wire.name)
                 asked.clear()
                 executed.clear()
-                answer = service.generate(model=f"{wire.name}/{name}", stream=stream, fallback=False)
+                answer = service.say(model=f"{wire.name}/{name}", stream=stream, fallback=False)
                 posts += 1
                 assert asked == {(wire.name, name): WAYS[way]}, (name, answer.body)
                 assert executed.total() <= 1
@@ -138,9 +138,9 @@ def test_reused_connections(serve: Callable[..., Service], behind: Callable[[Scr
     service = serve(WEB_CONCURRENCY=1, MAX_RETRIES=2, **all_of(far_ends))
     for wire, far_end in far_ends.items():
         for stream in (False, True):
-            first = service.generate(model=f"{wire.name}/x", fallback=False)
+            first = service.say(model=f"{wire.name}/x", fallback=False)
             asked = far_end.asked
-            second = service.generate(model=f"{wire.name}/x", fallback=False, stream=stream)
+            second = service.say(model=f"{wire.name}/x", fallback=False, stream=stream)
             assert (first.ok, second.code) == (True, "server_error")
             assert far_end.asked == asked + 1
             assert connections[-1] == connections[-2]

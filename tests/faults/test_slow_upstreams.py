@@ -209,7 +209,7 @@ def test_dripping_upstreams(serve: Callable[..., Service], behind: Callable[[Scr
     with ThreadPoolExecutor(len(scripts)) as clients:
         while len(rounds) < count(3, 10) and (FULL or not any(late <= 0.5 for late, _ in rounds)):
             service = serve(REQUEST_TIMEOUT=TIMEOUT, WEB_CONCURRENCY=1, **OPENAI.settings(far_end))
-            asked = {name: clients.submit(service.generate, "Hi", stream=stream, model=name) for name in by_name}
+            asked = {name: clients.submit(service.say, "Hi", stream=stream, model=name) for name in by_name}
             answers = {name: request.result() for name, request in asked.items()}
             for name, answer in answers.items():
                 begun = by_name[name] in IN_A_STREAM

@@ -19,6 +19,8 @@ Log = Callable[[], list[dict[str, Any]]]
 # A pause of a millisecond; Claude takes a 429 without `retry-after` for a spent budget.
 AT_ONCE = {"retry-after": "1", "retry-after-ms": "1"}
 SCHEMA = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
+# An answer that fits it.
+CITY = '{"city": "Oslo"}'
 
 
 def event(data: Mapping[str, Any] | str, name: str | None = None) -> bytes:

@@ -44,6 +44,8 @@ def record(number: int = 0, **changes: Any) -> dict[str, Any]:
         "fallback_reason": None,
         "attempts": [{"backend": "openai", "outcome": "ok", "duration_ms": 99.0}],
         "client_ip": "127.0.0.1",
+        "caller": None,
+        "trace_id": None,
         "schema_version": 1,
     }
     return whole | changes

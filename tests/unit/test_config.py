@@ -59,7 +59,8 @@ BOOLEANS = {
     "bad": ["2", "y es", "wahr", "none"],
 }
 KEYS = {"good": {"sk-a_B.1": "sk-a_B.1", " sk-a \n": "sk-a"}, "bad": ["sk a", "sk\na", "sk-ä", "sk-\u2026", "a\x7f"]}
-NAMES = "ollama, huggingface, openai, claude, stub"
+NAMES = "ollama, huggingface, openai, claude, stub, replay"
+A_BACKEND = f"one of {NAMES}, a plugin's name, or module:Class"
 
 
 def whole(low: int, high: int) -> dict[str, Any]:
@@ -78,8 +79,8 @@ def real(low: float, high: float) -> dict[str, Any]:
 
 RULES: dict[str, dict[str, Any]] = {
     "llm_backend": {
-        "good": {name: name for name in NAMES.split(", ")} | {" OpenAI ": "openai"},
-        "bad": ["gpt", "none", "ollama,stub", "open ai"],
+        "good": {name: name for name in NAMES.split(", ")} | {" OpenAI ": "openai", "a.b:Cd": "a.b:Cd"},
+        "bad": ["gpt", "none", "ollama,stub", "open ai", "a.b.Cd", "a:b:c", "a b:C", ":C", "a:"],
     },
     "llm_fallback": {
         "good": {
@@ -88,6 +89,7 @@ RULES: dict[str, dict[str, Any]] = {
             "stub": ("stub",),
             "openai,stub": ("openai", "stub"),
             " Claude , stub": ("claude", "stub"),
+            "a.b:Cd,stub": ("a.b:Cd", "stub"),
         },
         "bad": ["gpt", "stub,stub", "openai,,stub", "stub,", ",", "none,stub", "openai stub", "openai;stub"],
     },
@@ -98,6 +100,7 @@ RULES: dict[str, dict[str, Any]] = {
     },
     "hf_mode": {"good": {"local": "local", "Cloud": "cloud"}, "bad": ["remote", "1"]},
     "hf_model": TEXTS,
+    "hf_system": TEXTS,
     "hf_api_key": KEYS,
     "hf_base_url": URLS,
     "openai_api_key": KEYS,
@@ -116,6 +119,9 @@ RULES: dict[str, dict[str, Any]] = {
             "2023-13-45",
         ],
     },
+    "replay_file": {"good": {"/var/log/x.jsonl": "/var/log/x.jsonl"}, "bad": ["a\nb"]},
+    "replay_miss": {"good": {"error": "error", "Fallback": "fallback"}, "bad": ["ok", "1"]},
+    "allow_model_choice": BOOLEANS,
     "request_timeout": real(0.1, 3600),
     "connect_timeout": real(0.1, 60),
     "max_retries": whole(0, 10),
@@ -174,8 +180,8 @@ def test_bad_values(monkeypatch: pytest.MonkeyPatch, name: str, text: str) -> No
 @pytest.mark.parametrize(
     ("name", "allowed"),
     [
-        ("llm_backend", f"one of {NAMES}"),
-        ("llm_fallback", f"none, or a list without repeats of {NAMES}"),
+        ("llm_backend", A_BACKEND),
+        ("llm_fallback", "none, or a list of such names without repeats"),
         ("max_body_bytes", "a whole number from 1 to 100,000,000"),
         ("request_timeout", "a number from 0.1 to 3,600"),
         ("log_prompts", "true or false"),
@@ -310,6 +316,7 @@ def test_the_original_defaults_stand() -> None:
     assert (defaults.ollama_model, defaults.ollama_url) == ("llama2", "http://localhost:11434")
     assert (defaults.openai_model, defaults.claude_model) == ("gpt-6-luna", "claude-haiku-5-5")
     assert (defaults.log_file, defaults.log_prompts) == ("logs/log.jsonl", True)
+    assert (defaults.hf_system, defaults.allow_model_choice) == ("You are a helpful assistant.", False)
 
 
 # --- what is shown
@@ -322,7 +329,7 @@ def test_config_order(make_client: Callable[..., FlaskClient], log_path: Path) -
     body = make_client(ollama_model="m", ollama_url="http://h:1").get("/config").get_json()
     assert list(body)[:4] == ["backend", "ollama_model", "ollama_url", "log_file"]
     assert [body[name] for name in list(body)[:4]] == ["stub", "m", "http://h:1", str(log_path)]
-    assert body.keys() == FIELDS.keys() - SECRETS.keys() - {"llm_backend"} | {"backend"}
+    assert body.keys() == FIELDS.keys() - SECRETS.keys() - {"api_keys", "llm_backend"} | {"backend"}
 
 
 @pytest.mark.parametrize(
@@ -401,7 +408,7 @@ def start(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
 
 
 Start = Callable[..., "subprocess.CompletedProcess[str]"]
-WRONG = f"llm_api: LLM_BACKEND='gpt' is not valid: it must be one of {NAMES}\n"
+WRONG = f"llm_api: LLM_BACKEND='gpt' is not valid: it must be {A_BACKEND}\n"
 
 
 @pytest.mark.parametrize(

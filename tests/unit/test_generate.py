@@ -141,15 +141,21 @@ SCHEMA = {"type": "object", "properties": {"a": {"type": "integer"}}}
         (
             {"response_format": {"type": "json_schema", "json_schema": {"name": "n", "schema": SCHEMA}}},
             "response_format",
-            ResponseFormat(SCHEMA),
+            ResponseFormat(SCHEMA, "n"),
         ),
+        (
+            {"response_format": {"type": "json_schema", "json_schema": {"schema": SCHEMA, "strict": True}}},
+            "response_format",
+            ResponseFormat(SCHEMA, strict=True),
+        ),
+        ({"response_format": {"type": "text"}}, "response_format", None),
     ],
 )
 def test_each_field_reaches_the_backend(
     serve: Callable[..., FlaskClient], body: dict[str, Any], field: str, value: Any
 ) -> None:
     """The backend gets each field as it was said, and None or the default for every other."""
-    fake = Fake(END)
+    fake = Fake(Chunk("{}"), END)
     assert serve(fake).post("/generate", json={"prompt": "x"} | body).status_code == 200
     unsaid = GenerationRequest(messages=(Message("user", "x"),))
     assert getattr(fake.asked[0], field) == value

@@ -56,7 +56,7 @@ def test_the_list_names_every_room() -> None:
 def test_the_reader_reads() -> None:
     """The list and the imports are understood: some of each that must be there."""
     assert LAYERS["__init__"] < LAYERS["web"] < LAYERS["generator"] < LAYERS["backends"] < LAYERS["errors"]
-    assert {"generator", "config", "errors"} <= rooms_imported(PACKAGE / "web.py")
+    assert {"generator", "service", "errors"} <= rooms_imported(PACKAGE / "web.py")
     assert {"llm_api.types.Chunk", "llm_api.backends.base.Backend"} <= set(imports(PACKAGE / "backends" / "stub.py"))
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import requests
 from providers import (
+    CITY,
     OLLAMA,
     SCHEMA,
     Fault,
@@ -71,7 +72,7 @@ def far_end() -> Iterator[RequestsMock]:
 )
 def test_request_body(make_client: Make, far_end: RequestsMock, said: dict[str, Any], expected: dict[str, Any]) -> None:
     """Every parameter has its place in Ollama's words; think, truncate and stream are always said, no more is."""
-    far_end.post(OLLAMA.url, json=ollama_answer("Hello"))
+    far_end.post(OLLAMA.url, json=ollama_answer(CITY))
     assert generate(make_client(**OLLAMA.settings), **said).status_code == 200
     assert sent(far_end) == ALWAYS | {"messages": [USER]} | expected
 
@@ -308,8 +309,8 @@ def test_refusal_says_why(make_client: Make, far_end: RequestsMock) -> None:
 @pytest.mark.parametrize(
     ("said", "model", "tags", "pulled"),
     [
-        ({}, "llama2", {"json": TAGS}, "gemma4:latest, llama3.2:1b"),
-        ({"model": "mine:7b"}, "mine:7b", {"json": TAGS}, "gemma4:latest, llama3.2:1b"),
+        ({}, "llama2", {"json": TAGS}, "gemma4, llama3.2:1b"),
+        ({"model": "mine:7b"}, "mine:7b", {"json": TAGS}, "gemma4, llama3.2:1b"),
         ({}, "llama2", {"json": {"models": []}}, "none"),
         ({}, "llama2", {"status": 500}, "not known"),
         ({}, "llama2", {"json": {"wrong": 1}}, "not known"),
@@ -360,7 +361,7 @@ def test_check_of_a_pulled_model(far_end: RequestsMock, model: str) -> None:
 def test_check_of_a_model_that_is_not_pulled(far_end: RequestsMock, model: str) -> None:
     """Another tag, another namespace or the beginning of a name is another model."""
     far_end.get(OLLAMA.models_url, json=TAGS)
-    with pytest.raises(ModelNotFound, match=rf"ollama pull {model}`.*gemma4:latest, llama3.2:1b"):
+    with pytest.raises(ModelNotFound, match=rf"ollama pull {model}`.*gemma4, llama3.2:1b"):
         backend(ollama_model=model).check(Deadline(5))
 
 
@@ -380,9 +381,9 @@ def test_tags_of_long_names(far_end: RequestsMock, model: str, pulled: str) -> N
 
 
 def test_list_of_models(far_end: RequestsMock) -> None:
-    """The pulled models are listed by name."""
+    """The pulled models are listed by name, without the tag that a name without one means."""
     far_end.get(OLLAMA.models_url, json=TAGS)
-    assert backend().list_models(Deadline(5)) == ["gemma4:latest", "llama3.2:1b"]
+    assert backend().list_models(Deadline(5)) == ["gemma4", "llama3.2:1b"]
 
 
 @pytest.mark.parametrize("verb", ["check", "list_models"])

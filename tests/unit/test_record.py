@@ -22,7 +22,7 @@ FIELDS = {
     *("timestamp", "request_id", "operation", "backend", "requested_backend", "model", "request_model", "prompt"),
     *("system", "response", "parameters", "input_tokens", "output_tokens", "finish_reason", "stream", "duration_ms"),
     *("time_to_first_chunk_ms", "status", "http_status", "error", "fallback", "fallback_reason", "attempts"),
-    *("client_ip", "schema_version"),
+    *("client_ip", "caller", "trace_id", "schema_version"),
 }
 END = Chunk("", "stop", Usage(3, 2), "model-it-named")
 ANSWER = [Chunk("Hi "), Chunk("there"), END]
@@ -95,7 +95,6 @@ BODY = {
     "top_p": 0.9,
     "stop": ["END"],
     "seed": 7,
-    "response_format": {"type": "json_object"},
 }
 ASKED = {
     "operation": "generate",
@@ -105,6 +104,8 @@ ASKED = {
     "system": "Be kind.",
     "parameters": {name: value for name, value in BODY.items() if name not in ("prompt", "system", "model")},
     "client_ip": "127.0.0.1",
+    "caller": None,
+    "trace_id": None,
     "schema_version": 1,
 }
 OK = {
@@ -149,6 +150,27 @@ def test_what_is_not_said_is_null(serve: Serve, log_lines: LogLines, stream: boo
     assert (line["system"], line["request_model"], line["parameters"]) == (None, None, {})
     assert (line["model"], line["input_tokens"], line["output_tokens"]) == ("model-configured", None, None)
     assert line["finish_reason"] == "length"
+
+
+SCHEMA = {"type": "object", "required": ["a"]}
+
+
+@pytest.mark.parametrize(
+    ("said", "logged"),
+    [
+        ({"type": "json_object"}, {"response_format": {"type": "json_object"}}),
+        (SCHEMA, {"response_format": SCHEMA}),
+        ({"type": "json_schema", "json_schema": {"name": "n", "schema": SCHEMA}}, {"response_format": SCHEMA}),
+        ({"type": "text"}, {}),
+    ],
+)
+def test_json_that_was_asked_for(
+    serve: Serve, log_lines: LogLines, said: dict[str, Any], logged: dict[str, Any]
+) -> None:
+    """A schema is logged as such, however it was wrapped, beside the other parameters."""
+    client = serve(Fake("one", Chunk('{"a": 1}'), END))
+    line = end(client, {"prompt": "x", "seed": 7, "response_format": said}, log_lines)
+    assert (line["parameters"], line["response"]) == ({"seed": 7} | logged, '{"a": 1}')
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -301,16 +323,13 @@ def test_a_count_that_is_no_number_comes_no_further(count: Any) -> None:
 
 CANARY = "canary-51c9"
 QUOTING = RequestRefused("refused", detail=f"you said {CANARY}")
-TALK = [Chunk(f"well, {CANARY}"), Chunk("!"), END]
-SAID = {
-    "prompt": f"my {CANARY}",
-    "system": f"you are {CANARY}",
-    "stop": [CANARY],
-    "response_format": {"type": "object", "title": CANARY},
-}
+TALK = [Chunk(f'{{"well": "{CANARY}'), Chunk('!"}'), END]
+SAID = {"prompt": f"my {CANARY}", "system": f"you are {CANARY}", "stop": [CANARY]}
+JSON = {"response_format": {"type": "object", "title": CANARY}}
 
 
 @pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("form", [{}, JSON], ids=["text", "JSON"])
 @pytest.mark.parametrize(
     ("turns", "status"),
     [
@@ -333,10 +352,11 @@ def test_nothing_said_is_logged(
     caplog: pytest.LogCaptureFixture,
     turns: list[Any],
     status: str,
+    form: dict[str, Any],
     stream: bool,
 ) -> None:
     """With LOG_PROMPTS=false no prompt, system message, stop text, schema or answer is in the log or on stderr."""
-    line = end(serve(Fake("one", *turns), log_prompts=False), SAID | {"stream": stream}, log_lines)
+    line = end(serve(Fake("one", *turns), log_prompts=False), SAID | form | {"stream": stream}, log_lines)
     assert line["status"] == status
     assert CANARY not in log_path.read_text()
     assert CANARY not in caplog.text
@@ -362,10 +382,14 @@ def test_nothing_of_a_refused_body_is_logged(
     assert CANARY not in log_path.read_text()
 
 
+@pytest.mark.parametrize("form", [{}, JSON], ids=["text", "JSON"])
 @pytest.mark.parametrize("pieces", [1, 2])
-def test_nothing_of_an_aborted_stream_is_logged(serve: Serve, log_path: Any, log_lines: LogLines, pieces: int) -> None:
+def test_nothing_of_an_aborted_stream_is_logged(
+    serve: Serve, log_path: Any, log_lines: LogLines, pieces: int, form: dict[str, Any]
+) -> None:
     """Nor of an answer that was left."""
-    line = end(serve(Fake("one", *TALK), log_prompts=False), SAID | {"stream": True}, log_lines, leave_after=pieces)
+    body = SAID | form | {"stream": True}
+    line = end(serve(Fake("one", *TALK), log_prompts=False), body, log_lines, leave_after=pieces)
     assert line["status"] == "aborted"
     assert CANARY not in log_path.read_text()
 
@@ -417,7 +441,8 @@ def test_nothing_is_kept_with_a_limit_of_zero(serve: Serve, log_lines: LogLines)
 )
 def test_long_parameters_are_cut(serve: Serve, log_lines: LogLines, body: dict[str, Any]) -> None:
     """Stop texts and schemas are the client's texts too."""
-    line = end(serve(Fake("one", *ANSWER), log_max_text=100), {"prompt": "x"} | body, log_lines)
+    line = end(serve(Fake("one", Chunk("{}"), END), log_max_text=100), {"prompt": "x"} | body, log_lines)
+    assert line["status"] == "ok"
     assert len(json.dumps(line)) < 5_000
 
 

@@ -1,0 +1,107 @@
+"""Answers from a log: a day's log.jsonl as a demo, or as what tests run against."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import threading
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from .. import strict_json
+from ..config import Settings
+from ..deadline import Deadline
+from ..errors import NotRecorded, RequestRefused
+from ..log_files import parse
+from ..types import Chunk, GenerationRequest, Usage
+from .base import Backend
+
+
+class Replay(Backend):
+    """Gives the last recorded answer to the same messages and parameters; knows lines as they are appended."""
+
+    name = "replay"
+    model = "recorded"
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__(settings)
+        self._path = Path(settings.replay_file or settings.log_file)
+        self._records: dict[str, Mapping[str, Any]] = {}
+        self._read = (0, 0)  # which file, and how many of its bytes
+        self._reading = threading.Lock()
+
+    def stream(self, request: GenerationRequest, deadline: Deadline) -> Iterator[Chunk]:
+        record = self._find(request)
+        usage = Usage(record.get("input_tokens"), record.get("output_tokens"))
+        for piece in re.findall(r"\s*\S+|\s+$", record["response"]):
+            yield Chunk(piece, model=record.get("model"))
+        yield Chunk("", record.get("finish_reason") or "stop", usage, record.get("model"))
+
+    def check(self, deadline: Deadline) -> None:
+        try:
+            self._path.open("rb").close()
+        except OSError as error:
+            why = os.strerror(error.errno or 0)
+            raise NotRecorded(f"{self._path.name} can't be replayed: {why} (REPLAY_FILE)") from None
+
+    def list_models(self, deadline: Deadline) -> list[str]:
+        return [self.model]
+
+    def _find(self, request: GenerationRequest) -> Mapping[str, Any]:
+        try:
+            with self._reading:
+                self._read_on()
+            if record := self._records.get(_key(request)):
+                return record
+            raise NotRecorded(f"{self._path.name} has no answer to this request (REPLAY_FILE)")
+        except NotRecorded as missing:
+            if self.settings.replay_miss == "fallback":
+                raise
+            hint = "REPLAY_MISS=fallback asks the next backend"
+            raise RequestRefused(f"{missing}; {hint}", code=missing.code) from None
+
+    def _read_on(self) -> None:
+        self.check(Deadline(0))
+        with self._path.open("rb") as file:
+            now = os.fstat(file.fileno())
+            which, done = self._read
+            done = done if which == now.st_ino and done <= now.st_size else 0  # rotated, or emptied
+            file.seek(done)
+            for line in file:
+                if not line.endswith(b"\n"):
+                    break
+                done += len(line)
+                self._remember(parse(line))
+            self._read = (now.st_ino, done)
+
+    def _remember(self, record: Mapping[str, Any] | None) -> None:
+        if record and record.get("status") == "ok" and record.get("response") is not None and _is_own(record):
+            self._records[_key_of(record)] = record
+
+
+def _is_own(record: Mapping[str, Any]) -> bool:
+    """Whether a backend was to answer, or did since the answer was missing here; and no text of it is cut."""
+    failed = {a["outcome"] for a in record.get("attempts") or () if a["backend"] != record.get("backend")}
+    parts = (record, record.get("parameters") or {}, *(record.get("messages") or ()))
+    return failed <= {NotRecorded.code} and not any(name.endswith("_truncated") for part in parts for name in part)
+
+
+def _key(request: GenerationRequest) -> str:
+    return _joined([(m.role, m.content) for m in request.messages], request.parameters)
+
+
+def _key_of(record: Mapping[str, Any]) -> str:
+    """As `_key`, of a line; one whose texts are hidden has the key of no request."""
+    messages = [(m["role"], m.get("content")) for m in record.get("messages") or ()]
+    if "messages" not in record:
+        system = [("system", record["system"])] if record.get("system") else []
+        messages = [*system, ("user", record.get("prompt"))]
+    return _joined(messages, record.get("parameters") or {})
+
+
+def _joined(messages: list[tuple[str, Any]], parameters: Mapping[str, Any]) -> str:
+    # 0 is 0.0
+    same = [(name, float(v) if name in ("temperature", "top_p") else v) for name, v in sorted(parameters.items())]
+    return hashlib.sha256(strict_json.dumps([messages, same]).encode()).hexdigest()

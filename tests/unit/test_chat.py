@@ -1,0 +1,893 @@
+"""OpenAI's dialect under /v1, as the clients of providers.md, section 8, need it."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fakes import ANSWER, END, PATIENCE, Fake, error_of, read_events
+from flask.testing import FlaskClient
+from werkzeug.test import EnvironBuilder, TestResponse
+
+from llm_api.errors import (
+    BackendError,
+    BadCredentials,
+    ModelNotFound,
+    Overloaded,
+    QuotaExhausted,
+    RateLimited,
+    RequestRefused,
+    ServerError,
+    TimedOut,
+    Unreachable,
+)
+from llm_api.types import Chunk, GenerationRequest, Message, Usage
+
+Log = Callable[[], list[dict[str, Any]]]
+Serve = Callable[..., FlaskClient]
+
+USER = {"role": "user", "content": "Hi"}
+CHAT = {"model": "default", "messages": [USER]}
+TEXT = {"model": "default", "prompt": "Hi"}
+BODIES = {"chat/completions": CHAT, "completions": TEXT}
+BOTH = pytest.mark.parametrize("path", BODIES)
+STREAMED = pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
+
+
+def ask(client: FlaskClient, path: str = "chat/completions", **changes: Any) -> TestResponse:
+    """Post the path's plain body with `changes`; read the answer to its end."""
+    return client.post(f"/v1/{path}", json=BODIES[path] | changes, headers={"X-Request-ID": "id-1"}, buffered=True)
+
+
+def pieces_of(reply: TestResponse) -> list[str]:
+    """Return the texts of a stream that ended well, without the empty ones."""
+    *events, done = read_events(reply.data)
+    assert done == "[DONE]"
+    choices = [choice for event in events for choice in event["choices"]]
+    texts = [choice.get("text") or choice.get("delta", {}).get("content") for choice in choices]
+    return [text for text in texts if text]
+
+
+# Whole answers
+
+
+def usage(prompt: int, completion: int) -> dict[str, int]:
+    return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
+
+
+WHOLE = {
+    "chat/completions": (
+        {"id": "chatcmpl-id-1", "object": "chat.completion"},
+        {"message": {"role": "assistant", "content": "Hi there", "refusal": None}},
+    ),
+    "completions": ({"id": "cmpl-id-1", "object": "text_completion"}, {"text": "Hi there"}),
+}
+
+
+@BOTH
+def test_whole_answer(serve: Serve, log_lines: Log, path: str) -> None:
+    """Every field of an answer, since OpenAI's own client lets a missing one through to the application."""
+    reply = ask(serve(Fake("one", *ANSWER)), path)
+    head, choice = WHOLE[path]
+    (line,) = log_lines()
+    assert (reply.status_code, reply.headers["Content-Type"]) == (200, "application/json")
+    assert type(reply.json["created"]) is int
+    assert reply.json == head | {
+        "created": int(line["timestamp"]),
+        "model": "one/model-it-named",
+        "choices": [{"index": 0, **choice, "logprobs": None, "finish_reason": "stop"}],
+        "usage": usage(3, 2),
+    }
+    assert (reply.headers["X-LLM-Backend"], reply.headers["X-LLM-Model"]) == ("one", "model-it-named")
+    assert "X-LLM-Fallback" not in reply.headers
+    assert reply.headers["X-Request-ID"] == "id-1"
+
+
+@pytest.mark.parametrize(
+    ("counted", "expected"),
+    [(Usage(0, 0), usage(0, 0)), (Usage(3, None), None), (Usage(None, 2), None), (Usage(), None)],
+)
+@BOTH
+def test_usage(serve: Serve, path: str, counted: Usage, expected: dict[str, int] | None) -> None:
+    """All three numbers or null: never a guess, nor a sum of half of them, streamed or not."""
+    client = serve(Fake("one", Chunk("x", "length", counted)))
+    assert ask(client, path).json["usage"] == expected
+    streamed = read_events(ask(client, path, stream=True, stream_options={"include_usage": True}).data)
+    assert streamed[-2]["usage"] == expected
+
+
+@pytest.mark.parametrize("reason", ["stop", "length", "content_filter", "tool_calls"])
+@BOTH
+def test_finish_reason(serve: Serve, path: str, reason: str) -> None:
+    """Why the answer ended is told as the backend said it, streamed or not."""
+    client = serve(Fake("one", Chunk("x", reason)))
+    assert ask(client, path).json["choices"][0]["finish_reason"] == reason
+    *_, last, done = read_events(ask(client, path, stream=True).data)
+    assert (last["choices"][0]["finish_reason"], done) == (reason, "[DONE]")
+
+
+# Streams
+
+PIECES: dict[str, tuple[dict[str, Any], list[dict[str, Any]]]] = {
+    "chat/completions": (
+        {"id": "chatcmpl-id-1", "object": "chat.completion.chunk"},
+        [
+            {"delta": {"role": "assistant", "content": ""}},
+            {"delta": {"content": "Hi "}},
+            {"delta": {"content": "there"}},
+            {"delta": {}},
+        ],
+    ),
+    "completions": (
+        {"id": "cmpl-id-1", "object": "text_completion"},
+        [{"text": "Hi "}, {"text": "there"}, {"text": ""}],
+    ),
+}
+
+
+@pytest.mark.parametrize(
+    ("options", "asked"),
+    [
+        ({}, False),
+        ({"stream_options": None}, False),
+        ({"stream_options": {}}, False),
+        ({"stream_options": {"include_usage": None}}, False),
+        ({"stream_options": {"include_usage": False}}, False),
+        ({"stream_options": {"include_usage": True, "include_obfuscation": False}}, True),
+    ],
+)
+@BOTH
+def test_stream(serve: Serve, log_lines: Log, path: str, options: dict[str, Any], asked: bool) -> None:
+    """Every event: the role, the pieces, the reason, the usage only where it was asked for, and the end mark."""
+    reply = ask(serve(Fake("one", *ANSWER)), path, stream=True, **options)
+    head, contents = PIECES[path]
+    (line,) = log_lines()
+    same = head | {"created": int(line["timestamp"]), "model": "one/model-configured"}
+    reasons = [None] * (len(contents) - 1) + ["stop"]
+    choices = [
+        [{"index": 0, **content, "logprobs": None, "finish_reason": reason}]
+        for content, reason in zip(contents, reasons, strict=True)
+    ]
+    none, counted = ({"usage": None}, [same | {"choices": [], "usage": usage(3, 2)}]) if asked else ({}, [])
+    assert read_events(reply.data) == [*(same | {"choices": c} | none for c in choices), *counted, "[DONE]"]
+
+
+@BOTH
+def test_headers_of_a_stream(serve: Serve, path: str) -> None:
+    """The type that Open WebUI looks for, and what keeps a proxy from holding the events back."""
+    headers = ask(serve(Fake("one", *ANSWER)), path, stream=True).headers
+    assert headers["Content-Type"] == "text/event-stream; charset=utf-8"
+    assert (headers["X-Accel-Buffering"], headers["Cache-Control"]) == ("no", "no-cache")
+    assert (headers["X-LLM-Backend"], headers["X-LLM-Model"]) == ("one", "model-configured")
+    assert headers["X-Request-ID"] == "id-1"
+
+
+@BOTH
+def test_odd_characters_in_a_stream(serve: Serve, path: str) -> None:
+    """Line breaks of every kind stay inside their event."""
+    text = "a\nb\r\n\u2028\u0085\x00\ud800é"
+    reply = ask(serve(Fake("one", Chunk(text), END)), path, stream=True)
+    assert reply.data.isascii()
+    assert pieces_of(reply) == [text]
+
+
+def test_what_the_official_client_sends(serve: Serve) -> None:
+    """Its Accept asks for JSON even where it wants a stream, and its key means nothing here."""
+    headers = {
+        "Accept": "application/json",
+        "Authorization": "Bearer sk-x",
+        "User-Agent": "OpenAI/Python 3.54.0",
+        "X-Stainless-Read-Timeout": "600",
+    }
+    client = serve(Fake("one", *ANSWER))
+    reply = client.post("/v1/chat/completions", json=CHAT | {"stream": True}, headers=headers)
+    assert (reply.mimetype, read_events(reply.data)[-1]) == ("text/event-stream", "[DONE]")
+
+
+# What may be said
+
+UNSAID = GenerationRequest((Message("user", "Hi"),))
+SAID = {
+    "plain": ({}, {}),
+    "model": ({"model": "gpt-x"}, {"model": "gpt-x"}),
+    "dummy": ({"model": "dummy"}, {}),
+    "max_tokens": ({"max_tokens": 5}, {"max_tokens": 5}),
+    "temperature 0": ({"temperature": 0}, {"temperature": 0}),
+    "temperature 2": ({"temperature": 2}, {"temperature": 2}),
+    "top_p": ({"top_p": 0.5}, {"top_p": 0.5}),
+    "stop as text": ({"stop": "END"}, {"stop": ("END",)}),
+    "stop as list": ({"stop": ["a", "b", "c", "d"]}, {"stop": ("a", "b", "c", "d")}),
+    "stop empty": ({"stop": []}, {}),
+    "seed": ({"seed": -1}, {"seed": -1}),
+    "stream": ({"stream": True}, {"stream": True}),
+    "no fallback": ({"fallback": False}, {"fallback": False}),
+    "n": ({"n": 1}, {}),
+    "unknown": ({"user": "me", "metadata": {"a": "b"}, "presence_penalty": 1.5, "top_k": 3, "x": None}, {}),
+    "format text": ({"response_format": {"type": "text"}}, {}),
+}
+SAID_BY_CHAT = {
+    "max_completion_tokens": ({"max_completion_tokens": 7}, {"max_tokens": 7}),
+    "both counts": ({"max_tokens": 5, "max_completion_tokens": 7}, {"max_tokens": 7}),
+    "no tools": ({"tools": [], "functions": [], "tool_choice": "none", "parallel_tool_calls": True}, {}),
+    "no logprobs": ({"logprobs": False, "top_logprobs": 3}, {}),
+    "modalities": ({"modalities": ["text"]}, {}),
+    "many messages": ({"messages": [{"role": "assistant", "content": None}] * 9_999 + [USER]}, None),
+}
+SAID_BY_TEXT = {
+    "a prompt in a list": ({"prompt": ["Hi"]}, {}),
+    "echo": ({"echo": False, "suffix": "", "best_of": 1}, {}),
+    "no max_completion_tokens": ({"max_completion_tokens": "not a field here"}, {}),
+}
+OPTIONAL = (
+    *("max_tokens", "temperature", "top_p", "stop", "seed", "stream", "fallback", "response_format"),
+    *("stream_options", "n", "user"),
+)
+OPTIONAL_OF_CHAT = ("max_completion_tokens", "tools", "functions", "logprobs", "modalities")
+OPTIONAL_OF_TEXT = ("best_of", "echo", "suffix", "logprobs")
+
+
+@pytest.mark.parametrize(
+    ("path", "said", "expected"),
+    [(path, *case) for path in BODIES for case in SAID.values()]
+    + [("chat/completions", *case) for case in SAID_BY_CHAT.values()]
+    + [("completions", *case) for case in SAID_BY_TEXT.values()],
+)
+def test_parameters(serve: Serve, path: str, said: dict[str, Any], expected: dict[str, Any] | None) -> None:
+    """Each has its place in the request that the backend gets; what nobody knows is ignored."""
+    fake = Fake("one", *ANSWER)
+    assert ask(serve(fake), path, **said).status_code == 200
+    assert expected is None or fake.asked == [replace(UNSAID, **expected)]
+
+
+@pytest.mark.parametrize(
+    ("path", "names"),
+    [("chat/completions", OPTIONAL + OPTIONAL_OF_CHAT), ("completions", OPTIONAL + OPTIONAL_OF_TEXT)],
+)
+def test_null_means_not_said(serve: Serve, path: str, names: tuple[str, ...]) -> None:
+    """Clients send every field they know, with null where nothing was said."""
+    fake = Fake("one", *ANSWER)
+    assert ask(serve(fake), path, **dict.fromkeys(names)).status_code == 200
+    assert fake.asked == [UNSAID]
+
+
+def part(text: str) -> dict[str, Any]:
+    return {"type": "text", "text": text, "cache_control": None}
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        ([USER], [("user", "Hi")]),
+        ([{"role": "system", "content": "s"}, USER], [("system", "s"), ("user", "Hi")]),
+        ([{"role": "developer", "content": "s"}, USER], [("system", "s"), ("user", "Hi")]),
+        ([USER, {"role": "assistant", "content": "a"}], [("user", "Hi"), ("assistant", "a")]),
+        ([USER, {"role": "assistant", "content": None}, USER], [("user", "Hi"), ("assistant", ""), ("user", "Hi")]),
+        ([USER, {"role": "assistant"}], [("user", "Hi"), ("assistant", "")]),
+        ([USER | {"content": [part("Hi"), part(" there")]}], [("user", "Hi there")]),
+        ([USER | {"content": []}, USER], [("user", ""), ("user", "Hi")]),
+        ([USER | {"name": "Ada", "refusal": None, "tool_calls": None}], [("user", "Hi")]),
+    ],
+)
+def test_messages(serve: Serve, said: list[dict[str, Any]], expected: list[tuple[str, str]]) -> None:
+    """Roles and contents of every kind that is served come to the backend as plain messages, in their order."""
+    fake = Fake("one", *ANSWER)
+    assert ask(serve(fake), messages=said).status_code == 200
+    assert [(message.role, message.content) for message in fake.asked[0].messages] == expected
+
+
+IMAGE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AA=="}}
+NOT_SERVED: list[tuple[dict[str, Any], str]] = [
+    ({"model": None}, "model"),
+    ({"model": ""}, "model"),
+    ({"model": 5}, "model"),
+    ({"model": "a\nb"}, "model"),
+    ({"model": "m" * 201}, "model"),
+    ({"n": 2}, "n"),
+    ({"n": 0}, "n"),
+    ({"n": "1"}, "n"),
+    ({"max_tokens": 0}, "max_tokens"),
+    ({"max_tokens": "5"}, "max_tokens"),
+    ({"max_tokens": 5.5}, "max_tokens"),
+    ({"temperature": 2.1}, "temperature"),
+    ({"temperature": -0.1}, "temperature"),
+    ({"temperature": "1"}, "temperature"),
+    ({"temperature": True}, "temperature"),
+    ({"top_p": 0}, "top_p"),
+    ({"top_p": 1.1}, "top_p"),
+    ({"stop": ["a"] * 5}, "stop"),
+    ({"stop": ""}, "stop"),
+    ({"stop": 5}, "stop"),
+    ({"seed": 1.5}, "seed"),
+    ({"stream": "true"}, "stream"),
+    ({"stream": 1}, "stream"),
+    ({"fallback": "no"}, "fallback"),
+    ({"stream_options": True}, "stream_options"),
+    ({"stream_options": {"include_usage": 1}}, "stream_options"),
+    ({"response_format": "json"}, "response_format"),
+]
+NOT_SERVED_BY_CHAT: list[tuple[dict[str, Any], str]] = [
+    ({"messages": None}, "messages"),
+    ({"messages": []}, "messages"),
+    ({"messages": "Hi"}, "messages"),
+    ({"messages": ["Hi"]}, "messages"),
+    ({"messages": [None]}, "messages"),
+    ({"messages": [USER] * 10_001}, "messages"),
+    ({"messages": [{"content": "Hi"}]}, "messages"),
+    ({"messages": [USER | {"role": "tool", "tool_call_id": "1"}]}, "messages"),
+    ({"messages": [USER | {"role": "function", "name": "f"}]}, "messages"),
+    ({"messages": [USER | {"role": "User"}]}, "messages"),
+    ({"messages": [USER | {"role": None}]}, "messages"),
+    ({"messages": [USER | {"content": 5}]}, "messages"),
+    ({"messages": [USER | {"content": {"type": "text", "text": "Hi"}}]}, "messages"),
+    ({"messages": [USER | {"content": [part("What is this?"), IMAGE]}]}, "messages"),
+    ({"messages": [USER | {"content": ["Hi"]}]}, "messages"),
+    ({"messages": [USER | {"content": [{"type": "text"}]}]}, "messages"),
+    ({"messages": [USER | {"content": [{"type": "text", "text": None}]}]}, "messages"),
+    ({"messages": [USER | {"content": ""}]}, "messages"),
+    ({"messages": [USER | {"content": None}]}, "messages"),
+    ({"messages": [{"role": "system", "content": "Hi"}, {"role": "developer", "content": "Hi"}]}, "messages"),
+    ({"max_completion_tokens": 0}, "max_completion_tokens"),
+    ({"max_tokens": 0, "max_completion_tokens": 5}, "max_tokens"),
+    ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "tools"),
+    ({"tools": "f"}, "tools"),
+    ({"functions": [{"name": "f"}]}, "functions"),
+    ({"logprobs": True}, "logprobs"),
+    ({"logprobs": 1}, "logprobs"),
+    ({"modalities": ["text", "audio"], "audio": {"voice": "x", "format": "wav"}}, "modalities"),
+]
+NOT_SERVED_BY_TEXT: list[tuple[dict[str, Any], str]] = [
+    ({"prompt": None}, "prompt"),
+    ({"prompt": ""}, "prompt"),
+    ({"prompt": ["Hi", "you"]}, "prompt"),
+    ({"prompt": []}, "prompt"),
+    ({"prompt": [[1, 2]]}, "prompt"),
+    ({"prompt": 5}, "prompt"),
+    ({"echo": True}, "echo"),
+    ({"suffix": "the end"}, "suffix"),
+    ({"best_of": 2}, "best_of"),
+    ({"logprobs": 0}, "logprobs"),
+    ({"logprobs": 5}, "logprobs"),
+]
+
+
+@pytest.mark.parametrize(
+    ("path", "said", "param"),
+    [(path, *case) for path in BODIES for case in NOT_SERVED]
+    + [("chat/completions", *case) for case in NOT_SERVED_BY_CHAT]
+    + [("completions", *case) for case in NOT_SERVED_BY_TEXT],
+)
+def test_refused(serve: Serve, log_lines: Log, path: str, said: dict[str, Any], param: str) -> None:
+    """What can't be served, or is wrong, is a 400 that names the field, in the log too; nobody is asked."""
+    fake = Fake("one", *ANSWER)
+    reply = ask(serve(fake), path, **said)
+    error = error_of(reply)
+    (line,) = log_lines()
+    assert (reply.status_code, error["param"], error["code"]) == (400, param, "validation_failed")
+    assert (error["type"], list(reply.json["fields"])) == ("invalid_request_error", [param])
+    assert error["message"].startswith(param)
+    assert (line["status"], line["http_status"], line["error"]["code"]) == ("error", 400, "validation_failed")
+    assert "x-should-retry" not in reply.headers
+    assert fake.asked == []
+
+
+@pytest.mark.parametrize(
+    ("path", "param"),
+    [
+        ("chat/completions", "messages"),
+        ("chat/completions", "model"),
+        ("completions", "prompt"),
+        ("completions", "model"),
+    ],
+)
+def test_missing(serve: Serve, path: str, param: str) -> None:
+    """A body must name its model and say something."""
+    body = {name: value for name, value in BODIES[path].items() if name != param}
+    reply = serve(Fake("one", *ANSWER)).post(f"/v1/{path}", json=body)
+    assert (reply.status_code, error_of(reply)["param"]) == (400, param)
+
+
+@pytest.mark.parametrize(
+    ("path", "said", "param"),
+    [
+        ("chat/completions", {"messages": [USER | {"content": "12345"}]}, None),
+        ("chat/completions", {"messages": [USER | {"content": "123456"}]}, "messages"),
+        ("chat/completions", {"messages": [USER | {"content": "12"}] * 2}, None),
+        (
+            "chat/completions",
+            {"messages": [{"role": "system", "content": "123"}, USER | {"content": "456"}]},
+            "messages",
+        ),
+        ("chat/completions", {"messages": [USER | {"content": [part("123"), part("456")]}]}, "messages"),
+        ("completions", {"prompt": "12345"}, None),
+        ("completions", {"prompt": "123456"}, "prompt"),
+    ],
+)
+def test_max_prompt_chars(serve: Serve, path: str, said: dict[str, Any], param: str | None) -> None:
+    """The texts of a conversation are bounded together."""
+    reply = ask(serve(Fake("one", *ANSWER), max_prompt_chars=5), path, **said)
+    assert reply.status_code == (400 if param else 200)
+    assert param is None or error_of(reply)["param"] == param
+
+
+@pytest.mark.parametrize(
+    ("request_", "status", "code"),
+    [
+        ({"data": "{", "content_type": "application/json"}, 400, "malformed_json"),
+        ({"json": [CHAT]}, 400, "malformed_json"),
+        ({"data": "x", "content_type": "text/plain"}, 415, "unsupported_media_type"),
+        ({"json": CHAT | {"user": "x" * 500}}, 413, "body_too_large"),
+        ({"method": "GET"}, 405, "method_not_allowed"),
+    ],
+)
+@BOTH
+def test_what_is_no_request(serve: Serve, path: str, request_: dict[str, Any], status: int, code: str) -> None:
+    """Under /v1, too, every error has the one envelope."""
+    reply = serve(Fake("one"), max_body_bytes=400).open(f"/v1/{path}", **{"method": "POST"} | request_)
+    assert (reply.status_code, error_of(reply)["code"]) == (status, code)
+
+
+def test_unknown_path(serve: Serve) -> None:
+    """What OpenAI has besides is a 404 in the same envelope."""
+    reply = serve(Fake("one")).post("/v1/embeddings", json={})
+    assert (reply.status_code, error_of(reply)["code"]) == (404, "not_found")
+
+
+# Failures
+
+FAILURES: list[tuple[BackendError, int, str]] = [
+    (Unreachable("m"), 503, "unreachable"),
+    (TimedOut("m"), 504, "timeout"),
+    (RateLimited("m"), 429, "rate_limited"),
+    (QuotaExhausted("m"), 503, "rate_limited"),
+    (BadCredentials("m"), 502, "bad_credentials"),
+    (ModelNotFound("m"), 404, "model_not_found"),
+    (ServerError("m"), 502, "server_error"),
+]
+
+
+@pytest.mark.parametrize(("failure", "status", "code"), FAILURES)
+@STREAMED
+@BOTH
+def test_failure(
+    serve: Serve, log_lines: Log, path: str, stream: bool, failure: BackendError, status: int, code: str
+) -> None:
+    """Before the first piece it has a true status, and the SDKs are told not to add their retries to ours."""
+    reply = ask(serve(Fake("one", failure)), path, stream=stream)
+    error = error_of(reply)
+    assert (reply.status_code, reply.mimetype, error["code"]) == (status, "application/json", code)
+    assert reply.headers["x-should-retry"] == "false"
+    assert ("Retry-After" in reply.headers) == (status in (429, 503))
+    assert [line["http_status"] for line in log_lines()] == [status]
+
+
+@pytest.mark.parametrize(
+    ("path", "blamed", "param"),
+    [
+        ("chat/completions", "prompt", "messages"),
+        ("completions", "prompt", "prompt"),
+        ("chat/completions", "temperature", "temperature"),
+        ("chat/completions", None, None),
+    ],
+)
+@STREAMED
+def test_refusal(serve: Serve, log_lines: Log, path: str, stream: bool, blamed: str | None, param: str | None) -> None:
+    """What a backend finds wrong with the request is a 400; a prompt too long is the messages' fault in a chat."""
+    refused = RequestRefused("too long", code="context_length_exceeded", param=blamed)
+    two = Fake("two", *ANSWER)
+    reply = ask(serve(Fake("one", refused), two), path, stream=stream)
+    assert reply.status_code == 400
+    assert error_of(reply) == {
+        "message": "too long",
+        "type": "invalid_request_error",
+        "code": "context_length_exceeded",
+        "param": param,
+    }
+    assert ("x-should-retry" in reply.headers, two.asked) == (False, [])
+    assert [line["http_status"] for line in log_lines()] == [400]
+
+
+@pytest.mark.parametrize(
+    ("turns", "kind", "code"),
+    [
+        ((ServerError("it broke"),), "backend_error", "server_error"),
+        ((), "backend_error", "invalid_answer"),
+        ((RuntimeError("canary"),), "server_error", "internal_error"),
+    ],
+    ids=["broke", "cut short", "bug"],
+)
+@BOTH
+def test_error_in_a_stream(
+    serve: Serve, log_lines: Log, path: str, turns: tuple[Exception, ...], kind: str, code: str
+) -> None:
+    """It is an event and the last one: a client must not take the text before it for an answer."""
+    reply = ask(serve(Fake("one", Chunk("half"), *turns), Fake("two", *ANSWER)), path, stream=True)
+    *events, last = read_events(reply.data)
+    assert reply.status_code == 200
+    assert (last.keys(), last["error"].keys()) == ({"error"}, {"message", "type", "code", "param"})
+    assert (last["error"]["type"], last["error"]["code"]) == (kind, code)
+    assert all(event["choices"][0]["finish_reason"] is None for event in events)
+    assert b"canary" not in reply.data
+    (line,) = log_lines()
+    assert (line["status"], line["http_status"], line["error"]["code"]) == ("error", 200, code)
+    assert (line["response"], line["backend"]) == ("half", "one")
+
+
+@BOTH
+def test_stream_that_cannot_be_logged(serve: Serve, log_path: Path, path: str) -> None:
+    """Its end is held back until the log has its line: here it never comes."""
+    client = serve(Fake("one", *ANSWER))
+    log_path.parent.write_text("a file where the folder should be")
+    *events, last = read_events(ask(client, path, stream=True).data)
+    assert last["error"]["code"] == "log_unavailable"
+    assert all(event["choices"][0]["finish_reason"] is None for event in events)
+
+
+@STREAMED
+@BOTH
+def test_fallback(serve: Serve, log_lines: Log, path: str, stream: bool) -> None:
+    """Who answered stands in the body too, where these clients look; the header says why."""
+    reply = ask(serve(Fake("one", Overloaded("m")), Fake("two", *ANSWER)), path, stream=stream)
+    bodies = read_events(reply.data)[:-1] if stream else [reply.json]
+    assert {body["model"].partition("/")[0] for body in bodies} == {"two"}
+    assert (reply.headers["X-LLM-Fallback"], reply.headers["X-LLM-Backend"]) == ("overloaded", "two")
+    (line,) = log_lines()
+    assert (line["backend"], line["requested_backend"], line["fallback_reason"]) == ("two", "one", "overloaded")
+
+
+# Silence, and clients that leave
+
+
+@BOTH
+def test_heartbeat(serve: Serve, monkeypatch: pytest.MonkeyPatch, log_lines: Log, path: str) -> None:
+    """While the backend is silent comments keep proxies from giving up; they are no part of the answer."""
+    monkeypatch.setattr("llm_api.openai_routes.HEARTBEAT_SECONDS", 0.01)
+    resume = threading.Event()
+    fake = Fake("one", Chunk("Hi "), lambda over: resume.wait(PATIENCE), Chunk("there"), END)
+    reply = ask_unbuffered(serve(fake), path)
+    frames = iter(reply.response)
+    got = [next(frames)]
+    while got.count(b": keep-alive\n\n") < 2:
+        got.append(next(frames))
+    resume.set()
+    reply.response = [*got, *frames]
+    assert pieces_of(reply) == ["Hi ", "there"]
+    assert [(line["status"], line["response"]) for line in log_lines()] == [("ok", "Hi there")]
+
+
+def ask_unbuffered(client: FlaskClient, path: str) -> TestResponse:
+    return client.post(f"/v1/{path}", json=BODIES[path] | {"stream": True}, buffered=False)
+
+
+def leave(serve: Serve, path: str, fake: Fake, frames: int) -> None:
+    """Read some frames of a stream, and go."""
+    reply = ask_unbuffered(serve(fake), path)
+    read = iter(reply.response)
+    for _ in range(frames):
+        next(read)
+    reply.close()
+
+
+@pytest.mark.parametrize(
+    ("path", "frames", "text"),
+    [
+        ("chat/completions", 1, ""),
+        ("chat/completions", 2, "Hi "),
+        ("chat/completions", 3, "Hi there"),
+        ("completions", 1, "Hi "),
+        ("completions", 2, "Hi there"),
+    ],
+)
+@pytest.mark.parametrize("silent", [False, True])
+def test_client_that_leaves(serve: Serve, log_lines: Log, path: str, frames: int, text: str, silent: bool) -> None:
+    """The backend is stopped, though it be silent, and one line has the text so far."""
+    pause = [lambda over: over.wait(PATIENCE)] if silent else []
+    fake = Fake("one", *ANSWER[:2], *pause, END)
+    leave(serve, path, fake, frames)
+    assert fake.closed == 1
+    (line,) = log_lines()
+    assert (line["status"], line["http_status"], line["error"]["code"]) == ("aborted", 200, "client_gone")
+    assert (line["response"], line["finish_reason"]) == (text, None)
+
+
+def test_client_that_leaves_a_silent_backend(serve: Serve, log_lines: Log, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that leaves at a heartbeat: the waiting backend is told, and doesn't wait to its end."""
+    monkeypatch.setattr("llm_api.openai_routes.HEARTBEAT_SECONDS", 0.01)
+    fake = Fake("one", Chunk("Hi "), lambda over: over.wait(PATIENCE), END)
+    leave(serve, "chat/completions", fake, 4)
+    assert fake.over.is_set()
+    assert fake.closed == 1
+    assert [(line["status"], line["response"]) for line in log_lines()] == [("aborted", "Hi ")]
+
+
+@BOTH
+def test_client_that_leaves_before_the_first_byte(serve: Serve, log_lines: Log, path: str) -> None:
+    """A server may close an answer that it never began to send."""
+    fake = Fake("one", *ANSWER)
+    environ = EnvironBuilder(f"/v1/{path}", method="POST", json=BODIES[path] | {"stream": True}).get_environ()
+    answer = serve(fake).application.wsgi_app(environ, lambda *args: lambda data: None)
+    answer.close()
+    assert (fake.closed, [line["status"] for line in log_lines()]) == (1, ["aborted"])
+
+
+@BOTH
+def test_client_that_leaves_at_the_end(serve: Serve, log_lines: Log, path: str) -> None:
+    """What was complete stays ok, though the end mark was not read."""
+    leave(serve, path, Fake("one", *ANSWER), len(PIECES[path][1]))
+    assert [(line["status"], line["response"]) for line in log_lines()] == [("ok", "Hi there")]
+
+
+# The log
+
+ALIKE = {
+    *("timestamp", "request_id", "operation", "backend", "requested_backend", "model", "request_model", "response"),
+    *("parameters", "input_tokens", "output_tokens", "finish_reason", "stream", "duration_ms", "status", "error"),
+    *("time_to_first_chunk_ms", "http_status", "fallback", "fallback_reason", "attempts", "client_ip", "caller"),
+    "trace_id",
+    "schema_version",
+}
+TALK = [{"role": "developer", "content": "Be kind."}, USER, {"role": "assistant", "content": None}, USER]
+LOGGED_TALK = [
+    {"role": "system", "content": "Be kind."},
+    USER,
+    {"role": "assistant", "content": ""},
+    USER,
+]
+
+
+@STREAMED
+def test_line_of_a_chat(serve: Serve, log_lines: Log, stream: bool) -> None:
+    """It has the messages in place of a prompt and a system message."""
+    said = {"model": "gpt-x", "messages": TALK, "max_completion_tokens": 5, "stop": "END", "user": "me"}
+    ask(serve(Fake("one", *ANSWER)), stream=stream, **said)
+    (line,) = log_lines()
+    assert line.keys() == ALIKE | {"messages"}
+    assert (line["operation"], line["messages"], line["response"]) == ("chat", LOGGED_TALK, "Hi there")
+    assert (line["request_id"], line["request_model"], line["model"]) == ("id-1", "gpt-x", "model-it-named")
+    assert (line["parameters"], line["stream"]) == ({"max_tokens": 5, "stop": ["END"]}, stream)
+    assert (line["status"], line["http_status"], line["finish_reason"]) == ("ok", 200, "stop")
+
+
+@STREAMED
+def test_line_of_a_completion(serve: Serve, log_lines: Log, stream: bool) -> None:
+    """It has a prompt, as that of /generate."""
+    ask(serve(Fake("one", *ANSWER)), "completions", stream=stream)
+    (line,) = log_lines()
+    assert line.keys() == ALIKE | {"prompt", "system"}
+    assert (line["operation"], line["prompt"], line["system"]) == ("completion", "Hi", None)
+    assert (line["response"], line["request_model"], line["stream"]) == ("Hi there", None, stream)
+
+
+CANARY = "canary-51c9"
+QUOTING = RequestRefused("refused", detail=f"you said {CANARY}")
+
+
+@pytest.mark.parametrize(
+    "turns",
+    [(Chunk(CANARY), END), (QUOTING,), (Chunk(CANARY), QUOTING), (Chunk(CANARY),), (RuntimeError(CANARY),)],
+    ids=["ok", "refused", "refused late", "cut short", "bug"],
+)
+@pytest.mark.parametrize(
+    ("path", "said"),
+    [
+        ("chat/completions", {"messages": [{"role": "system", "content": CANARY}, USER | {"content": CANARY}]}),
+        ("chat/completions", {"messages": [USER | {"content": [part(CANARY)], "name": CANARY}], "user": CANARY}),
+        ("chat/completions", {"messages": [USER | {"role": CANARY}]}),
+        ("chat/completions", {"messages": [USER | {"content": {CANARY: 1}}]}),
+        ("completions", {"prompt": CANARY, "stop": CANARY, "user": CANARY}),
+        ("completions", {"prompt": [CANARY]}),
+        ("completions", {"prompt": [CANARY, CANARY]}),
+    ],
+)
+@STREAMED
+def test_nothing_said_is_logged(
+    serve: Serve,
+    log_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    path: str,
+    said: dict[str, Any],
+    turns: Any,
+    stream: bool,
+) -> None:
+    """With LOG_PROMPTS=false no word of a conversation is in the log or on stderr."""
+    assert ask(serve(Fake("one", *turns), log_prompts=False), path, stream=stream, **said).data
+    assert log_path.read_bytes().count(b"\n") == 1
+    assert CANARY not in log_path.read_text()
+    assert CANARY not in caplog.text
+
+
+def test_length_and_hash_stand_in_for_messages(serve: Serve, log_lines: Log) -> None:
+    """The roles stay, and each content's size and hash."""
+    ask(serve(Fake("one", *ANSWER), log_prompts=False))
+    (message,) = log_lines()[0]["messages"]
+    assert message == {"role": "user", "content_chars": 2, "content_sha256": hashlib.sha256(b"Hi").hexdigest()}
+
+
+def test_long_messages_are_cut(serve: Serve, log_lines: Log) -> None:
+    """LOG_MAX_TEXT bounds each content."""
+    ask(serve(Fake("one", *ANSWER), log_max_text=3), messages=[USER, USER | {"content": "1234é"}])
+    cut = {"role": "user", "content": "123", "content_truncated": True, "content_bytes": 6}
+    assert log_lines()[0]["messages"] == [USER, cut]
+
+
+# The names of models
+
+OWN = "openai/gpt-oss-20b"
+NAMES = [
+    (False, "x", "huggingface", "x"),
+    (False, OWN, "huggingface", OWN),
+    (True, OWN, "huggingface", OWN),
+    (False, f"huggingface/{OWN}", "huggingface", OWN),
+    (False, "huggingface/org/x:7b", "huggingface", "org/x:7b"),
+    (False, "huggingface", "huggingface", "huggingface"),
+    (False, "huggingface/", "huggingface", "huggingface/"),
+    (False, "/x", "huggingface", "/x"),
+    (False, "org/x", "huggingface", "org/x"),
+    (True, "org/x", "huggingface", "org/x"),
+    (False, "openai/gpt-x", "huggingface", "openai/gpt-x"),
+    (True, "openai/gpt-x", "openai", "gpt-x"),
+    (True, "openai/ft:gpt-x/y", "openai", "ft:gpt-x/y"),
+    (True, "openai/", "huggingface", "openai/"),
+    (True, "claude/x", "huggingface", "claude/x"),
+]
+
+
+@pytest.mark.parametrize(("choice", "said", "backend", "model"), NAMES)
+@pytest.mark.parametrize("path", ["generate", "v1/chat/completions", "v1/completions"])
+def test_names(serve: Serve, log_lines: Log, path: str, choice: bool, said: str, backend: str, model: str) -> None:
+    """`backend/model` is the configured backend's, or with ALLOW_MODEL_CHOICE another one's; all else is a name."""
+    fakes = {"huggingface": Fake("huggingface", *ANSWER, model=OWN), "openai": Fake("openai", *ANSWER)}
+    client = serve(*fakes.values(), allow_model_choice=choice)
+    body = CHAT if "chat" in path else {"prompt": "Hi"}
+    reply = client.post(f"/{path}", json=body | {"model": said})
+    assert (reply.status_code, reply.headers["X-LLM-Backend"]) == (200, backend)
+    assert [request.model for request in fakes[backend].asked] == [model]
+    (line,) = log_lines()
+    assert (line["requested_backend"], line["backend"], line["request_model"]) == (backend, backend, said)
+    assert "X-LLM-Fallback" not in reply.headers
+
+
+@pytest.mark.parametrize("said", ["default", "dummy"])
+@BOTH
+def test_names_for_the_configured_model(serve: Serve, log_lines: Log, path: str, said: str) -> None:
+    """A body must name a model: these mean the one that is configured."""
+    fake = Fake("one", Chunk("x", "stop"))
+    assert ask(serve(fake, allow_model_choice=True), path, model=said).json["model"] == "one/model-configured"
+    assert fake.asked[0].model is None
+    assert (log_lines()[0]["request_model"], log_lines()[0]["model"]) == (None, "model-configured")
+
+
+@pytest.mark.parametrize("path", ["generate", "v1/chat/completions"])
+@pytest.mark.parametrize(
+    ("said", "asked"),
+    [("two/x", ["two", "three"]), ("three/x", ["three", "two"]), ("one/x", ["one", "two", "three"])],
+)
+def test_chosen_backend_that_fails(serve: Serve, log_lines: Log, path: str, said: str, asked: list[str]) -> None:
+    """LLM_FALLBACK goes on without it, with models of their own; its error is told where none of them can."""
+    fakes = {name: Fake(name, Overloaded(name)) for name in ("one", "two", "three")}
+    client = serve(*fakes.values(), allow_model_choice=True)
+    reply = client.post(f"/{path}", json=(CHAT if "v1" in path else {"prompt": "Hi"}) | {"model": said})
+    assert (reply.status_code, error_of(reply)["message"]) == (503, asked[0])
+    (line,) = log_lines()
+    assert [attempt["backend"] for attempt in line["attempts"]] == asked
+    assert [fakes[name].asked[0].model for name in asked] == ["x", *[None] * (len(asked) - 1)]
+    assert line["requested_backend"] == asked[0]
+
+
+@STREAMED
+def test_fallback_of_a_chosen_backend(serve: Serve, log_lines: Log, stream: bool) -> None:
+    """It is told as any other; the configured backend, which is no fallback, isn't asked."""
+    one = Fake("one", *ANSWER)
+    client = serve(one, Fake("two", Overloaded("m")), Fake("three", *ANSWER), allow_model_choice=True)
+    reply = ask(client, model="two/x", stream=stream)
+    assert (reply.headers["X-LLM-Backend"], reply.headers["X-LLM-Fallback"]) == ("three", "overloaded")
+    assert reply.data
+    (line,) = log_lines()
+    assert (line["backend"], line["requested_backend"], line["request_model"]) == ("three", "two", "two/x")
+    assert one.asked == []
+
+
+def test_chosen_backend_without_fallback(serve: Serve) -> None:
+    """`fallback: false` asks the chosen one alone."""
+    one, two = Fake("one", *ANSWER), Fake("two", Overloaded("m"))
+    reply = ask(serve(one, two, allow_model_choice=True), model="two/x", fallback=False)
+    assert (reply.status_code, one.asked) == (503, [])
+
+
+# Lists of models
+
+
+def entry(name: str) -> dict[str, Any]:
+    return {"id": name, "object": "model", "created": 0, "owned_by": name.partition("/")[0]}
+
+
+@pytest.mark.parametrize(
+    ("choice", "names"),
+    [(False, ["one/a", "one/org/b:7b"]), (True, ["one/a", "one/org/b:7b", "two/c"])],
+)
+def test_list_of_models(serve: Serve, choice: bool, names: list[str]) -> None:
+    """What a request may name, in the chain's order: other backends' models with ALLOW_MODEL_CHOICE only."""
+    one, two = Fake("one", models=["a", "org/b:7b"]), Fake("two", models=["c"])
+    reply = serve(one, two, allow_model_choice=choice).get("/v1/models")
+    assert reply.status_code == 200
+    assert reply.json == {"object": "list", "data": [entry(name) for name in names]}
+
+
+def test_listed_names_are_understood(serve: Serve) -> None:
+    """Each name of the list, sent as `model`, reaches its backend as that one calls it."""
+    fakes = [Fake("one", *ANSWER, models=["a", "org/b:7b"]), Fake("two", *ANSWER, models=["one/c"])]
+    client = serve(*fakes, allow_model_choice=True)
+    names = [model["id"] for model in client.get("/v1/models").json["data"]]
+    assert names == ["one/a", "one/org/b:7b", "two/one/c"]
+    assert all(ask(client, model=name).status_code == 200 for name in names)
+    assert [[request.model for request in fake.asked] for fake in fakes] == [["a", "org/b:7b"], ["one/c"]]
+
+
+def test_one_list_that_fails(serve: Serve) -> None:
+    """It is left out: the others can be asked."""
+    one, two = Fake("one", models=Unreachable("down")), Fake("two", models=["c"])
+    reply = serve(one, two, allow_model_choice=True).get("/v1/models")
+    assert reply.json == {"object": "list", "data": [entry("two/c")]}
+
+
+def test_all_lists_that_fail(serve: Serve) -> None:
+    """Then the configured backend's error is the answer."""
+    one, two = Fake("one", models=BadCredentials("first")), Fake("two", models=Unreachable("second"))
+    client = serve(one, two, allow_model_choice=True)
+    for path in ("/v1/models", "/v1/models/one/a"):
+        reply = client.get(path)
+        assert (reply.status_code, error_of(reply)["message"]) == (502, "first")
+        assert reply.headers["x-should-retry"] == "false"
+
+
+def test_empty_list(serve: Serve) -> None:
+    """A backend without models is none that fails."""
+    assert serve(Fake("one")).get("/v1/models").json == {"object": "list", "data": []}
+
+
+def test_lists_are_asked_for_at_once(serve: Serve) -> None:
+    """A slow backend doesn't add to a slow one: each list here waits for the other."""
+    both = threading.Barrier(2)
+
+    def models() -> list[str]:
+        both.wait(PATIENCE)
+        return ["m"]
+
+    fakes = [Fake(name, models=models) for name in ("one", "two")]
+    reply = serve(*fakes, allow_model_choice=True).get("/v1/models")
+    assert [model["id"] for model in reply.json["data"]] == ["one/m", "two/m"]
+
+
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [
+        ("one/a", "one/a"),
+        ("one%2Fa", "one/a"),
+        ("one/org/b:7b", "one/org/b:7b"),
+        ("one%2Forg%2Fb%3A7b", "one/org/b:7b"),
+    ],
+)
+def test_one_model(serve: Serve, path: str, name: str) -> None:
+    """Names with slashes and colons have a page, percent-encoded or not."""
+    reply = serve(Fake("one", models=["a", "org/b:7b"])).get(f"/v1/models/{path}")
+    assert (reply.status_code, reply.json) == (200, entry(name))
+
+
+@pytest.mark.parametrize("path", ["a", "one/b", "two/c", "one/a/", "one%2Fa%2Fb", "default", "%C3%A9"])
+def test_unknown_model(serve: Serve, path: str) -> None:
+    """Any other name is a 404 that says what it is: model_not_found. So are those that may not be chosen."""
+    reply = serve(Fake("one", models=["a"]), Fake("two", models=["c"])).get(f"/v1/models/{path}")
+    error = error_of(reply)
+    assert (reply.status_code, error["code"], error["param"]) == (404, "model_not_found", "model")
+    assert error["type"] == "invalid_request_error"
+
+
+def test_lists_are_not_logged(serve: Serve, log_lines: Log) -> None:
+    """The log has requests for answers only."""
+    client = serve(Fake("one", models=["a"]))
+    assert [client.get(path).status_code for path in ("/v1/models", "/v1/models/x")] == [200, 404]
+    assert log_lines() == []

@@ -1,0 +1,443 @@
+"""response_format on both dialects: what fits passes, what doesn't stays here, and hostile schemas end in time."""
+
+from __future__ import annotations
+
+import json
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fakes import Fake, error_of, read_events
+from flask.testing import FlaskClient
+from providers import CITY, CLAUDE, OPENAI, SCHEMA, Socket, http, openai_answer, openai_stream, sent
+from responses import RequestsMock
+from werkzeug.test import TestResponse
+
+from llm_api.errors import ServerError
+from llm_api.types import Chunk
+
+Log = Callable[[], list[dict[str, Any]]]
+Make = Callable[..., FlaskClient]
+Format = dict[str, Any]
+
+GENERATE, CHAT, TEXT = "/generate", "/v1/chat/completions", "/v1/completions"
+PATHS = pytest.mark.parametrize("path", [GENERATE, CHAT, TEXT])
+STREAMED = pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
+BODIES: dict[str, dict[str, Any]] = {
+    GENERATE: {"prompt": "Hi"},
+    CHAT: {"model": "default", "messages": [{"role": "user", "content": "Hi"}]},
+    TEXT: {"model": "default", "prompt": "Hi"},
+}
+OBJECT = {"type": "json_object"}
+
+
+@pytest.fixture(autouse=True)
+def _no_hang() -> Iterator[None]:
+    """Fail where the program would hang: Python's re holds every thread, but looks at signals."""
+
+    def fail(*_: object) -> None:
+        pytest.fail("it hangs")
+
+    before = signal.signal(signal.SIGALRM, fail)
+    signal.alarm(20)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)
+
+
+def wrap(schema: Any, **more: Any) -> Format:
+    """Return `schema` as OpenAI's clients send it."""
+    return {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema} | more}
+
+
+def says(text: str, name: str = "one", finish: str = "stop") -> Fake:
+    """Return a backend that answers in two pieces."""
+    half = len(text) // 2
+    return Fake(name, Chunk(text[:half]), Chunk(text[half:]), Chunk("", finish, model="m"))
+
+
+def ask(client: FlaskClient, path: str, wanted: Any, stream: bool = False, **more: Any) -> TestResponse:
+    """Post the path's plain body; read the answer to its end."""
+    body = BODIES[path] | {"response_format": wanted, "stream": stream} | more
+    return client.post(path, json=body, buffered=True)
+
+
+def text_of(reply: TestResponse) -> str:
+    """Return the text of an answer that ended well, streamed or not."""
+    assert reply.status_code == 200, reply.data
+    if reply.mimetype == "application/x-ndjson":
+        *pieces, last = map(json.loads, reply.data.splitlines())
+        assert last["done"] is True
+        return "".join(piece["response"] for piece in pieces)
+    if reply.mimetype == "text/event-stream":
+        *events, done = read_events(reply.data)
+        assert done == "[DONE]"
+        choices = [event["choices"][0] for event in events]
+        return "".join(c.get("text") or c.get("delta", {}).get("content") or "" for c in choices)
+    if "response" in reply.json:
+        return str(reply.json["response"])
+    (choice,) = reply.json["choices"]
+    return str(choice.get("text") or choice["message"]["content"])
+
+
+# Answers
+
+TREE = {
+    "type": "object",
+    "properties": {"sub": {"type": "array", "items": {"$ref": "#"}}},
+    "additionalProperties": False,
+}
+SHARED = {"type": "object", "properties": {"a": {"$ref": "#/$defs/n"}}, "$defs": {"n": {"type": "integer"}}}
+FITS = [
+    (OBJECT, "{}"),
+    (OBJECT, ' \n{"a": [1, 2.5e3, null]}\n'),
+    (OBJECT, '{"a": "\\u00e9 é"}'),
+    (SCHEMA, CITY),
+    (SCHEMA, '{"city": "Oslo", "more": 1}'),
+    (wrap(SCHEMA), CITY),
+    (wrap({}), "5"),
+    ({"type": "array", "items": {"type": "integer"}}, "[1, 2]"),
+    ({"type": ["integer", "null"]}, "null"),
+    ({"enum": ["a", "b"]}, '"b"'),
+    ({"pattern": "^[a-z]+$"}, '"abc"'),
+    (TREE, '{"sub": [{"sub": []}, {}]}'),
+    (SHARED, '{"a": 1}'),
+    ({"$schema": "https://json-schema.org/draft/2020-12/schema"} | SCHEMA, CITY),
+    ({"type": "text"}, "no JSON at all"),
+]
+
+
+@pytest.mark.parametrize(("wanted", "answer"), FITS)
+@PATHS
+@STREAMED
+def test_fits(serve: Make, log_lines: Log, path: str, wanted: Format, answer: str, stream: bool) -> None:
+    """An answer that is what was asked for comes as the model wrote it, streamed in its pieces."""
+    assert text_of(ask(serve(says(answer)), path, wanted, stream)) == answer
+    (line,) = log_lines()
+    assert (line["status"], line["http_status"], line["response"]) == ("ok", 200, answer)
+
+
+# what was asked for, an answer that isn't that, and one that is
+CANARY = "canary-51c9"
+MISFITS = {
+    "text": (OBJECT, f"Sure, here it is: {CANARY}", "{}"),
+    "fenced": (OBJECT, f'```json\n{{"a": "{CANARY}"}}\n```', "{}"),
+    "empty": (OBJECT, "", "{}"),
+    "cut short": (OBJECT, f'{{"a": "{CANARY}', "{}"),
+    "array": (OBJECT, f'["{CANARY}"]', "{}"),
+    "string": (OBJECT, f'"{CANARY}"', "{}"),
+    "null": (OBJECT, "null", "{}"),
+    "NaN": (OBJECT, f'{{"{CANARY}": NaN}}', "{}"),
+    "Infinity": (OBJECT, f'{{"{CANARY}": -Infinity}}', "{}"),
+    "two objects": (OBJECT, f'{{"a": "{CANARY}"}} {{}}', "{}"),
+    "nested deeply": (OBJECT, f'{{"{CANARY}": ' * 10_000, "{}"),
+    "many digits": (OBJECT, f'{{"{CANARY}": {"9" * 5000}}}', "{}"),
+    "type": (SCHEMA, f'["{CANARY}"]', CITY),
+    "missing": (SCHEMA, f'{{"{CANARY}": 1}}', CITY),
+    "inside": (SCHEMA, f'{{"city": ["{CANARY}"]}}', CITY),
+    "text for a schema": (wrap(SCHEMA), CANARY, CITY),
+    "NaN for a schema": (wrap({}), "NaN", "0"),
+    "enum": (wrap({"enum": ["a"]}), f'"{CANARY}"', '"a"'),
+    "const": ({"const": 1}, f'"{CANARY}"', "1"),
+    "pattern": ({"pattern": "^[a-z]+$"}, f'"{CANARY}"', '"a"'),
+    "one too many": ({"additionalProperties": False}, f'{{"{CANARY}": 1}}', "{}"),
+    "below": (TREE, f'{{"sub": [{{"{CANARY}": 1}}]}}', '{"sub": [{}]}'),
+    "reference": (SHARED, f'{{"a": "{CANARY}"}}', '{"a": 1}'),
+}
+
+
+@pytest.mark.parametrize(("wanted", "wrong", "right"), MISFITS.values(), ids=MISFITS)
+@PATHS
+@STREAMED
+def test_misfit(serve: Make, log_lines: Log, path: str, wanted: Format, wrong: str, right: str, stream: bool) -> None:
+    """It is a failing backend, with a true status before a stream begins; not a word of it gets out."""
+    fake = says(wrong)
+    reply = ask(serve(fake, max_retries=2), path, wanted, stream)
+    error = error_of(reply)
+    assert (reply.status_code, reply.mimetype) == (502, "application/json")
+    assert (error["type"], error["code"]) == ("backend_error", "invalid_answer")
+    assert CANARY not in reply.get_data(as_text=True)
+    assert CANARY not in str(reply.headers)
+    (line,) = log_lines()
+    assert (line["status"], line["http_status"], line["error"]["code"]) == ("error", 502, "invalid_answer")
+    assert [(attempt["backend"], attempt["outcome"]) for attempt in line["attempts"]] == [("one", "invalid_answer")]
+    assert (line["backend"], line["response"]) == (None, None)
+
+
+@pytest.mark.parametrize(("wanted", "wrong", "right"), MISFITS.values(), ids=MISFITS)
+@PATHS
+@STREAMED
+def test_misfit_falls_back(
+    serve: Make, log_lines: Log, path: str, wanted: Format, wrong: str, right: str, stream: bool
+) -> None:
+    """The next one may do better: what comes is its answer alone."""
+    reply = ask(serve(says(wrong), says(right, "two")), path, wanted, stream)
+    assert text_of(reply) == right
+    assert (reply.headers["X-LLM-Backend"], reply.headers["X-LLM-Fallback"]) == ("two", "invalid_answer")
+    (line,) = log_lines()
+    assert (line["backend"], line["response"], line["fallback_reason"]) == ("two", right, "invalid_answer")
+
+
+@pytest.mark.parametrize("failure", [(), (ServerError("m"),)], ids=["no end", "error"])
+@PATHS
+@STREAMED
+def test_failure_in_mid_answer(serve: Make, path: str, failure: tuple[Exception, ...], stream: bool) -> None:
+    """JSON waits for its end, so that a stream, too, can still fall back."""
+    reply = ask(serve(Fake("one", Chunk("{}"), *failure), says("{}", "two")), path, OBJECT, stream)
+    assert (text_of(reply), reply.headers["X-LLM-Backend"]) == ("{}", "two")
+
+
+@PATHS
+@STREAMED
+def test_breaker_stays_closed(serve: Make, path: str, stream: bool) -> None:
+    """A schema that the model can't fit is one caller's trouble: the backend is there for all others."""
+    client = serve(says("no JSON"))
+    assert {ask(client, path, wrap(SCHEMA), stream).status_code for _ in range(12)} == {502}
+    assert ask(client, path, {"type": "text"}, stream).status_code == 200
+
+
+def test_misfit_says_where(serve: Make) -> None:
+    """The caller learns which keyword of its schema it was, and where."""
+    schema = {"properties": {"list": {"items": {"maximum": 9}}}}
+    message = error_of(ask(serve(says('{"list": [1, 10]}')), CHAT, wrap(schema)))["message"]
+    assert message == "the model's answer does not fit the schema: maximum, at list/1"
+
+
+# Schemas
+
+BAD: dict[str, Any] = {
+    "unknown type": {"type": "thing"},
+    "unknown type below": {"properties": {"a": {"type": "thing"}}},
+    "bad regex": {"pattern": "("},
+    "patternProperties": {"patternProperties": {"^a": {}}},
+    "patternProperties below": wrap({"items": {"patternProperties": {"^(a|aa)+$": {}}}}),
+    "wrong keyword": {"minimum": "1"},
+    "required is no list": {"required": "a"},
+    "too large": {"title": "x" * 100_000},
+    "empty": {},
+    "array": [],
+    "text": "json",
+    "number": 5,
+    "true": True,
+    "no json_schema": {"type": "json_schema"},
+    "json_schema is text": {"type": "json_schema", "json_schema": "x"},
+    "no schema": {"type": "json_schema", "json_schema": {"name": "answer", "strict": True}},
+    "schema is null": wrap(None),
+    "schema is an array": wrap([]),
+    "schema is true": wrap(True),
+    "wrapped": wrap({"type": "thing"}),
+    "name is no text": wrap(SCHEMA, name=5),
+    "strict is no boolean": wrap(SCHEMA, strict="yes"),
+}
+
+
+@pytest.mark.parametrize("wanted", BAD.values(), ids=BAD)
+@PATHS
+def test_bad_schema(serve: Make, log_lines: Log, path: str, wanted: Any) -> None:
+    """It is refused before anybody is asked."""
+    fake = says("{}")
+    reply = ask(serve(fake), path, wanted)
+    status = 422 if path == GENERATE else 400
+    error = error_of(reply)
+    assert (reply.status_code, error["param"], error["code"]) == (status, "response_format", "validation_failed")
+    assert len(error["message"]) < 500
+    assert (fake.asked, log_lines()[0]["http_status"]) == ([], status)
+
+
+@pytest.mark.parametrize(("chars", "status"), [(100_000, 200), (100_001, 400)])
+def test_size_of_a_schema(serve: Make, chars: int, status: int) -> None:
+    """The limit is 100,000 characters of JSON."""
+    schema = {"title": "x" * (chars - len('{"title": ""}'))}
+    assert ask(serve(says("{}")), CHAT, wrap(schema)).status_code == status
+
+
+UNUSABLE = {
+    "no such definition": {"$ref": "#/$defs/x"},
+    "no such anchor": {"$ref": "#x"},
+    "elsewhere": {"$ref": "urn:example:x"},
+    "never ends": {"$ref": "#"},
+    "never ends in two steps": {"$ref": "#/$defs/a", "$defs": {"a": {"$ref": "#/$defs/b"}, "b": {"$ref": "#/$defs/a"}}},
+}
+
+
+@pytest.mark.parametrize("schema", UNUSABLE.values(), ids=UNUSABLE)
+@PATHS
+@STREAMED
+def test_unusable_schema(serve: Make, log_lines: Log, path: str, schema: Format, stream: bool) -> None:
+    """What shows only with an answer is the request's fault as well: no other backend is asked."""
+    two = says("{}", "two")
+    reply = ask(serve(says("{}"), two), path, wrap(schema), stream)
+    error = error_of(reply)
+    assert (reply.status_code, error["type"], error["param"]) == (400, "invalid_request_error", "response_format")
+    assert two.asked == []
+    assert log_lines()[0]["http_status"] == 400
+
+
+@pytest.mark.parametrize("keyword", ["$ref", "$dynamicRef"])
+@pytest.mark.parametrize("depth", [0, 1])
+def test_nothing_is_fetched(serve: Make, keyword: str, depth: int) -> None:
+    """A schema that points elsewhere makes no connection: a stranger must not choose whom this server calls."""
+    with Socket(http(b"{}")) as witness:
+        schema: Format = {keyword: f"{witness.address}/schema.json"}
+        for _ in range(depth):
+            schema = {"properties": {"a": schema}, "$schema": f"{witness.address}/dialect"}
+        reply = ask(serve(says('{"a": 1}')), CHAT, wrap(schema))
+        assert witness.requests == []
+    assert (reply.status_code, error_of(reply)["param"]) == (400, "response_format")
+
+
+def test_names_alone_are_not_fetched(serve: Make) -> None:
+    """Nor is a dialect, nor the schema's own name."""
+    with Socket(http(b"{}")) as witness:
+        schema = {"$schema": f"{witness.address}/dialect", "$id": f"{witness.address}/id", "$ref": "#/$defs/a"}
+        reply = ask(serve(says("1")), CHAT, wrap(schema | {"$defs": {"a": {"type": "integer"}}}))
+        assert witness.requests == []
+    assert text_of(reply) == "1"
+
+
+ALMOST = "a" * 60 + "!"  # Python's re takes longer for it than anybody lives
+
+
+@pytest.mark.parametrize(("pattern", "status"), [("^(a+)+$", 502), ("^(a|aa)+$", 400), ("^(a|a)*$", 400)])
+@pytest.mark.parametrize("inside", [False, True])
+def test_catastrophic_pattern(
+    serve: Make, monkeypatch: pytest.MonkeyPatch, pattern: str, status: int, inside: bool
+) -> None:
+    """It ends: either the engine sees through it, or its time is up."""
+    monkeypatch.setattr("llm_api.structured.PATTERN_SECONDS", 0.05)
+    schema: Format = {"pattern": pattern}
+    if inside:
+        schema = {"allOf": [{"$ref": "#/$defs/a"}], "$defs": {"a": {"additionalProperties": schema}}}
+    answer = json.dumps({"a": ALMOST} if inside else ALMOST)
+    reply = ask(serve(says(answer)), CHAT, wrap(schema))
+    assert reply.status_code == status
+    assert error_of(reply)["param"] == ("response_format" if status == 400 else None)
+
+
+def doubling(keyword: str) -> Format:
+    """Return a schema whose work doubles thirty times."""
+    steps = {f"s{n}": {"allOf": [{keyword: f"#/$defs/s{n + 1}"}] * 2} for n in range(30)}
+    return {"$defs": {**steps, "s30": True}, keyword: "#/$defs/s0"}
+
+
+@PATHS
+@STREAMED
+def test_doubling_references(serve: Make, log_lines: Log, path: str, stream: bool) -> None:
+    """They end with the request's time."""
+    reply = ask(serve(says("1"), request_timeout=0.3), path, wrap(doubling("$ref")), stream)
+    assert (reply.status_code, error_of(reply)["code"]) == (504, "timeout")
+    assert log_lines()[0]["http_status"] == 504
+
+
+def test_deep_answer(serve: Make) -> None:
+    """A recursive schema follows an answer as deep as answers get, and one too deep is an error, not a crash."""
+    lists = {"type": "array", "items": {"$ref": "#"}}
+    assert text_of(ask(serve(says("[" * 30 + "]" * 30)), CHAT, wrap(lists))) == "[" * 30 + "]" * 30
+    assert ask(serve(says("[" * 900 + "]" * 900)), CHAT, wrap(lists)).status_code == 400
+
+
+# LOG_PROMPTS=false
+
+SECRETIVE = {"title": CANARY, "properties": {CANARY: {"type": "integer"}}}
+
+
+@pytest.mark.parametrize(
+    ("schema", "answer", "status"),
+    [
+        (SECRETIVE, f'{{"{CANARY}": 1}}', 200),
+        (SECRETIVE, f'{{"{CANARY}": "{CANARY}"}}', 502),
+        (SECRETIVE, CANARY, 502),
+        ({"$ref": f"#/$defs/{CANARY}"}, "1", 400),
+        ({"$ref": f"http://{CANARY}.example/x"}, "1", 400),
+        ({"type": CANARY}, "1", 400),
+        ({"pattern": f"({CANARY}"}, "1", 400),
+        ({"patternProperties": {CANARY: {}}}, "1", 400),
+    ],
+)
+@STREAMED
+def test_nothing_is_logged(
+    serve: Make,
+    log_path: Path,
+    log_lines: Log,
+    caplog: pytest.LogCaptureFixture,
+    schema: Format,
+    answer: str,
+    status: int,
+    stream: bool,
+) -> None:
+    """No word of the schema or of an answer, whether it fits or not, is in the log or on stderr."""
+    reply = ask(serve(says(answer), log_prompts=False), CHAT, wrap(schema), stream)
+    assert [line["http_status"] for line in log_lines()] == [reply.status_code] == [status]
+    assert CANARY not in log_path.read_text()
+    assert CANARY not in caplog.text
+
+
+# Backends
+
+
+@pytest.fixture
+def far_end() -> Iterator[RequestsMock]:
+    with RequestsMock() as mock:
+        yield mock
+
+
+def wire(**words: Any) -> Format:
+    """Return what OpenAI gets."""
+    return {"type": "json_schema", "json_schema": {"name": "answer", "schema": SCHEMA} | words}
+
+
+@pytest.mark.parametrize(
+    ("wanted", "expected"),
+    [
+        (OBJECT, OBJECT),
+        (SCHEMA, wire()),
+        ({"type": "json_schema", "json_schema": {"schema": SCHEMA}}, wire()),
+        (wrap(SCHEMA, name="city_of"), wire(name="city_of")),
+        (wrap(SCHEMA, name=None, strict=None), wire()),
+        (wrap(SCHEMA, strict=True), wire(strict=True)),
+        (wrap(SCHEMA, name="c", strict=False, description="not passed on"), wire(name="c", strict=False)),
+        ({"type": "text"}, None),
+    ],
+)
+@PATHS
+@STREAMED
+def test_words_for_openai(
+    make_client: Make, far_end: RequestsMock, path: str, wanted: Format, expected: Format | None, stream: bool
+) -> None:
+    """Name and strict go on to OpenAI, whose models they mean something to; nothing is said for the caller."""
+    far_end.post(OPENAI.url, **({"body": openai_stream(CITY)} if stream else {"json": openai_answer(CITY)}))
+    assert text_of(ask(make_client(**OPENAI.settings), path, wanted, stream)) == CITY
+    assert sent(far_end).get("response_format") == expected
+
+
+def check_refused(reply: TestResponse) -> None:
+    """The backend can't do it, and says so."""
+    error = error_of(reply)
+    assert (reply.status_code, error["code"], error["param"]) == (400, "unsupported_parameter", "response_format")
+
+
+@PATHS
+@STREAMED
+def test_claude_has_no_json_object(make_client: Make, far_end: RequestsMock, path: str, stream: bool) -> None:
+    """Anthropic knows schemas only: it isn't even asked."""
+    check_refused(ask(make_client(**CLAUDE.settings), path, OBJECT, stream))
+
+
+@pytest.mark.parametrize("wanted", [OBJECT, SCHEMA, wrap(SCHEMA)])
+@PATHS
+@STREAMED
+def test_stub_has_no_json(make_client: Make, path: str, wanted: Format, stream: bool) -> None:
+    """Its text is none; but it takes the type `text`, which asks for nothing."""
+    check_refused(ask(make_client(), path, wanted, stream))
+    assert text_of(ask(make_client(), path, {"type": "text"}, stream)).startswith("[stub]")
+
+
+@PATHS
+@STREAMED
+def test_stub_behind_a_misfit(make_client: Make, far_end: RequestsMock, path: str, stream: bool) -> None:
+    """That the stub has no JSON doesn't hide that the model's was none."""
+    far_end.post(OPENAI.url, **({"body": openai_stream("no")} if stream else {"json": openai_answer("no")}))
+    reply = ask(make_client(**OPENAI.settings, llm_fallback=("stub",)), path, OBJECT, stream)
+    assert (reply.status_code, error_of(reply)["code"]) == (502, "invalid_answer")
