@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test test-faults test-browser screenshots vendor lint types postman postman-collection transformers clean
+.PHONY: run test test-faults test-browser screenshots vendor bench lint types postman postman-collection transformers clean
 
 # Without a .env the packaged model answers; with one, what it says.
 run: $(VENV)/.run
@@ -32,6 +32,21 @@ vendor:
 	tar -xzf build/uplot-1.6.32.tgz -C $(UPLOT) --strip-components 1 --no-same-owner package/LICENSE
 	tar -xzf build/uplot-1.6.32.tgz -C $(UPLOT) --strip-components 2 --no-same-owner \
 	  package/dist/uPlot.iife.min.js package/dist/uPlot.min.css
+
+# What the service costs, side by side with others; some twenty minutes, on a machine that does nothing else.
+# BENCH=--short only shows that it works; BENCH_LITELLM=1 adds LiteLLM. wrk makes the load (Debian: wrk).
+BENCH ?=
+BENCHMARKS := append model compare growth
+bench: $(patsubst %,build/bench/%/.done,tools core gevent fastapi $(if $(BENCH_LITELLM),litellm))
+	for each in $(BENCHMARKS); do build/bench/tools/bin/python -m bench.$$each $(BENCH) || exit; done
+	build/bench/tools/bin/python -m bench.readme $(BENCH)
+
+# Each peer in an environment of its own, as it would be installed.
+build/bench/%/.done: bench/requirements-%.txt requirements.txt requirements-local.txt | $(VENV)/.python
+	$(PYTHON) -m venv build/bench/$*
+	build/bench/$*/bin/pip install --quiet -r $<
+	$(if $(filter tools,$*),build/bench/$*/bin/pip install --quiet --no-deps -r requirements-local.txt)
+	@touch $@
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
