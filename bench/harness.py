@@ -178,7 +178,9 @@ def litellm(far_end: Service, folder: Path) -> Service:
     config.write_text(json.dumps({"model_list": [{"model_name": "m", "litellm_params": parameters}]}))
     options = ("--config", config, "--num_workers", WORKERS, "--host", "127.0.0.1", "--port", "PORT")
     body = '{"model": "m", "messages": [{"role": "user", "content": "%s"}]}'
-    return Service("LiteLLM", (_python("litellm").with_name("litellm"), *options), path="/v1/chat/completions", body=body)
+    return Service(
+        "LiteLLM", (_python("litellm").with_name("litellm"), *options), path="/v1/chat/completions", body=body
+    )
 
 
 @dataclass(frozen=True)
@@ -295,7 +297,9 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 def machine() -> str:
     """Return what the figures were taken on."""
     with open("/proc/cpuinfo") as file:
-        model = next((line.split(": ")[1].strip() for line in file if line.startswith("model name")), platform.machine())
+        model = next(
+            (line.split(": ")[1].strip() for line in file if line.startswith("model name")), platform.machine()
+        )
     packages = {"core": ("flask", "gunicorn", "requests"), "gevent": ("gevent",)}
     packages |= {"fastapi": ("fastapi", "uvicorn", "httpx"), "litellm": ("litellm",)}
     versions = [f"{name} {_version(env, name)}" for env, names in packages.items() if _installed(env) for name in names]
@@ -310,7 +314,9 @@ def publish(part: str, text: str) -> None:
     (RESULTS / f"{part}.md").write_text(text)
 
 
-def plot(name: str, title: str, x: str, y: str, lines: Mapping[str, Mapping[float, float]], *, log_y: bool = True) -> None:
+def plot(
+    name: str, title: str, x: str, y: str, lines: Mapping[str, Mapping[float, float]], *, log_y: bool = True
+) -> None:
     """Draw lines over a logarithmic axis into docs/bench."""
     import matplotlib as mpl
 

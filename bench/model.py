@@ -25,7 +25,11 @@ class Engine:
     def __init__(self) -> None:
         params = xllamacpp.CommonParams()
         params.model.path = local._packaged_file()
-        params.n_ctx, params.n_parallel, params.kv_unified = local.CONTEXT_TOKENS * local.PARALLEL, local.PARALLEL, False
+        params.n_ctx, params.n_parallel, params.kv_unified = (
+            local.CONTEXT_TOKENS * local.PARALLEL,
+            local.PARALLEL,
+            False,
+        )
         params.cpuparams.n_threads = local.CPU_THREADS
         params.warmup, params.verbosity = False, -1
         self._server = xllamacpp.Server(params)
@@ -49,7 +53,9 @@ def service(folder: Path, tokens: int) -> harness.Service:
     """Return the service with the model in it."""
     made = harness.ours("local", harness.provider(), folder, LLM_BACKEND="huggingface", WEB_CONCURRENCY="1")
     made.command = (sys.executable, "-m", "gunicorn", "wsgi:app")
-    made.body = made.streamed = f'{{"prompt": "%s", "max_tokens": {tokens}, "temperature": 0, "details": true, "stream": true}}'
+    made.body = made.streamed = (
+        f'{{"prompt": "%s", "max_tokens": {tokens}, "temperature": 0, "details": true, "stream": true}}'
+    )
     return made
 
 
@@ -63,7 +69,10 @@ def measure(short: bool, stack: ExitStack, folder: Path) -> dict[str, list[float
     tokens = 32 if short else 256
     engine = Engine()
     running = stack.enter_context(service(folder, tokens).running())
-    both = {"the API": lambda: through_the_api(running, tokens), "the engine alone": lambda: engine.tokens_a_second(tokens)}
+    both = {
+        "the API": lambda: through_the_api(running, tokens),
+        "the engine alone": lambda: engine.tokens_a_second(tokens),
+    }
     harness.interleaved(1, both)  # what is loaded at the first request
     return harness.interleaved(1 if short else 5, both)
 

@@ -12,10 +12,13 @@ from typing import Any
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
 
+from .errors import BackendError, ClientGone, InternalError, RequestRefused
 from .record import Record
 
 FOLDER = "PROMETHEUS_MULTIPROC_DIR"
 NOBODY = "none"
+# What an upstream calls a refusal is its own, and may be another word each time.
+OUTCOMES = {"ok", ClientGone.code, InternalError.code, *(kind.code for kind in BackendError.__subclasses__())}
 SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 
 _registry = CollectorRegistry()
@@ -70,7 +73,8 @@ def ended(record: Record, status: str, http_status: int, *, logged: bool) -> Non
     if record.fallback_reason:
         _one(_fallbacks, record.requested_backend, backend, record.fallback_reason).inc()
     for attempt in record.attempts:
-        _one(_attempts, attempt["backend"], attempt["outcome"]).inc()
+        outcome = attempt["outcome"] if attempt["outcome"] in OUTCOMES else RequestRefused.code
+        _one(_attempts, attempt["backend"], outcome).inc()
     if not logged:
         _log_failures.inc()
 
