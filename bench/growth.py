@@ -1,4 +1,4 @@
-"""How the cost grows: with the prompt, the answer, the log and the clients. A table and a picture each, in docs/bench."""
+"""How the cost grows: with the prompt, the answer, the log, the clients. A table and a picture each, in docs/bench."""
 
 from __future__ import annotations
 

@@ -134,7 +134,7 @@ def _parse_chain(text: str) -> tuple[str, ...]:
 
 
 KEY_ENTRY = re.compile(
-    r"(?:(?!sha256:)(?P<name>[\w.@-]{1,64}):)?"
+    r"(?:(?!sha256:)(?P<name>[\w.@-]{1,64}):)?+"
     r"(?:sha256:(?P<sha256>[0-9a-fA-F]{64})|(?!sha256:)(?P<secret>[\x21-\x2b\x2d-\x7e]{8,}))"
 )
 
@@ -162,7 +162,9 @@ def _parse_rates(text: str) -> str:
 
 
 def _parse_storage(text: str) -> str:
-    if text != "memory://" and (urlsplit(text).scheme not in ("redis", "rediss") or not urlsplit(text).hostname):
+    url = urlsplit(text)
+    _ = url.port  # raises ValueError where it is no port
+    if text != "memory://" and (url.scheme not in ("redis", "rediss") or not url.hostname or url.query):
         raise ValueError
     return text
 
@@ -175,7 +177,7 @@ def _parse_networks(text: str) -> tuple[Network | None, ...]:
 
 def _parse_origins(text: str) -> tuple[str, ...]:
     origins = tuple(origin.strip().lower() for origin in text.split(","))
-    if not all(origin == "*" or re.fullmatch(r"https?://[^/?#\s@,]+", origin) for origin in origins):
+    if not all(origin == "*" or re.fullmatch(r"https?://[^/?#\s@,*]+", origin) for origin in origins):
         raise ValueError
     return origins
 
@@ -213,7 +215,9 @@ ADDRESS = Rule(_parse_address, "HOST:PORT or unix:PATH")
 def setting(default: Any, rule: Rule, about: str, *, secret: bool = False, other_names: tuple[str, ...] = ()) -> Any:
     """Declare one setting; `other_names` are the vendor's own variables, read where ours is unset."""
     return dataclasses.field(
-        default=default, metadata={"rule": rule, "about": about, "secret": secret, "other_names": other_names}
+        default=default,
+        repr=not secret and rule not in ADDRESSES,
+        metadata={"rule": rule, "about": about, "secret": secret, "other_names": other_names},
     )
 
 

@@ -134,7 +134,7 @@ class Exchange:
             except BackendError as error:
                 failure = failure or error
                 # a model or schema of the client's own choice says nothing about the backend
-                if not asked.model and not asked.response_format:
+                if asked.model in (None, backend.model) and not asked.response_format:
                     breaker.remember(error.message)
             except RequestError as error:
                 raise failure or error from None
@@ -142,8 +142,6 @@ class Exchange:
                 breaker.remember(None)
                 self.record.fallback_reason = failure.code if failure else None
                 return
-            finally:
-                metrics.breaker(backend.name, breaker.is_open)
         assert failure, "a chain is never empty"
         raise failure
 
@@ -273,7 +271,7 @@ class Exchange:
     def _begin(self, backend: Backend, breaker: Breaker, request: GenerationRequest) -> None:
         if seconds := breaker.admit():
             raise CircuitOpen(f"{backend.name} keeps failing and is left alone for now", retry_after=seconds)
-        self._source = _to_its_end(backend.stream(request, self._deadline), breaker, self._deadline)
+        self._source = _to_its_end(backend, request, breaker, self._deadline)
         # JSON is checked before any of it leaves, so a stream of it comes at once
         ready = [next(self._source)] if request.stream and not request.response_format else list(self._source)
         if request.response_format:
@@ -291,12 +289,14 @@ class Exchange:
         self._deadline.wait(pause)
 
 
-def _to_its_end(stream: Iterator[Chunk], breaker: Breaker, deadline: Deadline) -> PythonGenerator[Chunk]:
+def _to_its_end(
+    backend: Backend, request: GenerationRequest, breaker: Breaker, deadline: Deadline
+) -> PythonGenerator[Chunk]:
     """Pass an answer on, and tell the breaker how it went. Raises InvalidAnswer where it stops before its end."""
     begun = False
     tell = breaker.abandoned
     try:
-        for chunk in stream:
+        for chunk in backend.stream(request, deadline):
             begun = True
             if chunk.finish_reason:
                 tell = breaker.succeeded
@@ -315,6 +315,7 @@ def _to_its_end(stream: Iterator[Chunk], breaker: Breaker, deadline: Deadline) -
         raise
     finally:
         tell()
+        metrics.breaker(backend.name, breaker.is_open)
 
 
 def _pause(retry_after: float | None, retries: int) -> float:

@@ -1,4 +1,4 @@
-"""What one writes first instead: FastAPI in front of Ollama, with one shared httpx client and one log line a request."""
+"""What one writes first instead: FastAPI in front of Ollama, one shared httpx client, one log line a request."""
 
 import json
 import os
