@@ -58,7 +58,8 @@ def test_every_fallback_is_said(serve: Callable[..., Service], behind: Callable[
         nobody = f"http://127.0.0.1:{closed.getsockname()[1]}"
     far_end = behind(answering(b""))
     # behind the stub, so that it answers for each that a request's model names
-    others = {"LLM_FALLBACK": "stub,claude,ollama,huggingface", "OLLAMA_URL": nobody, "HF_BASE_URL": nobody}
+    others = {"LLM_FALLBACK": "stub,claude,ollama,huggingface,replay", "OLLAMA_URL": nobody, "HF_BASE_URL": nobody}
+    others |= {"REPLAY_MISS": "fallback", "REPLAY_FILE": "nothing.jsonl"}
     service = serve(
         WEB_CONCURRENCY=1, REQUEST_TIMEOUT=1, ALLOW_MODEL_CHOICE="true", **OPENAI.settings(far_end) | others
     )
@@ -100,6 +101,7 @@ def test_every_fallback_is_said(serve: Callable[..., Service], behind: Callable[
     check("unreachable", "ollama", "ollama/x", streams=(False,))
     check("unreachable", "huggingface", "huggingface/x", streams=(True,))
     check("not_configured", "claude", "claude/x")
+    check("not_recorded", "replay", "replay/x")
     far_end.script = answering(status(500))
     assert service.say(model="well").ok
     for _ in range(5):

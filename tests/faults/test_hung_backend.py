@@ -66,7 +66,8 @@ def test_hung_backend(serve: Callable[..., Service], behind: Callable[[Script], 
     changes = [since for _, since, _ in states[1:]] + [time.monotonic()]
     for (status, _, at), until in zip(states, changes, strict=True):
         said = {answer.objects[0]["status"] for answer in polls if answer.began > at and answer.ended < until}
-        assert said == {status}
+        assert said <= {status}
+    assert said  # of the last, which was watched for longer
     assert min(later - earlier for earlier, later in itertools.pairwise(probes)) > 1.9
     assert max(found.values()) <= 3
     assert p99 <= 0.1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -30,3 +31,11 @@ def test_killed_workers(serve: Callable[..., Service], arguments: tuple[str, ...
     )
     assert not load.refused()
     assert not found
+
+
+def test_killed_before_its_first_number(serve: Callable[..., Service], tmp_path: Path) -> None:
+    """The empty file that a worker leaves which dies while it makes one for its numbers does not hide the others'."""
+    service = serve(LLM_BACKEND="stub", PROMETHEUS_MULTIPROC_DIR=tmp_path)
+    assert service.generate().ok
+    (tmp_path / "histogram_999999.db").touch()
+    assert sum(service.metrics("llm_api_requests_total").values()) == 1

@@ -8,6 +8,7 @@ import json
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
@@ -15,7 +16,7 @@ import pytest
 
 from llm_api.config import ADDRESSES, Settings
 
-from .loads import CHAT, Answer, Service, figure
+from .loads import CHAT, Answer, Service, eventually, figure
 from .upstreams import HEAD, TEXT, UNTIL_CLOSED, WIRES, Peer, Script, Upstream, Wire
 
 PROMPT = "canary prompt"
@@ -254,3 +255,15 @@ def test_prompts(serve: Callable[..., Service], behind: Callable[[Script], Upstr
     assert '"prompt_sha256"' in logs["log"]
     assert '"prompt_sha256"' in logs["output without log"]
     assert {name: times for name, times in found.items() if times} == {}
+
+
+@pytest.mark.parametrize("keys", [None, f"alice:{CALLERS_KEY}"], ids=["open", "keys"])
+def test_a_start_on_a_public_address(tmp_path: Path, keys: str | None) -> None:
+    """Who starts it without keys where others reach it is told so loudly, and nobody else is."""
+    settings: dict[str, object] = {"BIND": "0.0.0.0:0", "LLM_BACKEND": "stub"} | ({"API_KEYS": keys} if keys else {})
+    service = Service(tmp_path, settings, ())
+    try:
+        eventually(lambda: "Booting worker" in service.output())
+        assert ("EVERYBODY WHO REACHES 0.0.0.0:0 MAY USE THIS SERVICE" in service.output()) == (keys is None)
+    finally:
+        service.stop()
