@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test test-faults lint types postman transformers clean
+.PHONY: run test test-faults test-package lint types postman transformers clean
 
 # Without a .env the packaged model answers; with one, what it says.
 run: $(VENV)/.run
@@ -15,6 +15,10 @@ test: $(VENV)/.dev
 # Kills, full disks, rotation, held locks; FAULTS=full takes the counts of a proof, in some six minutes.
 test-faults: $(VENV)/.dev
 	$(BIN)/python -m pytest tests/faults -s
+
+# The wheel in an environment of its own, the examples, import time, and the oldest versions that pyproject.toml allows.
+test-package: $(VENV)/.dev
+	FLASK_SKIP_DOTENV=1 $(BIN)/python -m pytest tests/package -s
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
