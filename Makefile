@@ -57,6 +57,10 @@ build/bench/%/.done: bench/requirements-%.txt requirements.txt requirements-loca
 	$(if $(filter tools,$*),build/bench/$*/bin/pip install --quiet --no-deps -r requirements-local.txt)
 	@touch $@
 
+# The wheel in an environment of its own, the examples, import time, and the oldest versions that pyproject.toml allows.
+test-package: $(VENV)/.dev
+	FLASK_SKIP_DOTENV=1 $(BIN)/python -m pytest tests/package -s
+
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
