@@ -32,7 +32,7 @@ ENVIRONMENTS = PROJECT / "build" / "bench"
 RESULTS = ENVIRONMENTS / "results"
 PICTURES = PROJECT / "docs" / "bench"
 WORKERS = "2"
-START_SECONDS = 120
+START_SECONDS = 60
 TICKS = os.sysconf("SC_CLK_TCK")
 KEY = "a-key-for-benchmarks"
 # Everything on that costs something at each request; no request is refused.

@@ -11,6 +11,7 @@ import json
 import re
 import sys
 from contextlib import suppress
+from typing import cast
 
 WISH = re.compile(rb"\b(wait|tokens|gap|id)=([0-9.]+)")
 LENGTH = re.compile(rb"content-length: *(\d+)", re.IGNORECASE)
@@ -30,8 +31,7 @@ class Provider(asyncio.Protocol):
         self.may_write.set()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self.transport = transport
+        self.transport = cast(asyncio.Transport, transport)
 
     def connection_lost(self, error: Exception | None) -> None:
         self.may_write.set()
