@@ -212,16 +212,21 @@ class Exchange:
             return
         self._closed = True
         self._deadline.release()
+        try:
+            self._stop_source()
+            if not self._written:
+                self.fail(ClientGone(), 200)
+        finally:
+            if self._has_slot:
+                self._generator.slots.release()
+            metrics.over()
+
+    def _stop_source(self) -> None:
         if self._pump:
             self._deadline.hung_up()  # what the pump's thread waits for ends
             self._pump.join()
         if self._source:
             self._source.close()
-        if not self._written:
-            self.fail(ClientGone(), 200)
-        if self._has_slot:
-            self._generator.slots.release()
-        metrics.over()
 
     def _end(self, status: str, http_status: int, error: LLMAPIError | None = None) -> None:
         if self._written:
