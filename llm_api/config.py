@@ -6,6 +6,7 @@ counts as not set. `env.example`, the README's table and `/config` are tested ag
 
 from __future__ import annotations
 
+import base64
 import dataclasses
 import difflib
 import hashlib
@@ -377,9 +378,18 @@ class Settings:
             elif field.metadata["secret"]:
                 values.append(value)
             elif value and field.metadata["rule"] in ADDRESSES:
-                values += [urlsplit(value).password, unquote(urlsplit(value).password or "")]
+                values += _passwords(value)
         long = {value for value in values if value and len(value) >= MIN_SECRET_CHARS}
         return tuple(sorted(long, key=len, reverse=True))  # one may be the beginning of another
+
+
+def _passwords(address: str) -> list[str]:
+    """Return the password of an address as it stands there, decoded, and as HTTP sends it."""
+    url = urlsplit(address)
+    if not url.password:
+        return []
+    user, password = unquote(url.username or ""), unquote(url.password)
+    return [url.password, password, base64.b64encode(f"{user}:{password}".encode()).decode()]
 
 
 def _sources(env_file: str | Path | None) -> list[Mapping[str, str]]:

@@ -172,7 +172,7 @@ class Exchange:
         try:
             for chunk in self._chunks:
                 self.record.add(chunk)
-                self.record.model = chunk.model or self.record.model
+                self.record.model = self._redacted(chunk.model) or self.record.model
                 if chunk.finish_reason:
                     self._end("ok", 200)
                 yield chunk
@@ -283,7 +283,11 @@ class Exchange:
             check_answer("".join(chunk.text for chunk in ready), request.response_format, self._deadline)
         self._chunks = chain(ready, self._source)
         self.record.backend = backend.name
-        self.record.model = next((c.model for c in ready if c.model), request.model or backend.model)
+        self.record.model = self._redacted(next((c.model for c in ready if c.model), request.model or backend.model))
+
+    def _redacted(self, model: str | None) -> str | None:
+        """An upstream names its model as it likes, which may be by a key."""
+        return model and self._generator.settings.redact(model)
 
     def _pause_after(self, error: BackendError, retries: int, breaker: Breaker) -> None:
         """Wait as long as the SDKs do; raise `error` if it is to be the last."""
