@@ -103,6 +103,7 @@ FITS = [
     ({"type": ["integer", "null"]}, "null"),
     ({"enum": ["a", "b"]}, '"b"'),
     ({"pattern": "^[a-z]+$"}, '"abc"'),
+    ({"pattern": "^\\p{Lu}"}, '"Éa"'),
     (TREE, '{"sub": [{"sub": []}, {}]}'),
     (SHARED, '{"a": 1}'),
     ({"$schema": "https://json-schema.org/draft/2020-12/schema"} | SCHEMA, CITY),
@@ -255,6 +256,19 @@ def test_size_of_a_schema(serve: Make, chars: int, status: int) -> None:
     """The limit is 100,000 characters of JSON."""
     schema = {"title": "x" * (chars - len('{"title": ""}'))}
     assert ask(serve(says("{}")), CHAT, wrap(schema)).status_code == status
+
+
+def test_many_parts(serve: Make) -> None:
+    """A schema within the limit takes seconds at most, though nothing bounds the time in which it is read."""
+    assert text_of(ask(serve(says("1")), CHAT, wrap({"allOf": [True] * 16_000}))) == "1"
+
+
+@pytest.mark.parametrize(("chars", "status"), [(1_000, 200), (1_001, 400)])
+def test_size_of_a_pattern(serve: Make, chars: int, status: int) -> None:
+    """A long pattern takes minutes to compile, which nothing can interrupt."""
+    reply = ask(serve(says("5")), CHAT, wrap({"pattern": "a" * chars}))
+    assert reply.status_code == status
+    assert status == 200 or error_of(reply)["param"] == "response_format"
 
 
 UNUSABLE = {
