@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -28,9 +29,10 @@ SECRET = "the words nobody may see"
 
 @pytest.fixture(autouse=True)
 def fresh(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Read the log at each question."""
+    """Read the log at each question; the hour of the log ends when a test begins."""
     monkeypatch.setattr(dashboard, "FRESH_SECONDS", 0.0)
     monkeypatch.setattr(dashboard, "FRESH_FACTOR", 0)
+    monkeypatch.setattr(sys.modules[__name__], "NOW", time.time())
 
 
 def ago(seconds: float, number: int = 0, **changes: Any) -> bytes:
