@@ -28,7 +28,8 @@ class LLMAPI:
     llm_api.errors.Unauthorized. `may_use(caller, model)` says whether that one may use `backend/model`.
     `redact(record)` returns the log's record as it is to be written.
 
-    Several may hang in one app, each under a prefix of its own. Raises ConfigError where a setting is wrong.
+    Several may hang in one app, each under a prefix of its own; without one, `/` is the playground.
+    Raises ConfigError where a setting is wrong.
     """
 
     def __init__(

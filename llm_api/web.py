@@ -46,7 +46,8 @@ def service() -> Service:
         return next(iter(mounts.values()))
     known: Service | None = request.environ.get("llm_api.service")
     if known is None:
-        known = request.environ["llm_api.service"] = mounts[request.blueprints[-1]]
+        name = request.blueprints[-1] if request.blueprints else ""
+        known = request.environ["llm_api.service"] = mounts.get(name) or next(iter(mounts.values()))
     return known
 
 
@@ -252,5 +253,4 @@ def http_error_answer(error: HTTPException) -> Response:
     body = {"message": error.description, "type": kind, "code": code, "param": None}
     kept = [(name, value) for name, value in error.get_headers() if name not in ("Content-Type", "Content-Length")]
     response = json_answer({"error": body, "request_id": request_id()}, error.code or 500, dict(kept))
-    response.headers["X-Request-ID"] = request_id()
-    return response
+    return name_request(response)

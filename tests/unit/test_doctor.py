@@ -16,6 +16,7 @@ from providers import CLAUDE, HUGGING_FACE, OLLAMA, OPENAI, Provider
 from responses import RequestsMock
 from turns import Fake
 
+from llm_api import LLMAPI
 from llm_api.config import ApiKey
 from llm_api.errors import Unreachable
 
@@ -222,7 +223,7 @@ def test_shutdown(
 @pytest.mark.parametrize("provider", [OPENAI, CLAUDE], ids=str)
 def test_the_default_models_live_on(make_app: Callable[..., Flask], doctor: Doctor, provider: Provider) -> None:
     """No date is known for what one gets without a setting."""
-    model = make_app(**provider.settings).extensions["llm_api"].generator.chain[0][0].model
+    model = LLMAPI.of(make_app(**provider.settings)).generator.chain[0][0].model
     assert doctor(Fake(provider.name, model=model)).about("shut down") == []
 
 
