@@ -86,6 +86,7 @@ def check(said: bytes) -> Said | None:
         assert answer.status in (308, 400, 403, 405, 414, 417, 431, 501, 505), said
         assert answer.status != 308 or answer.headers["location"].startswith("http://faults/"), said
         return answer
+    assert re.fullmatch(r"[A-Za-z0-9._-]{1,64}", answer.headers["x-request-id"]), said
     if answer.status >= 400 and answer.body:
         error = json.loads(answer.body)
         assert error["error"].keys() == {"message", "type", "code", "param"}, said
