@@ -37,7 +37,17 @@ try:
 except ConfigError as error:
     sys.exit(f"llm_api: {error}")
 
+if settings.worker_class == "gevent":
+    from gevent import monkey
+
+    monkey.patch_all()
+# Here, so that the workers share its memory.
+import llm_api.extension  # noqa: E402, F401
+
 local_model = settings.hf_mode == "local" and "huggingface" in (settings.llm_backend, *settings.llm_fallback)
+
+if local_model and settings.worker_class == "gevent":
+    sys.exit("llm_api: WORKER_CLASS=gevent can't run a model in the process, it would stop all else: use gthread")
 
 
 def on_starting(server: Any) -> None:
@@ -54,6 +64,28 @@ def when_ready(server: Any) -> None:
         server.log.warning("EVERYBODY WHO REACHES %s MAY USE THIS SERVICE: set API_KEYS", settings.bind)
 
 
+def post_worker_init(worker: Any) -> None:
+    """Let a worker that stops take what has connected already, and then close the door.
+
+    gunicorn's own keeps it open until its last request has ended: who connects meanwhile waits for nobody, then is cut
+    off, where nginx would have gone to another machine at once.
+    """
+    if settings.worker_class != "gthread":
+        return
+    switch = worker.set_accept_enabled
+
+    def set_accept_enabled(enabled: bool) -> None:
+        switch(enabled)
+        for listener in () if worker.alive else worker.sockets:
+            before = -1
+            while before < worker.nr_conns < worker.worker_connections:
+                before = worker.nr_conns
+                worker.accept(listener)
+            listener.close()
+
+    worker.set_accept_enabled = set_accept_enabled
+
+
 def child_exit(server: Any, worker: Any) -> None:
     """Take a dead worker's gauges away: what it was doing is over."""
     from prometheus_client.multiprocess import mark_process_dead
@@ -66,7 +98,7 @@ bind = settings.bind
 workers = settings.web_concurrency or (1 if local_model else 2)
 # Requests wait for backends most of the time; threads are what waits. MAX_CONCURRENCY keeps two of them free, which
 # refuse what is too much and answer /health.
-worker_class = "gthread"
+worker_class = settings.worker_class
 threads = settings.threads
 # A worker takes no more connections than it has threads, so that the other workers get the rest; a connection kept
 # open between requests would hold such a place, so none is (nginx in front keeps its clients' ones).

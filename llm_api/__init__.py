@@ -11,6 +11,7 @@ touch requests.
     web         openapi           what all views share; the description of the API
     service     doctor            what the views of one mount share; what is wrong with a deployment
     health      models            whether the service can serve; which models it has
+    dashboard                     the numbers and requests of a log, for a page
     limits                        who may ask, and how often
     log_show                      records for a terminal
     openai_schemas                OpenAI's bodies to types
@@ -28,14 +29,25 @@ touch requests.
 
 from __future__ import annotations
 
-from flask import Flask
-from werkzeug.exceptions import HTTPException
+from typing import TYPE_CHECKING, Any
 
 from .config import Settings
-from .extension import LLMAPI
-from .web import http_error_answer
+
+if TYPE_CHECKING:
+    from flask import Flask
+
+    from .extension import LLMAPI
 
 __all__ = ["LLMAPI", "Settings", "create_app"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import the rest when it is asked for: gunicorn.conf.py reads the settings before gevent patches the rest."""
+    if name == "LLMAPI":
+        from .extension import LLMAPI
+
+        return LLMAPI
+    raise AttributeError(name)
 
 
 def create_app(settings: Settings | None = None) -> Flask:
@@ -43,7 +55,6 @@ def create_app(settings: Settings | None = None) -> Flask:
 
     Raises ConfigError where a setting is wrong. Nothing is opened and no model is loaded before the first request.
     """
-    app = Flask(__name__, static_folder=None)
-    LLMAPI(app, settings=settings or Settings.load())
-    app.register_error_handler(HTTPException, http_error_answer)
-    return app
+    from .extension import make_app
+
+    return make_app(settings or Settings.load())

@@ -6,6 +6,7 @@ counts as not set. `env.example`, the README's table and `/config` are tested ag
 
 from __future__ import annotations
 
+import base64
 import dataclasses
 import difflib
 import hashlib
@@ -87,6 +88,12 @@ def _parse_url(text: str) -> str:
     return text.rstrip("/")
 
 
+def _parse_proxy(text: str) -> str:
+    if not text.startswith("http://"):
+        raise ValueError
+    return _parse_url(text)
+
+
 def _parse_ollama_url(text: str) -> str:
     """OLLAMA_HOST may be a host, host:port or URL, and names the address to bind to (ollama, envconfig/config.go)."""
     text = f"127.0.0.1{text}" if text.startswith(":") else text
@@ -128,7 +135,7 @@ def _parse_chain(text: str) -> tuple[str, ...]:
 
 
 KEY_ENTRY = re.compile(
-    r"(?:(?!sha256:)(?P<name>[\w.@-]{1,64}):)?"
+    r"(?:(?!sha256:)(?P<name>[\w.@-]{1,64}):)?+"
     r"(?:sha256:(?P<sha256>[0-9a-fA-F]{64})|(?!sha256:)(?P<secret>[\x21-\x2b\x2d-\x7e]{8,}))"
 )
 
@@ -156,7 +163,9 @@ def _parse_rates(text: str) -> str:
 
 
 def _parse_storage(text: str) -> str:
-    if text != "memory://" and (urlsplit(text).scheme not in ("redis", "rediss") or not urlsplit(text).hostname):
+    url = urlsplit(text)
+    _ = url.port  # raises ValueError where it is no port
+    if text != "memory://" and (url.scheme not in ("redis", "rediss") or not url.hostname or url.query):
         raise ValueError
     return text
 
@@ -169,7 +178,7 @@ def _parse_networks(text: str) -> tuple[Network | None, ...]:
 
 def _parse_origins(text: str) -> tuple[str, ...]:
     origins = tuple(origin.strip().lower() for origin in text.split(","))
-    if not all(origin == "*" or re.fullmatch(r"https?://[^/?#\s@,]+", origin) for origin in origins):
+    if not all(origin == "*" or re.fullmatch(r"https?://[^/?#\s@,*]+", origin) for origin in origins):
         raise ValueError
     return origins
 
@@ -187,9 +196,10 @@ _BOOLEANS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "
 BOOLEAN = Rule(_parse_boolean, "true or false")
 URL = Rule(_parse_url, "an http:// or https:// address")
 OLLAMA_ADDRESS = Rule(_parse_ollama_url, "an http:// or https:// address")
+PROXY = Rule(_parse_proxy, "an http:// address")
 STORAGE = Rule(_parse_storage, "memory:// or redis://HOST:PORT/NUMBER")
 # They may hold a password.
-ADDRESSES = (URL, OLLAMA_ADDRESS, STORAGE)
+ADDRESSES = (URL, OLLAMA_ADDRESS, PROXY, STORAGE)
 BACKEND = Rule(_parse_backend, f"one of {', '.join(BACKENDS)}, a plugin's name, or module:Class")
 CHAIN = Rule(_parse_chain, "none, or a list of such names without repeats")
 # What a header may carry; it also keeps a key that was pasted with a line break from reaching an exception's text.
@@ -206,7 +216,9 @@ ADDRESS = Rule(_parse_address, "HOST:PORT or unix:PATH")
 def setting(default: Any, rule: Rule, about: str, *, secret: bool = False, other_names: tuple[str, ...] = ()) -> Any:
     """Declare one setting; `other_names` are the vendor's own variables, read where ours is unset."""
     return dataclasses.field(
-        default=default, metadata={"rule": rule, "about": about, "secret": secret, "other_names": other_names}
+        default=default,
+        repr=not secret and rule not in ADDRESSES,
+        metadata={"rule": rule, "about": about, "secret": secret, "other_names": other_names},
     )
 
 
@@ -289,7 +301,7 @@ class Settings:
     )
     cors_origins: tuple[str, ...] = setting((), ORIGINS, "pages of other sites that may call from a browser")
     http_proxy_url: str | None = setting(
-        None, URL, "proxy to backends on other machines; HTTP_PROXY and its like are not read"
+        None, PROXY, "proxy to backends on other machines; HTTP_PROXY and its like are not read"
     )
     log_file: str = setting("logs/log.jsonl", TEXT, "the log: one JSON object a line, one line a request")
     log_prompts: bool = setting(
@@ -305,10 +317,15 @@ class Settings:
     )
     log_backups: int = setting(5, number(int, 1, 1000), "renamed logs that are kept with LOG_MAX_BYTES")
     bind: str = setting("127.0.0.1:8000", ADDRESS, "where gunicorn listens")
+    worker_class: str = setting(
+        "gthread",
+        one_of("gthread", "gevent"),
+        "gunicorn's workers; gevent (pip install gevent) for hundreds of slow remote calls at once",
+    )
     web_concurrency: int | None = setting(
         None, number(int, 1, 512), "gunicorn's worker processes; unset: 2, or 1 with a local model"
     )
-    threads: int = setting(16, number(int, 1, 1024), "requests at once in one worker")
+    threads: int = setting(16, number(int, 1, 1024), "requests at once in one worker, of either class")
 
     @classmethod
     def load(cls, env_file: str | Path | None = ".env", *earlier: Mapping[str, Any]) -> Settings:
@@ -361,9 +378,18 @@ class Settings:
             elif field.metadata["secret"]:
                 values.append(value)
             elif value and field.metadata["rule"] in ADDRESSES:
-                values += [urlsplit(value).password, unquote(urlsplit(value).password or "")]
+                values += _passwords(value)
         long = {value for value in values if value and len(value) >= MIN_SECRET_CHARS}
         return tuple(sorted(long, key=len, reverse=True))  # one may be the beginning of another
+
+
+def _passwords(address: str) -> list[str]:
+    """Return the password of an address as it stands there, decoded, and as HTTP sends it."""
+    url = urlsplit(address)
+    if not url.password:
+        return []
+    user, password = unquote(url.username or ""), unquote(url.password)
+    return [url.password, password, base64.b64encode(f"{user}:{password}".encode()).decode()]
 
 
 def _sources(env_file: str | Path | None) -> list[Mapping[str, str]]:

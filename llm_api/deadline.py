@@ -11,9 +11,10 @@ from __future__ import annotations
 import os
 import select
 import socket
+import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 
 from .errors import ClientGone, TimedOut
@@ -112,7 +113,6 @@ class Deadline:
 class _Watchdog:
     def __init__(self) -> None:
         self._running: set[Deadline] = set()
-        self._wake = threading.Event()
         self._thread: threading.Thread | None = None
         self._starting = threading.Lock()
 
@@ -120,8 +120,6 @@ class _Watchdog:
         self._running.add(deadline)
         if self._thread is None:
             self._start()
-        if not self._wake.is_set():
-            self._wake.set()
 
     def remove(self, deadline: Deadline) -> None:
         self._running.discard(deadline)
@@ -133,12 +131,11 @@ class _Watchdog:
                 self._thread.start()
 
     def _watch(self) -> None:
+        # It looks twenty times a second, busy or not: to be woken would cost each request a switch of threads.
         while True:
-            self._wake.wait()
-            self._wake.clear()
-            while running := self._running.copy():
+            time.sleep(TICK)
+            if running := self._running.copy():
                 self._inspect(running)
-                time.sleep(TICK)
 
     def _inspect(self, running: set[Deadline]) -> None:
         clients = {fd: deadline for deadline in running if (fd := _descriptor(deadline.client)) >= 0}
@@ -153,11 +150,24 @@ def _descriptor(client: socket.socket | None) -> int:
 
 
 def _hung_up(clients: dict[int, Deadline]) -> list[int]:
-    poll = select.poll()
-    for fd in clients:
-        poll.register(fd, HANG_UP)
     gone = HANG_UP | select.POLLHUP | select.POLLERR
-    return [fd for fd, event in poll.poll(0) if event & gone]
+    return [fd for fd, event in look(clients, HANG_UP) if event & gone]
+
+
+def look(descriptors: Iterable[int], events: int) -> list[tuple[int, int]]:
+    """Return what poll() says of the descriptors now."""
+    poll = _native_poll()()
+    for fd in descriptors:
+        poll.register(fd, events)
+    return poll.poll(0)
+
+
+def _native_poll() -> Callable[[], select.poll]:
+    """The one of gevent would let others run first, and knows of no hang-up."""
+    if monkey := sys.modules.get("gevent.monkey"):
+        native: Callable[[], select.poll] = monkey.get_original("select", "poll")
+        return native
+    return select.poll
 
 
 def _start_afresh() -> None:

@@ -6,12 +6,14 @@ from collections.abc import Callable
 from typing import Any
 
 from flask import Flask
+from werkzeug.exceptions import HTTPException
 
 from .cli import llm
 from .config import Settings
 from .generator import Hooks
 from .routes import blueprint
 from .service import Service
+from .web import http_error_answer
 
 PREFIX = "LLM_API_"
 
@@ -70,6 +72,14 @@ class LLMAPI:
         given = {name.upper(): value for name, value in self._given.items()}
         config = {name.removeprefix(PREFIX): value for name, value in app.config.items() if name.startswith(PREFIX)}
         return Settings.load(None, given, config)
+
+
+def make_app(settings: Settings) -> Flask:
+    """Return an app that has nothing else."""
+    app = Flask(__package__, static_folder=None)
+    LLMAPI(app, settings=settings)
+    app.register_error_handler(HTTPException, http_error_answer)
+    return app
 
 
 def _prefix(app: Flask, name: str) -> str:

@@ -28,13 +28,11 @@ IPV6_PREFIX = 64
 logger = logging.getLogger(__name__)
 
 
-def named_key(keys: tuple[ApiKey, ...], said: str | None) -> str | None:
-    """Return the name of the key that was said, None where the service has no keys. Raises Unauthorized.
+def named_key(keys: tuple[ApiKey, ...], said: str | None) -> str:
+    """Return the name of the key that was said. Raises Unauthorized.
 
     All are compared, each in constant time, so that the time it takes tells nothing.
     """
-    if not keys:
-        return None
     digest = hashlib.sha256((said or "").encode("utf-8", "surrogateescape")).hexdigest()
     matching = [key.name for key in keys if hmac.compare_digest(key.sha256, digest)]
     if not matching:
@@ -59,15 +57,21 @@ def _is_trusted(address: str | None, proxies: tuple[Network | None, ...]) -> boo
     if address is None:
         return None in proxies
     try:
-        ip = ipaddress.ip_address(address)
+        ip = _ip(address)
     except ValueError:
         return False
     return any(ip in network for network in proxies if network)
 
 
+def _ip(address: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
+    # To a socket of both families an IPv4 client has an IPv6 address; all of them are in one /64.
+    ip = ipaddress.ip_address(address)
+    return getattr(ip, "ipv4_mapped", None) or ip
+
+
 def _counted(address: str) -> str:
     try:
-        return str(ipaddress.IPv6Network((address, IPV6_PREFIX), strict=False))
+        return str(ipaddress.IPv6Network((_ip(address), IPV6_PREFIX), strict=False))
     except ValueError:
         return address
 

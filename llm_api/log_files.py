@@ -8,7 +8,7 @@ import os
 import re
 import zlib
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, field
 from io import BytesIO
@@ -19,14 +19,18 @@ from typing import IO, Any, NamedTuple, NoReturn, cast
 Record = dict[str, Any]
 # What the tools count or look into; a line in which these are something else is none of ours.
 TYPES: tuple[tuple[str, tuple[type, ...]], ...] = (
-    *((name, (int, float, NoneType)) for name in ("duration_ms", "input_tokens", "output_tokens")),
+    *((name, (int, float, NoneType)) for name in ("duration_ms", "time_to_first_chunk_ms")),
+    *((name, (int, float, NoneType)) for name in ("input_tokens", "output_tokens")),
     *((name, (str, NoneType)) for name in ("request_id", "backend", "requested_backend", "model", "status")),
+    ("fallback_reason", (str, NoneType)),
     *((name, (str, NoneType)) for name in ("prompt", "system", "response")),
     *((name, (dict, NoneType)) for name in ("error", "parameters")),
     ("messages", (list, NoneType)),
 )
 # Two bits in 2**27 (16 MB) for ten million lines let through few that are no duplicates; those are looked at again.
 FILTER_BITS = 2**27
+# What is read at once going back.
+BACK_BYTES = 2**20
 
 
 class Place(NamedTuple):
@@ -135,6 +139,37 @@ def last_lines_of(file: IO[bytes], count: int) -> list[bytes]:
     *lines, rest = b"".join(pieces).split(b"\n")
     file.seek(end - len(rest))
     return lines[-count:] if count else []
+
+
+def newest_first(path: Path, limit: int) -> Iterator[bytes]:
+    """Yield the whole lines of the log and its rotated files from the end back, of at most `limit` bytes; ends before a
+    compressed file.
+    """
+    seen = set()
+    for name in reversed(log_files(path)):
+        if name.suffix == ".gz":
+            return
+        with suppress(FileNotFoundError), name.open("rb") as file:
+            inode = os.fstat(file.fileno()).st_ino
+            if inode not in seen:  # renamed since the names were listed
+                seen.add(inode)
+                limit = yield from _lines_back(file, limit)
+
+
+def _lines_back(file: IO[bytes], limit: int) -> Generator[bytes, None, int]:
+    start, first, unfinished = file.seek(0, os.SEEK_END), b"", True
+    while start and limit:
+        size = min(start, BACK_BYTES, limit)
+        limit -= size
+        start = file.seek(start - size)
+        first, *lines = (file.read(size) + first).split(b"\n")
+        if lines and unfinished:
+            lines.pop()
+            unfinished = False
+        yield from reversed(lines)
+    if not start and not unfinished:
+        yield first
+    return limit
 
 
 def follow(path: Path, wait: Callable[[], object], file: IO[bytes] | None = None) -> Iterator[bytes]:

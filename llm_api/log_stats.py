@@ -43,7 +43,7 @@ class Distribution:
 class Group:
     """Some requests: those a backend was to answer, one stretch of time's, or all.
 
-    `latency` in milliseconds, and tokens, are of the answers that the group itself gave.
+    `latency` and `first_chunk` in milliseconds, and tokens, are of the answers that the group itself gave.
     """
 
     requests: int = 0
@@ -54,6 +54,7 @@ class Group:
     output_tokens: int = 0
     generating_ms: float = 0.0
     latency: Distribution = field(default_factory=Distribution)
+    first_chunk: Distribution = field(default_factory=Distribution)
 
     def asked(self, record: Record) -> None:
         """Count a request that came for this group, and how it ended."""
@@ -66,6 +67,8 @@ class Group:
         """Count an answer of this group; a failure is fast or slow for other reasons."""
         if record.get("status") == "ok":
             self.latency.add(record["duration_ms"])
+            if record.get("time_to_first_chunk_ms") is not None:
+                self.first_chunk.add(record["time_to_first_chunk_ms"])
             self.input_tokens += record.get("input_tokens") or 0
             if record.get("output_tokens"):
                 self.output_tokens += record["output_tokens"]
@@ -76,6 +79,7 @@ class Group:
         for name in ("requests", "errors", "aborted", "fallbacks", "input_tokens", "output_tokens", "generating_ms"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
         self.latency.merge(other.latency)
+        self.first_chunk.merge(other.first_chunk)
 
     def numbers(self) -> dict[str, Any]:
         """Return the group's numbers; times in milliseconds."""
@@ -88,6 +92,8 @@ class Group:
             "p50_ms": self.latency.percentile(50),
             "p95_ms": self.latency.percentile(95),
             "p99_ms": self.latency.percentile(99),
+            "first_chunk_p50_ms": self.first_chunk.percentile(50),
+            "first_chunk_p95_ms": self.first_chunk.percentile(95),
             "input_tokens": self.input_tokens,
             "output_tokens": self.output_tokens,
             "tokens_per_second": round(self.output_tokens / self.generating_ms * 1000, 1)
@@ -97,14 +103,17 @@ class Group:
 
 
 class Stats:
-    """The numbers of all requests, by backend, and by time: 24 stretches from `since` to `until` (Unix seconds).
+    """The numbers of all requests, by backend, by model, and by time: 24 stretches from `since` to `until` (Unix
+    seconds); how often which reason made another backend answer.
 
     A request counts for the backend that was configured, its time and tokens for the one that answered; one that was
-    refused before any was asked counts as `refused`.
+    refused before any was asked counts as `refused`. For a model count those that it answered, or began to.
     """
 
     def __init__(self, since: float, until: float) -> None:
         self.backends: defaultdict[str, Group] = defaultdict(Group)
+        self.models: defaultdict[str, Group] = defaultdict(Group)
+        self.reasons: Counter[str] = Counter()
         self.refused = Group()
         self.slots = [Group() for _ in range(SLOTS)]
         self._since = since
@@ -119,6 +128,12 @@ class Stats:
             slot.asked(record)
             answering.answered(record)
             slot.answered(record)
+            if record.get("backend"):
+                model = self.models[f"{record['backend']}/{record.get('model')}"]
+                model.asked(record)
+                model.answered(record)
+            if record.get("fallback_reason"):
+                self.reasons[record["fallback_reason"]] += 1
 
     def _groups(self, record: Record) -> tuple[Group, Group]:
         if record.get("status") == "error" and not record.get("attempts"):
@@ -140,6 +155,8 @@ class Stats:
             "total": self.total.numbers(),
             "refused": self.refused.numbers(),
             "backends": {name: group.numbers() for name, group in sorted(self.backends.items())},
+            "models": {name: group.numbers() for name, group in sorted(self.models.items())},
+            "fallback_reasons": dict(self.reasons.most_common()),
             "over_time": [
                 {"timestamp": round(self._since + number * self._width, 3), **slot.numbers()}
                 for number, slot in enumerate(self.slots)

@@ -12,7 +12,10 @@ from typing import Any
 from apispec import APISpec
 from apispec.ext.marshmallow import MarshmallowPlugin
 from flask import Flask
-from marshmallow import Schema, fields, validate
+from marshmallow import INCLUDE, Schema, fields, validate
+
+from .openai_schemas import ROLES, ChatSchema, CompletionSchema, Content
+from .schemas import MAX_STOPS, Format, Stop
 
 Fields = dict[str, fields.Field[Any]]
 Answer = Mapping[str, type[Schema] | None]
@@ -54,7 +57,17 @@ Health = Schema.from_dict(
     },
     name="Health",
 )
-Config = Schema.from_dict({"backend": TEXT, "ollama_model": TEXT, "ollama_url": TEXT, "log_file": TEXT}, name="Config")
+
+
+class Config(Schema):
+    """The four that clients rely on; the others are as many as there are settings."""
+
+    class Meta:
+        unknown = INCLUDE
+
+    backend = ollama_model = ollama_url = log_file = TEXT
+
+
 OpenAIUsage = Schema.from_dict(
     {"prompt_tokens": COUNT, "completion_tokens": COUNT, "total_tokens": COUNT}, name="Usage"
 )
@@ -75,11 +88,75 @@ ModelList = Schema.from_dict(
     {"object": TEXT, "data": fields.List(fields.Nested(Model), required=True)}, name="ModelList"
 )
 
+# What apispec can't read from a field: our own kinds, and what is checked of a body as a whole.
+JSON_SCHEMA = {
+    "description": "A JSON Schema, draft 2020-12; `patternProperties` and references to elsewhere are not supported.",
+    "type": "object",
+    "properties": {
+        "type": {"enum": ["object", "array", "string", "number", "integer", "boolean", "null"]},
+        "properties": {"type": "object", "additionalProperties": {"$ref": "#/components/schemas/JSONSchema"}},
+        "required": {"type": "array", "items": {"type": "string"}, "uniqueItems": True},
+        "items": {"$ref": "#/components/schemas/JSONSchema"},
+    },
+}
+TEXT_PART = {
+    "type": "object",
+    "properties": {"type": {"const": "text"}, "text": {"type": "string"}},
+    "required": ["type", "text"],
+}
+NAMED_SCHEMA = {
+    "type": "object",
+    "properties": {
+        "name": {"type": ["string", "null"]},
+        "strict": {"type": ["boolean", "null"]},
+        "schema": {"$ref": "#/components/schemas/JSONSchema"},
+    },
+    "required": ["schema"],
+}
+NOT_EMPTY = {"type": "string", "minLength": 1}
+KINDS: dict[type, list[dict[str, Any]]] = {
+    Stop: [NOT_EMPTY, {"type": "array", "items": NOT_EMPTY, "maxItems": MAX_STOPS}],
+    Content: [{"type": "string"}, {"type": "array", "items": TEXT_PART}],
+    Format: [
+        {"type": "object", "properties": {"type": {"enum": ["text", "json_object"]}}, "required": ["type"]},
+        {
+            "type": "object",
+            "properties": {"type": {"const": "json_schema"}, "json_schema": NAMED_SCHEMA},
+            "required": ["type", "json_schema"],
+        },
+        {"$ref": "#/components/schemas/JSONSchema", "minProperties": 1},
+    ],
+}
+TURN = {"properties": {"role": {"enum": [role for role, meant in ROLES.items() if meant != "system"]}}}
+SAYS_SOMETHING = {
+    "properties": {
+        "content": {"anyOf": [NOT_EMPTY, {"type": "array", "contains": {"properties": {"text": NOT_EMPTY}}}]}
+    },
+    "required": ["content"],
+}
+WHOLES: dict[tuple[type, str], dict[str, Any]] = {
+    (ChatSchema, "messages"): {
+        "description": "At least one is not the system's. All texts together have 1 to MAX_PROMPT_CHARS characters.",
+        "allOf": [{"contains": TURN}, {"contains": SAYS_SOMETHING}],
+    },
+    (CompletionSchema, "prompt"): {"description": "At most MAX_PROMPT_CHARS characters.", "minLength": 1},
+}
+
 JSON = "application/json"
-GENERATION_ERRORS = dict.fromkeys((400, 404, 413, 415, 429, 500, 502, 503, 504), Error)
-LIST_ERRORS = dict.fromkeys((502, 503, 504), Error)
+# Of an event stream, tools take a schema for each event's; so it has words only.
+STREAMS = {
+    "text/plain": {"type": "string", "description": "Prometheus' text format."},
+    "application/x-ndjson": {"type": "string", "description": "One object a line; the last one has `done`."},
+    "text/event-stream": {
+        "description": "Server-sent events; the last one's data is `[DONE]`, or an object with `error`."
+    },
+}
+GENERATION_ERRORS = dict.fromkeys((400, 401, 403, 404, 413, 415, 429, 500, 502, 503, 504), Error)
+LIST_ERRORS = dict.fromkeys((401, 502, 503, 504), Error)
 ERROR_WORDS = {
     400: "The body is not JSON, or the backend refuses the request",
+    401: "The service has keys, and this is none of them",
+    403: "The caller may not use this model",
     404: "The model is not known",
     413: "The body is too large",
     415: "The body's type is not application/json",
@@ -90,13 +167,15 @@ ERROR_WORDS = {
     503: "Nothing to serve with, or the log can't be written",
     504: "No answer within REQUEST_TIMEOUT",
 }
+ALWAYS = {"X-Request-ID": "The request's id, which the log has too; the client's own where it sent one"}
+WHO = {"X-LLM-Backend": "Who answered", "X-LLM-Model": "With which model"}
+FALLBACK = {"X-LLM-Fallback": "Why it was not the configured backend; absent where it was"}
+WAIT = {"Retry-After": "Seconds"}
 QUESTION = "What is the capital of France?"
-CHAT = {"model": "default", "messages": [{"role": "user", "content": QUESTION}]}
-PERSON = {
-    "type": "object",
-    "properties": {"name": {"type": "string"}, "age": {"type": "integer"}},
-    "required": ["name", "age"],
-}
+# A small model may not know where to stop.
+BRIEF = {"max_tokens": 50}
+ASKED = {"model": "default", "prompt": QUESTION} | BRIEF
+CHAT = {"model": "default", "messages": [{"role": "user", "content": QUESTION}]} | BRIEF
 
 
 @dataclass(frozen=True)
@@ -115,15 +194,28 @@ OPERATIONS = {
         {JSON: Generated, "application/x-ndjson": None},
         "generate_schema",
         {
-            "a prompt": {"prompt": QUESTION},
-            "with details": {"prompt": QUESTION, "system": "Answer briefly.", "temperature": 0, "details": True},
-            "streamed": {"prompt": QUESTION, "max_tokens": 50, "stream": True},
+            "a prompt": {"prompt": QUESTION} | BRIEF,
+            "with details": {"prompt": QUESTION, "system": "Be brief.", "temperature": 0, "details": True} | BRIEF,
+            "streamed": {"prompt": QUESTION, "stream": True} | BRIEF,
+            "every parameter": {
+                "prompt": "Tell me about the sea.",
+                "system": "Be brief.",
+                "max_tokens": 24,
+                "temperature": 0.5,
+                "top_p": 0.9,
+                "stop": ["\n\n"],
+                "seed": 7,
+                "stream": False,
+                "fallback": True,
+                "details": False,
+            },
         },
         GENERATION_ERRORS | {422: Error},
     ),
     "health": Operation({JSON: Health}, errors={503: Health}),
     "live": Operation({JSON: Health}),
-    "config": Operation({JSON: Config}),
+    "config": Operation({JSON: Config}, errors={401: Error}),
+    "metrics": Operation({"text/plain": None}, errors={401: Error}),
     "openai.chat_completions": Operation(
         {JSON: ChatCompletion, "text/event-stream": None},
         "chat_schema",
@@ -136,7 +228,7 @@ OPERATIONS = {
     "openai.completions": Operation(
         {JSON: TextCompletion, "text/event-stream": None},
         "completion_schema",
-        {"a prompt": {"model": "default", "prompt": QUESTION}},
+        {"a prompt": ASKED, "streamed": ASKED | {"stream": True}},
         GENERATION_ERRORS,
     ),
     "openai.models": Operation({JSON: ModelList}, errors=LIST_ERRORS),
@@ -144,24 +236,52 @@ OPERATIONS = {
 }
 
 
-def describe(app: Flask, blueprint: str, root: str, bodies: object) -> dict[str, Any]:
-    """Return the OpenAPI document of `blueprint`, which hangs under the path `root` (empty: at the top).
+def describe(app: Flask, blueprint: str, bodies: object) -> dict[str, Any]:
+    """Return the OpenAPI document of `blueprint`, to be served at its /openapi.json.
 
     `bodies` has the schemas that read the bodies, under the names that OPERATIONS gives them.
     """
-    spec = APISpec("LLM API", _version(), "3.1.0", plugins=[MarshmallowPlugin()])
-    spec.options["servers"] = [{"url": root or "/"}]
-    rules = {rule.endpoint.removeprefix(f"{blueprint}."): rule for rule in app.url_map.iter_rules()}
+    own = f"{blueprint}."
+    rules = {r.endpoint.removeprefix(own): r for r in app.url_map.iter_rules() if r.endpoint.startswith(own)}
     mount = rules["openapi"].rule.removesuffix("/openapi.json")
+    spec = _empty()
     for endpoint, rule in rules.items():
         if said := OPERATIONS.get(endpoint):
             path = re.sub(r"<(?:\w+:)?(\w+)>", r"{\1}", rule.rule.removeprefix(mount))
             operation = _operation(said, app.view_functions[rule.endpoint].__doc__ or "", bodies)
-            operation["operationId"] = rule.endpoint.rpartition(".")[2]
-            operation["parameters"] = [_parameter(argument) for argument in rule.arguments]
+            operation |= _place(endpoint, said) | {"parameters": [_parameter(name) for name in rule.arguments]}
             spec.path(path, operations={"post" if said.body else "get": operation})
     document: dict[str, Any] = spec.to_dict()
     return document
+
+
+def _empty() -> APISpec:
+    plugin = MarshmallowPlugin()
+    spec = APISpec("LLM API", _version(), "3.1.0", plugins=[plugin])
+    assert plugin.converter
+    plugin.converter.add_attribute_function(_beyond)  # type: ignore[no-untyped-call]
+    spec.components.schema("JSONSchema", JSON_SCHEMA)
+    # Relative to the document's own address: so it holds under any prefix, whether we are told of it or not.
+    spec.options["servers"] = [{"url": "./"}]
+    return spec
+
+
+def _place(endpoint: str, said: Operation) -> dict[str, Any]:
+    group, _, name = endpoint.rpartition(".")
+    return {"operationId": name, "tags": ["OpenAI" if group else "Generate" if said.body else "State"]}
+
+
+def _beyond(converter: object, field: fields.Field[Any], ret: object) -> dict[str, Any]:
+    """Return what apispec does not see in `field`; the signature is apispec's."""
+    said = dict(WHOLES.get((type(field.parent), field.name or ""), {}))
+    if forms := KINDS.get(type(field)):
+        said["anyOf"] = [*forms, {"type": "null"}] if field.allow_none else forms
+    for rule in field.validators:
+        if isinstance(rule, validate.Range) and not rule.min_inclusive:
+            said["exclusiveMinimum"] = rule.min
+        elif isinstance(rule, validate.Regexp):  # which matches from the start, and \Z is Python's only
+            said["pattern"] = "^" + str(rule.regex.pattern).removesuffix(r"\Z") + "$"
+    return said
 
 
 def _operation(said: Operation, docstring: str, bodies: object) -> dict[str, Any]:
@@ -171,13 +291,25 @@ def _operation(said: Operation, docstring: str, bodies: object) -> dict[str, Any
         examples = {title: {"value": value} for title, value in said.examples.items()}
         content = {JSON: {"schema": getattr(bodies, said.body), "examples": examples}}
         operation["requestBody"] = {"required": True, "content": content}
-    errors = {status: _answer(ERROR_WORDS[status], {JSON: said.errors[status]}) for status in sorted(said.errors)}
-    return operation | {"responses": {200: _answer("Answered", said.answer)} | errors}
+    answers = {200: _answer("Answered", said.answer, _headers(WHO) | _headers(FALLBACK, False) if said.body else {})}
+    return operation | {"responses": answers | {status: _error(status, said.errors[status]) for status in said.errors}}
 
 
-def _answer(words: str, answer: Answer) -> dict[str, Any]:
-    content = {kind: {"schema": schema or {"type": "string"}} for kind, schema in answer.items()}
-    return {"description": words, "content": content}
+def _error(status: int, schema: type[Schema]) -> dict[str, Any]:
+    wait = _headers(WAIT) if schema is Error and status in (429, 503) else {}
+    return _answer(ERROR_WORDS[status], {JSON: schema}, wait)
+
+
+def _answer(words: str, answer: Answer, headers: dict[str, Any]) -> dict[str, Any]:
+    content = {kind: {"schema": schema or STREAMS[kind]} for kind, schema in answer.items()}
+    return {"description": words, "headers": _headers(ALWAYS) | headers, "content": content}
+
+
+def _headers(words: Mapping[str, str], required: bool = True) -> dict[str, Any]:
+    return {
+        name: {"description": about, "required": required, "schema": {"type": "string"}}
+        for name, about in words.items()
+    }
 
 
 def _parameter(name: str) -> dict[str, Any]:

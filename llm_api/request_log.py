@@ -51,6 +51,8 @@ class RequestLog:
         self.path = Path(settings.log_file)
         self.failure: str | None = None
         self.failures = 0
+        # as they would stand in a line
+        self._secrets = [strict_json.dumps(secret)[1:-1] for secret in settings.secrets]
         self._settings = settings
         self._lock = threading.Lock()
         self._file: int | None = None
@@ -59,7 +61,9 @@ class RequestLog:
 
     def append(self, record: Mapping[str, Any]) -> bool:
         """Append one line; return whether it is there. Raises LogUnavailable instead of False with LOG_REQUIRED."""
-        line = strict_json.dumps(self._redacted(record)) + "\n"
+        line = strict_json.dumps(record) + "\n"
+        if any(secret in line for secret in self._secrets):
+            line = strict_json.dumps(self._redacted(record)) + "\n"
         try:
             with self.exclusive() as file:
                 self._append(file, line.encode("ascii"))

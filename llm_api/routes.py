@@ -78,8 +78,7 @@ def metrics() -> Response:
 @blueprint.get("/openapi.json")
 def openapi() -> Response:
     """Describe the API (OpenAPI 3.1)."""
-    root = (request.script_root + request.path).removesuffix("/openapi.json")
-    return json_answer(describe(current_app, request.blueprints[-1], root, service()))
+    return json_answer(describe(current_app, request.blueprints[0], service()))
 
 
 @blueprint.get("/config")

@@ -12,6 +12,7 @@ from typing import Any
 
 from . import strict_json
 from .config import Settings
+from .dashboard import Dashboard
 from .deadline import Deadline
 from .generator import Exchange, Generator, Hooks
 from .health import Health
@@ -50,6 +51,7 @@ class Service:
         self.generator = Generator(settings, RequestLog(settings), hooks)
         self.health = Health(self.generator)
         self.models = Models(self.generator)
+        self.dashboard = Dashboard(settings)
         self.rate_limits = RateLimits(settings)
         self.generate_schema = GenerateSchema(settings.max_prompt_chars)
         self.chat_schema = ChatSchema(settings.max_prompt_chars)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from functools import wraps
 from typing import TypeVar
 
-from flask import Response, current_app, g, has_request_context, request
+from flask import Response, current_app, has_request_context, request
 from werkzeug.exceptions import ClientDisconnected, HTTPException, RequestEntityTooLarge
 
 from . import strict_json
@@ -33,7 +33,8 @@ from .service import Service
 MAX_RETRY_AFTER = 3600
 # Fetch standard, section 3.3: what a page of another site may read.
 EXPOSED = {"Access-Control-Expose-Headers": "X-Request-ID, X-LLM-Backend, X-LLM-Model, X-LLM-Fallback, Retry-After"}
-TRACEPARENT = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(?:-|$)")
+REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+TRACEPARENT = re.compile(r"(?!ff|00.{54})[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(?:-|$)")
 
 View = TypeVar("View", bound=Callable[..., object])
 
@@ -41,8 +42,12 @@ View = TypeVar("View", bound=Callable[..., object])
 def service() -> Service:
     """Return the service that the current request came to; outside of its views, the app's first."""
     mounts: dict[str, Service] = current_app.extensions["llm_api"]
-    name = request.blueprints[-1] if has_request_context() and request.blueprints else ""
-    return mounts.get(name) or next(iter(mounts.values()))
+    if not has_request_context():
+        return next(iter(mounts.values()))
+    known: Service | None = request.environ.get("llm_api.service")
+    if known is None:
+        known = request.environ["llm_api.service"] = mounts[request.blueprints[-1]]
+    return known
 
 
 def exchange(operation: str) -> Callable[[Callable[[Exchange], Response]], Callable[[], Response]]:
@@ -85,15 +90,19 @@ def is_open(view: View) -> View:
 
 def authenticate() -> str | None:
     """Return who asks: as the host says, or by the name of the key, None without keys. Raises Unauthorized."""
+    caller = service().caller
+    if not service().settings.api_keys:
+        return caller() if caller else None
     kind, _, key = request.headers.get("Authorization", "").partition(" ")
     said = key.strip() if kind.lower() == "bearer" else request.headers.get("x-api-key")
     name = named_key(service().settings.api_keys, said)
-    caller = service().caller
     return caller() if caller else name
 
 
 def client_ip() -> str | None:
     """Return the address of who asks, as far as trusted proxies say it."""
+    if not service().settings.trusted_proxies:
+        return request.remote_addr
     forwarded_for = ",".join(request.headers.getlist("X-Forwarded-For"))
     return client_address(request.remote_addr, forwarded_for, service().settings.trusted_proxies)
 
@@ -112,10 +121,11 @@ def _start(operation: str) -> Exchange:
 
 def request_id() -> str:
     """Return this request's id: the client's own, where it is one that is safe to repeat."""
-    if "llm_api_request_id" not in g:
+    known: str | None = request.environ.get("llm_api.request_id")
+    if known is None:
         said = request.headers.get("X-Request-ID", "")
-        g.llm_api_request_id = said if re.fullmatch(r"[A-Za-z0-9._-]{1,64}", said) else uuid.uuid4().hex
-    known: str = g.llm_api_request_id
+        known = said if REQUEST_ID.fullmatch(said) else uuid.uuid4().hex
+        request.environ["llm_api.request_id"] = known
     return known
 
 
@@ -124,7 +134,7 @@ def read_body() -> dict[str, object]:
 
     Raises UnsupportedMedia, BodyTooLarge or MalformedBody.
     """
-    if request.mimetype != "application/json" or request.mimetype_params.get("charset", "utf-8").lower() != "utf-8":
+    if request.environ.get("CONTENT_TYPE") != "application/json" and not _is_json():
         raise UnsupportedMedia("send JSON in UTF-8, with the header Content-Type: application/json")
     if request.headers.get("Content-Encoding", "identity") != "identity":
         raise UnsupportedMedia("send the body without Content-Encoding")
@@ -135,6 +145,11 @@ def read_body() -> dict[str, object]:
     if len(body) < (request.content_length or 0):
         raise ClientGone("the client went away before its request was complete")
     return strict_json.loads(body)
+
+
+def _is_json() -> bool:
+    charset = request.mimetype_params.get("charset", "utf-8")
+    return request.mimetype == "application/json" and charset.lower() == "utf-8"
 
 
 def _read_bytes(limit: int) -> bytes:

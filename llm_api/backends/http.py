@@ -10,31 +10,30 @@ from __future__ import annotations
 
 import http.client
 import ipaddress
+import json
 import os
 import socket
-import threading
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from http.cookiejar import DefaultCookiePolicy
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 import requests
 import urllib3
-from requests.adapters import HTTPAdapter
-from urllib3.connection import HTTPConnection, HTTPSConnection
-from urllib3.exceptions import NewConnectionError, ProtocolError
+from urllib3.exceptions import ProtocolError
 
 from ..config import Settings
 from ..deadline import Deadline
 from ..errors import BackendError, InvalidAnswer, LLMAPIError, NotConfigured, ServerError, TimedOut, Unreachable
 from ..types import Chunk, GenerationRequest
 from .base import Backend
+from .connections import Adapter, Call, authority
 from .replies import Reply, error_for, in_shape, json_object, split_lines
 
 MAX_ANSWER_BYTES = 16 * 1024 * 1024
 READ_BYTES = 65_536
+HEADERS = {"User-Agent": "llm-api", "Accept-Encoding": "identity"}
 
 T = TypeVar("T")
 
@@ -46,7 +45,7 @@ class HttpBackend(Backend):
 
     def __init__(self, settings: Settings) -> None:
         super().__init__(settings)
-        self._sessions: dict[int, requests.Session] = {}
+        self._adapters: dict[int, Adapter] = {}
 
     @property
     @abstractmethod
@@ -101,9 +100,9 @@ class HttpBackend(Backend):
         self, method: str, path: str, deadline: Deadline, request: GenerationRequest | None = None
     ) -> Iterator[requests.Response]:
         payload = self.payload(request) if request else None
-        call = requests.Request(method, self.base_url + path, headers=self.headers(), json=payload)
+        call = self._call(method, path, payload, max(min(self.settings.connect_timeout, deadline.remaining()), 0.001))
         reply = None
-        with _shut_at(deadline), self._send(call, deadline) as response:
+        with deadline.stopping(call.stop), self._send(call, deadline) as response:
             if response.status_code == 200:
                 yield response
             else:
@@ -111,14 +110,19 @@ class HttpBackend(Backend):
         if reply:
             raise self.error(reply, payload, deadline)
 
-    def _send(self, call: requests.Request, deadline: Deadline) -> requests.Response:
+    def _call(self, method: str, path: str, payload: Mapping[str, Any] | None, seconds: float) -> Call:
+        url = urlsplit(self.base_url + path)
+        headers = HEADERS | self.headers() | authority(url)
+        if payload is None:
+            return Call(method, url.geturl(), headers, None, seconds)
+        body = json.dumps(payload, allow_nan=False).encode()
+        return Call(method, url.geturl(), headers | {"Content-Type": "application/json"}, body, seconds)
+
+    def _send(self, call: Call, deadline: Deadline) -> requests.Response:
         # Reads may take as long as the whole request; that they end in time is the watchdog's work.
-        connect = min(self.settings.connect_timeout, deadline.remaining())
-        timeout = (max(connect, 0.001), max(deadline.remaining_in_all(), 0.001))
         try:
-            prepared = self._session.prepare_request(call)
-            return self._session.send(prepared, stream=True, timeout=timeout, allow_redirects=False)
-        except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
+            return self._adapter.send(call, stream=True, timeout=max(deadline.remaining_in_all(), 0.001))
+        except requests.RequestException as error:
             deadline.check()
             raise _failure(self.name, error) from None
 
@@ -129,25 +133,13 @@ class HttpBackend(Backend):
         return Reply(response.status_code, response.headers, body, self.settings.redact)
 
     @property
-    def _session(self) -> requests.Session:
+    def _adapter(self) -> Adapter:
         # Processes must not share connections: each has its own, made at its first request.
         pid = os.getpid()
-        if pid not in self._sessions:
-            self._sessions[pid] = self._make_session()
-        return self._sessions[pid]
-
-    def _make_session(self) -> requests.Session:
-        session = _Session()
-        session.trust_env = False
-        session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
-        session.headers.clear()
-        session.headers.update({"User-Agent": "llm-api", "Accept-Encoding": "identity"})
-        adapter = _Adapter(pool_maxsize=self.settings.threads, max_retries=0)
-        if self.settings.http_proxy_url and not _is_loopback(self.base_url):
-            session.proxies = dict.fromkeys(("http", "https"), self.settings.http_proxy_url)
-        session.mount("http://", adapter)
-        session.mount("https://", adapter)
-        return session
+        if pid not in self._adapters:
+            proxy = None if _is_loopback(self.base_url) else self.settings.http_proxy_url
+            self._adapters[pid] = Adapter(self.base_url, proxy, self.settings.threads)
+        return self._adapters[pid]
 
 
 def _is_loopback(url: str) -> bool:
@@ -166,22 +158,21 @@ def _failure(backend: str, error: Exception) -> BackendError:
         failed = Unreachable(f"{backend} can't be reached: its TLS certificate or handshake is not valid")
         failed.retryable = False
         return failed
-    if isinstance(error, urllib3.exceptions.LocationParseError | requests.exceptions.InvalidURL):
+    if isinstance(error, requests.exceptions.InvalidURL):
         return NotConfigured(f"{backend}'s base URL is not an address")
     if isinstance(error, requests.Timeout):
         return TimedOut(f"{backend} sent nothing in time")
     if isinstance(error, requests.ConnectionError) and not isinstance(cause, ProtocolError):
-        why = _reason(getattr(cause, "reason", None))
-        return Unreachable(f"{backend} can't be reached: {why}")
+        return Unreachable(f"{backend} can't be reached: {_reason(cause)}")
     dropped = ServerError(f"{backend} broke the connection before it answered")
     dropped.retryable = False
     return dropped
 
 
 def _reason(error: object) -> str:
-    if isinstance(error, urllib3.exceptions.NameResolutionError):
+    if isinstance(error, socket.gaierror):
         return "its host name is not known"
-    return "the connection was refused" if isinstance(error, NewConnectionError) else "no connection"
+    return "the connection was refused" if isinstance(error, ConnectionRefusedError) else "no connection"
 
 
 def _read(response: requests.Response, deadline: Deadline) -> Iterator[bytes]:
@@ -205,66 +196,3 @@ def _read_some(response: requests.Response, deadline: Deadline) -> bytes:
     if not data:
         deadline.check()
     return data
-
-
-class _Line(threading.local):
-    """The socket that this thread's request waits for; `requests` has no argument that reaches it."""
-
-    use: _Use | None = None
-
-
-class _Use:
-    sock: socket.socket | None = None
-
-    def shut(self) -> None:
-        if self.sock:
-            with suppress(OSError):
-                self.sock.shutdown(socket.SHUT_RDWR)
-
-
-_line = _Line()
-
-
-@contextmanager
-def _shut_at(deadline: Deadline) -> Iterator[None]:
-    _line.use = _Use()
-    with deadline.stopping(_line.use.shut):
-        yield
-
-
-class _Session(requests.Session):
-    def get_redirect_target(self, resp: requests.Response) -> None:
-        """Say that there is none: else `send` reads the body, without bound, only to offer the next request."""
-
-
-class _Watched(HTTPConnection):
-    def getresponse(self) -> Any:
-        if _line.use:
-            _line.use.sock = self.sock
-        return super().getresponse()
-
-
-class _WatchedTLS(HTTPSConnection, _Watched):
-    pass
-
-
-class _Pool(urllib3.HTTPConnectionPool):
-    ConnectionCls = _Watched
-
-
-class _PoolTLS(urllib3.HTTPSConnectionPool):
-    ConnectionCls = _WatchedTLS
-
-
-_POOLS = {"http": _Pool, "https": _PoolTLS}
-
-
-class _Adapter(HTTPAdapter):
-    def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
-        super().init_poolmanager(*args, **kwargs)
-        self.poolmanager.pool_classes_by_scheme = _POOLS
-
-    def proxy_manager_for(self, *args: Any, **kwargs: Any) -> urllib3.ProxyManager:
-        manager: urllib3.ProxyManager = super().proxy_manager_for(*args, **kwargs)
-        manager.pool_classes_by_scheme = _POOLS
-        return manager

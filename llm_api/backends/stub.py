@@ -26,6 +26,8 @@ class Stub(Backend):
         said = words[: request.max_tokens]
         usage = Usage(sum(len(m.content.split()) for m in request.messages), len(said))
         finish = "length" if len(said) < len(words) else "stop"
+        if not request.stream:
+            return cut_at_stop(iter([Chunk("".join(said), finish, usage, self.model)]), request.stop)
         last = Chunk("", finish, usage, self.model)
         return cut_at_stop(iter([*(Chunk(word, model=self.model) for word in said), last]), request.stop)
 

@@ -39,6 +39,8 @@ SETTINGS = {
     "MAX_BODY_BYTES": "2000000",
 }
 
+CHAT = "/v1/chat/completions"
+
 T = TypeVar("T")
 
 
@@ -117,12 +119,108 @@ class Answer:
         return "".join(said.get("response", "") for said in self.objects)
 
 
-class Service:
+def conversation(prompt: str) -> dict[str, Any]:
+    """Return a body in OpenAI's dialect."""
+    return {"model": "default", "messages": [{"role": "user", "content": prompt}]}
+
+
+class Door:
+    """Where requests go in: a port of this machine, or a unix socket. What stands there prints into `home`."""
+
+    def __init__(self, home: Path) -> None:
+        self.home = home
+        self.port = 0
+        self.path: str | None = None
+        self.source = "127.0.0.1"
+
+    def output(self) -> str:
+        """Return what it has printed so far."""
+        return (self.home / "output.txt").read_text()
+
+    def connect(self) -> socket.socket:
+        """Return a connection from the address `source`."""
+        if not self.path:
+            return socket.create_connection(("127.0.0.1", self.port), CLIENT_SECONDS, (self.source, 0))
+        sock = socket.socket(socket.AF_UNIX)
+        sock.settimeout(CLIENT_SECONDS)
+        sock.connect(self.path)
+        return sock
+
+    def ask(
+        self, method: str, path: str, body: str | bytes | None = None, *, stream: bool = False, **headers: str
+    ) -> Answer:
+        """Send a request, and read what comes of the answer; in the names of `headers` _ stands for -.
+
+        Raises OSError or HTTPException where nothing comes.
+        """
+        connection = http.client.HTTPConnection("127.0.0.1")
+        began = time.monotonic()
+        try:
+            connection.sock = self.connect()
+            connection.request(method, path, body, {name.replace("_", "-"): value for name, value in headers.items()})
+            with connection.getresponse() as answer:
+                data = b""
+                # a break of the connection shows in what is missing
+                with suppress(ConnectionError, http.client.HTTPException):
+                    while part := answer.read1(65_536):
+                        data += part
+                said_id = answer.headers["X-Request-ID"]
+                return Answer(said_id, answer.status, answer.headers, data, stream, began, time.monotonic())
+        finally:
+            connection.close()
+
+    def get(self, path: str) -> Answer:
+        """GET `path`."""
+        return self.ask("GET", path)
+
+    def generate(self, prompt: str = "Hi", *, stream: bool = False, **headers: str) -> Answer:
+        """POST /generate, and read what comes of the answer. Raises OSError or HTTPException where nothing does."""
+        body = json.dumps({"prompt": prompt, "stream": stream})
+        headers = {"Content-Type": "application/json", "X-Request-ID": uuid.uuid4().hex} | headers
+        return self.ask("POST", "/generate", body, stream=stream, **headers)
+
+    def say(self, prompt: str = "Hi", *, stream: bool = False, **fields: Any) -> Answer:
+        """The same with other fields of the body."""
+        return self.post("/generate", {"prompt": prompt, "stream": stream} | fields)
+
+    def chat(self, prompt: str = "Hi", *, stream: bool = False, **fields: Any) -> Answer:
+        """The same in OpenAI's dialect."""
+        return self.post(CHAT, conversation(prompt) | {"stream": stream} | fields)
+
+    def post(self, path: str, body: dict[str, Any], **headers: str) -> Answer:
+        """POST a JSON object."""
+        headers = {"Content-Type": "application/json", "X-Request-ID": uuid.uuid4().hex} | headers
+        return self.ask("POST", path, json.dumps(body), stream=bool(body.get("stream")), **headers)
+
+    def metrics(self, name: str) -> dict[str, float]:
+        """Return the samples of a metric by their labels, as they stand in /metrics."""
+        samples = re.findall(rf"(?m)^{name}(?:\{{(.*)\}})? (\S+)$", self.get("/metrics").body.decode())
+        return {labels: float(value) for labels, value in samples}
+
+    @contextmanager
+    def asking(
+        self, prompt: str = "Hi", *, stream: bool, path: str = "/generate", **fields: object
+    ) -> Iterator[tuple[str, socket.socket]]:
+        """POST; the value is the request's id, and the socket whose answer nobody has read."""
+        request_id = uuid.uuid4().hex
+        body = json.dumps((fields or {"prompt": prompt}) | {"stream": stream})
+        head = [
+            f"POST {path} HTTP/1.1",
+            "Host: faults",
+            "Content-Type: application/json",
+            f"X-Request-ID: {request_id}",
+            f"Content-Length: {len(body)}",
+        ]
+        with self.connect() as sock:
+            sock.sendall("\r\n".join([*head, "", body]).encode())
+            yield request_id, sock
+
+
+class Service(Door):
     """One gunicorn with the project's own gunicorn.conf.py; nothing of the caller's settings reaches it."""
 
     def __init__(self, home: Path, settings: dict[str, object], arguments: tuple[str, ...]) -> None:
-        self.home = home
-        self.port = 0
+        super().__init__(home)
         # Links, so that a developer's .env beside the real files is not read.
         for name in ("llm_api", "wsgi.py", "gunicorn.conf.py"):
             (home / name).symlink_to(PROJECT / name)
@@ -146,16 +244,14 @@ class Service:
 
     def _answers(self) -> bool:
         assert self.process.poll() is None, self.output()
-        found = re.search(r"Listening at: http://127\.0\.0\.1:(\d+)", self.output())
-        self.port = int(found[1]) if found else 0
+        found = re.search(r"Listening at: (?:http://127\.0\.0\.1:(\d+)|unix:(\S+))", self.output())
+        if not found:
+            return False
+        self.port, self.path = int(found[1] or 0), found[2]
         with suppress(OSError, http.client.HTTPException):
             ready = [pid for pid in self.workers() if not _catches(pid, signal.SIGCHLD)]
-            return bool(self.port) and len(ready) == self._expected and self.get("/health/live").status == 200
+            return len(ready) == self._expected and self.get("/health/live").status == 200
         return False
-
-    def output(self) -> str:
-        """Return what it has printed so far."""
-        return (self.home / "output.txt").read_text()
 
     def signal(self, number: signal.Signals) -> None:
         """Send a signal to its master."""
@@ -178,42 +274,21 @@ class Service:
 
     def workers(self) -> list[int]:
         """Return the ids of its worker processes."""
-        pid = self.process.pid
-        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+        return sorted(children(self.process.pid))
 
     def writers(self) -> list[int]:
         """Return the ids of those workers that have the log open, so have answered since they started."""
         return [pid for pid in self.workers() if str(self.log) in _open_files(pid)]
 
-    def get(self, path: str) -> Answer:
-        """GET `path`."""
-        return _ask(self.port, "GET", path, None, "", stream=False)
-
-    def generate(self, prompt: str = "Hi", *, stream: bool = False) -> Answer:
-        """POST /generate, and read what comes of the answer. Raises OSError or HTTPException where nothing does."""
-        body = json.dumps({"prompt": prompt, "stream": stream})
-        return _ask(self.port, "POST", "/generate", body, uuid.uuid4().hex, stream=stream)
-
-    @contextmanager
-    def asking(self, prompt: str = "Hi", *, stream: bool) -> Iterator[tuple[str, socket.socket]]:
-        """POST /generate; the value is the request's id, and the socket whose answer nobody has read."""
-        request_id = uuid.uuid4().hex
-        body = json.dumps({"prompt": prompt, "stream": stream})
-        head = [
-            "POST /generate HTTP/1.1",
-            "Host: faults",
-            "Content-Type: application/json",
-            f"X-Request-ID: {request_id}",
-            f"Content-Length: {len(body)}",
-        ]
-        with socket.create_connection(("127.0.0.1", self.port), timeout=CLIENT_SECONDS) as sock:
-            sock.sendall("\r\n".join([*head, "", body]).encode())
-            yield request_id, sock
-
     def lines(self, **fields: Any) -> list[dict[str, Any]]:
         """Return the log's lines that have these values."""
         records = [json.loads(line) for line in self.log.read_bytes().split(b"\n")[:-1]] if self.log.exists() else []
         return [record for record in records if fields.items() <= record.items()]
+
+
+def children(pid: int) -> set[int]:
+    """Return the ids of a process's children."""
+    return {int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()}
 
 
 def _catches(pid: int, number: signal.Signals) -> bool:
@@ -230,22 +305,23 @@ def _open_files(pid: int) -> set[str]:
     return files
 
 
-def _ask(port: int, method: str, path: str, body: str | None, request_id: str, *, stream: bool) -> Answer:
-    headers = {"Content-Type": "application/json", "X-Request-ID": request_id}
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=CLIENT_SECONDS)
-    began = time.monotonic()
-    try:
-        connection.request(method, path, body, headers)
-        with connection.getresponse() as answer:
-            data = b""
-            # a break of the connection shows in what is missing
-            with suppress(ConnectionError, http.client.HTTPException):
-                while part := answer.read1(65_536):
-                    data += part
-            said_id = answer.headers["X-Request-ID"]
-            return Answer(said_id, answer.status, answer.headers, data, stream, began, time.monotonic())
-    finally:
-        connection.close()
+@contextmanager
+def memory_grows_by(service: Service, megabytes: float) -> Iterator[list[float]]:
+    """Fail where a worker's memory grows by more at any moment meanwhile; the value is filled with what it was."""
+    before = {}
+    for pid in service.workers():
+        Path(f"/proc/{pid}/clear_refs").write_text("5")  # VmHWM, the most it has ever had, begins anew (proc(5))
+        before[pid] = _kilobytes(pid, "VmRSS")
+    grown: list[float] = []
+    yield grown
+    grown += [(_kilobytes(pid, "VmHWM") - before[pid]) / 1000 for pid in service.workers()]
+    assert max(grown) <= megabytes
+
+
+def _kilobytes(pid: int, name: str) -> int:
+    found = re.search(rf"{name}:\s*(\d+) kB", Path(f"/proc/{pid}/status").read_text())
+    assert found
+    return int(found[1])
 
 
 @contextmanager
@@ -268,7 +344,7 @@ def any_prompt() -> str:
 class Load:
     """Clients that ask one after another, whole and streamed, while it is entered; each counts what it has whole."""
 
-    service: Service
+    service: Door
     clients: int = 4
     prompt: Callable[[], str] = any_prompt
     answers: list[Answer] = field(default_factory=list)

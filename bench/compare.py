@@ -1,0 +1,182 @@
+"""The service against what one would use instead, in front of a far end that costs next to nothing.
+
+Peers: bare Flask that echoes, a hand-made FastAPI service, the far end itself; with BENCH_LITELLM=1 LiteLLM's proxy.
+Takes some ten minutes; with --short one round of each row, which only shows that it works.
+"""
+
+from __future__ import annotations
+
+import os
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from . import harness
+from .harness import GEVENT, Load, Service
+
+LIMIT = 1e9
+SLOW_SECONDS = 2.0
+
+
+@dataclass
+class Comparison:
+    """The services that run, and the rows so far."""
+
+    short: bool
+    far_end: Service
+    services: dict[str, Service] = field(default_factory=dict)
+    rows: list[list[str]] = field(default_factory=list)
+
+    @property
+    def rounds(self) -> int:
+        return 1 if self.short else 5
+
+    @property
+    def seconds(self) -> int:
+        return 1 if self.short else 3
+
+    def measure(self, measure: Callable[[Service], harness.T], names: Sequence[str]) -> dict[str, list[harness.T]]:
+        """Measure the named services that run, in turn."""
+        named = [self.services[name] for name in names if name in self.services]
+        return harness.interleaved(self.rounds, {s.name: (lambda s=s: measure(s)) for s in named})
+
+    def row(
+        self, title: str, aim: str, base: str, values: Mapping[str, Sequence[float]], unit: str, scale: float = 1
+    ) -> None:
+        """Note a row: each value as a ratio to `base` of the same round, and its median."""
+        cells = {name: _cell(taken, values[base], name == base, unit, scale) for name, taken in values.items()}
+        self.rows.append([title, aim, *(cells.get(name, "") for name in self.columns)])
+        print(" | ".join([title, *(f"{name} {cell}" for name, cell in cells.items())]), flush=True)
+
+    @property
+    def columns(self) -> list[str]:
+        return [*self.services]
+
+
+def _cell(taken: Sequence[float], base: Sequence[float], is_base: bool, unit: str, scale: float) -> str:
+    median = f"{harness.number(statistics.median(taken) * scale)} {unit}"
+    return f"1 ({median})" if is_base else f"**{harness.ratio(taken, base):.2f}** ({median})"
+
+
+def _throughput(c: Comparison) -> None:
+    names = ["gthread", "gevent", "stub", "bare Flask", "FastAPI", "LiteLLM"]
+    taken = c.measure(lambda s: harness.load(s, 64, c.seconds), names)
+    c.row(
+        "requests/s, far end 0 ms, 64 connections",
+        "≥ 0.6, the stub ≥ 0.85",
+        "bare Flask",
+        _of(taken, "per_second"),
+        "/s",
+    )
+    c.row("the same against FastAPI", "≥ 4", "FastAPI", _of(taken, "per_second"), "/s")
+    c.row("processor time of a request", "≤ 0.25", "FastAPI", _of(taken, "cpu"), "ms", 1e3)
+    _failures(c, taken)
+
+
+def _waiting(c: Comparison) -> None:
+    taken = c.measure(
+        lambda s: harness.load(s, 256, c.seconds, "wait=0.05"), ["gthread", "gevent", "FastAPI", "LiteLLM"]
+    )
+    c.row("requests/s, far end 50 ms, 256 connections", "≥ 8", "FastAPI", _of(taken, "per_second"), "/s")
+    _failures(c, taken)
+
+
+def _latency(c: Comparison) -> None:
+    calls = 20 if c.short else 300
+    taken = c.measure(
+        lambda s: harness.seconds_a_call(s, calls), ["gthread", "gevent", "FastAPI", "LiteLLM", "far end"]
+    )
+    c.row("added to one call, 1 connection, p50", "≤ 0.5", "FastAPI", _added(taken), "ms", 1e3)
+
+
+def _first_chunk(c: Comparison) -> None:
+    def first(service: Service) -> float:
+        return statistics.median(harness.stream(service, "wait=0.02 tokens=12 gap=0.01").first for _ in range(10))
+
+    taken = c.measure(first, ["gthread", "gevent", "FastAPI", "far end"])
+    c.row("added to a stream's first chunk, p50", "≤ 0.7", "FastAPI", _added(taken), "ms", 1e3)
+
+
+def _at_once(c: Comparison) -> None:
+    for clients, aim in ((500, "≤ 1.15"), (1000, "≤ 1.3")):
+        taken = c.measure(lambda s, n=clients: harness.burst(s, n, SLOW_SECONDS), ["gevent", "FastAPI", "far end"])
+        seconds = {name: [took for took, _ in values] for name, values in taken.items()}
+        c.row(f"{clients:,} clients at once, far end 2 s, until all are done", aim, "far end", seconds, "s")
+        wrong = {name: sum(lost for _, lost in values) for name, values in taken.items()}
+        print("  without their answer:", wrong, flush=True)
+        c.rows[-1][0] += "".join(f"; {name}: {lost:,} without an answer" for name, lost in wrong.items() if lost)
+
+
+def _start(c: Comparison) -> None:
+    def start(service: Service) -> float:
+        service.stop()
+        return service.start()
+
+    c.row("cold start to the first 200", "≤ 0.45", "FastAPI", c.measure(start, ["gthread", "gevent", "FastAPI"]), "s")
+    memory = {name: [c.services[name].memory()] for name in ("gthread", "gevent", "FastAPI")}
+    c.row("idle memory (PSS), after one request", "≤ 0.6, gevent ≤ 0.7", "FastAPI", memory, "MB")
+
+
+def _installed(c: Comparison) -> None:
+    sizes = {"gthread": "core", "gevent": "gevent", "FastAPI": "fastapi"}
+    values = {name: [harness.installed_megabytes(environment)] for name, environment in sizes.items()}
+    c.row("installed packages", "≤ 20 MB", "FastAPI", values, "MB")
+
+
+def _of(taken: Mapping[str, Sequence[Load]], what: str) -> dict[str, list[float]]:
+    return {name: [getattr(load, what) for load in loads] for name, loads in taken.items()}
+
+
+def _failures(c: Comparison, taken: Mapping[str, Sequence[Load]]) -> None:
+    failed = {name: sum(load.failed for load in loads) for name, loads in taken.items()}
+    print("  p99:", {name: f"{max(load.p99 for load in loads):.3f} s" for name, loads in taken.items()}, flush=True)
+    c.rows[-1][0] += "".join(f"; {name}: {count:,} failed" for name, count in failed.items() if count)
+
+
+def _added(taken: Mapping[str, Sequence[float]]) -> dict[str, list[float]]:
+    direct = taken["far end"]
+    return {
+        name: [value - least for value, least in zip(values, direct, strict=True)]
+        for name, values in taken.items()
+        if name != "far end"
+    }
+
+
+def _services(far_end: Service, folder: Path) -> list[Service]:
+    services = [
+        harness.ours("gthread", far_end, folder),
+        harness.ours("gevent", far_end, folder, **GEVENT),
+        harness.ours("stub", far_end, folder, LLM_BACKEND="stub"),
+        harness.flask_echo(),
+        harness.fastapi(far_end, folder),
+    ]
+    return [*services, harness.litellm(far_end, folder)] if os.environ.get("BENCH_LITELLM") else services
+
+
+def compare(short: bool, stack: ExitStack, folder: Path) -> Comparison:
+    """Take all rows."""
+    far_end = stack.enter_context(harness.provider().running())
+    comparison = Comparison(short, far_end)
+    for service in _services(far_end, folder):
+        comparison.services[service.name] = stack.enter_context(service.running())
+        harness.load(service, 16, 1)  # what is imported and cached at first use
+    comparison.services[far_end.name] = far_end
+    for rows in (_throughput, _waiting, _latency, _first_chunk, _at_once, _start, _installed):
+        rows(comparison)
+    return comparison
+
+
+def main() -> None:
+    """Print the table."""
+    short = harness.is_short(__doc__)
+    harness.require_wrk()
+    with harness.workshop() as (stack, folder):
+        done = compare(short, stack, folder)
+    head = ["", "aim", *done.columns]
+    harness.publish("compare", f"{harness.machine()}\n\n{harness.table(head, done.rows)}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,54 @@
+// Streamed answers, piece by piece: {text}, then {end}, or {error}. One that ends without either was cut.
+
+const CUT = { code: "cut", message: "The answer was cut off: the connection ended before it was done." };
+
+async function* lines(answer) {
+  const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
+  let rest = "";
+  for (;;) {
+    const { done, value } = await reader.read();
+    if (done) return;
+    const found = (rest + value).split("\n");
+    rest = found.pop();
+    yield* found;
+  }
+}
+
+// /generate: NDJSON
+export async function* generated(answer) {
+  for await (const line of lines(answer)) {
+    const { response, error, done, details, finish_reason } = JSON.parse(line);
+    if (response) yield { text: response };
+    if (error) yield { error };
+    else if (done) yield { end: { ...details, finish_reason } };
+    if (done) return;
+  }
+  yield { error: CUT };
+}
+
+// /v1/chat/completions: server-sent events
+export async function* chatted(answer) {
+  const end = {
+    request_id: answer.headers.get("X-Request-ID"),
+    backend: answer.headers.get("X-LLM-Backend"),
+    model: answer.headers.get("X-LLM-Model"),
+    fallback_reason: answer.headers.get("X-LLM-Fallback"),
+  };
+  for await (const line of lines(answer)) {
+    if (line === "data: [DONE]") {
+      yield { end };
+      return;
+    }
+    if (!line.startsWith("data: ")) continue;
+    const { choices, usage, error } = JSON.parse(line.slice(6));
+    if (error) {
+      yield { error };
+      return;
+    }
+    const [choice] = choices;
+    if (choice?.delta.content) yield { text: choice.delta.content };
+    if (choice?.finish_reason) end.finish_reason = choice.finish_reason;
+    if (usage) end.usage = { input_tokens: usage.prompt_tokens, output_tokens: usage.completion_tokens };
+  }
+  yield { error: CUT };
+}

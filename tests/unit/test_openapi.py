@@ -1,0 +1,281 @@
+"""The description of the API says what the API does, wherever it hangs; the Postman collection is made from it."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import re
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from typing import Any
+from urllib.parse import urljoin, urlsplit
+
+import pytest
+from flask import Flask
+from flask.testing import FlaskClient
+from jsonschema import Draft202012Validator
+from schemathesis.specs.openapi.definitions import OPENAPI_31
+
+from llm_api import LLMAPI
+from llm_api.errors import ValidationFailed
+from tools import postman
+
+Make = Callable[..., Any]
+Document = dict[str, Any]
+
+HIDDEN = re.compile(r"llm_api\.(openapi|pages\..*)")
+
+
+@pytest.fixture
+def document(make_client: Callable[..., FlaskClient]) -> Document:
+    return make_client().get("/openapi.json").get_json()
+
+
+def operations(document: Document) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    for path, methods in document["paths"].items():
+        yield from ((path, method, operation) for method, operation in methods.items())
+
+
+def holds(document: Document, schema: dict[str, Any], value: object) -> list[str]:
+    """Return what is wrong with `value`, held against `schema`, whose references point into `document`."""
+    whole = schema | {"components": document["components"]}
+    return [error.message for error in Draft202012Validator(whole).iter_errors(value)]
+
+
+def misfits(document: Document, reply: Any, operation: dict[str, Any]) -> list[str]:
+    """Return what in `reply` is not as `operation` documents it: the status, headers, type and body."""
+    answer = operation["responses"].get(str(reply.status_code))
+    if answer is None:
+        return [f"{reply.status_code} is not documented"]
+    missing = [name for name, header in answer["headers"].items() if header["required"] and name not in reply.headers]
+    if reply.mimetype not in answer["content"]:
+        return [*missing, reply.mimetype]
+    body = reply.get_json() if reply.is_json else reply.get_data(as_text=True)
+    return missing + holds(document, answer["content"][reply.mimetype]["schema"], body)
+
+
+# The document
+
+
+def test_document_is_openapi(document: Document) -> None:
+    """It fits the OpenAPI Initiative's own schema of 3.1, and each of its schemas is a JSON Schema."""
+    assert document["openapi"] == "3.1.0"
+    assert [error.message for error in Draft202012Validator(OPENAPI_31).iter_errors(document)] == []
+    for schema in document["components"]["schemas"].values():
+        Draft202012Validator.check_schema(schema)
+
+
+def test_references_lead_somewhere(document: Document) -> None:
+    """Each reference names a schema that is there, and each schema is named by one."""
+    named = set(re.findall(r'"\$ref": "#/components/schemas/(\w+)"', json.dumps(document)))
+    assert named == set(document["components"]["schemas"])
+
+
+def test_each_public_route_is_described(make_app: Callable[..., Flask], document: Document) -> None:
+    """A route without a description is missed here, and so is a description without a route."""
+    rules = [rule for rule in make_app().url_map.iter_rules() if not HIDDEN.fullmatch(rule.endpoint)]
+    routes = {
+        (re.sub(r"<(?:path:)?(\w+)>", r"{\1}", r.rule), m) for r in rules for m in r.methods - {"HEAD", "OPTIONS"}
+    }
+    assert {(path, method.upper()) for path, method, _ in operations(document)} == routes
+
+
+def test_views_docstrings_are_the_text(make_app: Callable[..., Flask], document: Document) -> None:
+    """What is said of a route stands in its view and nowhere else."""
+    app = make_app()
+    for path, method, operation in operations(document):
+        endpoint, _ = app.url_map.bind("").match(path, method.upper())
+        said = f"{operation['summary']}\n\n{operation['description']}".strip()
+        assert said == inspect.cleandoc(app.view_functions[endpoint].__doc__)
+
+
+def test_limits_are_the_settings(make_client: Callable[..., FlaskClient]) -> None:
+    """The lengths that are described are those of this service, not the defaults."""
+    document = make_client(max_prompt_chars=77).get("/openapi.json").get_json()
+    assert document["components"]["schemas"]["Generate"]["properties"]["prompt"]["maxLength"] == 77
+
+
+# What it says is so
+
+
+def examples(document: Document) -> Iterator[tuple[str, str, dict[str, Any], Any]]:
+    """Yield each documented request: its path, method, operation and body."""
+    for path, method, operation in operations(document):
+        content = operation.get("requestBody", {}).get("content", {}).get("application/json")
+        for example in content["examples"].values() if content else [{"value": None}]:
+            yield path, method, operation, example["value"]
+
+
+def test_examples_are_answered_as_described(make_client: Callable[..., FlaskClient], document: Document) -> None:
+    """Each documented request is accepted, and its answer is the documented one."""
+    client = make_client()
+    asked = list(examples(document))
+    assert len(asked) >= 13
+    for path, method, operation, body in asked:
+        reply = client.open(path.format(model="stub/stub"), method=method.upper(), json=body)
+        kinds = list(operation["responses"]["200"]["content"])
+        kind = kinds[-1] if (body or {}).get("stream") else kinds[0]
+        assert (reply.status_code, reply.mimetype, misfits(document, reply, operation)) == (200, kind, []), body
+
+
+def test_examples_fit_the_described_bodies(document: Document) -> None:
+    """Each documented request fits the schema it stands beside."""
+    for _, _, operation, body in examples(document):
+        if body:
+            schema = operation["requestBody"]["content"]["application/json"]["schema"]
+            assert holds(document, schema, body) == []
+
+
+@pytest.mark.parametrize(
+    ("path", "sent", "status"),
+    [
+        ("/generate", {"json": {}}, 422),
+        ("/generate", {"data": "{", "content_type": "application/json"}, 400),
+        ("/generate", {"data": "prompt=Hello"}, 415),
+        ("/generate", {"json": {"prompt": "x" * 2000}}, 413),
+        ("/generate", {"json": {"prompt": "Hello", "response_format": {"type": "json_object"}}}, 400),
+        ("/v1/chat/completions", {"json": {"model": "default"}}, 400),
+        ("/v1/completions", {"json": {"model": "default", "prompt": ""}}, 400),
+    ],
+)
+def test_refusals_are_described(
+    make_client: Callable[..., FlaskClient], document: Document, path: str, sent: dict[str, Any], status: int
+) -> None:
+    """What is refused is refused with a documented status and body."""
+    reply = make_client(max_body_bytes=1000).post(path, **sent)
+    assert (reply.status_code, misfits(document, reply, document["paths"][path]["post"])) == (status, [])
+
+
+@pytest.mark.parametrize(
+    ("path", "method", "status"),
+    [
+        ("/generate", "post", 503),
+        ("/health", "get", 503),
+        ("/health/live", "get", 200),
+        ("/v1/chat/completions", "post", 503),
+        ("/v1/models", "get", 503),
+    ],
+)
+def test_failures_are_described(
+    make_client: Callable[..., FlaskClient], document: Document, path: str, method: str, status: int
+) -> None:
+    """Where no backend can serve, the answers are documented ones too."""
+    body = {
+        "/generate": {"prompt": "Hello"},
+        "/v1/chat/completions": {"model": "default", "messages": [{"role": "user", "content": "Hello"}]},
+    }
+    client = make_client(llm_backend="ollama", ollama_url="http://127.0.0.1:9", connect_timeout=1)
+    reply = client.open(path, method=method.upper(), json=body.get(path))
+    assert (reply.status_code, misfits(document, reply, document["paths"][path][method])) == (status, [])
+
+
+FORMATS = [
+    {"type": "text"},
+    {"type": "json_object"},
+    {"type": "json_schema", "json_schema": {"name": "a", "strict": True, "schema": {"type": "object"}}},
+    {"type": "object", "properties": {"a": {"type": "array", "items": {"type": "integer"}}}, "required": ["a"]},
+    {"anyOf": [{"type": "object"}]},
+]
+NO_FORMATS = ["json", {}, {"type": "yaml"}, {"type": "json_schema"}, {"type": "json_schema", "json_schema": {}}]
+USER = {"role": "user", "content": "Hello"}
+SYSTEM = {"role": "system", "content": "Hello"}
+PARTS = {"role": "user", "content": [{"type": "text", "text": "Hello"}]}
+
+
+@pytest.mark.parametrize(
+    ("schema", "body", "fits"),
+    [
+        *[("generate_schema", {"prompt": "Hello", "response_format": value}, True) for value in FORMATS],
+        *[("generate_schema", {"prompt": "Hello", "response_format": value}, False) for value in NO_FORMATS],
+        ("generate_schema", {"prompt": "Hello", "response_format": None}, False),
+        ("generate_schema", {"prompt": "Hello", "stop": None}, False),
+        ("generate_schema", {"prompt": "Hello", "stop": ["a", "b", "c", "d"]}, True),
+        ("generate_schema", {"prompt": "Hello", "stop": ["a", "b", "c", "d", "e"]}, False),
+        ("generate_schema", {"prompt": "Hello", "top_p": 0}, False),
+        ("generate_schema", {"prompt": "Hello", "top_p": 0.1}, True),
+        ("generate_schema", {"prompt": "Hello", "model": "a\nb"}, False),
+        ("generate_schema", {"prompt": "Hello", "model": "\na"}, False),
+        ("generate_schema", {"prompt": "Hello", "model": "a b"}, True),
+        ("chat_schema", {"messages": [USER], "response_format": None, "stop": None}, True),
+        ("chat_schema", {"messages": [SYSTEM]}, False),
+        ("chat_schema", {"messages": [SYSTEM, PARTS]}, True),
+        ("chat_schema", {"messages": [PARTS | {"content": []}]}, False),
+        ("chat_schema", {"messages": [PARTS | {"content": ""}]}, False),
+        ("chat_schema", {"messages": [SYSTEM, PARTS | {"content": None}]}, True),
+        ("chat_schema", {"messages": [{"role": "user"}]}, False),
+        ("chat_schema", {"messages": [USER, {"role": "tool", "content": "Hello"}]}, False),
+        ("chat_schema", {"messages": [USER | {"content": [{"type": "image_url"}]}]}, False),
+        ("completion_schema", {"prompt": ""}, False),
+        ("completion_schema", {"prompt": "Hello", "logprobs": None}, True),
+    ],
+)
+def test_bodies_are_described_as_they_are_read(
+    make_app: Callable[..., Flask], document: Document, schema: str, body: dict[str, Any], fits: bool
+) -> None:
+    """Of what apispec can't see by itself: a body fits the description where, and only where, the service takes it."""
+    body = body if schema == "generate_schema" else {"model": "default"} | body
+    component = document["components"]["schemas"][schema.removesuffix("_schema").capitalize()]
+    assert (holds(document, component, body) == []) == fits
+    reader = getattr(LLMAPI.of(make_app()), schema)
+    with nullcontext() if fits else pytest.raises(ValidationFailed):
+        reader.read(body)
+
+
+def test_postman_collection_is_made_from_it() -> None:
+    """The collection in the repository is the one that its maker makes now."""
+    assert postman.FILE.read_text() == postman.text(), "out of step: run make postman-collection"
+
+
+# Where it hangs
+
+
+def mounted(app: Flask, name: str) -> Flask:
+    """Return a host application with the service of `app` in it, as `name` says, and a /health of its own."""
+    host = Flask("host", static_folder=None)
+    settings = LLMAPI.of(app).settings
+    if name == "as the second":
+        LLMAPI(host, "/first", settings=settings)
+    LLMAPI(host, "/llm", settings=settings)
+    host.add_url_rule("/health", "health", lambda: "the host's own")
+    return host
+
+
+@pytest.mark.parametrize(
+    ("name", "script_name", "at"),
+    [
+        ("", "", "/openapi.json"),
+        ("", "/gateway", "/openapi.json"),
+        ("with a prefix", "", "/llm/openapi.json"),
+        ("with a prefix", "/gateway", "/llm/openapi.json"),
+        ("as the second", "", "/llm/openapi.json"),
+    ],
+)
+def test_paths_hang_on_the_documents_address(
+    make_app: Callable[..., Flask], document: Document, name: str, script_name: str, at: str
+) -> None:
+    """Wherever the service hangs, server and path, from the document's own address, lead to each route."""
+    app = mounted(make_app(), name) if name else make_app()
+    client = app.test_client()
+    found = client.get(at, environ_overrides={"SCRIPT_NAME": script_name}).get_json()
+    assert found == document
+    server = urljoin(f"http://host{script_name}{at}", found["servers"][0]["url"])
+    for path in ("/health", "/config", "/v1/models"):
+        inside = urlsplit(server.removesuffix("/") + path).path.removeprefix(script_name)
+        reply = client.get(inside, environ_overrides={"SCRIPT_NAME": script_name})
+        assert misfits(found, reply, found["paths"][path]["get"]) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "at"), [("", "/docs"), ("with a prefix", "/llm/docs"), ("as the second", "/llm/docs")]
+)
+def test_docs_page_finds_its_files(make_app: Callable[..., Flask], name: str, at: str) -> None:
+    """Every file that the page names, and the document, is there, from the page's own address; none is elsewhere."""
+    client = (mounted(make_app(), name) if name else make_app()).test_client()
+    page = client.get(at, buffered=True)
+    names = re.findall(r'(?:src|href)="([^"]+)"', page.text)
+    script = client.get(urljoin(at, next(name for name in names if name.endswith("docs.js"))), buffered=True)
+    names += re.findall(r'url: "([^"]+)"', script.text)
+    assert len(names) == 5
+    found = {name: client.get(urljoin(at, name), buffered=True).status_code for name in names}
+    assert found == dict.fromkeys(names, 200)
+    assert page.headers["Content-Security-Policy"].startswith("default-src 'none';")
