@@ -1,4 +1,4 @@
-"""A line's way into the log: this service's protocol beside the two plain ones that lose lines (llm_api/request_log.py)."""
+"""A line's way into the log: this service's protocol beside two plain ones, which lose lines."""
 
 from __future__ import annotations
 

@@ -13,10 +13,10 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from . import harness
-from .harness import GEVENT, Load, Service
+from . import harness, load, services
+from .load import Load
+from .services import GEVENT, Service
 
-LIMIT = 1e9
 SLOW_SECONDS = 2.0
 
 
@@ -62,28 +62,29 @@ def _cell(taken: Sequence[float], base: Sequence[float], is_base: bool, unit: st
 
 def _throughput(c: Comparison) -> None:
     names = ["gthread", "gevent", "stub", "bare Flask", "FastAPI", "LiteLLM"]
-    taken = c.measure(lambda s: harness.load(s, 64, c.seconds), names)
-    c.row("requests/s, far end 0 ms, 64 connections", "≥ 0.6, the stub ≥ 0.85", "bare Flask", _of(taken, "per_second"), "/s")
-    c.row("the same against FastAPI", "≥ 4", "FastAPI", _of(taken, "per_second"), "/s")
+    taken = c.measure(lambda s: load.load(s, 64, c.seconds), names)
+    rates = _of(taken, "per_second")
+    c.row("requests/s, far end 0 ms, 64 connections", "≥ 0.6, the stub ≥ 0.85", "bare Flask", rates, "/s")
+    c.row("the same against FastAPI", "≥ 4", "FastAPI", rates, "/s")
     c.row("processor time of a request", "≤ 0.25", "FastAPI", _of(taken, "cpu"), "ms", 1e3)
     _failures(c, taken)
 
 
 def _waiting(c: Comparison) -> None:
-    taken = c.measure(lambda s: harness.load(s, 256, c.seconds, "wait=0.05"), ["gthread", "gevent", "FastAPI", "LiteLLM"])
+    taken = c.measure(lambda s: load.load(s, 256, c.seconds, "wait=0.05"), ["gthread", "gevent", "FastAPI", "LiteLLM"])
     c.row("requests/s, far end 50 ms, 256 connections", "≥ 8", "FastAPI", _of(taken, "per_second"), "/s")
     _failures(c, taken)
 
 
 def _latency(c: Comparison) -> None:
     calls = 20 if c.short else 300
-    taken = c.measure(lambda s: harness.seconds_a_call(s, calls), ["gthread", "gevent", "FastAPI", "LiteLLM", "far end"])
+    taken = c.measure(lambda s: load.seconds_a_call(s, calls), ["gthread", "gevent", "FastAPI", "LiteLLM", "far end"])
     c.row("added to one call, 1 connection, p50", "≤ 0.5", "FastAPI", _added(taken), "ms", 1e3)
 
 
 def _first_chunk(c: Comparison) -> None:
     def first(service: Service) -> float:
-        return statistics.median(harness.stream(service, "wait=0.02 tokens=12 gap=0.01").first for _ in range(10))
+        return statistics.median(load.stream(service, "wait=0.02 tokens=12 gap=0.01").first for _ in range(10))
 
     taken = c.measure(first, ["gthread", "gevent", "FastAPI", "far end"])
     c.row("added to a stream's first chunk, p50", "≤ 0.7", "FastAPI", _added(taken), "ms", 1e3)
@@ -91,7 +92,7 @@ def _first_chunk(c: Comparison) -> None:
 
 def _at_once(c: Comparison) -> None:
     for clients, aim in ((500, "≤ 1.15"), (1000, "≤ 1.3")):
-        taken = c.measure(lambda s, n=clients: harness.burst(s, n, SLOW_SECONDS), ["gevent", "FastAPI", "far end"])
+        taken = c.measure(lambda s, n=clients: load.burst(s, n, SLOW_SECONDS), ["gevent", "FastAPI", "far end"])
         seconds = {name: [took for took, _ in values] for name, values in taken.items()}
         c.row(f"{clients:,} clients at once, far end 2 s, until all are done", aim, "far end", seconds, "s")
         wrong = {name: sum(lost for _, lost in values) for name, values in taken.items()}
@@ -116,12 +117,12 @@ def _installed(c: Comparison) -> None:
 
 
 def _of(taken: Mapping[str, Sequence[Load]], what: str) -> dict[str, list[float]]:
-    return {name: [getattr(load, what) for load in loads] for name, loads in taken.items()}
+    return {name: [getattr(each, what) for each in loads] for name, loads in taken.items()}
 
 
 def _failures(c: Comparison, taken: Mapping[str, Sequence[Load]]) -> None:
-    failed = {name: sum(load.failed for load in loads) for name, loads in taken.items()}
-    print("  p99:", {name: f"{max(load.p99 for load in loads):.3f} s" for name, loads in taken.items()}, flush=True)
+    failed = {name: sum(each.failed for each in loads) for name, loads in taken.items()}
+    print("  p99:", {name: f"{max(each.p99 for each in loads):.3f} s" for name, loads in taken.items()}, flush=True)
     c.rows[-1][0] += "".join(f"; {name}: {count:,} failed" for name, count in failed.items() if count)
 
 
@@ -135,23 +136,23 @@ def _added(taken: Mapping[str, Sequence[float]]) -> dict[str, list[float]]:
 
 
 def _services(far_end: Service, folder: Path) -> list[Service]:
-    services = [
-        harness.ours("gthread", far_end, folder),
-        harness.ours("gevent", far_end, folder, **GEVENT),
-        harness.ours("stub", far_end, folder, LLM_BACKEND="stub"),
-        harness.flask_echo(),
-        harness.fastapi(far_end, folder),
+    made = [
+        services.ours("gthread", far_end, folder),
+        services.ours("gevent", far_end, folder, **GEVENT),
+        services.ours("stub", far_end, folder, LLM_BACKEND="stub"),
+        services.flask_echo(),
+        services.fastapi(far_end, folder),
     ]
-    return [*services, harness.litellm(far_end, folder)] if os.environ.get("BENCH_LITELLM") else services
+    return [*made, services.litellm(far_end, folder)] if os.environ.get("BENCH_LITELLM") else made
 
 
 def compare(short: bool, stack: ExitStack, folder: Path) -> Comparison:
     """Take all rows."""
-    far_end = stack.enter_context(harness.provider().running())
+    far_end = stack.enter_context(services.provider().running())
     comparison = Comparison(short, far_end)
     for service in _services(far_end, folder):
         comparison.services[service.name] = stack.enter_context(service.running())
-        harness.load(service, 16, 1)  # what is imported and cached at first use
+        load.load(service, 16, 1)  # what is imported and cached at first use
     comparison.services[far_end.name] = far_end
     for rows in (_throughput, _waiting, _latency, _first_chunk, _at_once, _start, _installed):
         rows(comparison)
@@ -161,7 +162,7 @@ def compare(short: bool, stack: ExitStack, folder: Path) -> Comparison:
 def main() -> None:
     """Print the table."""
     short = harness.is_short(__doc__)
-    harness.require_wrk()
+    load.require_wrk()
     with harness.workshop() as (stack, folder):
         done = compare(short, stack, folder)
     head = ["", "aim", *done.columns]

@@ -13,7 +13,7 @@ import xllamacpp
 
 from llm_api.backends import local
 
-from . import harness
+from . import harness, load, services
 
 PROMPT = "Tell me a long story about a lighthouse."
 SYSTEM = "You are a helpful assistant."
@@ -25,7 +25,8 @@ class Engine:
     def __init__(self) -> None:
         params = xllamacpp.CommonParams()
         params.model.path = local._packaged_file()
-        params.n_ctx, params.n_parallel, params.kv_unified = local.CONTEXT_TOKENS * local.PARALLEL, local.PARALLEL, False
+        params.n_ctx, params.n_parallel = local.CONTEXT_TOKENS * local.PARALLEL, local.PARALLEL
+        params.kv_unified = False
         params.cpuparams.n_threads = local.CPU_THREADS
         params.warmup, params.verbosity = False, -1
         self._server = xllamacpp.Server(params)
@@ -45,17 +46,17 @@ class Engine:
         return float(usage["completion_tokens"] / seconds)
 
 
-def service(folder: Path, tokens: int) -> harness.Service:
+def service(folder: Path, tokens: int) -> services.Service:
     """Return the service with the model in it."""
-    made = harness.ours("local", harness.provider(), folder, LLM_BACKEND="huggingface", WEB_CONCURRENCY="1")
+    made = services.ours("local", services.provider(), folder, LLM_BACKEND="huggingface", WEB_CONCURRENCY="1")
     made.command = (sys.executable, "-m", "gunicorn", "wsgi:app")
-    made.body = made.streamed = f'{{"prompt": "%s", "max_tokens": {tokens}, "temperature": 0, "details": true, "stream": true}}'
+    made.streamed = f'{{"prompt": "%s", "max_tokens": {tokens}, "temperature": 0, "stream": true}}'
     return made
 
 
-def through_the_api(running: harness.Service, tokens: int) -> float:
+def through_the_api(running: services.Service, tokens: int) -> float:
     """Return tokens per second of one streamed answer of that many tokens."""
-    return tokens / harness.stream(running, PROMPT).whole
+    return tokens / load.stream(running, PROMPT).whole
 
 
 def measure(short: bool, stack: ExitStack, folder: Path) -> dict[str, list[float]]:
@@ -63,7 +64,10 @@ def measure(short: bool, stack: ExitStack, folder: Path) -> dict[str, list[float
     tokens = 32 if short else 256
     engine = Engine()
     running = stack.enter_context(service(folder, tokens).running())
-    both = {"the API": lambda: through_the_api(running, tokens), "the engine alone": lambda: engine.tokens_a_second(tokens)}
+    both = {
+        "the API": lambda: through_the_api(running, tokens),
+        "the engine alone": lambda: engine.tokens_a_second(tokens),
+    }
     harness.interleaved(1, both)  # what is loaded at the first request
     return harness.interleaved(1 if short else 5, both)
 
