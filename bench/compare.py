@@ -28,6 +28,7 @@ class Comparison:
     far_end: Service
     services: dict[str, Service] = field(default_factory=dict)
     rows: list[list[str]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
     @property
     def rounds(self) -> int:
@@ -47,12 +48,8 @@ class Comparison:
     ) -> None:
         """Note a row: each value as a ratio to `base` of the same round, and its median."""
         cells = {name: _cell(taken, values[base], name == base, unit, scale) for name, taken in values.items()}
-        self.rows.append([title, aim, *(cells.get(name, "") for name in self.columns)])
+        self.rows.append([title, aim, *(cells.get(name, "") for name in self.services)])
         print(" | ".join([title, *(f"{name} {cell}" for name, cell in cells.items())]), flush=True)
-
-    @property
-    def columns(self) -> list[str]:
-        return [*self.services]
 
 
 def _cell(taken: Sequence[float], base: Sequence[float], is_base: bool, unit: str, scale: float) -> str:
@@ -67,13 +64,13 @@ def _throughput(c: Comparison) -> None:
     c.row("requests/s, far end 0 ms, 64 connections", "≥ 0.6, the stub ≥ 0.85", "bare Flask", rates, "/s")
     c.row("the same against FastAPI", "≥ 4", "FastAPI", rates, "/s")
     c.row("processor time of a request", "≤ 0.25", "FastAPI", _of(taken, "cpu"), "ms", 1e3)
-    _failures(c, taken)
+    _note(c, "64 connections", _failed(taken))
 
 
 def _waiting(c: Comparison) -> None:
     taken = c.measure(lambda s: load.load(s, 256, c.seconds, "wait=0.05"), ["gthread", "gevent", "FastAPI", "LiteLLM"])
     c.row("requests/s, far end 50 ms, 256 connections", "≥ 8", "FastAPI", _of(taken, "per_second"), "/s")
-    _failures(c, taken)
+    _note(c, "256 connections", _failed(taken))
 
 
 def _latency(c: Comparison) -> None:
@@ -95,9 +92,7 @@ def _at_once(c: Comparison) -> None:
         taken = c.measure(lambda s, n=clients: load.burst(s, n, SLOW_SECONDS), ["gevent", "FastAPI", "far end"])
         seconds = {name: [took for took, _ in values] for name, values in taken.items()}
         c.row(f"{clients:,} clients at once, far end 2 s, until all are done", aim, "far end", seconds, "s")
-        wrong = {name: sum(lost for _, lost in values) for name, values in taken.items()}
-        print("  without their answer:", wrong, flush=True)
-        c.rows[-1][0] += "".join(f"; {name}: {lost:,} without an answer" for name, lost in wrong.items() if lost)
+        _note(c, f"{clients:,} clients", {name: sum(lost for _, lost in values) for name, values in taken.items()})
 
 
 def _start(c: Comparison) -> None:
@@ -120,10 +115,15 @@ def _of(taken: Mapping[str, Sequence[Load]], what: str) -> dict[str, list[float]
     return {name: [getattr(each, what) for each in loads] for name, loads in taken.items()}
 
 
-def _failures(c: Comparison, taken: Mapping[str, Sequence[Load]]) -> None:
-    failed = {name: sum(each.failed for each in loads) for name, loads in taken.items()}
-    print("  p99:", {name: f"{max(each.p99 for each in loads):.3f} s" for name, loads in taken.items()}, flush=True)
-    c.rows[-1][0] += "".join(f"; {name}: {count:,} failed" for name, count in failed.items() if count)
+def _note(c: Comparison, where: str, failed: Mapping[str, int]) -> None:
+    """Say who did not answer everybody; what is refused with 503 counts as well."""
+    if said := ", ".join(f"{name} {count:,}" for name, count in failed.items() if count):
+        c.notes.append(f"Refused or failed, {where}: {said}.")
+        print("  " + c.notes[-1], flush=True)
+
+
+def _failed(taken: Mapping[str, Sequence[Load]]) -> dict[str, int]:
+    return {name: sum(each.failed for each in loads) for name, loads in taken.items()}
 
 
 def _added(taken: Mapping[str, Sequence[float]]) -> dict[str, list[float]]:
@@ -165,8 +165,8 @@ def main() -> None:
     load.require_wrk()
     with harness.workshop() as (stack, folder):
         done = compare(short, stack, folder)
-    head = ["", "aim", *done.columns]
-    harness.publish("compare", f"{harness.machine()}\n\n{harness.table(head, done.rows)}")
+    head = ["", "aim", *done.services]
+    harness.publish("compare", harness.table(head, done.rows) + "".join(f"\n{note}" for note in done.notes))
 
 
 if __name__ == "__main__":

@@ -23,9 +23,8 @@ Lines = dict[str, dict[float, float]]
 def _publish(name: str, what: str, unit: str, lines: Lines, *, log_y: bool = True, note: str = "") -> None:
     sizes = list(next(iter(lines.values())))
     rows = [[label, *(harness.number(points[size]) for size in sizes)] for label, points in lines.items()]
-    heading = f"{unit}, by {what}. {note}".strip()
-    table = harness.table([heading, *(f"{size:,.0f}" for size in sizes)], rows)
-    harness.publish(f"growth-{name}", table)
+    table = harness.table([what, *(f"{size:,.0f}" for size in sizes)], rows)
+    harness.publish(f"growth-{name}", f"## {unit}\n\n{note}\n\n{table}\n![{unit}, by {what}](growth-{name}.png)\n")
     harness.plot(f"growth-{name}", what, unit, lines, log_y=log_y)
 
 

@@ -18,10 +18,9 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TypeVar
 
-from .services import ENVIRONMENTS, PROJECT, python
+from .services import ENVIRONMENTS, python
 
 RESULTS = ENVIRONMENTS / "results"
-PICTURES = PROJECT / "docs" / "bench"
 
 T = TypeVar("T")
 
@@ -64,14 +63,14 @@ def machine() -> str:
 
 
 def publish(part: str, text: str) -> None:
-    """Print a result, and keep it for the README."""
+    """Print a result, and keep it for the README and docs/bench."""
     print(text, flush=True)
     RESULTS.mkdir(parents=True, exist_ok=True)
-    (RESULTS / f"{part}.md").write_text(text)
+    (RESULTS / f"{part}.md").write_text(text.rstrip() + "\n")
 
 
 def plot(name: str, x: str, y: str, lines: Mapping[str, Mapping[float, float]], *, log_y: bool = True) -> None:
-    """Draw lines over a logarithmic axis into docs/bench."""
+    """Draw lines over a logarithmic axis."""
     import matplotlib as mpl
 
     mpl.use("Agg")
@@ -83,8 +82,8 @@ def plot(name: str, x: str, y: str, lines: Mapping[str, Mapping[float, float]], 
     axes.set(xlabel=x, ylabel=y, xscale="log", yscale="log" if log_y else "linear")
     axes.grid(alpha=0.3)
     axes.legend()
-    PICTURES.mkdir(parents=True, exist_ok=True)
-    figure.savefig(PICTURES / f"{name}.png", dpi=120)
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    figure.savefig(RESULTS / f"{name}.png", dpi=120)
     pyplot.close(figure)
 
 
