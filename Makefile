@@ -3,7 +3,8 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test test-faults test-browser screenshots vendor bench lint types postman postman-collection transformers clean
+.PHONY: run test test-faults test-browser test-deploy test-package bench screenshots vendor lint types postman \
+  postman-collection transformers clean
 
 # Without a .env the packaged model answers; with one, what it says.
 run: $(VENV)/.run
@@ -16,13 +17,13 @@ test: $(VENV)/.dev
 test-faults: $(VENV)/.dev
 	$(BIN)/python -m pytest tests/faults -s
 
-# The docs page in a real browser, behind nginx too; both come from the system (Debian: chromium, nginx-light).
-test-browser: $(VENV)/.dev
+# The pages in a real browser, behind nginx too; both come from the system (Debian: chromium, nginx-light).
+test-browser: $(VENV)/.dev build/node_modules/axe-core
 	$(BIN)/python -m pytest tests/browser
 
 # The pictures in docs/screenshots, of the running pages.
 screenshots: $(VENV)/.dev
-	cd tests && ../$(BIN)/python -m browser.screenshots
+	PYTHONPATH=.:tests $(BIN)/python -m browser.screenshots
 
 # The one library that the pages bring along: the dashboard's charts (MIT), as npm has it.
 UPLOT := llm_api/static/vendor/uplot
@@ -32,6 +33,14 @@ vendor:
 	tar -xzf build/uplot-1.6.32.tgz -C $(UPLOT) --strip-components 1 --no-same-owner package/LICENSE
 	tar -xzf build/uplot-1.6.32.tgz -C $(UPLOT) --strip-components 2 --no-same-owner \
 	  package/dist/uPlot.iife.min.js package/dist/uPlot.min.css
+
+# deploy/ with real nginx, Redis, systemd and Prometheus; .ci/run has what to install.
+test-deploy: $(VENV)/.dev
+	$(BIN)/python -m pytest tests/deploy -s
+
+# Prometheus without its service: Debian's package, unpacked.
+build/prometheus:
+	mkdir -p build && cd build && apt-get download -qq prometheus && dpkg -x prometheus_*.deb prometheus
 
 # What the service costs, side by side with others; some twenty minutes, on a machine that does nothing else.
 # BENCH=--short only shows that it works; BENCH_LITELLM=1 adds LiteLLM. wrk makes the load (Debian: wrk).
@@ -47,6 +56,10 @@ build/bench/%/.done: bench/requirements-%.txt requirements.txt requirements-loca
 	build/bench/$*/bin/pip install --quiet -r $<
 	$(if $(filter tools,$*),build/bench/$*/bin/pip install --quiet --no-deps -r requirements-local.txt)
 	@touch $@
+
+# The wheel in an environment of its own, the examples, import time, and the oldest versions that pyproject.toml allows.
+test-package: $(VENV)/.dev
+	FLASK_SKIP_DOTENV=1 $(BIN)/python -m pytest tests/package -s
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
@@ -67,6 +80,9 @@ postman: build/node_modules/.bin/newman
 # The collection is made from the description that the service gives of itself.
 postman-collection: $(VENV)/.run
 	$(BIN)/python -m tools.postman
+
+build/node_modules/axe-core:
+	npm install --silent --no-fund --no-audit --prefix build axe-core@4.14.1
 
 build/node_modules/.bin/newman:
 	npm install --silent --no-fund --no-audit --prefix build newman@6.2.2

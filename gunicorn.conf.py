@@ -70,6 +70,8 @@ def post_worker_init(worker: Any) -> None:
     gunicorn's own keeps it open until its last request has ended: who connects meanwhile waits for nobody, then is cut
     off, where nginx would have gone to another machine at once.
     """
+    if settings.worker_class != "gthread":
+        return
     switch = worker.set_accept_enabled
 
     def set_accept_enabled(enabled: bool) -> None:

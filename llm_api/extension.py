@@ -56,7 +56,7 @@ class LLMAPI:
         name = f"llm_api{len(mounts) + 1}" if mounts else "llm_api"
         mounts[name] = Service(self._settings or self._load(app), self._hooks, self._caller)
         app.register_blueprint(blueprint, name=name, url_prefix=self._url_prefix)
-        app.cli.add_command(llm)
+        app.cli.commands.setdefault("llm", llm)  # the host may have one of its own
 
     @staticmethod
     def of(app: Flask, url_prefix: str | None = None) -> Service:

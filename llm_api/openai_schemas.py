@@ -24,21 +24,6 @@ UNNAMED = ("default", "dummy")
 class Content(fields.Field[str]):
     """A string, or a list of text parts."""
 
-    DESCRIPTION: ClassVar = {
-        "anyOf": [
-            {"type": "string"},
-            {"type": "null"},
-            {
-                "type": "array",
-                "items": {
-                    "type": "object",
-                    "properties": {"type": {"const": "text"}, "text": {"type": "string"}},
-                    "required": ["type", "text"],
-                },
-            },
-        ]
-    }
-
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> str:
         if isinstance(value, str):
             return value
@@ -77,7 +62,7 @@ class MessageSchema(Schema):
     role = fields.String(
         required=True, validate=validate.OneOf(ROLES, error="Only system, developer, user and assistant are served.")
     )
-    content = Content(load_default="", allow_none=True, metadata=Content.DESCRIPTION)
+    content = Content(load_default="", allow_none=True)
 
     @post_load
     def make_message(self, data: dict[str, Any], **kwargs: Any) -> Message:

@@ -145,15 +145,18 @@ WHOLES: dict[tuple[type, str], dict[str, Any]] = {
 JSON = "application/json"
 # Of an event stream, tools take a schema for each event's; so it has words only.
 STREAMS = {
+    "text/plain": {"type": "string", "description": "Prometheus' text format."},
     "application/x-ndjson": {"type": "string", "description": "One object a line; the last one has `done`."},
     "text/event-stream": {
         "description": "Server-sent events; the last one's data is `[DONE]`, or an object with `error`."
     },
 }
-GENERATION_ERRORS = dict.fromkeys((400, 404, 413, 415, 429, 500, 502, 503, 504), Error)
-LIST_ERRORS = dict.fromkeys((502, 503, 504), Error)
+GENERATION_ERRORS = dict.fromkeys((400, 401, 403, 404, 413, 415, 429, 500, 502, 503, 504), Error)
+LIST_ERRORS = dict.fromkeys((401, 502, 503, 504), Error)
 ERROR_WORDS = {
     400: "The body is not JSON, or the backend refuses the request",
+    401: "The service has keys, and this is none of them",
+    403: "The caller may not use this model",
     404: "The model is not known",
     413: "The body is too large",
     415: "The body's type is not application/json",
@@ -211,7 +214,8 @@ OPERATIONS = {
     ),
     "health": Operation({JSON: Health}, errors={503: Health}),
     "live": Operation({JSON: Health}),
-    "config": Operation({JSON: Config}),
+    "config": Operation({JSON: Config}, errors={401: Error}),
+    "metrics": Operation({"text/plain": None}, errors={401: Error}),
     "openai.chat_completions": Operation(
         {JSON: ChatCompletion, "text/event-stream": None},
         "chat_schema",

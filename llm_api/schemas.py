@@ -48,13 +48,6 @@ class StrictBoolean(fields.Boolean):
 class Stop(fields.Field[tuple[str, ...]]):
     """A string, or a list of up to four."""
 
-    DESCRIPTION: ClassVar = {
-        "anyOf": [
-            {"type": "string", "minLength": 1},
-            {"type": "array", "items": {"type": "string", "minLength": 1}, "maxItems": MAX_STOPS},
-        ]
-    }
-
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> tuple[str, ...]:
         texts = [value] if isinstance(value, str) else value
         if not isinstance(texts, list) or len(texts) > MAX_STOPS or not all(isinstance(t, str) and t for t in texts):
@@ -64,8 +57,6 @@ class Stop(fields.Field[tuple[str, ...]]):
 
 class Format(fields.Field[ResponseFormat | None]):
     """{"type": "json_object"}, {"type": "json_schema", "json_schema": {"schema": {…}}}, or a JSON schema itself."""
-
-    DESCRIPTION: ClassVar = {"type": "object", "minProperties": 1}
 
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> ResponseFormat | None:
         if not isinstance(value, dict) or not value:
@@ -112,11 +103,11 @@ class Body(Schema):
     max_tokens = StrictInteger(validate=validate.Range(1, 2**31 - 1))
     temperature = StrictFloat(validate=validate.Range(0, 2))
     top_p = StrictFloat(validate=validate.Range(0, 1, min_inclusive=False))
-    stop = Stop(metadata=Stop.DESCRIPTION)
+    stop = Stop()
     seed = StrictInteger(validate=validate.Range(-(2**63), 2**63 - 1))
     stream = StrictBoolean()
     fallback = StrictBoolean()
-    response_format = Format(metadata=Format.DESCRIPTION)
+    response_format = Format()
 
     def read(self, body: Mapping[str, Any]) -> Any:
         """Return what `body` asks for. Raises `failure` with the wrong fields."""

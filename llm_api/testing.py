@@ -9,6 +9,7 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from contextlib import suppress
+from typing import Any
 
 import pytest
 
@@ -16,15 +17,19 @@ from .backends import Backend
 from .breaker import Breaker
 from .config import Settings
 from .deadline import Deadline
-from .errors import BackendError, LLMAPIError, RequestError
+from .errors import BackendError, RequestError
 from .generator import Generator, Link
+from .request_log import RequestLog
 from .types import Chunk, GenerationRequest, Message, Usage
 
 CONTRACT_SECONDS = 60.0
 
 
 class ScriptedBackend(Backend):
-    """Gives what was put in, in that order, then "stub answer". `requests` are those it got."""
+    """Gives what was put in, in that order, then "stub answer".
+
+    `requests` are those it got, `records` what would stand in the log.
+    """
 
     name = "scripted"
     model = "script"
@@ -32,14 +37,17 @@ class ScriptedBackend(Backend):
     def __init__(self) -> None:
         super().__init__(Settings())
         self.requests: list[GenerationRequest] = []
-        self._turns: deque[tuple[str | LLMAPIError, float]] = deque()
+        self.records: list[dict[str, Any]] = []
+        self._turns: deque[tuple[str | Exception, float]] = deque()
 
     def answers(self, *texts: str, delay: float = 0.0) -> None:
         """Answer the next requests with these texts, each after `delay` seconds."""
         self._turns.extend((text, delay) for text in texts)
 
-    def fails(self, error: LLMAPIError, delay: float = 0.0) -> None:
-        """Meet the next request with `error`, one of llm_api.errors."""
+    def fails(self, error: Exception, delay: float = 0.0) -> None:
+        """Meet the next request with `error`, such as llm_api.errors.Overloaded("busy"); it is not tried again."""
+        if isinstance(error, BackendError):
+            error.retryable = False
         self._turns.append((error, delay))
 
     def stream(self, request: GenerationRequest, deadline: Deadline) -> Iterator[Chunk]:
@@ -47,7 +55,7 @@ class ScriptedBackend(Backend):
         turn, delay = self._turns.popleft() if self._turns else ("stub answer", 0.0)
         if delay:
             deadline.wait(delay)
-        if isinstance(turn, LLMAPIError):
+        if isinstance(turn, Exception):
             raise turn
         words = turn.split(" ")
         for number, word in enumerate(words):
@@ -64,14 +72,22 @@ class ScriptedBackend(Backend):
 
 @pytest.fixture
 def llm_stub(monkeypatch: pytest.MonkeyPatch) -> ScriptedBackend:
-    """The backend of every LLM API in this test, whenever its app was made; LLM_FALLBACK stays behind it."""
+    """The backend of every LLM API in this test, whenever its app was made; LLM_FALLBACK stays behind it.
+
+    No line goes to a log: they are its `records`.
+    """
     scripted = ScriptedBackend()
 
     def route(self: Generator, request: GenerationRequest) -> tuple[list[Link], GenerationRequest]:
         links: list[Link] = [(scripted, Breaker()), *self.chain[1:]]
         return links if request.fallback else links[:1], request
 
+    def append(self: RequestLog, record: dict[str, Any]) -> bool:
+        scripted.records.append(record)
+        return True
+
     monkeypatch.setattr(Generator, "route", route)
+    monkeypatch.setattr(RequestLog, "append", append)
     return scripted
 
 

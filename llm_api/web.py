@@ -34,7 +34,7 @@ MAX_RETRY_AFTER = 3600
 # Fetch standard, section 3.3: what a page of another site may read.
 EXPOSED = {"Access-Control-Expose-Headers": "X-Request-ID, X-LLM-Backend, X-LLM-Model, X-LLM-Fallback, Retry-After"}
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
-TRACEPARENT = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(?:-|$)")
+TRACEPARENT = re.compile(r"(?!ff|00.{54})[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(?:-|$)")
 
 View = TypeVar("View", bound=Callable[..., object])
 

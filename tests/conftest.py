@@ -12,6 +12,9 @@ from flask.testing import FlaskClient
 from llm_api import Settings, create_app
 from llm_api.backends import Backend
 
+# Installed, it comes by itself; here the package is only a folder.
+pytest_plugins = ["llm_api.testing"]
+
 
 @pytest.fixture
 def log_path(tmp_path: Path) -> Path:

@@ -78,7 +78,7 @@ export function showKeyBar(message = "") {
     sessionStorage.removeItem(KEY);
     closed();
   };
-  bar = make("section", { class: "key-bar", "aria-label": "API key" },
+  bar = make("section", { class: "key-bar", "aria-label": "Access" },
     make("form", { onsubmit: save },
       make("label", { for: "key" }, "API key"), field,
       make("button", { class: "primary" }, "Use key"),
@@ -140,6 +140,7 @@ export const share = (part, all) => (all ? `${((100 * part) / all).toFixed(1)} %
 
 export function milliseconds(number) {
   if (number == null) return "–";
+  if (number === 0) return "0 ms";
   if (number < 10) return `${number.toFixed(1)} ms`;
   return number < 1000 ? `${Math.round(number)} ms` : `${(number / 1000).toFixed(number < 10_000 ? 2 : 1)} s`;
 }

@@ -1,2 +1,45 @@
-// validatorUrl: without null, Swagger UI sends the document to a server of its makers.
-SwaggerUIBundle({url: "openapi.json", dom_id: "#swagger-ui", deepLinking: true, validatorUrl: null});
+// Swagger UI over the API's own description, with the key that all pages share.
+
+import { keyHeaders, showKeyBar, startHeader } from "./common.js";
+
+/* global SwaggerUIBundle */
+
+function start() {
+  SwaggerUIBundle({
+    url: "openapi.json",
+    dom_id: "#swagger-ui",
+    deepLinking: true,
+    // without null, Swagger UI sends the document to a server of its makers
+    validatorUrl: null,
+    requestInterceptor: (request) => Object.assign(request, { headers: { ...keyHeaders(), ...request.headers } }),
+    responseInterceptor: (answer) => {
+      if (answer.status === 401) showKeyBar(JSON.parse(answer.text).error.message);
+      return answer;
+    },
+  });
+}
+
+// What Swagger UI leaves without a name; and its links inside of buttons, which say nothing that the buttons don't.
+const NAMES = { "#servers": "Server", ".examples-select-element": "Example", "textarea.body-param__text": "Request body" };
+
+function mend() {
+  for (const [selector, name] of Object.entries(NAMES)) {
+    for (const element of document.querySelectorAll(`${selector}:not([aria-label])`)) element.setAttribute("aria-label", name);
+  }
+  for (const link of document.querySelectorAll("#swagger-ui button a[href]")) link.removeAttribute("href");
+}
+
+new MutationObserver(mend).observe(document.getElementById("swagger-ui"), { childList: true, subtree: true });
+
+const dark = matchMedia("(prefers-color-scheme: dark)");
+const fit = () => document.documentElement.classList.toggle("dark-mode", dark.matches);
+dark.addEventListener("change", fit);
+fit();
+addEventListener("llm-api-key", start);
+// Swagger UI takes the address's fragment for itself
+document.querySelector(".skip").addEventListener("click", (event) => {
+  event.preventDefault();
+  document.getElementById("description").focus();
+});
+startHeader();
+start();

@@ -39,7 +39,9 @@ http {{
 
 def tool(name: str) -> str:
     """Return a program's path; where it is missing the test is skipped, or fails in CI."""
-    found = shutil.which(name, path=f"{os.environ['PATH']}:/usr/sbin:/usr/local/sbin:{PROJECT / 'build'}")
+    found = shutil.which(
+        name, path=f"{os.environ['PATH']}:/usr/sbin:/usr/local/sbin:{PROJECT}/build/prometheus/usr/bin"
+    )
     if found is None:
         not_tested(f"{name} is not there (.ci/run has what to install)")
     return found
@@ -59,6 +61,14 @@ def nginx_site(*servers: str, replace: dict[str, str]) -> str:
     text = replaced((DEPLOY / "nginx.conf").read_text(), {"listen 80;": "listen 127.0.0.1:{port};"} | replace)
     assert len(line.findall(text)) == 1
     return line.sub(lambda found: "\n    ".join(f"server {server} {found[1]}" for server in servers), text)
+
+
+def unit() -> dict[str, list[str]]:
+    """Return what deploy/llm-api.service says, by name."""
+    said: dict[str, list[str]] = {}
+    for name, value in re.findall(r"^(\w+)=(.*)$", (DEPLOY / "llm-api.service").read_text(), re.MULTILINE):
+        said.setdefault(name, []).append(value)
+    return said
 
 
 class Nginx(Door):

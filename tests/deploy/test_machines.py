@@ -131,7 +131,7 @@ def test_machines_in_turn(serve: Callable[..., Service], front: Callable[..., Ng
     nginx = front(*(f"127.0.0.1:{port}" for port in ports))
     with Load(nginx, clients=8) as load:
         for number in range(2):
-            load.wait_for(20)
+            load.wait_for(5)
             services[number].stop()
             services.append(serve(WEB_CONCURRENCY=2, **model.settings | {"BIND": f"127.0.0.1:{ports[number % 2]}"}))
             eventually(services[-1].lines)
@@ -158,6 +158,7 @@ def test_machine_dies(serve: Callable[..., Service], front: Callable[..., Nginx]
         answered = len(load.answers)
 
     failed = load.refused()
+    eventually(lambda: len(nginx.passed()) >= answered)
     tried = {name: servers for _, name, servers in nginx.passed()}
     found = tally([answer.request_id for answer in load.answers if answer.ok], *(service.log for service in services))
     text = f"{len(failed)} of {answered} answered 502, {len(load.broken)} cut; the rest by the other; {found}"
@@ -183,6 +184,7 @@ def test_two_model_servers(serve: Callable[..., Service], front: Callable[..., N
             json = {"Content_Type": "application/json"}
             answers = list(clients.map(lambda _: service.ask("POST", "/generate", ask, **json), range(8)))
 
+    eventually(lambda: len(balancer.passed()) >= 8)
     shares = Counter(servers[0] for _, _, servers in balancer.passed())
     figure("machines", f"8 answers of two llama.cpp servers behind one address: {sorted(shares.values())}")
     assert all(answer.ok and answer.text for answer in answers), [answer.body for answer in answers]

@@ -18,7 +18,7 @@ import pytest
 from faults.loads import CLIENT_SECONDS, PROJECT, Answer, Service, eventually, figure
 from faults.upstreams import OPENAI, PIECES, UNTIL_CLOSED, Peer, Script, Upstream
 
-from .parts import Nginx
+from .parts import Nginx, replaced, unit
 
 JSON = {"Content_Type": "application/json"}
 CHAT = {"model": "default", "messages": [{"role": "user", "content": "Hi"}]}
@@ -27,7 +27,9 @@ CHAT = {"model": "default", "messages": [{"role": "user", "content": "Hi"}]}
 @pytest.fixture
 def serve_unix(serve: Callable[..., Service], tmp_path: Path) -> Callable[..., Service]:
     """Return a starter of services with deploy/llm-api.service's settings."""
-    return lambda **settings: serve(BIND=f"unix:{tmp_path}/gunicorn.sock", TRUSTED_PROXIES="unix", **settings)
+    [said] = unit()["Environment"]
+    settings = dict(word.split("=", 1) for word in replaced(said, {"/run/llm-api": str(tmp_path)}).split())
+    return lambda **more: serve(**settings, **more)
 
 
 def check_envelope(answer: Answer, status: int, code: str, request_id: str | None = None) -> None:
@@ -55,7 +57,7 @@ def test_answers(serve_unix: Callable[..., Service], front: Callable[..., Nginx]
     assert refused.request_id != "no id"
     ids = [answer.request_id for answer in (mine, unnamed, refused)]
     assert [line["request_id"] for line in service.lines()] == ids
-    assert [name for _, name, _ in nginx.passed()] == ids
+    eventually(lambda: [name for _, name, _ in nginx.passed()] == ids)
 
 
 def test_client_ip(serve_unix: Callable[..., Service], front: Callable[..., Nginx]) -> None:

@@ -39,6 +39,8 @@ SETTINGS = {
     "MAX_BODY_BYTES": "2000000",
 }
 
+CHAT = "/v1/chat/completions"
+
 T = TypeVar("T")
 
 
@@ -117,6 +119,11 @@ class Answer:
         return "".join(said.get("response", "") for said in self.objects)
 
 
+def conversation(prompt: str) -> dict[str, Any]:
+    """Return a body in OpenAI's dialect."""
+    return {"model": "default", "messages": [{"role": "user", "content": prompt}]}
+
+
 class Door:
     """Where requests go in: a port of this machine, or a unix socket. What stands there prints into `home`."""
 
@@ -171,6 +178,24 @@ class Door:
         body = json.dumps({"prompt": prompt, "stream": stream})
         headers = {"Content-Type": "application/json", "X-Request-ID": uuid.uuid4().hex} | headers
         return self.ask("POST", "/generate", body, stream=stream, **headers)
+
+    def say(self, prompt: str = "Hi", *, stream: bool = False, **fields: Any) -> Answer:
+        """The same with other fields of the body."""
+        return self.post("/generate", {"prompt": prompt, "stream": stream} | fields)
+
+    def chat(self, prompt: str = "Hi", *, stream: bool = False, **fields: Any) -> Answer:
+        """The same in OpenAI's dialect."""
+        return self.post(CHAT, conversation(prompt) | {"stream": stream} | fields)
+
+    def post(self, path: str, body: dict[str, Any], **headers: str) -> Answer:
+        """POST a JSON object."""
+        headers = {"Content-Type": "application/json", "X-Request-ID": uuid.uuid4().hex} | headers
+        return self.ask("POST", path, json.dumps(body), stream=bool(body.get("stream")), **headers)
+
+    def metrics(self, name: str) -> dict[str, float]:
+        """Return the samples of a metric by their labels, as they stand in /metrics."""
+        samples = re.findall(rf"(?m)^{name}(?:\{{(.*)\}})? (\S+)$", self.get("/metrics").body.decode())
+        return {labels: float(value) for labels, value in samples}
 
     @contextmanager
     def asking(
@@ -278,6 +303,25 @@ def _open_files(pid: int) -> set[str]:
             with suppress(OSError):
                 files.add(str(link.readlink()))
     return files
+
+
+@contextmanager
+def memory_grows_by(service: Service, megabytes: float) -> Iterator[list[float]]:
+    """Fail where a worker's memory grows by more at any moment meanwhile; the value is filled with what it was."""
+    before = {}
+    for pid in service.workers():
+        Path(f"/proc/{pid}/clear_refs").write_text("5")  # VmHWM, the most it has ever had, begins anew (proc(5))
+        before[pid] = _kilobytes(pid, "VmRSS")
+    grown: list[float] = []
+    yield grown
+    grown += [(_kilobytes(pid, "VmHWM") - before[pid]) / 1000 for pid in service.workers()]
+    assert max(grown) <= megabytes
+
+
+def _kilobytes(pid: int, name: str) -> int:
+    found = re.search(rf"{name}:\s*(\d+) kB", Path(f"/proc/{pid}/status").read_text())
+    assert found
+    return int(found[1])
 
 
 @contextmanager

@@ -28,7 +28,7 @@ def test_broken_writer(tmp_path: Path, breakage: str) -> None:
 def test_answer_before_line(tmp_path: Path) -> None:
     """When the line is written after the answer has left, kills leave answers without a line."""
     (tmp_path / "broken.py").write_text("import breakages\nbreakages.answer_before_line()\nfrom wsgi import app\n")
-    settings = {"LLM_BACKEND": "stub", "WEB_CONCURRENCY": 3, "THREADS": 4, "PYTHONPATH": HERE}
+    settings = {"LLM_BACKEND": "stub", "WEB_CONCURRENCY": 3, "THREADS": 4, "MAX_CONCURRENCY": 4, "PYTHONPATH": HERE}
     kills = 0
     with running(tmp_path, "broken:app", **settings) as service, Load(service, clients=6) as load:
         for _ in range(ROUNDS):

@@ -6,10 +6,11 @@ import socket
 import struct
 import time
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
-from .loads import Service, count, eventually, figure
+from .loads import CHAT, Service, conversation, count, eventually, figure
 from .upstreams import PIECES, UNTIL_CLOSED, WIRES, Peer, Script, Upstream, Wire
 
 
@@ -25,7 +26,7 @@ def reset(sock: socket.socket) -> None:
 
 @pytest.mark.parametrize("wire", WIRES, ids=str)
 def test_client_gone(serve: Callable[..., Service], behind: Callable[[Script], Upstream], wire: Wire) -> None:
-    """The upstream is left within a second, and the one line says `aborted`, with the text so far."""
+    """The upstream is left within a second, and the one line says `aborted`, with the text so far, in both dialects."""
 
     def silent(peer: Peer) -> None:
         if peer.wish["stream"]:
@@ -36,9 +37,10 @@ def test_client_gone(serve: Callable[..., Service], behind: Callable[[Script], U
     service = serve(WEB_CONCURRENCY=1, **wire.settings(far_end))
     seconds = []
     for number in range(count(8, 80)):
-        stream, go = number % 2 == 0, (leave, reset)[number // 2 % 2]
+        stream, go, is_chat = number % 2 == 0, (leave, reset)[number // 2 % 2], number // 4 % 2 == 1
+        dialect: dict[str, Any] = {"path": CHAT} | conversation("Hi") if is_chat else {}
         far_end.gone.clear()
-        with service.asking(stream=stream) as (request_id, sock):
+        with service.asking(stream=stream, **dialect) as (request_id, sock):
             eventually(lambda number=number: far_end.asked == number + 1)
             if stream:
                 _read_until(sock, b"of France")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -13,7 +14,7 @@ from .loads import Load, Service, count, figure, kill_workers, tally
 def test_killed_workers(serve: Callable[..., Service], arguments: tuple[str, ...]) -> None:
     """Every answer that a client has whole has exactly one line, whenever workers get kill -9, streams too."""
     kills = count(40, 1000)
-    service = serve(*arguments, LLM_BACKEND="stub", WEB_CONCURRENCY=3, THREADS=4)
+    service = serve(*arguments, LLM_BACKEND="stub", WEB_CONCURRENCY=3, THREADS=4, MAX_CONCURRENCY=4)
     with Load(service, clients=6) as load:
         kill_workers(service, load, kills)
         load.wait_for(1)
@@ -30,3 +31,11 @@ def test_killed_workers(serve: Callable[..., Service], arguments: tuple[str, ...
     )
     assert not load.refused()
     assert not found
+
+
+def test_killed_before_its_first_number(serve: Callable[..., Service], tmp_path: Path) -> None:
+    """The empty file that a worker leaves which dies while it makes one for its numbers does not hide the others'."""
+    service = serve(LLM_BACKEND="stub", PROMETHEUS_MULTIPROC_DIR=tmp_path)
+    assert service.generate().ok
+    (tmp_path / "histogram_999999.db").touch()
+    assert sum(service.metrics("llm_api_requests_total").values()) == 1

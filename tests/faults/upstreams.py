@@ -1,4 +1,4 @@
-"""Far ends of raw bytes, and what three providers would say."""
+"""Far ends of raw bytes, and what the providers would say."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 PIECES = ("The capital", " of France", " is Paris.")
@@ -20,15 +20,27 @@ UNTIL_CLOSED = HEAD + b"\r\n"
 
 
 class Peer:
-    """One connection of an upstream, whose request has been read."""
+    """One request to an upstream. Where a script sets `stays`, the next one may come over the same connection."""
 
-    def __init__(self, sock: socket.socket, upstream: Upstream, body: bytes) -> None:
+    def __init__(self, sock: socket.socket, upstream: Upstream, head: bytes, body: bytes) -> None:
         self._sock = sock
         self.upstream = upstream
+        self.head = head
         self.wish: dict[str, Any] = json.loads(body or b"{}")
+        self.stays = False
+
+    @property
+    def port(self) -> int:
+        """The other side's, which tells its connections apart."""
+        return int(self._sock.getpeername()[1])
 
     def send(self, data: bytes) -> None:
         self._sock.sendall(data)
+
+    def drip(self, data: bytes) -> None:
+        """Send `data` again and again, slowly, until nobody takes it."""
+        while not self.upstream.over.wait(0.05):
+            self.send(data)
 
     def wait_until_gone(self) -> None:
         """Say nothing until the other side closes."""
@@ -40,8 +52,13 @@ class Peer:
 Script = Callable[[Peer], None]
 
 
+def list_models(peer: Peer) -> None:
+    """Answer a health probe, whichever backend's."""
+    peer.send(UNTIL_CLOSED + b'{"data": [], "models": [{"name": "far:latest"}]}')
+
+
 class Upstream(socketserver.ThreadingTCPServer):
-    """Runs `script` for each connection. `asked` counts the POSTs, `gone` tells that one was closed on us."""
+    """Runs `script` for each POST, which `asked` counts, and `probe` for each GET; `gone`: one was closed on us."""
 
     daemon_threads = True
     request_queue_size = 128
@@ -49,8 +66,10 @@ class Upstream(socketserver.ThreadingTCPServer):
     def __init__(self, script: Script) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.script = script
+        self.probe: Script = list_models
         self.asked = 0
         self.gone = threading.Event()
+        self.over = threading.Event()
         self._counting = threading.Lock()
 
     @property
@@ -70,13 +89,24 @@ class _Handler(socketserver.StreamRequestHandler):
     server: Upstream
 
     def handle(self) -> None:
-        head = b"".join(iter(self.rfile.readline, b"\r\n"))
+        while (peer := self._next()) and peer.stays:
+            pass
+
+    def _next(self) -> Peer | None:
+        head = b""
+        while not head.endswith(b"\r\n\r\n"):
+            line = self.rfile.readline()
+            if not line:
+                return None
+            head += line
         length = re.search(rb"content-length: *(\d+)", head, re.IGNORECASE)
-        body = self.rfile.read(int(length[1]) if length else 0)
-        if head.startswith(b"GET"):  # a health probe
-            return self.request.sendall(UNTIL_CLOSED + b'{"data": [], "models": [{"name": "far:latest"}]}')
-        self.server.count()
-        self.server.script(Peer(self.connection, self.server, body))
+        peer = Peer(self.connection, self.server, head, self.rfile.read(int(length[1]) if length else 0))
+        if head.startswith(b"GET"):
+            self.server.probe(peer)
+        else:
+            self.server.count()
+            self.server.script(peer)
+        return peer
 
 
 @contextmanager
@@ -88,6 +118,7 @@ def upstream(script: Script) -> Iterator[Upstream]:
         try:
             yield server
         finally:
+            server.over.set()
             server.shutdown()
             thread.join()
 
@@ -126,7 +157,8 @@ class Wire:
 
     def settings(self, far_end: Upstream) -> dict[str, str]:
         """Return the settings of a service before this far end."""
-        return {"LLM_BACKEND": self.name, self.address: far_end.address, "OLLAMA_MODEL": "far"}
+        backend = {"LLM_BACKEND": self.name, self.address: far_end.address}
+        return backend | {"OLLAMA_MODEL": "far", "HF_MODE": "cloud"}
 
     def __str__(self) -> str:
         return self.name
@@ -163,4 +195,5 @@ OLLAMA = Wire(
     tuple(map(_ollama, PIECES)),
     _ollama("", done=True, done_reason="stop"),
 )
-WIRES = (OPENAI, CLAUDE, OLLAMA)
+HUGGINGFACE = replace(OPENAI, name="huggingface", address="HF_BASE_URL")
+WIRES = (OPENAI, CLAUDE, OLLAMA, HUGGINGFACE)

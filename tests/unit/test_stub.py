@@ -32,8 +32,9 @@ def ask(make_client: Callable[..., FlaskClient]) -> Ask:
     return ask
 
 
-def chunks(request: GenerationRequest) -> list[Chunk]:
-    return list(make_backend("stub", Settings()).stream(request, Deadline(10)))
+def chunks(request: GenerationRequest, *, stream: bool = True) -> list[Chunk]:
+    asked = dataclasses.replace(request, stream=stream)
+    return list(make_backend("stub", Settings()).stream(asked, Deadline(10)))
 
 
 def test_it_says_what_it_is(ask: Ask) -> None:
@@ -98,7 +99,7 @@ def test_it_streams_word_by_word() -> None:
     assert "".join(piece.text for piece in pieces) == TEXT
     assert all(piece.finish_reason is None for piece in pieces)
     assert (last.text, last.finish_reason, last.usage.output_tokens) == ("", "stop", 17)
-    assert chunks(dataclasses.replace(request, stream=False)) == [*pieces, last]
+    assert chunks(request, stream=False) == [dataclasses.replace(last, text=TEXT)]
 
 
 def test_it_quotes_the_last_turn() -> None:

@@ -1,0 +1,115 @@
+"""Clients that are slow, exposed directly: the documented limit, measured, and that it ends when they go.
+
+nginx in front is what keeps them away (tests/deploy). Clients that only don't close after their answer harm nobody.
+"""
+
+from __future__ import annotations
+
+import http.client
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+
+import pytest
+
+from .loads import Service, eventually, figure
+
+# gunicorn.conf.py's own is 16
+THREADS = 8
+# What is slower than this is blocked.
+PATIENCE = 2.0
+HEAD = b"POST /generate HTTP/1.1\r\nHost: faults\r\nContent-Type: application/json\r\n"
+BEGINNINGS = {
+    "headers": HEAD + b"X-Drip: ",
+    "bodies": HEAD + b"Content-Length: 100000\r\n\r\n",
+    "chunks": HEAD + b"Transfer-Encoding: chunked\r\n\r\n1\r\n",
+}
+
+
+def is_blocked(service: Service) -> bool:
+    """Whether /health/live does not answer in time."""
+    connection = http.client.HTTPConnection("127.0.0.1", service.port, timeout=PATIENCE)
+    try:
+        connection.request("GET", "/health/live")
+        return connection.getresponse().status != 200
+    except TimeoutError:
+        return True
+    finally:
+        connection.close()
+
+
+@contextmanager
+def dripping(service: Service, beginning: bytes) -> Iterator[Callable[[], None]]:
+    """Yield a maker of clients that send a byte four times a second and never come to an end."""
+    socks: list[socket.socket] = []
+    over = threading.Event()
+
+    def drip() -> None:
+        while not over.wait(0.25):
+            for sock in list(socks):
+                try:
+                    sock.send(b" ")
+                except OSError:
+                    socks.remove(sock)
+
+    def add() -> None:
+        sock = stack.enter_context(socket.create_connection(("127.0.0.1", service.port), timeout=10))
+        sock.sendall(beginning)
+        socks.append(sock)
+
+    thread = threading.Thread(target=drip)
+    with ExitStack() as stack:
+        thread.start()
+        try:
+            yield add
+        finally:
+            over.set()
+            thread.join()
+
+
+@pytest.mark.parametrize("kind", BEGINNINGS)
+def test_dripping_clients(serve: Callable[..., Service], kind: str) -> None:
+    """As many dripping clients as there are threads block the service, fewer don't; when they go it is well at once."""
+    service = serve(LLM_BACKEND="stub", WEB_CONCURRENCY=1, THREADS=THREADS)
+    clients = 0
+    with dripping(service, BEGINNINGS[kind]) as add:
+        while clients < 2 * THREADS and not is_blocked(service):
+            add()
+            clients += 1
+            time.sleep(0.05)  # until its thread has it
+    gone = time.monotonic()
+    eventually(lambda: service.generate().ok)
+    well = time.monotonic() - gone
+    figure(
+        "of the slow clients", f"{clients} dripping {kind} block {THREADS} threads; well {well:.2f} s after they went"
+    )
+    assert clients >= THREADS - 2
+    assert well <= PATIENCE
+
+
+def test_dripping_bodies_end(serve: Callable[..., Service]) -> None:
+    """Clients that drip their bodies are cut off some seconds after the deadline, so they block it no longer."""
+    service = serve(LLM_BACKEND="stub", WEB_CONCURRENCY=1, THREADS=THREADS, REQUEST_TIMEOUT=1)
+    with dripping(service, BEGINNINGS["bodies"]) as add:
+        began = time.monotonic()
+        for _ in range(THREADS):
+            add()
+        eventually(lambda: service.lines(status="aborted"), 30)
+        eventually(lambda: not is_blocked(service))
+        seconds = time.monotonic() - began
+    figure("of the slow clients", f"{THREADS} dripping bodies with REQUEST_TIMEOUT=1: cut off after {seconds:.1f} s")
+    assert seconds <= 10
+
+
+def test_clients_that_do_not_close(serve: Callable[..., Service]) -> None:
+    """A client that has its answer and keeps its connection open holds up nobody, however many there are of them."""
+    service = serve(LLM_BACKEND="stub", WEB_CONCURRENCY=1, THREADS=THREADS)
+    with ExitStack() as stack:
+        for _ in range(3 * THREADS):
+            sock = stack.enter_context(socket.create_connection(("127.0.0.1", service.port), timeout=30))
+            sock.sendall(b"GET /health/live HTTP/1.1\r\nHost: faults\r\n\r\n")
+        seconds = service.get("/health/live").seconds
+    figure("of the slow clients", f"{3 * THREADS} that don't close: another one answered after {seconds:.2f} s")
+    assert seconds <= 1
