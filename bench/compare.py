@@ -13,10 +13,10 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from . import harness
-from .harness import GEVENT, Load, Service
+from . import harness, load, services
+from .load import Load
+from .services import GEVENT, Service
 
-LIMIT = 1e9
 SLOW_SECONDS = 2.0
 
 
@@ -28,6 +28,7 @@ class Comparison:
     far_end: Service
     services: dict[str, Service] = field(default_factory=dict)
     rows: list[list[str]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
     @property
     def rounds(self) -> int:
@@ -47,12 +48,8 @@ class Comparison:
     ) -> None:
         """Note a row: each value as a ratio to `base` of the same round, and its median."""
         cells = {name: _cell(taken, values[base], name == base, unit, scale) for name, taken in values.items()}
-        self.rows.append([title, aim, *(cells.get(name, "") for name in self.columns)])
+        self.rows.append([title, aim, *(cells.get(name, "") for name in self.services)])
         print(" | ".join([title, *(f"{name} {cell}" for name, cell in cells.items())]), flush=True)
-
-    @property
-    def columns(self) -> list[str]:
-        return [*self.services]
 
 
 def _cell(taken: Sequence[float], base: Sequence[float], is_base: bool, unit: str, scale: float) -> str:
@@ -62,6 +59,12 @@ def _cell(taken: Sequence[float], base: Sequence[float], is_base: bool, unit: st
 
 def _throughput(c: Comparison) -> None:
     names = ["gthread", "gevent", "stub", "bare Flask", "FastAPI", "LiteLLM"]
+<<<<<<< HEAD
+    taken = c.measure(lambda s: load.load(s, 64, c.seconds), names)
+    rates = _of(taken, "per_second")
+    c.row("requests/s, far end 0 ms, 64 connections", "≥ 0.6, the stub ≥ 0.85", "bare Flask", rates, "/s")
+    c.row("the same against FastAPI", "≥ 4", "FastAPI", rates, "/s")
+=======
     taken = c.measure(lambda s: harness.load(s, 64, c.seconds), names)
     c.row(
         "requests/s, far end 0 ms, 64 connections",
@@ -71,29 +74,38 @@ def _throughput(c: Comparison) -> None:
         "/s",
     )
     c.row("the same against FastAPI", "≥ 4", "FastAPI", _of(taken, "per_second"), "/s")
+>>>>>>> main
     c.row("processor time of a request", "≤ 0.25", "FastAPI", _of(taken, "cpu"), "ms", 1e3)
-    _failures(c, taken)
+    _note(c, "64 connections", _failed(taken))
 
 
 def _waiting(c: Comparison) -> None:
+<<<<<<< HEAD
+    taken = c.measure(lambda s: load.load(s, 256, c.seconds, "wait=0.05"), ["gthread", "gevent", "FastAPI", "LiteLLM"])
+=======
     taken = c.measure(
         lambda s: harness.load(s, 256, c.seconds, "wait=0.05"), ["gthread", "gevent", "FastAPI", "LiteLLM"]
     )
+>>>>>>> main
     c.row("requests/s, far end 50 ms, 256 connections", "≥ 8", "FastAPI", _of(taken, "per_second"), "/s")
-    _failures(c, taken)
+    _note(c, "256 connections", _failed(taken))
 
 
 def _latency(c: Comparison) -> None:
     calls = 20 if c.short else 300
+<<<<<<< HEAD
+    taken = c.measure(lambda s: load.seconds_a_call(s, calls), ["gthread", "gevent", "FastAPI", "LiteLLM", "far end"])
+=======
     taken = c.measure(
         lambda s: harness.seconds_a_call(s, calls), ["gthread", "gevent", "FastAPI", "LiteLLM", "far end"]
     )
+>>>>>>> main
     c.row("added to one call, 1 connection, p50", "≤ 0.5", "FastAPI", _added(taken), "ms", 1e3)
 
 
 def _first_chunk(c: Comparison) -> None:
     def first(service: Service) -> float:
-        return statistics.median(harness.stream(service, "wait=0.02 tokens=12 gap=0.01").first for _ in range(10))
+        return statistics.median(load.stream(service, "wait=0.02 tokens=12 gap=0.01").first for _ in range(10))
 
     taken = c.measure(first, ["gthread", "gevent", "FastAPI", "far end"])
     c.row("added to a stream's first chunk, p50", "≤ 0.7", "FastAPI", _added(taken), "ms", 1e3)
@@ -101,12 +113,10 @@ def _first_chunk(c: Comparison) -> None:
 
 def _at_once(c: Comparison) -> None:
     for clients, aim in ((500, "≤ 1.15"), (1000, "≤ 1.3")):
-        taken = c.measure(lambda s, n=clients: harness.burst(s, n, SLOW_SECONDS), ["gevent", "FastAPI", "far end"])
+        taken = c.measure(lambda s, n=clients: load.burst(s, n, SLOW_SECONDS), ["gevent", "FastAPI", "far end"])
         seconds = {name: [took for took, _ in values] for name, values in taken.items()}
         c.row(f"{clients:,} clients at once, far end 2 s, until all are done", aim, "far end", seconds, "s")
-        wrong = {name: sum(lost for _, lost in values) for name, values in taken.items()}
-        print("  without their answer:", wrong, flush=True)
-        c.rows[-1][0] += "".join(f"; {name}: {lost:,} without an answer" for name, lost in wrong.items() if lost)
+        _note(c, f"{clients:,} clients", {name: sum(lost for _, lost in values) for name, values in taken.items()})
 
 
 def _start(c: Comparison) -> None:
@@ -126,13 +136,18 @@ def _installed(c: Comparison) -> None:
 
 
 def _of(taken: Mapping[str, Sequence[Load]], what: str) -> dict[str, list[float]]:
-    return {name: [getattr(load, what) for load in loads] for name, loads in taken.items()}
+    return {name: [getattr(each, what) for each in loads] for name, loads in taken.items()}
 
 
-def _failures(c: Comparison, taken: Mapping[str, Sequence[Load]]) -> None:
-    failed = {name: sum(load.failed for load in loads) for name, loads in taken.items()}
-    print("  p99:", {name: f"{max(load.p99 for load in loads):.3f} s" for name, loads in taken.items()}, flush=True)
-    c.rows[-1][0] += "".join(f"; {name}: {count:,} failed" for name, count in failed.items() if count)
+def _note(c: Comparison, where: str, failed: Mapping[str, int]) -> None:
+    """Say who did not answer everybody; what is refused with 503 counts as well."""
+    if said := ", ".join(f"{name} {count:,}" for name, count in failed.items() if count):
+        c.notes.append(f"Refused or failed, {where}: {said}.")
+        print("  " + c.notes[-1], flush=True)
+
+
+def _failed(taken: Mapping[str, Sequence[Load]]) -> dict[str, int]:
+    return {name: sum(each.failed for each in loads) for name, loads in taken.items()}
 
 
 def _added(taken: Mapping[str, Sequence[float]]) -> dict[str, list[float]]:
@@ -145,23 +160,23 @@ def _added(taken: Mapping[str, Sequence[float]]) -> dict[str, list[float]]:
 
 
 def _services(far_end: Service, folder: Path) -> list[Service]:
-    services = [
-        harness.ours("gthread", far_end, folder),
-        harness.ours("gevent", far_end, folder, **GEVENT),
-        harness.ours("stub", far_end, folder, LLM_BACKEND="stub"),
-        harness.flask_echo(),
-        harness.fastapi(far_end, folder),
+    made = [
+        services.ours("gthread", far_end, folder),
+        services.ours("gevent", far_end, folder, **GEVENT),
+        services.ours("stub", far_end, folder, LLM_BACKEND="stub"),
+        services.flask_echo(),
+        services.fastapi(far_end, folder),
     ]
-    return [*services, harness.litellm(far_end, folder)] if os.environ.get("BENCH_LITELLM") else services
+    return [*made, services.litellm(far_end, folder)] if os.environ.get("BENCH_LITELLM") else made
 
 
 def compare(short: bool, stack: ExitStack, folder: Path) -> Comparison:
     """Take all rows."""
-    far_end = stack.enter_context(harness.provider().running())
+    far_end = stack.enter_context(services.provider().running())
     comparison = Comparison(short, far_end)
     for service in _services(far_end, folder):
         comparison.services[service.name] = stack.enter_context(service.running())
-        harness.load(service, 16, 1)  # what is imported and cached at first use
+        load.load(service, 16, 1)  # what is imported and cached at first use
     comparison.services[far_end.name] = far_end
     for rows in (_throughput, _waiting, _latency, _first_chunk, _at_once, _start, _installed):
         rows(comparison)
@@ -171,11 +186,11 @@ def compare(short: bool, stack: ExitStack, folder: Path) -> Comparison:
 def main() -> None:
     """Print the table."""
     short = harness.is_short(__doc__)
-    harness.require_wrk()
+    load.require_wrk()
     with harness.workshop() as (stack, folder):
         done = compare(short, stack, folder)
-    head = ["", "aim", *done.columns]
-    harness.publish("compare", f"{harness.machine()}\n\n{harness.table(head, done.rows)}")
+    head = ["", "aim", *done.services]
+    harness.publish("compare", harness.table(head, done.rows) + "".join(f"\n{note}" for note in done.notes))
 
 
 if __name__ == "__main__":

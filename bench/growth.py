@@ -1,4 +1,8 @@
+<<<<<<< HEAD
+"""How the cost grows with the prompt, the answer, the log and the clients: a table and a picture each (docs/bench)."""
+=======
 """How the cost grows: with the prompt, the answer, the log, the clients. A table and a picture each, in docs/bench."""
+>>>>>>> main
 
 from __future__ import annotations
 
@@ -11,8 +15,8 @@ from pathlib import Path
 from llm_api import Settings
 from llm_api.request_log import RequestLog
 
-from . import harness
-from .harness import GEVENT, Service
+from . import harness, load, services
+from .services import GEVENT, Service
 
 # Whatever the size, it is taken and logged whole.
 LARGE = {"MAX_PROMPT_CHARS": "2000000", "MAX_BODY_BYTES": "3000000", "LOG_MAX_TEXT": "2000000"}
@@ -23,33 +27,32 @@ Lines = dict[str, dict[float, float]]
 def _publish(name: str, what: str, unit: str, lines: Lines, *, log_y: bool = True, note: str = "") -> None:
     sizes = list(next(iter(lines.values())))
     rows = [[label, *(harness.number(points[size]) for size in sizes)] for label, points in lines.items()]
-    heading = f"{unit}, by {what}. {note}".strip()
-    table = harness.table([heading, *(f"{size:,.0f}" for size in sizes)], rows)
-    harness.publish(f"growth-{name}", table)
-    harness.plot(f"growth-{name}", "", what, unit, lines, log_y=log_y)
+    table = harness.table([what, *(f"{size:,.0f}" for size in sizes)], rows)
+    harness.publish(f"growth-{name}", f"## {unit}\n\n{note}\n\n{table}\n![{unit}, by {what}](growth-{name}.png)\n")
+    harness.plot(f"growth-{name}", what, unit, lines, log_y=log_y)
 
 
-def prompts(services: Mapping[str, Service], short: bool) -> None:
+def prompts(servers: Mapping[str, Service], short: bool) -> None:
     """One call with a longer and longer prompt."""
-    lines: Lines = {name: {} for name in services}
+    lines: Lines = {name: {} for name in servers}
     for size in (1_000, 10_000, 100_000, 1_000_000):
         calls = {
-            name: lambda s=service, n=size: harness.seconds_a_call(s, 2 if short else 20, "x" * n)
-            for name, service in services.items()
+            name: lambda s=service, n=size: load.seconds_a_call(s, 2 if short else 20, "x" * n)
+            for name, service in servers.items()
         }
         for name, taken in harness.interleaved(1 if short else 5, calls).items():
             lines[name][size] = statistics.median(taken) * 1e3
     _publish("prompts", "characters of the prompt", "ms a call", lines)
 
 
-def answers(services: Mapping[str, Service], short: bool) -> None:
+def answers(servers: Mapping[str, Service], short: bool) -> None:
     """A longer and longer stream, and what the service's memory grows by meanwhile."""
-    lines: Lines = {name: {} for name in services}
-    memory: Lines = {name: {} for name in services}
+    lines: Lines = {name: {} for name in servers}
+    memory: Lines = {name: {} for name in servers}
     for tokens in (10, 100, 1_000, 10_000) if short else (10, 100, 1_000, 10_000, 100_000):
-        for name, service in services.items():
+        for name, service in servers.items():
             before = service.peak_memory()
-            streams = {name: lambda s=service, n=tokens: harness.stream(s, f"tokens={n}").whole}
+            streams = {name: lambda s=service, n=tokens: load.stream(s, f"tokens={n}").whole}
             lines[name][tokens] = statistics.median(harness.interleaved(1 if short else 3, streams)[name]) * 1e3
             memory[name][tokens] = service.peak_memory() - before
     _publish("answers", "tokens streamed", "ms an answer", lines)
@@ -74,18 +77,18 @@ def logs(folder: Path, short: bool) -> None:
     _publish("logs", "MB in the log", "µs a line", append, log_y=False)
 
 
-def clients(services: Mapping[str, Service], short: bool) -> None:
+def clients(servers: Mapping[str, Service], short: bool) -> None:
     """More and more clients that ask over and over, with a far end that takes 50 ms."""
-    rates: Lines = {name: {} for name in services}
-    late: Lines = {name: {} for name in services}
+    rates: Lines = {name: {} for name in servers}
+    late: Lines = {name: {} for name in servers}
     for connections in (1, 10, 100, 1000) if short else (1, 3, 10, 30, 100, 300, 1000):
         loads = {
-            name: lambda s=service, n=connections: harness.load(s, n, 1 if short else 5, "wait=0.05")
-            for name, service in services.items()
+            name: lambda s=service, n=connections: load.load(s, n, 1 if short else 5, "wait=0.05")
+            for name, service in servers.items()
         }
         for name, taken in harness.interleaved(1 if short else 3, loads).items():
-            rates[name][connections] = statistics.median(load.per_second for load in taken)
-            late[name][connections] = statistics.median(load.p99 for load in taken) * 1e3
+            rates[name][connections] = statistics.median(each.per_second for each in taken)
+            late[name][connections] = statistics.median(each.p99 for each in taken) * 1e3
     note = "The far end takes 50 ms."
     _publish("clients", "clients at once", "requests/s", rates, note=note)
     _publish("p99", "clients at once", "ms, p99", late, note=note)
@@ -93,25 +96,25 @@ def clients(services: Mapping[str, Service], short: bool) -> None:
 
 def measure(short: bool, stack: ExitStack, folder: Path) -> None:
     """Take all of them."""
-    far_end = stack.enter_context(harness.provider().running())
-    services = {
-        "gthread": harness.ours("gthread", far_end, folder, **LARGE),
-        "gevent": harness.ours("gevent", far_end, folder, **LARGE, **GEVENT),
-        "FastAPI": harness.fastapi(far_end, folder),
+    far_end = stack.enter_context(services.provider().running())
+    servers = {
+        "gthread": services.ours("gthread", far_end, folder, **LARGE),
+        "gevent": services.ours("gevent", far_end, folder, **LARGE, **GEVENT),
+        "FastAPI": services.fastapi(far_end, folder),
     }
-    for service in services.values():
-        stack.enter_context(service.running())
-        harness.load(service, 16, 1)
+    for server in servers.values():
+        stack.enter_context(server.running())
+        load.load(server, 16, 1)  # what is imported and cached at first use
     logs(folder, short)
-    prompts(services, short)
-    answers(services, short)
-    clients(services, short)
+    prompts(servers, short)
+    answers(servers, short)
+    clients(servers, short)
 
 
 def main() -> None:
     """Print the tables."""
     short = harness.is_short(__doc__)
-    harness.require_wrk()
+    load.require_wrk()
     with harness.workshop() as (stack, folder):
         measure(short, stack, folder)
 

@@ -1,4 +1,4 @@
-"""What the benchmarks share: services as processes, load, interleaved rounds, ratios, tables.
+"""What the benchmarks share: interleaved rounds, ratios, tables, pictures.
 
 Absolute times on a shared machine mean little. So everything that is compared is measured in turn, round after round,
 and what counts is the median of the rounds' ratios.
@@ -7,41 +7,26 @@ and what counts is the median of the rounds' ratios.
 from __future__ import annotations
 
 import argparse
-import asyncio
-import http.client
-import json
 import os
 import platform
-import shutil
-import signal
-import socket
 import statistics
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, field
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
-PROJECT = Path(__file__).parents[1]
-PEERS = PROJECT / "bench" / "peers"
-ENVIRONMENTS = PROJECT / "build" / "bench"
+from .services import ENVIRONMENTS, python
+
 RESULTS = ENVIRONMENTS / "results"
-PICTURES = PROJECT / "docs" / "bench"
-WORKERS = "2"
-START_SECONDS = 60
-TICKS = os.sysconf("SC_CLK_TCK")
-KEY = "a-key-for-benchmarks"
-# Everything on that costs something at each request; no request is refused.
-EVERYTHING = {"API_KEYS": f"bench:{KEY}", "RATE_LIMIT": "1000000/second", "LLM_FALLBACK": "none"}
-GEVENT = {"WORKER_CLASS": "gevent", "THREADS": "1024"}
 
 T = TypeVar("T")
 
 
+<<<<<<< HEAD
+=======
 @dataclass
 class Service:
     """A server on a free port of this machine. `body` is what it is sent, with %s for the prompt."""
@@ -268,6 +253,7 @@ async def _one_of_many(service: Service, number: int, prompt: str) -> bool:
         return False
 
 
+>>>>>>> main
 def interleaved(rounds: int, measures: Mapping[str, Callable[[], T]]) -> dict[str, list[T]]:
     """Take each measure once a round, in turn."""
     taken: dict[str, list[T]] = {name: [] for name in measures}
@@ -296,10 +282,15 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def machine() -> str:
     """Return what the figures were taken on."""
+<<<<<<< HEAD
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    model = next((line.partition(": ")[2] for line in lines if line.startswith("model name")), platform.machine())
+=======
     with open("/proc/cpuinfo") as file:
         model = next(
             (line.split(": ")[1].strip() for line in file if line.startswith("model name")), platform.machine()
         )
+>>>>>>> main
     packages = {"core": ("flask", "gunicorn", "requests"), "gevent": ("gevent",)}
     packages |= {"fastapi": ("fastapi", "uvicorn", "httpx"), "litellm": ("litellm",)}
     versions = [f"{name} {_version(env, name)}" for env, names in packages.items() if _installed(env) for name in names]
@@ -308,16 +299,21 @@ def machine() -> str:
 
 
 def publish(part: str, text: str) -> None:
-    """Print a result, and keep it for the README."""
+    """Print a result, and keep it for the README and docs/bench."""
     print(text, flush=True)
     RESULTS.mkdir(parents=True, exist_ok=True)
-    (RESULTS / f"{part}.md").write_text(text)
+    (RESULTS / f"{part}.md").write_text(text.rstrip() + "\n")
 
 
+<<<<<<< HEAD
+def plot(name: str, x: str, y: str, lines: Mapping[str, Mapping[float, float]], *, log_y: bool = True) -> None:
+    """Draw lines over a logarithmic axis."""
+=======
 def plot(
     name: str, title: str, x: str, y: str, lines: Mapping[str, Mapping[float, float]], *, log_y: bool = True
 ) -> None:
     """Draw lines over a logarithmic axis into docs/bench."""
+>>>>>>> main
     import matplotlib as mpl
 
     mpl.use("Agg")
@@ -326,11 +322,11 @@ def plot(
     figure, axes = pyplot.subplots(figsize=(6, 3.6), layout="constrained")
     for label, points in lines.items():
         axes.plot(list(points), list(points.values()), marker="o", markersize=4, label=label)
-    axes.set(title=title, xlabel=x, ylabel=y, xscale="log", yscale="log" if log_y else "linear")
+    axes.set(xlabel=x, ylabel=y, xscale="log", yscale="log" if log_y else "linear")
     axes.grid(alpha=0.3)
     axes.legend()
-    PICTURES.mkdir(parents=True, exist_ok=True)
-    figure.savefig(PICTURES / f"{name}.png", dpi=120)
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    figure.savefig(RESULTS / f"{name}.png", dpi=120)
     pyplot.close(figure)
 
 
@@ -348,12 +344,6 @@ def workshop() -> Iterator[tuple[ExitStack, Path]]:
         yield stack, Path(folder)
 
 
-def require_wrk() -> None:
-    """End here where the load generator is missing."""
-    if not shutil.which("wrk"):
-        sys.exit("wrk is needed to make the load: apt-get install wrk")
-
-
 def installed_megabytes(environment: str) -> float:
     """Return the size of what is installed in an environment, without pip's own."""
     folder = next((ENVIRONMENTS / environment / "lib").glob("python3.*")) / "site-packages"
@@ -362,46 +352,10 @@ def installed_megabytes(environment: str) -> float:
     return sum(file.stat().st_size for file in files if file.is_file()) / 1e6
 
 
-def _python(environment: str) -> Path:
-    return ENVIRONMENTS / environment / "bin" / "python"
-
-
 def _installed(environment: str) -> bool:
-    return _python(environment).exists()
+    return python(environment).exists()
 
 
 def _version(environment: str, package: str) -> str:
     code = f"import importlib.metadata as m; print(m.version({package!r}))"
-    return subprocess.run([_python(environment), "-c", code], capture_output=True, text=True).stdout.strip()
-
-
-def _free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
-
-
-def _cpu_seconds(pid: int) -> float:
-    with suppress(OSError):
-        used = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        return (int(used[11]) + int(used[12])) / TICKS
-    return 0.0
-
-
-def _kilobytes(pid: int, file: str, name: str) -> int:
-    with suppress(OSError):
-        for line in Path(f"/proc/{pid}/{file}").read_text().splitlines():
-            if line.startswith(name):
-                return int(line.split()[1])
-    return 0
-
-
-def _timed(action: Callable[[], Any]) -> float:
-    began = time.perf_counter()
-    action()
-    return time.perf_counter() - began
-
-
-def _good(answer: tuple[int, bytes]) -> None:
-    if answer[0] != 200:
-        sys.exit(f"an answer of {answer[0]}: {answer[1][:500]!r}")
+    return subprocess.run([python(environment), "-c", code], capture_output=True, text=True).stdout.strip()

@@ -13,7 +13,7 @@ import xllamacpp
 
 from llm_api.backends import local
 
-from . import harness
+from . import harness, load, services
 
 PROMPT = "Tell me a long story about a lighthouse."
 SYSTEM = "You are a helpful assistant."
@@ -25,11 +25,16 @@ class Engine:
     def __init__(self) -> None:
         params = xllamacpp.CommonParams()
         params.model.path = local._packaged_file()
+<<<<<<< HEAD
+        params.n_ctx, params.n_parallel = local.CONTEXT_TOKENS * local.PARALLEL, local.PARALLEL
+        params.kv_unified = False
+=======
         params.n_ctx, params.n_parallel, params.kv_unified = (
             local.CONTEXT_TOKENS * local.PARALLEL,
             local.PARALLEL,
             False,
         )
+>>>>>>> main
         params.cpuparams.n_threads = local.CPU_THREADS
         params.warmup, params.verbosity = False, -1
         self._server = xllamacpp.Server(params)
@@ -49,19 +54,23 @@ class Engine:
         return float(usage["completion_tokens"] / seconds)
 
 
-def service(folder: Path, tokens: int) -> harness.Service:
+def service(folder: Path, tokens: int) -> services.Service:
     """Return the service with the model in it."""
-    made = harness.ours("local", harness.provider(), folder, LLM_BACKEND="huggingface", WEB_CONCURRENCY="1")
+    made = services.ours("local", services.provider(), folder, LLM_BACKEND="huggingface", WEB_CONCURRENCY="1")
     made.command = (sys.executable, "-m", "gunicorn", "wsgi:app")
+<<<<<<< HEAD
+    made.streamed = f'{{"prompt": "%s", "max_tokens": {tokens}, "temperature": 0, "stream": true}}'
+=======
     made.body = made.streamed = (
         f'{{"prompt": "%s", "max_tokens": {tokens}, "temperature": 0, "details": true, "stream": true}}'
     )
+>>>>>>> main
     return made
 
 
-def through_the_api(running: harness.Service, tokens: int) -> float:
+def through_the_api(running: services.Service, tokens: int) -> float:
     """Return tokens per second of one streamed answer of that many tokens."""
-    return tokens / harness.stream(running, PROMPT).whole
+    return tokens / load.stream(running, PROMPT).whole
 
 
 def measure(short: bool, stack: ExitStack, folder: Path) -> dict[str, list[float]]:
@@ -84,8 +93,8 @@ def main() -> None:
         taken = measure(short, stack, folder)
     share = f"{harness.ratio(taken['the API'], taken['the engine alone']):.3f} (≥ 0.95)"
     rates = [harness.number(statistics.median(values)) for values in taken.values()]
-    head = ["SmolLM2-135M-Instruct, one request at a time", *(f"{name}, tokens/s" for name in taken), "ratio (aim)"]
-    harness.publish("model", f"{harness.machine()}\n\n{harness.table(head, [['', *rates, share]])}")
+    head = ["SmolLM2-135M-Instruct", *(f"{name}, tokens/s" for name in taken), "ratio (aim)"]
+    harness.publish("model", harness.table(head, [["one at a time", *rates, share]]))
 
 
 if __name__ == "__main__":

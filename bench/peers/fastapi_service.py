@@ -1,10 +1,11 @@
-"""What one writes first instead: FastAPI in front of Ollama, one shared httpx client, one log line a request."""
+"""What one writes first instead: FastAPI before Ollama, one shared httpx client, one log line a request."""
 
 import json
 import os
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import httpx
 from fastapi import FastAPI, HTTPException
@@ -12,7 +13,7 @@ from fastapi.responses import StreamingResponse
 from pydantic import BaseModel
 
 OLLAMA = os.environ["OLLAMA_URL"] + "/api/chat"
-LOG = os.environ["LOG_FILE"]
+LOG = Path(os.environ["LOG_FILE"])
 MOST = int(os.environ.get("CONNECTIONS", "1000"))
 
 
@@ -60,5 +61,5 @@ async def pieces(wish: Wish, payload: dict[str, object]) -> AsyncIterator[str]:
 
 
 def log(prompt: str, response: str) -> None:
-    with open(LOG, "a") as file:
+    with LOG.open("a") as file:
         file.write(json.dumps({"timestamp": time.time(), "prompt": prompt, "response": response}) + "\n")
