@@ -8,7 +8,7 @@ from pathlib import Path
 
 from .conftest import ROOT, Environment
 
-EXTRAS = {"server", "local", "transformers", "redis", "dev"}
+EXTRAS = {"server", "local", "transformers", "redis", "gevent", "dev"}
 
 
 def test_files(wheel: Path) -> None:

@@ -1,5 +1,6 @@
 """Settings: every rule's good and bad values, who beats whom, what /config shows, and how a start ends."""
 
+import base64
 import dataclasses
 import hashlib
 import ipaddress
@@ -143,6 +144,7 @@ RULES: dict[str, dict[str, Any]] = {
         "bad": ["8000", "localhost", "h:", ":x", "h:99999", "h:65536", "two words:80", "unix:", "h:-1"],
     },
     "web_concurrency": whole(1, 512),
+    "worker_class": {"good": {"gthread": "gthread", "Gevent": "gevent"}, "bad": ["sync", "1"]},
     "threads": whole(1, 1024),
     "max_concurrency": whole(1, 1024),
     "api_keys": {
@@ -258,7 +260,10 @@ RULES: dict[str, dict[str, Any]] = {
             ),
         ],
     },
-    "http_proxy_url": URLS,
+    "http_proxy_url": {
+        "good": {url: value for url, value in URLS["good"].items() if url.startswith("http:")},
+        "bad": [*URLS["bad"], "https://h:8443/v1/"],
+    },
 }
 
 
@@ -486,9 +491,10 @@ def test_an_error_shows_no_credentials(monkeypatch: pytest.MonkeyPatch, name: st
 
 
 def test_secrets() -> None:
-    """What must never leave the process: each key, and passwords in addresses, also as they are meant."""
+    """What must never leave the process: each key, and passwords in addresses, also as they are meant and as HTTP sends them."""
     settings = Settings(**SECRETS, ollama_url="http://u:pw-canary-4@h", openai_base_url="https://u:pw%20canary@h")
-    assert set(settings.secrets) == {*SECRETS.values(), "pw-canary-4", "pw%20canary", "pw canary"}
+    sent = {base64.b64encode(login).decode() for login in (b"u:pw-canary-4", b"u:pw canary")}
+    assert set(settings.secrets) == {*SECRETS.values(), "pw-canary-4", "pw%20canary", "pw canary"} | sent
 
 
 def test_a_placeholder_is_no_secret() -> None:
