@@ -1,8 +1,4 @@
-<<<<<<< HEAD
 """A line's way into the log: this service's protocol beside two plain ones, which lose lines."""
-=======
-"""A line's way into the log: the service's protocol beside two plain ones that lose lines (llm_api/request_log.py)."""
->>>>>>> main
 
 from __future__ import annotations
 

@@ -59,47 +59,23 @@ def _cell(taken: Sequence[float], base: Sequence[float], is_base: bool, unit: st
 
 def _throughput(c: Comparison) -> None:
     names = ["gthread", "gevent", "stub", "bare Flask", "FastAPI", "LiteLLM"]
-<<<<<<< HEAD
     taken = c.measure(lambda s: load.load(s, 64, c.seconds), names)
     rates = _of(taken, "per_second")
     c.row("requests/s, far end 0 ms, 64 connections", "≥ 0.6, the stub ≥ 0.85", "bare Flask", rates, "/s")
     c.row("the same against FastAPI", "≥ 4", "FastAPI", rates, "/s")
-=======
-    taken = c.measure(lambda s: harness.load(s, 64, c.seconds), names)
-    c.row(
-        "requests/s, far end 0 ms, 64 connections",
-        "≥ 0.6, the stub ≥ 0.85",
-        "bare Flask",
-        _of(taken, "per_second"),
-        "/s",
-    )
-    c.row("the same against FastAPI", "≥ 4", "FastAPI", _of(taken, "per_second"), "/s")
->>>>>>> main
     c.row("processor time of a request", "≤ 0.25", "FastAPI", _of(taken, "cpu"), "ms", 1e3)
     _note(c, "64 connections", _failed(taken))
 
 
 def _waiting(c: Comparison) -> None:
-<<<<<<< HEAD
     taken = c.measure(lambda s: load.load(s, 256, c.seconds, "wait=0.05"), ["gthread", "gevent", "FastAPI", "LiteLLM"])
-=======
-    taken = c.measure(
-        lambda s: harness.load(s, 256, c.seconds, "wait=0.05"), ["gthread", "gevent", "FastAPI", "LiteLLM"]
-    )
->>>>>>> main
     c.row("requests/s, far end 50 ms, 256 connections", "≥ 8", "FastAPI", _of(taken, "per_second"), "/s")
     _note(c, "256 connections", _failed(taken))
 
 
 def _latency(c: Comparison) -> None:
     calls = 20 if c.short else 300
-<<<<<<< HEAD
     taken = c.measure(lambda s: load.seconds_a_call(s, calls), ["gthread", "gevent", "FastAPI", "LiteLLM", "far end"])
-=======
-    taken = c.measure(
-        lambda s: harness.seconds_a_call(s, calls), ["gthread", "gevent", "FastAPI", "LiteLLM", "far end"]
-    )
->>>>>>> main
     c.row("added to one call, 1 connection, p50", "≤ 0.5", "FastAPI", _added(taken), "ms", 1e3)
 
 

@@ -1,8 +1,4 @@
-<<<<<<< HEAD
 """How the cost grows with the prompt, the answer, the log and the clients: a table and a picture each (docs/bench)."""
-=======
-"""How the cost grows: with the prompt, the answer, the log, the clients. A table and a picture each, in docs/bench."""
->>>>>>> main
 
 from __future__ import annotations
 

@@ -25,16 +25,8 @@ class Engine:
     def __init__(self) -> None:
         params = xllamacpp.CommonParams()
         params.model.path = local._packaged_file()
-<<<<<<< HEAD
         params.n_ctx, params.n_parallel = local.CONTEXT_TOKENS * local.PARALLEL, local.PARALLEL
         params.kv_unified = False
-=======
-        params.n_ctx, params.n_parallel, params.kv_unified = (
-            local.CONTEXT_TOKENS * local.PARALLEL,
-            local.PARALLEL,
-            False,
-        )
->>>>>>> main
         params.cpuparams.n_threads = local.CPU_THREADS
         params.warmup, params.verbosity = False, -1
         self._server = xllamacpp.Server(params)
@@ -58,13 +50,7 @@ def service(folder: Path, tokens: int) -> services.Service:
     """Return the service with the model in it."""
     made = services.ours("local", services.provider(), folder, LLM_BACKEND="huggingface", WEB_CONCURRENCY="1")
     made.command = (sys.executable, "-m", "gunicorn", "wsgi:app")
-<<<<<<< HEAD
     made.streamed = f'{{"prompt": "%s", "max_tokens": {tokens}, "temperature": 0, "stream": true}}'
-=======
-    made.body = made.streamed = (
-        f'{{"prompt": "%s", "max_tokens": {tokens}, "temperature": 0, "details": true, "stream": true}}'
-    )
->>>>>>> main
     return made
 
 
