@@ -15,7 +15,7 @@ from pathlib import Path
 
 from . import harness, load, services
 from .load import Load
-from .services import GEVENT, Service
+from .services import GEVENT, GTHREAD, Service
 
 SLOW_SECONDS = 2.0
 
@@ -137,9 +137,9 @@ def _added(taken: Mapping[str, Sequence[float]]) -> dict[str, list[float]]:
 
 def _services(far_end: Service, folder: Path) -> list[Service]:
     made = [
-        services.ours("gthread", far_end, folder),
+        services.ours("gthread", far_end, folder, **GTHREAD),
         services.ours("gevent", far_end, folder, **GEVENT),
-        services.ours("stub", far_end, folder, LLM_BACKEND="stub"),
+        services.ours("stub", far_end, folder, LLM_BACKEND="stub", **GTHREAD),
         services.flask_echo(),
         services.fastapi(far_end, folder),
     ]

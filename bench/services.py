@@ -24,6 +24,8 @@ TICKS = os.sysconf("SC_CLK_TCK")
 KEY = "a-key-for-benchmarks"
 # Everything on that costs something at each request; no request is refused.
 EVERYTHING = {"API_KEYS": f"bench:{KEY}", "RATE_LIMIT": "1000000/second", "LLM_FALLBACK": "none"}
+# As many at once as the rows with the most connections have, so that none is refused.
+GTHREAD = {"THREADS": "256"}
 GEVENT = {"WORKER_CLASS": "gevent", "THREADS": "1024"}
 
 
