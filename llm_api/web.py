@@ -103,7 +103,7 @@ def authenticate() -> str | None:
 def client_ip() -> str | None:
     """Return the address of who asks, as far as trusted proxies say it."""
     if not service().settings.trusted_proxies:
-        return request.remote_addr
+        return request.remote_addr or None
     forwarded_for = ",".join(request.headers.getlist("X-Forwarded-For"))
     return client_address(request.remote_addr, forwarded_for, service().settings.trusted_proxies)
 

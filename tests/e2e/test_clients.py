@@ -27,7 +27,7 @@ FAR_ENDS = {
 }
 LISTED = {
     "huggingface": "huggingface/SmolLM2-135M-Instruct",
-    "ollama": "ollama/smollm2:latest",
+    "ollama": "ollama/smollm2",
     "claude": "claude/smollm2",
 }
 SYSTEM = "You are a helpful assistant. Answer briefly."

@@ -139,7 +139,7 @@ def test_model_that_is_not_pulled(service: Service) -> None:
 
     assert (refused.status, refused.body["error"]["code"]) == (404, "model_not_found")
     assert "ollama pull llama2" in refused.body["error"]["message"]
-    assert "smollm2:latest" in refused.body["error"]["message"]
+    assert "pulled: smollm2" in refused.body["error"]["message"]
     assert answered.headers["X-LLM-Fallback"] == "model_not_found"
 
 

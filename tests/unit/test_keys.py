@@ -11,7 +11,7 @@ from flask.testing import FlaskClient
 from turns import GENERATE
 from werkzeug.test import TestResponse
 
-from llm_api import Settings, create_app
+from llm_api import LLMAPI, Settings, create_app
 from llm_api.errors import ConfigError
 
 LogLines = Callable[[], list[dict[str, Any]]]
@@ -20,7 +20,7 @@ Serve = Callable[..., FlaskClient]
 KEY = "canary-Key_0123456789"
 HASH = hashlib.sha256(KEY.encode()).hexdigest()
 KEYED = {"Authorization": f"Bearer {KEY}"}
-OPEN = {"/health", "/health/live", "/docs", "/docs/x", "/static/x"}
+OPEN = {"/", "/dashboard", "/health", "/health/live", "/docs", "/docs/x", "/static/x"}
 # A new route is in the table by itself; x is no file.
 ROUTES = {
     re.sub(r"<.+?>", "x", rule.rule): sorted((rule.methods or set()) - {"OPTIONS"})
@@ -172,7 +172,7 @@ def test_keys_are_shown_nowhere(serve_with: Serve, log_path: Any) -> None:
     client = serve_with(f"alice:{KEY}")
     shown = [client.get(path, headers=KEYED).text for path in ("/config", "/metrics", "/openapi.json", "/v1/models")]
     client.post("/generate", json={"prompt": f"my key is {KEY}"}, headers=KEYED)
-    settings = client.application.extensions["llm_api"].settings
+    settings = LLMAPI.of(client.application).settings
     assert "my key is [redacted]" in log_path.read_text()
     assert KEY not in log_path.read_text() + "".join(shown) + repr(settings) + repr(settings.api_keys)
     assert "api_keys" not in client.get("/config", headers=KEYED).json

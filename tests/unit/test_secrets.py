@@ -15,7 +15,7 @@ from responses import RequestsMock
 from turns import GENERATE, Fake
 from werkzeug.test import TestResponse
 
-from llm_api import Settings, create_app
+from llm_api import LLMAPI, Settings, create_app
 from llm_api.config import ADDRESSES, KEYS
 from llm_api.errors import ConfigError, ServerError
 from llm_api.types import Chunk
@@ -112,7 +112,7 @@ def test_there_is_something_to_look_for() -> None:
 
 def test_the_settings_know_them_all(start: Start) -> None:
     """`secrets` has each, and `repr` none: tools that collect errors show variables."""
-    settings = start(llm_backend="stub").extensions["llm_api"].settings
+    settings = LLMAPI.of(start(llm_backend="stub")).settings
     expected = {canary(field) for field in SECRET if field.metadata["rule"] is not KEYS}
     expected |= {PASSWORD, "canary pass/word", CALLERS_KEY, "canary-of-another"}
     assert set(settings.secrets) == expected
