@@ -1,5 +1,6 @@
 """Keys and passwords never leave the process, in success and in failure: figure 17 of the reliability page."""
 
+import base64
 import dataclasses
 import re
 from collections.abc import Callable, Iterator
@@ -114,7 +115,8 @@ def test_the_settings_know_them_all(start: Start) -> None:
     """`secrets` has each, and `repr` none: tools that collect errors show variables."""
     settings = LLMAPI.of(start(llm_backend="stub")).settings
     expected = {canary(field) for field in SECRET if field.metadata["rule"] is not KEYS}
-    expected |= {PASSWORD, "canary pass/word", CALLERS_KEY, "canary-of-another"}
+    as_sent = base64.b64encode(b"user:canary pass/word").decode()
+    expected |= {PASSWORD, "canary pass/word", as_sent, CALLERS_KEY, "canary-of-another"}
     assert set(settings.secrets) == expected
     assert "canary" not in repr(settings)
 
