@@ -3,8 +3,8 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test test-faults test-browser test-deploy screenshots vendor lint types postman postman-collection transformers \
-  clean
+.PHONY: run test test-faults test-browser test-deploy test-package bench screenshots vendor lint types postman \
+  postman-collection transformers clean
 
 # Without a .env the packaged model answers; with one, what it says.
 run: $(VENV)/.run
@@ -41,6 +41,25 @@ test-deploy: $(VENV)/.dev
 # Prometheus without its service: Debian's package, unpacked.
 build/prometheus:
 	mkdir -p build && cd build && apt-get download -qq prometheus && dpkg -x prometheus_*.deb prometheus
+
+# What the service costs, side by side with others; some twenty minutes, on a machine that does nothing else.
+# BENCH=--short only shows that it works; BENCH_LITELLM=1 adds LiteLLM. wrk makes the load (Debian: wrk).
+BENCH ?=
+BENCHMARKS := append model compare growth
+bench: $(patsubst %,build/bench/%/.done,tools core gevent fastapi $(if $(BENCH_LITELLM),litellm))
+	for each in $(BENCHMARKS); do build/bench/tools/bin/python -m bench.$$each $(BENCH) || exit; done
+	build/bench/tools/bin/python -m bench.readme $(BENCH)
+
+# Each peer in an environment of its own, as it would be installed.
+build/bench/%/.done: bench/requirements-%.txt requirements.txt requirements-local.txt | $(VENV)/.python
+	$(PYTHON) -m venv build/bench/$*
+	build/bench/$*/bin/pip install --quiet -r $<
+	$(if $(filter tools,$*),build/bench/$*/bin/pip install --quiet --no-deps -r requirements-local.txt)
+	@touch $@
+
+# The wheel in an environment of its own, the examples, import time, and the oldest versions that pyproject.toml allows.
+test-package: $(VENV)/.dev
+	FLASK_SKIP_DOTENV=1 $(BIN)/python -m pytest tests/package -s
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -1,6 +1,7 @@
 """How gunicorn runs the service: gunicorn wsgi:app reads this file by itself."""
 
 import atexit
+import gc
 import math
 import os
 import shutil
@@ -29,6 +30,7 @@ if METRICS not in os.environ or os.environ.get(OWNER, str(os.getpid())) != str(o
     os.environ[OWNER] = str(os.getpid())
     atexit.register(remove_metrics)
 
+from llm_api import create_app  # noqa: E402
 from llm_api.config import Settings  # noqa: E402  (found only after the lines above)
 from llm_api.errors import ConfigError  # noqa: E402
 
@@ -41,8 +43,11 @@ if settings.worker_class == "gevent":
     from gevent import monkey
 
     monkey.patch_all()
-# Here, so that the workers share its memory.
-import llm_api.extension  # noqa: E402, F401
+# Made here and thrown away, so that the workers share the memory of all that it imports; it opens nothing.
+try:
+    create_app(settings)
+except ConfigError as error:
+    sys.exit(f"llm_api: {error}")
 
 local_model = settings.hf_mode == "local" and "huggingface" in (settings.llm_backend, *settings.llm_fallback)
 
@@ -62,6 +67,9 @@ def when_ready(server: Any) -> None:
     server.log.info("Answers come from %s; log: %s", chain, settings.log_file)
     if settings.is_public and not settings.api_keys:
         server.log.warning("EVERYBODY WHO REACHES %s MAY USE THIS SERVICE: set API_KEYS", settings.bind)
+    # A collection writes into each object, which would unshare the memory that the workers have from here.
+    gc.collect()
+    gc.freeze()
 
 
 def post_worker_init(worker: Any) -> None:

@@ -6,6 +6,7 @@ counts as not set. `env.example`, the README's table and `/config` are tested ag
 
 from __future__ import annotations
 
+import base64
 import dataclasses
 import difflib
 import hashlib
@@ -134,7 +135,7 @@ def _parse_chain(text: str) -> tuple[str, ...]:
 
 
 KEY_ENTRY = re.compile(
-    r"(?:(?!sha256:)(?P<name>[\w.@-]{1,64}):)?"
+    r"(?:(?!sha256:)(?P<name>[\w.@-]{1,64}):)?+"
     r"(?:sha256:(?P<sha256>[0-9a-fA-F]{64})|(?!sha256:)(?P<secret>[\x21-\x2b\x2d-\x7e]{8,}))"
 )
 
@@ -162,7 +163,9 @@ def _parse_rates(text: str) -> str:
 
 
 def _parse_storage(text: str) -> str:
-    if text != "memory://" and (urlsplit(text).scheme not in ("redis", "rediss") or not urlsplit(text).hostname):
+    url = urlsplit(text)
+    _ = url.port  # raises ValueError where it is no port
+    if text != "memory://" and (url.scheme not in ("redis", "rediss") or not url.hostname or url.query):
         raise ValueError
     return text
 
@@ -175,7 +178,7 @@ def _parse_networks(text: str) -> tuple[Network | None, ...]:
 
 def _parse_origins(text: str) -> tuple[str, ...]:
     origins = tuple(origin.strip().lower() for origin in text.split(","))
-    if not all(origin == "*" or re.fullmatch(r"https?://[^/?#\s@,]+", origin) for origin in origins):
+    if not all(origin == "*" or re.fullmatch(r"https?://[^/?#\s@,*]+", origin) for origin in origins):
         raise ValueError
     return origins
 
@@ -213,7 +216,9 @@ ADDRESS = Rule(_parse_address, "HOST:PORT or unix:PATH")
 def setting(default: Any, rule: Rule, about: str, *, secret: bool = False, other_names: tuple[str, ...] = ()) -> Any:
     """Declare one setting; `other_names` are the vendor's own variables, read where ours is unset."""
     return dataclasses.field(
-        default=default, metadata={"rule": rule, "about": about, "secret": secret, "other_names": other_names}
+        default=default,
+        repr=not secret and rule not in ADDRESSES,
+        metadata={"rule": rule, "about": about, "secret": secret, "other_names": other_names},
     )
 
 
@@ -373,9 +378,18 @@ class Settings:
             elif field.metadata["secret"]:
                 values.append(value)
             elif value and field.metadata["rule"] in ADDRESSES:
-                values += [urlsplit(value).password, unquote(urlsplit(value).password or "")]
+                values += _passwords(value)
         long = {value for value in values if value and len(value) >= MIN_SECRET_CHARS}
         return tuple(sorted(long, key=len, reverse=True))  # one may be the beginning of another
+
+
+def _passwords(address: str) -> list[str]:
+    """Return the password of an address as it stands there, decoded, and as HTTP sends it."""
+    url = urlsplit(address)
+    if not url.password:
+        return []
+    user, password = unquote(url.username or ""), unquote(url.password)
+    return [url.password, password, base64.b64encode(f"{user}:{password}".encode()).decode()]
 
 
 def _sources(env_file: str | Path | None) -> list[Mapping[str, str]]:

@@ -6,7 +6,6 @@ import heapq
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -72,7 +71,7 @@ class Dashboard:
     def records(self, request_id: str) -> list[Record]:
         """Return the latest records with this id: a client that chooses ids may use one twice."""
         name = request_id.encode()
-        found = (parse(line) for line in _last_lines(self._path) if name in line)
+        found = (parse(line) for line in newest_first(self._path, MAX_BYTES) if name in line)
         return list(islice((self._shown(r) for r in found if r and r.get("request_id") == request_id), SAME_ID))
 
     def _read(self, seconds: float, backend: str | None, status: str | None, text: str | None) -> dict[str, Any]:
@@ -83,7 +82,7 @@ class Dashboard:
         first = next((r["timestamp"] for r in read_records(read_lines(log_files(self._path)))), None)
         stats, requests = Stats(max(since, first or since), until), _Requests()
         oldest, ended = None, until
-        for record in filter(None, map(parse, _last_lines(self._path))):
+        for record in filter(None, map(parse, newest_first(self._path, MAX_BYTES))):
             oldest = record["timestamp"]
             ended = oldest + (record.get("duration_ms") or 0) / 1000
             if ended < since - LATE_SECONDS:
@@ -135,15 +134,6 @@ def _row(record: Record) -> dict[str, Any]:
     said = record.get("prompt") or (turns[-1] if turns else None)
     excerpt = said[:EXCERPT_CHARS] if isinstance(said, str) else None
     return {name: record.get(name) for name in ROW} | {"error": error, "excerpt": excerpt}
-
-
-def _last_lines(path: Path) -> Iterator[bytes]:
-    left = MAX_BYTES
-    for line in newest_first(path):
-        left -= len(line) + 1
-        if left < 0:
-            return
-        yield line
 
 
 def _without_words(value: Any) -> Any:

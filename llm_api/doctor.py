@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import shutil
 import stat
@@ -24,20 +25,22 @@ SOON_DAYS = 90
 FEW_BYTES = 2**30
 # The vendors' announced dates: providers.md, sections 3.5 and 4.7.
 SHUTDOWNS = {
-    "gpt-3.5-turbo": "2026-10-23",
-    "gpt-4": "2026-10-23",
-    "gpt-4-turbo": "2026-10-23",
-    "gpt-5": "2026-12-11",
-    "gpt-5-mini": "2026-12-11",
-    "gpt-5-nano": "2026-12-11",
-    "o3": "2026-12-11",
-    "gpt-4o": "2027-01-14",
-    "gpt-4o-mini": "2027-01-14",
-    "gpt-4.1": "2027-01-14",
-    "gpt-4.1-mini": "2027-01-14",
-    "gpt-5.1": "2027-04-01",
-    "gpt-5.4-nano": "2027-04-01",
-    "claude-3-sonnet-20240229": "2025-07-21",
+    model: day
+    for day, models in {
+        "2025-07-21": "claude-3-sonnet-20240229",
+        "2026-01-05": "claude-3-opus-20240229",
+        "2026-02-19": "claude-3-7-sonnet-20250219 claude-3-5-haiku-20241022",
+        "2026-04-20": "claude-3-haiku-20240307",
+        "2026-06-15": "claude-opus-4-20250514 claude-opus-4-0 claude-sonnet-4-20250514 claude-sonnet-4-0",
+        "2026-08-05": "claude-opus-4-1-20250805 claude-opus-4-1",
+        "2026-10-23": "gpt-3.5-turbo gpt-3.5-turbo-0125 gpt-4 gpt-4-turbo gpt-4.1-nano gpt-4o-2024-05-13 o1 o3-mini"
+        " o4-mini",
+        "2026-11-30": "claude-sonnet-4-5-20250929 claude-sonnet-4-5",
+        "2026-12-11": "gpt-5 gpt-5-mini gpt-5-nano o3",
+        "2027-01-14": "gpt-4o gpt-4o-mini gpt-4.1 gpt-4.1-mini",
+        "2027-04-01": "gpt-5.1 gpt-5.4-nano",
+    }.items()
+    for model in models.split()
 }
 
 
@@ -60,7 +63,7 @@ def examine(generator: Generator, nginx: Path | None) -> Iterator[Finding]:
     yield from _rates(settings)
     yield from _gunicorn(settings)
     if nginx:
-        yield from _nginx(settings, nginx.read_text())
+        yield from _nginx(settings, nginx.read_text("utf-8", "replace"))
 
 
 def _backend(backend: Backend, *, is_first: bool) -> Iterator[Finding]:
@@ -70,14 +73,15 @@ def _backend(backend: Backend, *, is_first: bool) -> Iterator[Finding]:
     try:
         backend.check(Deadline(CHECK_SECONDS))
         models = backend.list_models(Deadline(CHECK_SECONDS))
-    except LLMAPIError as error:
-        yield Finding(level, f"{backend.name} can't serve: {error.message}", "start it, or mend its settings")
+    except Exception as error:
+        why = error.message if isinstance(error, LLMAPIError) else f"its check broke ({type(error).__name__})"
+        yield Finding(level, f"{backend.name} can't serve: {why}", "start it, or mend its settings")
         return
     if backend.model in models or f"{backend.model}:latest" in models:
         yield Finding("ok", f"{backend.name} answers, and has {backend.model}")
     else:
-        some = ", ".join(models[:5])
-        yield Finding(level, f"{backend.name} does not list the model {backend.model!r}", f"take one of its: {some}, …")
+        some = ", ".join([*models[:5], "…"])
+        yield Finding(level, f"{backend.name} does not list the model {backend.model!r}", f"take one of its: {some}")
 
 
 def _shutdown(backend: Backend, day: date) -> Finding:
@@ -112,7 +116,7 @@ def _callers(settings: Settings) -> Iterator[Finding]:
     if settings.concurrency > settings.threads - 1:
         yield Finding(
             "warning", "MAX_CONCURRENCY leaves no thread to refuse requests and to say how things are",
-            f"set it to {settings.threads - 2} or less, or raise THREADS",
+            f"set it to {max(1, settings.threads - 2)} or less, or raise THREADS",
         )  # fmt: skip
 
 
@@ -134,7 +138,7 @@ def _gunicorn(settings: Settings) -> Iterator[Finding]:
     command = [sys.executable, "-m", "gunicorn", "--print-config", "wsgi:app"]
     ran = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603  (no word of it from outside)
     said = dict(re.findall(r"^(\w+) += (.*)$", ran.stdout, re.MULTILINE))
-    if not said:
+    if ran.returncode:  # without its file gunicorn shows its own defaults
         yield Finding("warning", "gunicorn does not show its configuration here", "run this where wsgi.py is")
         return
     graceful = float(said["graceful_timeout"])
@@ -151,14 +155,14 @@ def _gunicorn(settings: Settings) -> Iterator[Finding]:
 
 def _nginx(settings: Settings, text: str) -> Iterator[Finding]:
     text = re.sub(r"#.*", "", text)
-    waits = min([_seconds(said) for said in re.findall(r"proxy_read_timeout\s+(\w+);", text)], default=60)
+    waits = min([_seconds(said) for said in re.findall(r"proxy_read_timeout\s+(\w+)\s*;", text)], default=60)
     if waits <= settings.request_timeout:
         yield Finding(
             "error", f"nginx waits {waits:g} s for an answer, which may take {settings.request_timeout:g} s",
             f"proxy_read_timeout {settings.request_timeout + 10:g}s;",
         )  # fmt: skip
-    takes = min([_bytes(said) for said in re.findall(r"client_max_body_size\s+(\w+);", text)], default=2**20)
-    if 0 < takes < settings.max_body_bytes:
+    takes = min([_bytes(said) for said in re.findall(r"client_max_body_size\s+(\w+)\s*;", text)], default=2**20)
+    if takes < settings.max_body_bytes:
         yield Finding(
             "error", f"nginx takes bodies of {takes:,} bytes, the service {settings.max_body_bytes:,}",
             f"client_max_body_size {settings.max_body_bytes};",
@@ -167,11 +171,11 @@ def _nginx(settings: Settings, text: str) -> Iterator[Finding]:
 
 
 def _seconds(said: str) -> float:
-    units = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "": 1}
-    found = re.fullmatch(r"(\d+)(ms|s|m|h|)", said)
-    return int(found[1]) * units[found[2]] if found else 0.0
+    units = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86_400, "": 1}
+    return sum(int(number) * units[unit] for number, unit in re.findall(r"(\d+)(ms|[smhd]|)", said))
 
 
-def _bytes(said: str) -> int:
+def _bytes(said: str) -> float:
     found = re.fullmatch(r"(\d+)([kmg]?)", said.lower())
-    return int(found[1]) * 1024 ** " kmg".index(found[2] or " ") if found else 0
+    size = int(found[1]) * 1024 ** " kmg".index(found[2] or " ") if found else 0
+    return size or math.inf  # 0 is nginx's word for any size

@@ -26,9 +26,10 @@ class LLMAPI:
 
     The host may say: `caller()`, called in the request, returns who asks, for the log and the limits; it may raise
     llm_api.errors.Unauthorized. `may_use(caller, model)` says whether that one may use `backend/model`.
-    `redact(record)` returns the log's record as it is to be written.
+    `redact(record)` returns the log's record as it is to be written; a stream's has no request context any more.
 
-    Several may hang in one app, each under a prefix of its own. Raises ConfigError where a setting is wrong.
+    Several may hang in one app, each under a prefix of its own; without one, `/` is the playground.
+    Raises ConfigError where a setting is wrong.
     """
 
     def __init__(

@@ -134,7 +134,7 @@ class Exchange:
             except BackendError as error:
                 failure = failure or error
                 # a model or schema of the client's own choice says nothing about the backend
-                if not asked.model and not asked.response_format:
+                if asked.model in (None, backend.model) and not asked.response_format:
                     breaker.remember(error.message)
             except RequestError as error:
                 raise failure or error from None
@@ -142,8 +142,6 @@ class Exchange:
                 breaker.remember(None)
                 self.record.fallback_reason = failure.code if failure else None
                 return
-            finally:
-                metrics.breaker(backend.name, breaker.is_open)
         assert failure, "a chain is never empty"
         raise failure
 
@@ -174,7 +172,7 @@ class Exchange:
         try:
             for chunk in self._chunks:
                 self.record.add(chunk)
-                self.record.model = chunk.model or self.record.model
+                self.record.model = self._redacted(chunk.model) or self.record.model
                 if chunk.finish_reason:
                     self._end("ok", 200)
                 yield chunk
@@ -214,16 +212,21 @@ class Exchange:
             return
         self._closed = True
         self._deadline.release()
+        try:
+            self._stop_source()
+            if not self._written:
+                self.fail(ClientGone(), 200)
+        finally:
+            if self._has_slot:
+                self._generator.slots.release()
+            metrics.over()
+
+    def _stop_source(self) -> None:
         if self._pump:
             self._deadline.hung_up()  # what the pump's thread waits for ends
             self._pump.join()
         if self._source:
             self._source.close()
-        if not self._written:
-            self.fail(ClientGone(), 200)
-        if self._has_slot:
-            self._generator.slots.release()
-        metrics.over()
 
     def _end(self, status: str, http_status: int, error: LLMAPIError | None = None) -> None:
         if self._written:
@@ -273,14 +276,18 @@ class Exchange:
     def _begin(self, backend: Backend, breaker: Breaker, request: GenerationRequest) -> None:
         if seconds := breaker.admit():
             raise CircuitOpen(f"{backend.name} keeps failing and is left alone for now", retry_after=seconds)
-        self._source = _to_its_end(backend.stream(request, self._deadline), breaker, self._deadline)
+        self._source = _to_its_end(backend, request, breaker, self._deadline)
         # JSON is checked before any of it leaves, so a stream of it comes at once
         ready = [next(self._source)] if request.stream and not request.response_format else list(self._source)
         if request.response_format:
             check_answer("".join(chunk.text for chunk in ready), request.response_format, self._deadline)
         self._chunks = chain(ready, self._source)
         self.record.backend = backend.name
-        self.record.model = next((c.model for c in ready if c.model), request.model or backend.model)
+        self.record.model = self._redacted(next((c.model for c in ready if c.model), request.model or backend.model))
+
+    def _redacted(self, model: str | None) -> str | None:
+        """An upstream names its model as it likes, which may be by a key."""
+        return model and self._generator.settings.redact(model)
 
     def _pause_after(self, error: BackendError, retries: int, breaker: Breaker) -> None:
         """Wait as long as the SDKs do; raise `error` if it is to be the last."""
@@ -291,12 +298,14 @@ class Exchange:
         self._deadline.wait(pause)
 
 
-def _to_its_end(stream: Iterator[Chunk], breaker: Breaker, deadline: Deadline) -> PythonGenerator[Chunk]:
+def _to_its_end(
+    backend: Backend, request: GenerationRequest, breaker: Breaker, deadline: Deadline
+) -> PythonGenerator[Chunk]:
     """Pass an answer on, and tell the breaker how it went. Raises InvalidAnswer where it stops before its end."""
     begun = False
     tell = breaker.abandoned
     try:
-        for chunk in stream:
+        for chunk in backend.stream(request, deadline):
             begun = True
             if chunk.finish_reason:
                 tell = breaker.succeeded
@@ -315,6 +324,7 @@ def _to_its_end(stream: Iterator[Chunk], breaker: Breaker, deadline: Deadline) -
         raise
     finally:
         tell()
+        metrics.breaker(backend.name, breaker.is_open)
 
 
 def _pause(retry_after: float | None, retries: int) -> float:

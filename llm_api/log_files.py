@@ -8,7 +8,7 @@ import os
 import re
 import zlib
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, field
 from io import BytesIO
@@ -141,8 +141,10 @@ def last_lines_of(file: IO[bytes], count: int) -> list[bytes]:
     return lines[-count:] if count else []
 
 
-def newest_first(path: Path) -> Iterator[bytes]:
-    """Yield the whole lines of the log and its rotated files from the end back; ends before a compressed file."""
+def newest_first(path: Path, limit: int) -> Iterator[bytes]:
+    """Yield the whole lines of the log and its rotated files from the end back, of at most `limit` bytes; ends before a
+    compressed file.
+    """
     seen = set()
     for name in reversed(log_files(path)):
         if name.suffix == ".gz":
@@ -151,21 +153,23 @@ def newest_first(path: Path) -> Iterator[bytes]:
             inode = os.fstat(file.fileno()).st_ino
             if inode not in seen:  # renamed since the names were listed
                 seen.add(inode)
-                yield from _lines_back(file)
+                limit = yield from _lines_back(file, limit)
 
 
-def _lines_back(file: IO[bytes]) -> Iterator[bytes]:
+def _lines_back(file: IO[bytes], limit: int) -> Generator[bytes, None, int]:
     start, first, unfinished = file.seek(0, os.SEEK_END), b"", True
-    while start:
-        size = min(start, BACK_BYTES)
+    while start and limit:
+        size = min(start, BACK_BYTES, limit)
+        limit -= size
         start = file.seek(start - size)
         first, *lines = (file.read(size) + first).split(b"\n")
         if lines and unfinished:
             lines.pop()
             unfinished = False
         yield from reversed(lines)
-    if not unfinished:
+    if not start and not unfinished:
         yield first
+    return limit
 
 
 def follow(path: Path, wait: Callable[[], object], file: IO[bytes] | None = None) -> Iterator[bytes]:

@@ -28,7 +28,7 @@ CSV_FIELDS = (
     *("timestamp", "request_id", "operation", "backend", "requested_backend", "model", "request_model"),
     *("prompt", "system", "messages", "response", "parameters", "input_tokens", "output_tokens", "finish_reason"),
     *("stream", "duration_ms", "time_to_first_chunk_ms", "status", "http_status", "error", "fallback"),
-    *("fallback_reason", "attempts", "client_ip", "schema_version"),
+    *("fallback_reason", "attempts", "client_ip", "caller", "trace_id", "schema_version"),
     *(
         f"{name}_{what}"
         for name in ("prompt", "system", "response")

@@ -65,7 +65,7 @@ class Group:
 
     def answered(self, record: Record) -> None:
         """Count an answer of this group; a failure is fast or slow for other reasons."""
-        if record.get("status") == "ok":
+        if record.get("status") == "ok" and record.get("duration_ms") is not None:
             self.latency.add(record["duration_ms"])
             if record.get("time_to_first_chunk_ms") is not None:
                 self.first_chunk.add(record["time_to_first_chunk_ms"])

@@ -6,16 +6,22 @@ The names follow https://prometheus.io/docs/practices/naming/. No label holds wh
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
+from contextlib import suppress
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
-from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, Metric, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
 
+from .errors import BackendError, ClientGone, InternalError, RequestRefused
 from .record import Record
 
 FOLDER = "PROMETHEUS_MULTIPROC_DIR"
 NOBODY = "none"
+# What an upstream calls a refusal is its own, and may be another word each time.
+OUTCOMES = {"ok", ClientGone.code, InternalError.code, *(kind.code for kind in BackendError.__subclasses__())}
 SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 
 _registry = CollectorRegistry()
@@ -70,7 +76,8 @@ def ended(record: Record, status: str, http_status: int, *, logged: bool) -> Non
     if record.fallback_reason:
         _one(_fallbacks, record.requested_backend, backend, record.fallback_reason).inc()
     for attempt in record.attempts:
-        _one(_attempts, attempt["backend"], attempt["outcome"]).inc()
+        outcome = attempt["outcome"] if attempt["outcome"] in OUTCOMES else RequestRefused.code
+        _one(_attempts, attempt["backend"], outcome).inc()
     if not logged:
         _log_failures.inc()
 
@@ -86,10 +93,23 @@ def breaker(backend: str, is_open: bool) -> None:
     _one(_breaker, backend).set(is_open)
 
 
+class _Workers(MultiProcessCollector):
+    # The files of all workers; one that has just been made is empty, for good where its worker was killed then.
+    def collect(self) -> Iterable[Metric]:
+        files = []
+        for file in Path(os.environ[FOLDER]).glob("*.db"):
+            with suppress(FileNotFoundError):  # a dead worker's
+                if file.stat().st_size:
+                    files.append(str(file))
+        merged: Iterable[Metric] = self.merge(files, accumulate=True)  # type: ignore[no-untyped-call]
+        return merged
+
+
 def exposition() -> tuple[bytes, str]:
     """Return all numbers in Prometheus' text format, and its media type."""
+    _in_flight.inc(0)  # what has no labels is shown from the start
     registry = _registry
     if os.environ.get(FOLDER):
         registry = CollectorRegistry()
-        MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+        _Workers(registry)  # type: ignore[no-untyped-call]
     return generate_latest(registry), CONTENT_TYPE_LATEST

@@ -148,7 +148,7 @@ class CompletionSchema(OpenAIBody):
     best_of = StrictInteger(validate=validate.OneOf([1], error="Only one choice is served."))
     echo = StrictBoolean(validate=validate.OneOf([False], error="Echo is not served."))
     suffix = fields.String(validate=validate.Length(max=0, error="A suffix is not served."))
-    logprobs = StrictInteger(validate=validate.Range(max=-1, error="Log probabilities are not served."))
+    logprobs = StrictInteger(validate=validate.OneOf((), error="Log probabilities are not served."))
 
     @post_load
     def make_wish(self, data: dict[str, Any], **kwargs: Any) -> OpenAIWish:

@@ -45,7 +45,9 @@ class ScriptedBackend(Backend):
         self._turns.extend((text, delay) for text in texts)
 
     def fails(self, error: Exception, delay: float = 0.0) -> None:
-        """Meet the next request with `error`, such as llm_api.errors.Overloaded("busy")."""
+        """Meet the next request with `error`, such as llm_api.errors.Overloaded("busy"); it is not tried again."""
+        if isinstance(error, BackendError):
+            error.retryable = False
         self._turns.append((error, delay))
 
     def stream(self, request: GenerationRequest, deadline: Deadline) -> Iterator[Chunk]:

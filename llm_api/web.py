@@ -34,7 +34,7 @@ MAX_RETRY_AFTER = 3600
 # Fetch standard, section 3.3: what a page of another site may read.
 EXPOSED = {"Access-Control-Expose-Headers": "X-Request-ID, X-LLM-Backend, X-LLM-Model, X-LLM-Fallback, Retry-After"}
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
-TRACEPARENT = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(?:-|$)")
+TRACEPARENT = re.compile(r"(?!ff|00.{54})[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(?:-|$)")
 
 View = TypeVar("View", bound=Callable[..., object])
 
@@ -46,7 +46,8 @@ def service() -> Service:
         return next(iter(mounts.values()))
     known: Service | None = request.environ.get("llm_api.service")
     if known is None:
-        known = request.environ["llm_api.service"] = mounts[request.blueprints[-1]]
+        name = request.blueprints[-1] if request.blueprints else ""
+        known = request.environ["llm_api.service"] = mounts.get(name) or next(iter(mounts.values()))
     return known
 
 
@@ -252,5 +253,4 @@ def http_error_answer(error: HTTPException) -> Response:
     body = {"message": error.description, "type": kind, "code": code, "param": None}
     kept = [(name, value) for name, value in error.get_headers() if name not in ("Content-Type", "Content-Length")]
     response = json_answer({"error": body, "request_id": request_id()}, error.code or 500, dict(kept))
-    response.headers["X-Request-ID"] = request_id()
-    return response
+    return name_request(response)

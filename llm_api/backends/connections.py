@@ -11,6 +11,7 @@ import http.client
 import select
 import socket
 import ssl
+import weakref
 from collections import deque
 from collections.abc import Mapping
 from contextlib import suppress
@@ -85,6 +86,7 @@ class Adapter(HTTPAdapter):
         self._server = urlsplit(base_url)
         self._proxy = urlsplit(proxy) if proxy else None
         self._free: deque[http.client.HTTPConnection] = deque(maxlen=idle)
+        weakref.finalize(self, _close, self._free)
         self._tls = ssl.create_default_context(cafile=certifi.where()) if self._server.scheme == "https" else None
 
     def get_connection_with_tls_context(self, request: Any, *args: Any, **kwargs: Any) -> Any:
@@ -103,14 +105,9 @@ class Adapter(HTTPAdapter):
         call.connection = self._new(call.connect_seconds)
         try:
             call.connection.connect()
-        except ssl.SSLError as error:
-            raise requests.exceptions.SSLError(error) from None
-        except TimeoutError as error:
-            raise requests.ConnectTimeout(error) from None
-        except UnicodeError as error:
-            raise requests.exceptions.InvalidURL(error) from None
-        except (OSError, http.client.HTTPException) as error:
-            raise requests.ConnectionError(error) from None
+        except (OSError, http.client.HTTPException, UnicodeError) as error:
+            call.connection.close()
+            raise _failure(error) from None
 
     def _alive(self) -> http.client.HTTPConnection | None:
         with suppress(IndexError):
@@ -164,6 +161,19 @@ class _Line:
         except (OSError, http.client.HTTPException) as error:
             connection.close()
             raise ProtocolError(error) from None
+
+
+def _failure(error: Exception) -> requests.RequestException:
+    if isinstance(error, ssl.SSLError):
+        return requests.exceptions.SSLError(error)
+    if isinstance(error, TimeoutError):
+        return requests.ConnectTimeout(error)
+    return (requests.exceptions.InvalidURL if isinstance(error, UnicodeError) else requests.ConnectionError)(error)
+
+
+def _close(connections: deque[http.client.HTTPConnection]) -> None:
+    for connection in connections:
+        connection.close()
 
 
 def authority(url: SplitResult) -> dict[str, str]:

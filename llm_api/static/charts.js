@@ -9,7 +9,8 @@ const DAY = 86_400;
 const dark = matchMedia("(prefers-color-scheme: dark)");
 const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 
-// `series`: {title, colour (a variable of style.css), of(stretch), dash, bar}; bars stand on each other's heads.
+// `series`: {title, colour (a variable of style.css), of(stretch), dash, bar, sparse}; bars stand on each
+// other's heads, a sparse line has no zeros.
 export class Chart {
   #plot = null;
   #data = null;
@@ -47,9 +48,9 @@ export class Chart {
   // A bar reaches from 0 over those below it; so the last one is drawn first, and lines after all bars.
   #values() {
     const below = this.#data.map(() => 0);
-    const heights = new Map(this.series.map(({ of, bar }, number) => [number, this.#data.map((stretch, n) => {
+    const heights = new Map(this.series.map(({ of, bar, sparse }, number) => [number, this.#data.map((stretch, n) => {
       const value = stretch.unknown ? null : of(stretch);
-      if (!bar || value === null) return value;
+      if (!bar || value === null) return sparse ? value || null : value;
       below[n] += value;
       return below[n];
     })]));
@@ -71,7 +72,7 @@ export class Chart {
       cursor: { drag: { x: false, y: false }, points: { size: 6 } },
       scales: { x: { range: () => this.#span }, y: { range: (_, __, most) => [0, (most || 1) * 1.08] } },
       axes: [
-        { ...axis, values: (_, times) => times.map((time) => (many ? dayOf(time) : when(time, false).slice(0, 5))) },
+        { ...axis, size: 30, values: (_, times) => times.map((time) => (many ? dayOf(time) : when(time, false).slice(0, 5))) },
         { ...axis, size: 62, values: (_, numbers) => numbers.map((number) => this.format(number).replace(/\.0+(?= |$)/, "")) },
       ],
       legend: { markers: { fill: (plot, n) => plot.series[n].fill?.() ?? plot.series[n].stroke?.(), width: 0 } },
@@ -83,11 +84,11 @@ export class Chart {
     this.#plot = new uPlot(options, [this.#data.map(({ timestamp }) => timestamp), ...this.#values()], this.#box);
   }
 
-  #series({ title, colour: name, of, dash, bar }) {
+  #series({ title, colour: name, of, dash, bar, sparse }) {
     const stroke = colour(name);
     const value = (_, __, ___, at) => (at == null ? "–" : this.format(this.#data[at].unknown ? null : of(this.#data[at])));
     if (bar) return { label: title, value, fill: stroke, width: 0, points: { show: false }, paths: uPlot.paths.bars({ size: [0.8, 60], align: 1 }) };
-    return { label: title, value, stroke, dash, width: 2, spanGaps: true, points: { show: true, size: 4, fill: stroke } };
+    return { label: title, value, stroke, dash, width: 2, spanGaps: !sparse, points: { show: true, size: 4, fill: stroke } };
   }
 
   #fillTable() {

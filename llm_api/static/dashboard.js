@@ -19,7 +19,7 @@ const charts = [
     { title: "answered", colour: "--accent", bar: true, of: (s) => s.requests - s.errors - s.aborted },
     { title: "aborted", colour: "--line-strong", bar: true, of: (s) => s.aborted },
     { title: "errors", colour: "--bad", bar: true, of: (s) => s.errors },
-    { title: "fallbacks", colour: "--warn", dash: [6, 4], of: (s) => s.fallbacks },
+    { title: "fallbacks", colour: "--warn-line", dash: [6, 4], sparse: true, of: (s) => s.fallbacks },
   ], count),
   new Chart("Latency", [
     { title: "p50", colour: "--accent", of: (s) => s.p50_ms },

@@ -36,5 +36,10 @@ const fit = () => document.documentElement.classList.toggle("dark-mode", dark.ma
 dark.addEventListener("change", fit);
 fit();
 addEventListener("llm-api-key", start);
+// Swagger UI takes the address's fragment for itself
+document.querySelector(".skip").addEventListener("click", (event) => {
+  event.preventDefault();
+  document.getElementById("description").focus();
+});
 startHeader();
 start();

@@ -44,6 +44,7 @@ def fallback(page: Page, base: str) -> None:
     page.goto(f"{base}/")
     expect(page.locator(".health[data-status=degraded]")).to_be_visible()
     page.fill("#prompt", "What is the capital of France?")
+    page.fill("#temperature", "0")
     page.keyboard.press("Control+Enter")
     expect(page.locator("[data-state=done]")).to_be_visible(timeout=60_000)
 

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import pytest
 from e2e.far_ends import model_server
@@ -142,9 +143,13 @@ def test_machines_in_turn(serve: Callable[..., Service], front: Callable[..., Ng
     assert len(failed) <= 2
 
 
-def test_machine_dies(serve: Callable[..., Service], front: Callable[..., Nginx], model: Model) -> None:
+def test_machine_dies(serve: Callable[..., Service], front: Callable[..., Nginx], model: Model, tmp_path: Path) -> None:
     """Of two services one dies under load: only what it was answering fails, and nothing is generated twice."""
-    services = [serve(WEB_CONCURRENCY=2, **model.settings) for _ in range(2)]
+    # a folder of gunicorn.conf.py's own making would outlive a master that is killed
+    numbers = [tmp_path / "one", tmp_path / "other"]
+    for folder in numbers:
+        folder.mkdir()
+    services = [serve(WEB_CONCURRENCY=2, PROMETHEUS_MULTIPROC_DIR=folder, **model.settings) for folder in numbers]
     dead = services[0]
     nginx = front(*(f"127.0.0.1:{service.port}" for service in services))
     with Load(nginx, clients=8) as load:

@@ -31,7 +31,9 @@ def promtool(*arguments: str | Path, **more: str) -> str:
 
 def samples(service: Service) -> dict[str, float]:
     """Return each series of /metrics with its value."""
-    return {series: float(value) for series, value in SAMPLE.findall(service.get("/metrics").body.decode())}
+    answer = service.get("/metrics")
+    assert answer.status == 200, (answer.body, service.output()[-3000:])
+    return {series: float(value) for series, value in SAMPLE.findall(answer.body.decode())}
 
 
 @pytest.fixture
@@ -75,6 +77,24 @@ def test_rules() -> None:
     assert f"SUCCESS: {len(names)} rules found" in checked, checked
     assert tested.startswith("exit 0"), tested
     assert {(name, quiet) for name in names for quiet in ("", " []")} == set(cases)
+
+
+def test_begins_at_zero(serve: Callable[..., Service]) -> None:
+    """What can go wrong is at zero before the first request, so that Prometheus sees its first step."""
+    assert samples(serve(LLM_BACKEND="stub")) == {
+        "llm_api_requests_in_flight": 0,
+        "llm_api_log_write_failures_total": 0,
+    }
+
+
+def test_empty_file(serve: Callable[..., Service]) -> None:
+    """A worker that is killed as it makes a file for its numbers does not take /metrics with it."""
+    service = serve(LLM_BACKEND="stub")
+    assert service.generate().ok
+    eventually(lambda: samples(service)["llm_api_requests_in_flight"] == 0)
+    before = samples(service)
+    (_folder(service) / "counter_1.db").touch()
+    assert samples(service) == before
 
 
 @contextmanager

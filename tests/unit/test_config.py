@@ -1,6 +1,9 @@
 """Settings: every rule's good and bad values, who beats whom, what /config shows, and how a start ends."""
 
+import base64
 import dataclasses
+import hashlib
+import ipaddress
 import os
 import re
 import shutil
@@ -14,6 +17,7 @@ import pytest
 from flask.testing import FlaskClient
 
 from llm_api import Settings
+from llm_api.config import ApiKey
 from llm_api.errors import ConfigError
 
 ROOT = Path(__file__).parents[2]
@@ -61,6 +65,7 @@ BOOLEANS = {
 KEYS = {"good": {"sk-a_B.1": "sk-a_B.1", " sk-a \n": "sk-a"}, "bad": ["sk a", "sk\na", "sk-ä", "sk-\u2026", "a\x7f"]}
 NAMES = "ollama, huggingface, openai, claude, stub, replay"
 A_BACKEND = f"one of {NAMES}, a plugin's name, or module:Class"
+EIGHT = hashlib.sha256(b"12345678").hexdigest()
 
 
 def whole(low: int, high: int) -> dict[str, Any]:
@@ -139,7 +144,126 @@ RULES: dict[str, dict[str, Any]] = {
         "bad": ["8000", "localhost", "h:", ":x", "h:99999", "h:65536", "two words:80", "unix:", "h:-1"],
     },
     "web_concurrency": whole(1, 512),
+    "worker_class": {"good": {"gthread": "gthread", "Gevent": "gevent"}, "bad": ["sync", "1"]},
     "threads": whole(1, 1024),
+    "max_concurrency": whole(1, 1024),
+    "api_keys": {
+        "good": {
+            "12345678": (ApiKey("key-ef797c81", EIGHT, "12345678"),),
+            "alice:12345678": (ApiKey("alice", EIGHT, "12345678"),),
+            " a@b.c-1_:12:45678 ": (ApiKey("a@b.c-1_", hashlib.sha256(b"12:45678").hexdigest(), "12:45678"),),
+            f"a:sha256:{EIGHT} , b:sha256:{EIGHT.upper()}": (ApiKey("a", EIGHT), ApiKey("b", EIGHT)),
+            f"sha256:{EIGHT},b:12345678": (ApiKey("key-ef797c81", EIGHT), ApiKey("b", EIGHT, "12345678")),
+        },
+        "bad": [
+            *("1234567", "a:1234567", "a:", ":12345678,", ",", "12345678,", "12345678,,a:12345678", "two words"),
+            *(
+                "a:12345678,a:23456789",
+                "12345678,12345678",
+                "a:1234567\u00e4",
+                "a b:12345678",
+                "a:12345678\nb:12345678",
+            ),
+            *(
+                "sha256:",
+                "a:sha256:",
+                "a:sha256:0123",
+                f"a:sha256:{EIGHT}0",
+                f"a:sha256:{EIGHT[1:]}g",
+                "sha256:12345678",
+            ),
+        ],
+    },
+    "rate_limit": {
+        "good": {
+            r: r for r in ("1/second", "60/minute", "5/hour;100/day", "999999999/day", "1/second;2/minute;3/hour")
+        },
+        "bad": [
+            *(
+                "60",
+                "minute",
+                "0/minute",
+                "-1/minute",
+                "60/minutes",
+                "60 /minute",
+                "60/Minute",
+                "1/minute;",
+                ";1/minute",
+            ),
+            *(
+                "60 per minute",
+                "1/minute,2/hour",
+                "1/minute; 2/hour",
+                "1.5/minute",
+                "01/minute",
+                "1000000000/day",
+                "1/week",
+            ),
+        ],
+    },
+    "rate_limit_storage": {
+        "good": {
+            a: a
+            for a in ("memory://", "redis://h", "redis://h:6379/0", "rediss://:pw@h/1", "redis://u:p%40w@[::1]:1/0")
+        },
+        "bad": [
+            *("memory", "redis", "redis://", "redis:///0", "redis://:6379", "http://h", "memcached://h", "redis://h:x"),
+            *("redis://h:99999/0", "redis://[::1", "redis+unix:///run/redis.sock", "redis://h/0?socket_timeout=x"),
+        ],
+    },
+    "rate_limit_on_failure": {
+        "good": {"memory": "memory", "Allow": "allow", "DENY": "deny"},
+        "bad": ["ignore", "true", "memory,allow"],
+    },
+    "trusted_proxies": {
+        "good": {
+            "unix": (None,),
+            "10.0.0.1": (ipaddress.ip_network("10.0.0.1/32"),),
+            "10.0.0.0/8 , unix,::1": (ipaddress.ip_network("10.0.0.0/8"), None, ipaddress.ip_network("::1/128")),
+            "2001:db8::/32": (ipaddress.ip_network("2001:db8::/32"),),
+            "0.0.0.0/0": (ipaddress.ip_network("0.0.0.0/0"),),
+        },
+        "bad": [
+            "10.0.0.1/8",
+            "10.0.0",
+            "proxy.example.com",
+            "10.0.0.1,",
+            ",",
+            "10.0.0.1 10.0.0.2",
+            "*",
+            "::1/129",
+            "Unix",
+        ],
+    },
+    "cors_origins": {
+        "good": {
+            "*": ("*",),
+            "https://a.example": ("https://a.example",),
+            "HTTPS://A.example:8443 , http://localhost:3000": ("https://a.example:8443", "http://localhost:3000"),
+            "http://[::1]:3000": ("http://[::1]:3000",),
+        },
+        "bad": [
+            *(
+                "a.example",
+                "//a.example",
+                "ftp://a.example",
+                "https://",
+                "https://a.example/",
+                "https://a.example/x",
+                "null",
+            ),
+            *(
+                "https://a.example,",
+                "https://*.example",
+                "https://a.example https://b.example",
+                "https://u@a.example",
+            ),
+        ],
+    },
+    "http_proxy_url": {
+        "good": {url: value for url, value in URLS["good"].items() if url.startswith("http:")},
+        "bad": [*URLS["bad"], "https://h:8443/v1/"],
+    },
 }
 
 
@@ -367,9 +491,10 @@ def test_an_error_shows_no_credentials(monkeypatch: pytest.MonkeyPatch, name: st
 
 
 def test_secrets() -> None:
-    """What must never leave the process: each key, and passwords in addresses, also as they are meant."""
+    """What must never leave the process: each key, and passwords in addresses, also as they are meant and as HTTP sends them."""
     settings = Settings(**SECRETS, ollama_url="http://u:pw-canary-4@h", openai_base_url="https://u:pw%20canary@h")
-    assert set(settings.secrets) == {*SECRETS.values(), "pw-canary-4", "pw%20canary", "pw canary"}
+    sent = {base64.b64encode(login).decode() for login in (b"u:pw-canary-4", b"u:pw canary")}
+    assert set(settings.secrets) == {*SECRETS.values(), "pw-canary-4", "pw%20canary", "pw canary"} | sent
 
 
 def test_a_placeholder_is_no_secret() -> None:

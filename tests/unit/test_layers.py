@@ -78,7 +78,7 @@ def importers(pattern: str) -> set[str]:
         (r"flask\.(request|g)", {"routes", "web", "openai_routes", "pages"}),
         (r"(requests|urllib3)(\..*)?", {"backends"}),
         (r"marshmallow(\..*)?", {"schemas", "openai_schemas", "openapi"}),
-        (r"(jsonschema|referencing|regex)(\..*)?", {"structured"}),
+        (r"(jsonschema|jsonschema_specifications|referencing|regex)(\..*)?", {"structured"}),
         (r"decouple(\..*)?", {"config"}),
         (r"fcntl(\..*)?", {"request_log"}),
         (r"(torch|transformers|xllamacpp)(\..*)?", {"backends"}),

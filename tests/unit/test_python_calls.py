@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fakes import Fake
 from flask import Flask, current_app
+from flask.testing import FlaskClient
 
 from llm_api import LLMAPI
 from llm_api.errors import (
@@ -280,17 +282,15 @@ def test_after_a_fork(make_app: Make, ollama: str, log_lines: Log) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
-def test_the_deadline_after_a_fork(make_app: Make, llm_stub: ScriptedBackend) -> None:
+def test_the_deadline_after_a_fork(serve: Callable[..., FlaskClient]) -> None:
     """The watchdog that stops what hangs is a thread, which a child has not inherited: it gets its own."""
-    llm = LLMAPI.of(make_app(request_timeout=0.2))
-    llm_stub.answers("in time", delay=0.01)
-    assert llm.generate("Hello").text == "in time"
+    hanging = Fake("hanging", lambda over: over.wait(2 * PATIENCE))
+    llm = LLMAPI.of(serve(hanging, request_timeout=0.2).application)
 
-    def hang() -> str:
-        llm_stub.answers("too late", delay=600)
-        try:
-            return llm.generate("Hello").text
-        except TimedOut:
-            return "timed out"
+    def ask() -> str:
+        hanging.over.clear()
+        with pytest.raises(TimedOut):
+            llm.generate("Hello")
+        return "timed out"
 
-    assert in_child(hang) == "timed out"
+    assert ask() == in_child(ask) == "timed out"

@@ -488,9 +488,9 @@ def test_many_threads(make_log: MakeLog, log_path: Path) -> None:
 
 PROCESSES = """
     import os, sys
-    from llm_api import Settings
-    from llm_api.request_log import RequestLog
-    log = RequestLog(Settings(log_file=sys.argv[1], log_max_bytes=int(sys.argv[2]), log_backups=1000))
+    from llm_api import Settings, request_log
+    request_log.LOCK_SECONDS = 40  # waiters take no turns: on a busy machine one of them may lose for seconds
+    log = request_log.RequestLog(Settings(log_file=sys.argv[1], log_max_bytes=int(sys.argv[2]), log_backups=1000))
     log.append({"n": 0})  # so that the descriptor exists before the fork
     children = []
     for child in range(4):

@@ -1,0 +1,196 @@
+"""The servers that are compared, each on a free port of this machine: this service, its peers, the far end."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+PROJECT = Path(__file__).parents[1]
+ENVIRONMENTS = PROJECT / "build" / "bench"
+WORKERS = "2"
+START_SECONDS = 60
+TICKS = os.sysconf("SC_CLK_TCK")
+KEY = "a-key-for-benchmarks"
+# Everything on that costs something at each request; no request is refused.
+EVERYTHING = {"API_KEYS": f"bench:{KEY}", "RATE_LIMIT": "1000000/second", "LLM_FALLBACK": "none"}
+# As many at once as the rows with the most connections have, so that none is refused.
+GTHREAD = {"THREADS": "256"}
+GEVENT = {"WORKER_CLASS": "gevent", "THREADS": "1024"}
+
+
+@dataclass
+class Service:
+    """A server on a free port of this machine. `body` is what it is sent, with %s for the prompt."""
+
+    name: str
+    command: Sequence[str | Path]
+    environment: Mapping[str, str] = field(default_factory=dict)
+    path: str = "/generate"
+    body: str = '{"prompt": "%s"}'
+    streamed: str = '{"prompt": "%s", "stream": true}'
+    headers: Mapping[str, str] = field(default_factory=lambda: {"Content-Type": "application/json"})
+    port: int = field(default_factory=lambda: _free_port())
+    process: subprocess.Popen[bytes] | None = None
+
+    @contextmanager
+    def running(self) -> Iterator[Service]:
+        """Run it; ready on entry, gone on exit."""
+        self.start()
+        try:
+            yield self
+        finally:
+            self.stop()
+
+    def start(self) -> float:
+        """Start it; return the seconds to its first answer."""
+        began = time.perf_counter()
+        command = [str(part).replace("PORT", str(self.port)) for part in self.command]
+        environment = os.environ | {"PYTHONPATH": str(PROJECT)} | self.environment | {"BIND": f"127.0.0.1:{self.port}"}
+        with tempfile.TemporaryFile() as output:
+            self.process = subprocess.Popen(
+                command, env=environment, cwd=PROJECT, stdout=output, stderr=output, start_new_session=True
+            )
+            while not self._answers():
+                late = time.perf_counter() - began > START_SECONDS
+                if late or self.process.poll() is not None:
+                    output.seek(0)
+                    self.stop()
+                    sys.exit(f"{self.name} does not start:\n{output.read().decode()[-3000:]}")
+                time.sleep(0.005)
+        return time.perf_counter() - began
+
+    def _answers(self) -> bool:
+        with suppress(OSError, http.client.HTTPException):
+            return self.ask("hello")[0] == 200
+        return False
+
+    def stop(self) -> None:
+        """End it, kindly first."""
+        assert self.process
+        for signal_number in (signal.SIGTERM, signal.SIGKILL):
+            with suppress(ProcessLookupError):
+                os.killpg(self.process.pid, signal_number)
+            with suppress(subprocess.TimeoutExpired):
+                self.process.wait(10)
+
+    def ask(self, prompt: str, connection: http.client.HTTPConnection | None = None) -> tuple[int, bytes]:
+        """Return the status and body of one answer."""
+        connection = connection or http.client.HTTPConnection("127.0.0.1", self.port, timeout=120)
+        connection.request("POST", self.path, self.body % prompt, dict(self.headers))
+        response = connection.getresponse()
+        return response.status, response.read()
+
+    def cpu_seconds(self) -> float:
+        """Return the processor time that it has used so far."""
+        return sum(map(_cpu_seconds, self._processes()))
+
+    def memory(self) -> float:
+        """Return its memory in MB, shared pages counted once (PSS)."""
+        return sum(_kilobytes(pid, "smaps_rollup", "Pss:") for pid in self._processes()) / 1e3
+
+    def peak_memory(self) -> float:
+        """Return the most memory its processes ever had, in MB (the sum of their RSS)."""
+        return sum(_kilobytes(pid, "status", "VmHWM:") for pid in self._processes()) / 1e3
+
+    def _processes(self) -> list[int]:
+        assert self.process
+        found, group = [], self.process.pid
+        for folder in Path("/proc").glob("[0-9]*"):
+            with suppress(OSError):
+                if os.getpgid(int(folder.name)) == group:
+                    found.append(int(folder.name))
+        return found
+
+    def settle(self) -> None:
+        """Wait until it has worked off what the last load left: it would slow down whoever is measured next."""
+        give_up, before = time.monotonic() + 20, -1.0
+        while (now := self.cpu_seconds()) - before > 0.01 and time.monotonic() < give_up:
+            before = now
+            time.sleep(0.2)
+
+
+def provider() -> Service:
+    """Return the far end; started first, since the others are told where it is."""
+    messages = '{"model": "m", "messages": [{"role": "user", "content": "%s"}], "stream": '
+    command = (python("tools"), "-m", "bench.provider", "PORT")
+    return Service("far end", command, path="/api/chat", body=messages + "false}", streamed=messages + "true}")
+
+
+def ours(name: str, far_end: Service, folder: Path, **settings: str) -> Service:
+    """Return this service with everything on, under its own name in `folder`."""
+    return Service(
+        name,
+        (python("gevent" if "WORKER_CLASS" in settings else "core"), "-m", "gunicorn", "wsgi:app"),
+        {
+            "LLM_BACKEND": "ollama",
+            "OLLAMA_URL": f"http://127.0.0.1:{far_end.port}",
+            "LOG_FILE": str(folder / f"{name}.jsonl"),
+            "WEB_CONCURRENCY": WORKERS,
+            **EVERYTHING,
+            **settings,
+        },
+        headers={"Content-Type": "application/json", "Authorization": f"Bearer {KEY}"},
+    )
+
+
+def flask_echo() -> Service:
+    """Return Flask alone, as gunicorn runs it by default but for its threads."""
+    options = ("-c", "python:gunicorn.config", "--no-control-socket", "--bind", "127.0.0.1:PORT", "--workers", WORKERS)
+    threads = ("--worker-class", "gthread", "--threads", "64")
+    return Service("bare Flask", (python("core"), "-m", "gunicorn", *options, *threads, "bench.peers.flask_echo:app"))
+
+
+def fastapi(far_end: Service, folder: Path) -> Service:
+    """Return the hand-made FastAPI service, as fast as uvicorn makes it."""
+    options = ("--workers", WORKERS, "--loop", "uvloop", "--http", "httptools", "--no-access-log", "--port", "PORT")
+    told = {"OLLAMA_URL": f"http://127.0.0.1:{far_end.port}", "LOG_FILE": str(folder / "fastapi.jsonl")}
+    return Service("FastAPI", (python("fastapi"), "-m", "uvicorn", *options, "bench.peers.fastapi_service:app"), told)
+
+
+def litellm(far_end: Service, folder: Path) -> Service:
+    """Return LiteLLM's proxy in front of the far end's OpenAI wire."""
+    config = folder / "litellm.yaml"
+    parameters = {"model": "openai/m", "api_base": f"http://127.0.0.1:{far_end.port}/v1", "api_key": "none"}
+    config.write_text(json.dumps({"model_list": [{"model_name": "m", "litellm_params": parameters}]}))
+    options = ("--config", config, "--num_workers", WORKERS, "--host", "127.0.0.1", "--port", "PORT")
+    body = '{"model": "m", "messages": [{"role": "user", "content": "%s"}]}'
+    return Service(
+        "LiteLLM", (python("litellm").with_name("litellm"), *options), path="/v1/chat/completions", body=body
+    )
+
+
+def python(environment: str) -> Path:
+    """Return the interpreter of one of the environments that make bench makes."""
+    return ENVIRONMENTS / environment / "bin" / "python"
+
+
+def _free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+def _cpu_seconds(pid: int) -> float:
+    with suppress(OSError):
+        used = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(used[11]) + int(used[12])) / TICKS
+    return 0.0
+
+
+def _kilobytes(pid: int, file: str, name: str) -> int:
+    with suppress(OSError):
+        for line in Path(f"/proc/{pid}/{file}").read_text().splitlines():
+            if line.startswith(name):
+                return int(line.split()[1])
+    return 0

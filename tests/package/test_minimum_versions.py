@@ -1,0 +1,35 @@
+"""The lower bounds of pyproject.toml are true: the unit tests pass with exactly these."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import tomllib
+from collections.abc import Callable
+
+from .conftest import ROOT, Environment
+
+WHAT_TESTS_NEED = ("pytest", "pytest-xdist", "responses")
+
+
+def test_unit_tests_with_the_oldest_versions(make_environment: Callable[[], Environment]) -> None:
+    """Each dependency as old as pyproject.toml allows; what those need in turn is new."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    oldest = [bound.replace(">=", "==") for bound in [*project["dependencies"], *extras["server"], *extras["redis"]]]
+    assert all("==" in pin for pin in oldest)
+    environment = make_environment()
+    environment.install(*oldest, *WHAT_TESTS_NEED)
+    for name in ("llm_api", "tests", "examples", "deploy"):
+        shutil.copytree(ROOT / name, environment.home / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for file in [
+        *ROOT.glob("*.toml"),
+        *ROOT.glob("*.md"),
+        *ROOT.glob("*.py"),
+        *ROOT.glob("*.example"),
+        ROOT / "Makefile",
+    ]:
+        shutil.copy(file, environment.home)
+    ran = environment.run("-m", "pytest", "-n", "2", "--dist", "loadfile", "tests/unit")
+    print(ran.stdout[-5000:])
+    assert re.search(r"^\d+ passed", ran.stdout.splitlines()[-1]), ran.stderr

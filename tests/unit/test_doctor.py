@@ -1,0 +1,458 @@
+"""flask llm doctor: what it finds, how bad that is, how to mend it, and its exit code."""
+
+import os
+import shutil
+import subprocess
+from collections.abc import Callable
+from datetime import date
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+from flask import Flask
+from flask.testing import FlaskClient
+from limits.storage import MemoryStorage
+from providers import CLAUDE, HUGGING_FACE, OLLAMA, OPENAI, Provider
+from responses import RequestsMock
+from turns import Fake
+
+from llm_api import LLMAPI
+from llm_api.config import ApiKey
+from llm_api.errors import Unreachable
+
+Serve = Callable[..., FlaskClient]
+ROOT = Path(__file__).parents[2]
+NGINX = ROOT / "deploy" / "nginx.conf"
+KEYS = (ApiKey("alice", "0" * 64), ApiKey("bob", "1" * 64))
+
+
+class Finding(NamedTuple):
+    level: str
+    what: str
+    mend: str = ""
+
+
+class Report(NamedTuple):
+    findings: list[Finding]
+    exit_code: int
+
+    def about(self, word: str) -> list[Finding]:
+        return [finding for finding in self.findings if word in finding.what]
+
+
+def examine(app: Flask, *args: object) -> Report:
+    """Run the command and read what it prints."""
+    shown = app.test_cli_runner().invoke(args=["llm", "doctor", *map(str, args)])
+    assert isinstance(shown.exception, SystemExit | None), shown.exception
+    found: list[Finding] = []
+    for line in shown.output.splitlines():
+        level, text = line[:9].strip(), line[9:]
+        if level:
+            assert level in ("ok", "warning", "error"), shown.output
+            found.append(Finding(level, text))
+        else:
+            found[-1] = found[-1]._replace(mend=text)
+    return Report(found, shown.exit_code)
+
+
+@pytest.fixture
+def gunicorn(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """Stand in for gunicorn, which takes a second to say its configuration; a test may change it."""
+    said = {"graceful_timeout": "130", "preload_app": "False", "bind": "['127.0.0.1:8000']"}
+
+    def run(command: list[str], **kwargs: Any) -> subprocess.CompletedProcess[str]:
+        assert command[1:] == ["-m", "gunicorn", "--print-config", "wsgi:app"]
+        output = "".join(f"{name:20} = {value}\n" for name, value in said.items())
+        return subprocess.CompletedProcess(command, 0, output, "")
+
+    monkeypatch.setattr("llm_api.doctor.subprocess.run", run)
+    return said
+
+
+@pytest.fixture
+def doctor(serve: Serve, gunicorn: dict[str, str]) -> Callable[..., Report]:
+    """Return a function that examines an app with these backends and settings."""
+
+    def look(*backends: Fake, args: tuple[object, ...] = (), **settings: Any) -> Report:
+        chain = backends or (Fake("one"),)
+        return examine(serve(*chain, **settings).application, *args)
+
+    return look
+
+
+Doctor = Callable[..., Report]
+
+
+def test_all_is_well(doctor: Doctor, log_path: Path) -> None:
+    """A deployment without trouble: a line for each thing that was looked at, no mend, exit code 0."""
+    report = doctor(args=("--nginx", NGINX))
+    assert report.exit_code == 0
+    assert {(finding.level, finding.mend) for finding in report.findings} == {("ok", "")}
+    assert [finding.what.split(";")[0] for finding in report.findings] == [
+        "one answers, and has m",
+        "the log can be written",
+        "no keys",
+        "a stopping worker waits 130 s for its requests",
+        "nginx's configuration is read",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("settings", "code"), [({}, 0), ({"rate_limit": "1/minute"}, 0), ({"bind": "0.0.0.0:80"}, 1)], ids=str
+)
+def test_exit_code(doctor: Doctor, settings: dict[str, Any], code: int) -> None:
+    """1 where there is an error; a warning alone is none."""
+    report = doctor(**settings)
+    assert report.exit_code == code
+    assert ("error" in {finding.level for finding in report.findings}) == bool(code)
+
+
+# Backends
+
+
+@pytest.mark.parametrize(
+    ("one", "two", "expected"),
+    [
+        (None, None, [("ok", "one answers, and has m"), ("ok", "two answers, and has m")]),
+        (Unreachable("no way"), None, [("error", "one can't serve: no way"), ("ok", "two answers, and has m")]),
+        (None, Unreachable("no way"), [("ok", "one answers, and has m"), ("warning", "two can't serve: no way")]),
+    ],
+)
+def test_backends(doctor: Doctor, one: Any, two: Any, expected: list[tuple[str, str]]) -> None:
+    """Each of the chain is asked; trouble of the first is an error, of a fallback a warning."""
+    backends = Fake("one"), Fake("two")
+    backends[0].trouble, backends[1].trouble = one, two
+    report = doctor(*backends)
+    assert [finding[:2] for finding in report.findings[:2]] == expected
+    mends = {finding.mend for finding in report.findings[:2] if finding.level != "ok"}
+    assert mends <= {"start it, or mend its settings"}
+    assert [len(backend.asked) for backend in backends] == [0, 0]
+
+
+def test_a_check_with_a_bug(doctor: Doctor) -> None:
+    """The rest is looked at all the same, and no text of the exception is shown."""
+    one = Fake("one")
+    one.trouble = RuntimeError("canary")
+    report = doctor(one)
+    assert report.findings[0][:2] == ("error", "one can't serve: its check broke (RuntimeError)")
+    assert len(report.findings) == 4
+
+
+@pytest.mark.parametrize(
+    ("model", "models", "found"),
+    [
+        ("m", ("m",), ("ok", "one answers, and has m")),
+        ("llama2", ("llama2:latest",), ("ok", "one answers, and has llama2")),
+        (
+            "llama2",
+            ("llama2:7b", "x"),
+            ("error", "one does not list the model 'llama2'", "take one of its: llama2:7b, x, …"),
+        ),
+        ("m", tuple("abcdefg"), ("error", "one does not list the model 'm'", "take one of its: a, b, c, d, e, …")),
+        ("m", (), ("error", "one does not list the model 'm'", "take one of its: …")),
+    ],
+)
+def test_models(doctor: Doctor, model: str, models: tuple[str, ...], found: tuple[str, ...]) -> None:
+    """The configured model is in the backend's list, or some are named that are."""
+    assert doctor(Fake("one", model=model, models=models)).findings[0] == Finding(*found)
+
+
+@pytest.mark.parametrize("provider", [OLLAMA, OPENAI, CLAUDE, HUGGING_FACE], ids=str)
+@pytest.mark.usefixtures("gunicorn")
+def test_real_backends(make_app: Callable[..., Flask], provider: Provider) -> None:
+    """Each one is found to answer, or not to, by its free routes: nothing is generated."""
+    with RequestsMock(assert_all_requests_are_fired=False) as far_end:
+        far_end.get(
+            provider.models_url, json={"data": [{"id": "far-1"}], "models": [{"name": "far-1", "model": "far-1"}]}
+        )
+        far_end.get(f"{provider.base}/api/version", json={"version": "0.1"})
+        far_end.get("https://huggingface.co/api/whoami-v2", json={"name": "me"})
+        report = examine(make_app(**provider.settings))
+        assert {call.request.method for call in far_end.calls} == {"GET"}
+    assert report.findings[0].level == "error"
+    with RequestsMock(assert_all_requests_are_fired=False) as far_end:  # nobody is there
+        report = examine(make_app(**provider.settings))
+    assert report.findings[0] == Finding(
+        "error",
+        f"{provider.name} can't serve: {provider.name} can't be reached: no connection",
+        "start it, or mend its settings",
+    )
+
+
+@pytest.mark.usefixtures("gunicorn")
+def test_a_missing_key(make_app: Callable[..., Flask]) -> None:
+    """It says which variable is to be set."""
+    report = examine(make_app(llm_backend="openai"))
+    assert report.exit_code == 1
+    assert "OPENAI_API_KEY=" in report.findings[0].what
+
+
+# Models that are shut down
+
+
+@pytest.mark.parametrize(
+    ("model", "today", "level", "words"),
+    [
+        ("gpt-3.5-turbo", date(2026, 11, 23), "error", "was shut down on 2026-10-23"),
+        ("gpt-4o", date(2026, 10, 15), "ok", "will be shut down on 2027-01-14"),
+        ("gpt-4o", date(2026, 10, 16), "warning", "will be shut down on 2027-01-14"),
+        ("gpt-4o", date(2027, 1, 13), "warning", "will be shut down on 2027-01-14"),
+        ("gpt-4o", date(2027, 1, 14), "error", "was shut down on 2027-01-14"),
+        ("claude-3-sonnet-20240229", date(2026, 11, 23), "error", "was shut down on 2025-07-21"),
+        ("claude-sonnet-4-5", date(2026, 11, 23), "warning", "will be shut down on 2026-11-30"),
+        ("o4-mini", date(2026, 11, 23), "error", "was shut down on 2026-10-23"),
+    ],
+)
+def test_shutdown(
+    doctor: Doctor, monkeypatch: pytest.MonkeyPatch, model: str, today: date, level: str, words: str
+) -> None:
+    """90 days before it is a warning, from the day on an error; it is found without asking the backend."""
+
+    class Frozen(date):
+        @classmethod
+        def today(cls) -> date:  # type: ignore[override]
+            return today
+
+    monkeypatch.setattr("llm_api.doctor.date", Frozen)
+    backend = Fake("openai", model=model)
+    backend.trouble = Unreachable("m")
+    mend = "" if level == "ok" else "set OPENAI_MODEL to one that lives on"
+    assert doctor(backend).about("shut down") == [Finding(level, f"{model} {words}", mend)]
+
+
+@pytest.mark.parametrize("provider", [OPENAI, CLAUDE], ids=str)
+def test_the_default_models_live_on(make_app: Callable[..., Flask], doctor: Doctor, provider: Provider) -> None:
+    """No date is known for what one gets without a setting."""
+    model = LLMAPI.of(make_app(**provider.settings)).generator.chain[0][0].model
+    assert doctor(Fake(provider.name, model=model)).about("shut down") == []
+
+
+# The log
+
+
+def test_a_log_that_cannot_be_written(doctor: Doctor, log_path: Path) -> None:
+    """An error, with the folder whose rights are to be mended."""
+    log_path.parent.write_text("a file where the folder should be")
+    (finding,) = doctor().about("log")
+    assert finding[::2] == ("error", f"give the service's user the right to write to {log_path.parent}")
+    assert finding.what.startswith("log.jsonl can't be written: ")
+
+
+@pytest.mark.parametrize(("mode", "warns"), [(0o640, False), (0o600, False), (0o644, True), (0o604, True)])
+def test_who_may_read_the_log(doctor: Doctor, log_path: Path, mode: int, warns: bool) -> None:
+    """It holds what people said: a warning where everybody on the machine may read it."""
+    log_path.parent.mkdir()
+    log_path.touch()
+    log_path.chmod(mode)
+    said = Finding("warning", "everybody on this machine may read the log", f"chmod o= {log_path}")
+    assert doctor().about("read the log") == ([said] if warns else [])
+
+
+@pytest.mark.parametrize(("free", "level"), [(2**30 + 1, "ok"), (2**30, "warning"), (0, "warning")])
+def test_room(doctor: Doctor, monkeypatch: pytest.MonkeyPatch, free: int, level: str) -> None:
+    """A gibibyte or less is a warning."""
+    usage = shutil.disk_usage(ROOT)._replace(free=free)
+    monkeypatch.setattr("llm_api.doctor.shutil.disk_usage", lambda path: usage)
+    (finding,) = doctor().about("the log can be written")
+    what = f"the log can be written; {free / 2**30:.1f} GiB are free"
+    assert finding == Finding(level, what, "" if level == "ok" else "rotate it, or make room")
+
+
+# Who may ask, and how often
+
+
+@pytest.mark.parametrize(
+    ("settings", "level", "what"),
+    [
+        ({}, "ok", "no keys; only this machine reaches 127.0.0.1:8000"),
+        ({"bind": "unix:/run/x.sock"}, "ok", "no keys; only this machine reaches unix:/run/x.sock"),
+        ({"bind": "localhost:80"}, "ok", "no keys; only this machine reaches localhost:80"),
+        ({"bind": "[::1]:80"}, "ok", "no keys; only this machine reaches [::1]:80"),
+        ({"bind": "0.0.0.0:80"}, "error", "everybody who reaches 0.0.0.0:80 may ask"),
+        ({"bind": "[::]:80"}, "error", "everybody who reaches [::]:80 may ask"),
+        ({"bind": "192.168.1.5:80"}, "error", "everybody who reaches 192.168.1.5:80 may ask"),
+        ({"bind": "llm.example.com:80"}, "error", "everybody who reaches llm.example.com:80 may ask"),
+        ({"bind": "0.0.0.0:80", "api_keys": KEYS}, "ok", "2 keys may ask"),
+        ({"api_keys": KEYS}, "ok", "2 keys may ask"),
+    ],
+    ids=str,
+)
+def test_keys(doctor: Doctor, settings: dict[str, Any], level: str, what: str) -> None:
+    """Without keys on an address that others reach is an error."""
+    mend = "" if level == "ok" else "set API_KEYS (flask llm keys new NAME)"
+    assert Finding(level, what, mend) in doctor(**settings).findings
+
+
+@pytest.mark.parametrize(
+    ("settings", "mend"),
+    [
+        ({}, None),
+        ({"threads": 2}, None),
+        ({"threads": 8, "max_concurrency": 7}, None),
+        ({"threads": 8, "max_concurrency": 8}, "set it to 6 or less, or raise THREADS"),
+        ({"threads": 2, "max_concurrency": 2}, "set it to 1 or less, or raise THREADS"),
+        ({"threads": 1}, "set it to 1 or less, or raise THREADS"),
+    ],
+    ids=str,
+)
+def test_concurrency(doctor: Doctor, settings: dict[str, Any], mend: str | None) -> None:
+    """A thread must be left that refuses what is too much; what is proposed is a valid setting."""
+    what = "MAX_CONCURRENCY leaves no thread to refuse requests and to say how things are"
+    assert doctor(**settings).about("MAX_CONCURRENCY") == ([Finding("warning", what, mend)] if mend else [])
+
+
+REDIS = {"rate_limit": "1/minute", "rate_limit_storage": "redis://:canary-password@127.0.0.1:1/0"}
+SHARED = Finding(
+    "warning",
+    "behind a proxy all clients have one address, and share one limit",
+    "set TRUSTED_PROXIES to the proxy's address, or to unix",
+)
+ALONE = Finding("warning", "each worker counts requests for itself", "set RATE_LIMIT_STORAGE=redis://HOST:PORT/0")
+SILENT = Finding("error", "the storage of the rate limits does not answer", "start it, mend RATE_LIMIT_STORAGE")
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({}, []),
+        ({"rate_limit_storage": REDIS["rate_limit_storage"]}, []),
+        ({"rate_limit": "1/minute"}, [ALONE, SHARED]),
+        ({"rate_limit": "1/minute", "api_keys": KEYS}, [ALONE]),
+        ({"rate_limit": "1/minute", "trusted_proxies": (None,)}, [ALONE]),
+        ({"rate_limit": "1/minute", "bind": "0.0.0.0:80"}, [ALONE]),
+        (REDIS | {"api_keys": KEYS}, [SILENT]),
+        (REDIS, [SILENT, SHARED]),
+    ],
+    ids=str,
+)
+def test_rates(doctor: Doctor, settings: dict[str, Any], expected: list[Finding]) -> None:
+    """Counting apart, a storage that is away, one count for all clients of a proxy."""
+    assert [f for f in doctor(**settings).findings if f in (ALONE, SHARED, SILENT)] == expected
+
+
+def test_a_storage_that_answers(doctor: Doctor, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A storage that is there is no finding."""
+    monkeypatch.setattr("limits.storage.storage_from_string", lambda *args, **kwargs: MemoryStorage())
+    assert doctor(**REDIS, api_keys=KEYS).about("storage") == []
+
+
+# gunicorn and nginx
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({}, Finding("ok", "a stopping worker waits 130 s for its requests; give its supervisor 10 s more")),
+        (
+            {"graceful_timeout": "120"},
+            Finding(
+                "error", "a stopping worker has 120 s, a request 120 s", "raise graceful_timeout above REQUEST_TIMEOUT"
+            ),
+        ),
+        (
+            {"graceful_timeout": "30"},
+            Finding(
+                "error", "a stopping worker has 30 s, a request 120 s", "raise graceful_timeout above REQUEST_TIMEOUT"
+            ),
+        ),
+        (
+            {"preload_app": "True"},
+            Finding("error", "a model that is loaded before the fork never answers", "take --preload away"),
+        ),
+    ],
+)
+def test_gunicorn(doctor: Doctor, gunicorn: dict[str, str], changes: dict[str, str], expected: Finding) -> None:
+    """A worker that stops waits longer than a request may take, and no model is loaded before the fork."""
+    gunicorn.update(changes)
+    assert expected in doctor().findings
+
+
+@pytest.mark.parametrize("folder", [ROOT, None], ids=["here", "elsewhere"])
+def test_gunicorns_own_word(serve: Serve, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, folder: Path | None) -> None:
+    """gunicorn itself is asked, where wsgi.py is; elsewhere the doctor says where to run it."""
+    monkeypatch.chdir(folder or tmp_path)
+    for name in [name for name in os.environ if name.startswith("PROMETHEUS_") or name == "LLM_API_METRICS_OWNER"]:
+        monkeypatch.delenv(name)
+    monkeypatch.delenv("PYTHONPATH", raising=False)  # it may find wsgi.py from anywhere
+    monkeypatch.setenv("REQUEST_TIMEOUT", "33")
+    report = examine(serve(Fake("one"), request_timeout=33.0).application)
+    if folder:
+        assert report.about("a stopping worker waits 43 s")[0].level == "ok"
+    else:
+        said = Finding("warning", "gunicorn does not show its configuration here", "run this where wsgi.py is")
+        assert said in report.findings
+
+
+READ = Finding("ok", "nginx's configuration is read")
+
+
+def nginx_waits(seconds: str, mend: str = "proxy_read_timeout 130s;") -> Finding:
+    return Finding("error", f"nginx waits {seconds} s for an answer, which may take 120 s", mend)
+
+
+def nginx_takes(size: str) -> Finding:
+    what = f"nginx takes bodies of {size} bytes, the service 1,048,576"
+    return Finding("error", what, "client_max_body_size 1048576;")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("proxy_read_timeout 130s;", []),
+        ("proxy_read_timeout 121;", []),
+        ("proxy_read_timeout 3m;", []),
+        ("proxy_read_timeout 2m10s;", []),
+        ("proxy_read_timeout 1h;", []),
+        ("proxy_read_timeout 121000ms;", []),
+        ("", [nginx_waits("60")]),
+        ("proxy_read_timeout 120s;", [nginx_waits("120")]),
+        ("proxy_read_timeout 1m30s;", [nginx_waits("90")]),
+        ("proxy_read_timeout 500ms;", [nginx_waits("0.5")]),
+        ("proxy_read_timeout   30 ;", [nginx_waits("30")]),
+        ("# proxy_read_timeout 130s;", [nginx_waits("60")]),
+        ("proxy_read_timeout 130s;\nlocation /x { proxy_read_timeout 10s; }", [nginx_waits("10")]),
+        ("proxy_read_timeout 130s; client_max_body_size 1m;", []),
+        ("proxy_read_timeout 130s; client_max_body_size 1048576;", []),
+        ("proxy_read_timeout 130s; client_max_body_size 2M;", []),
+        ("proxy_read_timeout 130s; client_max_body_size 1g;", []),
+        ("proxy_read_timeout 130s; client_max_body_size 0;", []),
+        ("proxy_read_timeout 130s; client_max_body_size 100k;", [nginx_takes("102,400")]),
+        ("proxy_read_timeout 130s; client_max_body_size 1000000;", [nginx_takes("1,000,000")]),
+        (
+            "proxy_read_timeout 130s; client_max_body_size 0; location /x {client_max_body_size 1k;}",
+            [nginx_takes("1,024")],
+        ),
+        ("client_max_body_size 8k; # of old", [nginx_waits("60"), nginx_takes("8,192")]),
+    ],
+)
+def test_nginx(doctor: Doctor, tmp_path: Path, text: str, expected: list[Finding]) -> None:
+    """It waits longer than a request may take, and takes what the service takes; what it does by itself counts too."""
+    path = tmp_path / "site.conf"
+    path.write_text(f"server {{ {text}\n}}\n")
+    report = doctor(args=("--nginx", path))
+    assert report.about("nginx") == [*expected, READ]
+    assert report.exit_code == bool(expected)
+
+
+def test_nginx_and_larger_bodies(doctor: Doctor, tmp_path: Path) -> None:
+    """Without a word of it nginx takes a mebibyte; the mends are the settings' own numbers."""
+    path = tmp_path / "site.conf"
+    path.write_text("proxy_read_timeout 130s;")
+    (finding, read) = doctor(args=("--nginx", path), max_body_bytes=2_000_000).about("nginx")
+    what = "nginx takes bodies of 1,048,576 bytes, the service 2,000,000"
+    assert (finding, read) == (Finding("error", what, "client_max_body_size 2000000;"), READ)
+    report = doctor(args=("--nginx", path), request_timeout=300.0)
+    assert report.about("which may take 300 s")[0].mend == "proxy_read_timeout 310s;"
+
+
+def test_nginx_in_any_encoding(doctor: Doctor, tmp_path: Path) -> None:
+    """A comment in another encoding is no trouble."""
+    path = tmp_path / "site.conf"
+    path.write_bytes("proxy_read_timeout 130s; # f\xfcr uns".encode("latin-1"))
+    assert doctor(args=("--nginx", path)).about("nginx") == [READ]
+
+
+def test_a_missing_nginx_file(make_app: Callable[..., Flask], tmp_path: Path) -> None:
+    """A file that is not there is a mistake in the command."""
+    shown = make_app().test_cli_runner().invoke(args=["llm", "doctor", "--nginx", str(tmp_path / "none")])
+    assert shown.exit_code == 2

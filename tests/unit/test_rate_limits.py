@@ -1,0 +1,286 @@
+"""How often one may ask: who is counted, what is counted, and what happens while the storage is away."""
+
+import hashlib
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from flask.testing import FlaskClient
+from limits.errors import StorageError
+from limits.storage import MemoryStorage
+from turns import GENERATE
+from werkzeug.test import TestResponse
+
+from llm_api import Settings
+from llm_api.config import ApiKey
+from llm_api.errors import ConfigError
+
+LogLines = Callable[[], list[dict[str, Any]]]
+Serve = Callable[..., FlaskClient]
+
+ROOT = Path(__file__).parents[2]
+NOBODY_LISTENS = "redis://:canary-password@127.0.0.1:1/0"
+
+
+class Clock:
+    """The time of the day, and the one that llm_api.limits measures with; both stand still until a test moves them."""
+
+    def __init__(self) -> None:
+        self.now = 1_795_000_000.0
+
+    def time(self) -> float:
+        return self.now
+
+    monotonic = time
+
+
+@pytest.fixture(autouse=True)
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr("time.time", clock.time)
+    monkeypatch.setattr("llm_api.limits.time", clock)
+    return clock
+
+
+class Away(MemoryStorage):
+    """Stands in for Redis: can be away, and counts how often it is asked."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.is_away = True
+        self.asked = 0
+
+    def acquire_entry(self, *args: Any, **kwargs: Any) -> bool:
+        self.asked += 1
+        if self.is_away:
+            raise StorageError(ConnectionError("canary-password"))
+        return super().acquire_entry(*args, **kwargs)
+
+
+@pytest.fixture
+def storage(monkeypatch: pytest.MonkeyPatch) -> Away:
+    storage = Away()
+    monkeypatch.setattr("limits.storage.storage_from_string", lambda *args, **kwargs: storage)
+    return storage
+
+
+def ask(client: FlaskClient, path: str = "/generate", address: str = "1.2.3.4", **headers: str) -> TestResponse:
+    body = GENERATE[path][0]
+    return client.post(path, json=body, headers=headers, environ_overrides={"REMOTE_ADDR": address}, buffered=True)
+
+
+def statuses(client: FlaskClient, times: int, **said: Any) -> list[int]:
+    return [ask(client, **said).status_code for _ in range(times)]
+
+
+def keys(*names: str) -> tuple[ApiKey, ...]:
+    """Return keys that are called as they are."""
+    return tuple(ApiKey(name, hashlib.sha256(name.encode()).hexdigest()) for name in names)
+
+
+@pytest.mark.parametrize("path", GENERATE)
+def test_one_too_many(make_client: Serve, log_lines: LogLines, clock: Clock, path: str) -> None:
+    """It is a 429 that says which limit and how long to wait, with a line in the log; the backend is not asked."""
+    client = make_client(rate_limit="2/minute")
+    assert statuses(client, 2, path=path) == [200, 200]
+    clock.now += 10.5
+    answer = ask(client, path)
+    assert (answer.status_code, answer.headers["Retry-After"]) == (429, "50")
+    assert "x-should-retry" not in answer.headers
+    message = "more than 2 per 1 minute (RATE_LIMIT)"
+    error = {"message": message, "type": "rate_limit_error", "code": "rate_limit_exceeded", "param": None}
+    assert answer.json["error"] == error
+    line = log_lines()[-1]
+    assert (line["status"], line["http_status"], line["operation"]) == ("error", 429, GENERATE[path][1])
+    assert line["error"] == {name: error[name] for name in ("type", "code", "message")}
+    assert (line["prompt"], line["attempts"], line["client_ip"]) == (None, [], "1.2.3.4")
+
+
+@pytest.mark.parametrize(
+    ("rate", "passing", "seconds"),
+    [("1/second", 1, 1), ("3/minute", 3, 60), ("2/hour", 2, 3600), ("2/day", 2, 86_400)],
+)
+def test_who_waits_may_ask_again(make_client: Serve, clock: Clock, rate: str, passing: int, seconds: int) -> None:
+    """Retry-After is the time until one more passes, an hour at most; refused requests don't make it longer."""
+    client = make_client(rate_limit=rate)
+    assert statuses(client, passing + 2) == [200] * passing + [429, 429]
+    assert ask(client).headers["Retry-After"] == str(min(seconds, 3600))
+    clock.now += seconds - 0.01
+    assert ask(client).headers["Retry-After"] == "1"
+    clock.now += 0.02
+    assert statuses(client, passing + 1) == [200] * passing + [429]
+
+
+def test_several_rates(make_client: Serve, clock: Clock) -> None:
+    """Each of them holds, and the one that was exceeded is named."""
+    client = make_client(rate_limit="2/second;3/minute")
+    assert statuses(client, 2) == [200, 200]
+    assert "more than 2 per 1 second" in ask(client).text
+    clock.now += 5
+    assert ask(client).status_code == 200
+    clock.now += 5
+    answer = ask(client)
+    assert "more than 3 per 1 minute" in answer.text
+    assert answer.headers["Retry-After"] == "50"
+
+
+def test_each_key_has_its_own_count(make_client: Serve, log_lines: LogLines) -> None:
+    """With keys the address does not matter; the name of who asked too often is in the log."""
+    client = make_client(rate_limit="1/minute", api_keys=keys("alice-12", "bob-1234"))
+    bearers = {name: {"x-api-key": name} for name in ("alice-12", "bob-1234")}
+    assert ask(client, address="1.1.1.1", **bearers["alice-12"]).status_code == 200
+    assert ask(client, address="2.2.2.2", **bearers["alice-12"]).status_code == 429
+    assert log_lines()[-1]["caller"] == "alice-12"
+    assert ask(client, address="1.1.1.1", **bearers["bob-1234"]).status_code == 200
+
+
+def test_a_wrong_key_is_not_counted(make_client: Serve) -> None:
+    """Nobody can use up another's requests without the key."""
+    client = make_client(rate_limit="1/minute", api_keys=keys("alice-12"))
+    assert statuses(client, 3, **{"x-api-key": "Alice-12"}) == [401] * 3
+    assert ask(client, **{"x-api-key": "alice-12"}).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "are_one"),
+    [
+        ("1.2.3.4", "1.2.3.4", True),
+        ("1.2.3.4", "1.2.3.5", False),
+        ("2001:db8:1:2::1", "2001:db8:1:2:ffff:ffff:ffff:ffff", True),
+        ("2001:db8:1:2::1", "2001:0DB8:1:2::5", True),
+        ("2001:db8:1:2::1", "2001:db8:1:3::1", False),
+        ("::ffff:1.2.3.4", "::ffff:1.2.3.5", False),
+        ("::ffff:1.2.3.4", "::ffff:1.2.3.4", True),
+        ("", "1.2.3.4", False),
+        ("", "", True),
+        ("garbage", "garbage", True),
+        ("garbage", "rubbish", False),
+    ],
+)
+def test_each_address_has_its_own_count(make_client: Serve, one: str, other: str, are_one: bool) -> None:
+    """Without keys it is the address; an IPv6 customer has a whole /64 of them, and is still one."""
+    client = make_client(rate_limit="1/minute")
+    assert ask(client, address=one).status_code == 200
+    assert ask(client, address=other).status_code == (429 if are_one else 200)
+
+
+def test_the_address_is_the_clients(make_client: Serve) -> None:
+    """Behind a proxy each of its clients has its own count, as in the log."""
+    client = make_client(rate_limit="1/minute", trusted_proxies=(None,))
+    said = [ask(client, address="", **{"X-Forwarded-For": ip}).status_code for ip in ("1.1.1.1", "2.2.2.2", "1.1.1.1")]
+    assert said == [200, 200, 429]
+
+
+def test_both_dialects_share_the_count(make_client: Serve) -> None:
+    """Who has used up its requests in one has none in the other."""
+    client = make_client(rate_limit="3/minute")
+    assert [ask(client, path).status_code for path in GENERATE] == [200] * 3
+    assert [ask(client, path).status_code for path in GENERATE] == [429] * 3
+
+
+def test_only_generating_counts(make_client: Serve) -> None:
+    """Looking at health, metrics, models and settings is free, also for who has no requests left."""
+    client = make_client(rate_limit="1/minute")
+    free = ["/health", "/health/live", "/metrics", "/v1/models", "/v1/models/stub/stub", "/config", "/openapi.json"]
+    assert [client.get(path, environ_overrides={"REMOTE_ADDR": "1.2.3.4"}).status_code for path in free] == [200] * 7
+    assert statuses(client, 2) == [200, 429]
+    assert [client.get(path, environ_overrides={"REMOTE_ADDR": "1.2.3.4"}).status_code for path in free] == [200] * 7
+
+
+def test_without_a_limit_nobody_is_refused(make_client: Serve) -> None:
+    """No RATE_LIMIT is no limit, whatever the storage."""
+    assert set(statuses(make_client(rate_limit_storage=NOBODY_LISTENS), 50)) == {200}
+
+
+# The storage is away
+
+
+@pytest.mark.parametrize(
+    ("on_failure", "said"),
+    [("memory", [200, 200, 429, 429]), ("allow", [200, 200, 200, 200]), ("deny", [503, 503, 503, 503])],
+)
+@pytest.mark.parametrize("path", GENERATE)
+def test_a_storage_that_is_away(make_client: Serve, on_failure: str, said: list[int], path: str) -> None:
+    """memory: counted here; allow: not at all; deny: nobody is answered. With the real client of Redis."""
+    client = make_client(rate_limit="2/minute", rate_limit_storage=NOBODY_LISTENS, rate_limit_on_failure=on_failure)
+    assert statuses(client, 4, path=path) == said
+
+
+def test_denied(make_client: Serve, log_lines: LogLines, storage: Away) -> None:
+    """It is a 503 that may be tried again, in our shape and with a line; nothing is generated."""
+    client = make_client(rate_limit="9/minute", rate_limit_storage=NOBODY_LISTENS, rate_limit_on_failure="deny")
+    answer = ask(client)
+    assert (answer.status_code, answer.headers["Retry-After"]) == (503, "1")
+    assert (answer.json["error"]["type"], answer.json["error"]["code"]) == ("server_error", "limits_unavailable")
+    assert "x-should-retry" not in answer.headers
+    (line,) = log_lines()
+    assert (line["http_status"], line["error"]["code"], line["attempts"]) == (503, "limits_unavailable", [])
+
+
+@pytest.mark.parametrize(("on_failure", "said"), [("memory", 200), ("allow", 200), ("deny", 503)])
+def test_it_is_left_alone_for_a_second(
+    make_client: Serve, clock: Clock, storage: Away, on_failure: str, said: int
+) -> None:
+    """Only the first request of each second waits for a storage that is away; then it is asked again."""
+    client = make_client(rate_limit="9/minute", rate_limit_storage=NOBODY_LISTENS, rate_limit_on_failure=on_failure)
+    assert (statuses(client, 3), storage.asked) == ([said] * 3, 1)
+    clock.now += 0.99
+    assert (statuses(client, 1), storage.asked) == ([said], 1)
+    clock.now += 0.01
+    assert (statuses(client, 2), storage.asked) == ([said] * 2, 2)
+
+
+def test_it_comes_back(make_client: Serve, clock: Clock, storage: Away) -> None:
+    """Once it answers, requests are counted there again."""
+    client = make_client(rate_limit="1/minute", rate_limit_storage=NOBODY_LISTENS)
+    assert statuses(client, 2) == [200, 429]
+    storage.is_away = False
+    clock.now += 1
+    assert (statuses(client, 3), storage.asked) == ([200, 429, 429], 4)
+
+
+def test_its_address_is_told_to_nobody(
+    make_client: Serve, log_path: Path, caplog: pytest.LogCaptureFixture, storage: Away
+) -> None:
+    """The error output says that it is away and what kind of error that was, and no word of the error's text."""
+    answer = ask(make_client(rate_limit="1/minute", rate_limit_storage=NOBODY_LISTENS, rate_limit_on_failure="deny"))
+    assert caplog.messages == ["the storage of the rate limits is away (ConnectionError)"]
+    assert "canary" not in answer.text + log_path.read_text() + caplog.text
+
+
+# The start
+
+
+def test_a_missing_package_ends_the_start(monkeypatch: pytest.MonkeyPatch, make_client: Serve) -> None:
+    """A Redis without its package is said at once, with how to mend it; nothing else needs the package."""
+    monkeypatch.setattr("llm_api.limits.find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match=r"^RATE_LIMIT_STORAGE is .*: pip install redis$"):
+        make_client(rate_limit="1/minute", rate_limit_storage=NOBODY_LISTENS)
+    assert ask(make_client(rate_limit="1/minute")).status_code == 200
+    assert ask(make_client(rate_limit_storage=NOBODY_LISTENS)).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("settings", "loaded"), [("", []), ("rate_limit='1/minute'", ["limits"])], ids=["no limit", "a limit"]
+)
+def test_the_packages_are_loaded_only_for_a_limit(settings: str, loaded: list[str]) -> None:
+    """Who sets no limit pays nothing for it; redis is loaded only for a Redis."""
+    code = (
+        "import sys; from llm_api import Settings, create_app;"
+        f"create_app(Settings(llm_backend='stub', llm_fallback=(), {settings}));"
+        "print(sorted({'limits', 'redis'} & set(sys.modules)))"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (ended.stdout, ended.stderr) == (f"{loaded}\n", "")
+
+
+def test_what_redis_would_refuse_ends_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An address that can't be one is said at the start, not with each request, and without its password."""
+    monkeypatch.setenv("RATE_LIMIT_STORAGE", "redis://:canary@h:99999/0")
+    with pytest.raises(ConfigError, match=r"^RATE_LIMIT_STORAGE='its value' is not valid: it must be memory:// or"):
+        Settings.load(None)
