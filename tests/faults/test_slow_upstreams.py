@@ -23,6 +23,8 @@ CLIENTS = 100
 TIMEOUT = 3
 # gunicorn.conf.py's own: two workers of sixteen threads, two of which are kept free
 SERVED = 2 * 14
+# where a busy machine lets one of them take all before the other one wakes
+LEAST = 14
 REFUSED, HELD = b'"no_capacity"', b'"timeout"'
 
 
@@ -57,6 +59,9 @@ class Round:
     def slowest(self, word: bytes) -> float:
         return max(answer.seconds for answer in self.answers if word in answer.said)
 
+    def count(self, word: bytes) -> int:
+        return sum(word in answer.said for answer in self.answers)
+
     @property
     def is_in_time(self) -> bool:
         return self.p99("/health") <= 0.05 and self.slowest(REFUSED) <= 0.1 and self.slowest(HELD) <= TIMEOUT + 1
@@ -64,8 +69,8 @@ class Round:
     def __str__(self) -> str:
         polled = (f"{len(self.polls[path])} x {path}, p99 {self.p99(path) * 1000:.0f} ms" for path in self.polls)
         return (
-            f"{', '.join(polled)}; {SERVED} held, the last ended {self.slowest(HELD) - TIMEOUT:+.2f} s from its "
-            f"deadline; {CLIENTS - SERVED} refused within {self.slowest(REFUSED) * 1000:.0f} ms"
+            f"{', '.join(polled)}; {self.count(HELD)} held, the last ended {self.slowest(HELD) - TIMEOUT:+.2f} s from "
+            f"its deadline; {self.count(REFUSED)} refused within {self.slowest(REFUSED) * 1000:.0f} ms"
         )
 
 
@@ -78,8 +83,9 @@ def one_round(service: Service, far_end: Upstream) -> Round:
         watchers = [pool.submit(poll, service, path, seen, over) for path, seen in polls.items()]
         asked = pool.submit(ask_all, service)
         try:
-            eventually(lambda: far_end.asked == SERVED, TIMEOUT)
-            eventually(lambda: service.metrics("llm_api_requests_in_flight") == {"": SERVED}, TIMEOUT)
+            eventually(
+                lambda: service.metrics("llm_api_requests_in_flight") == {"": max(far_end.asked, LEAST)}, TIMEOUT
+            )
             answers = asked.result()
         finally:
             over.set()
@@ -88,7 +94,8 @@ def one_round(service: Service, far_end: Upstream) -> Round:
 
     refused = [answer.said for answer in answers if REFUSED in answer.said]
     held = [answer.said for answer in answers if HELD in answer.said]
-    assert (len(held), len(refused)) == (SERVED, CLIENTS - SERVED)
+    assert len(held) + len(refused) == CLIENTS
+    assert LEAST <= len(held) == far_end.asked <= SERVED
     for said in refused:
         assert said.startswith(b"HTTP/1.1 503 ")
         assert b"\r\nRetry-After: 1\r\n" in said
