@@ -491,7 +491,7 @@ def test_an_error_shows_no_credentials(monkeypatch: pytest.MonkeyPatch, name: st
 
 
 def test_secrets() -> None:
-    """What must never leave the process: each key, and passwords in addresses, also as they are meant and as HTTP sends them."""
+    """What must never leave the process: each key, and passwords in addresses, also as meant and as HTTP sends them."""
     settings = Settings(**SECRETS, ollama_url="http://u:pw-canary-4@h", openai_base_url="https://u:pw%20canary@h")
     sent = {base64.b64encode(login).decode() for login in (b"u:pw-canary-4", b"u:pw canary")}
     assert set(settings.secrets) == {*SECRETS.values(), "pw-canary-4", "pw%20canary", "pw canary"} | sent
