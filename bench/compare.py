@@ -81,7 +81,9 @@ def _latency(c: Comparison) -> None:
 
 def _first_chunk(c: Comparison) -> None:
     def first(service: Service) -> float:
-        return statistics.median(load.stream(service, "wait=0.02 tokens=12 gap=0.01").first for _ in range(2 if c.short else 10))
+        return statistics.median(
+            load.stream(service, "wait=0.02 tokens=12 gap=0.01").first for _ in range(2 if c.short else 10)
+        )
 
     taken = c.measure(first, ["gthread", "gevent", "FastAPI", "far end"])
     c.row("added to a stream's first chunk, p50", "≤ 0.7", "FastAPI", _added(taken), "ms", 1e3)
