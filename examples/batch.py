@@ -1,6 +1,6 @@
 """Answer a file of prompts, one a line, four at once; the answers come as JSON lines in the same order.
 
-LLM_BACKEND=stub python examples/batch.py < prompts.txt > answers.jsonl
+pip install .  &&  LLM_BACKEND=stub python examples/batch.py < prompts.txt > answers.jsonl
 """
 
 import json

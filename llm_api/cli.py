@@ -259,6 +259,7 @@ def progress(files: list[Path], hidden: bool = False) -> Iterator[Callable[[int]
 @click.option("--fallback/--no-fallback", default=True, help="Whether another backend may answer.")
 def generate(prompt: str | None, stream: bool, as_json: bool, **fields: Any) -> None:
     """Answer PROMPT, or what comes through a pipe. Exit code 1 where nothing can answer."""
+    prompt = None if prompt == "-" else prompt
     if not prompt and sys.stdin.isatty():
         raise click.UsageError("give a prompt, or pipe one in")
     # bytes that are no text are refused with the words for any other prompt

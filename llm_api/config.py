@@ -455,4 +455,4 @@ def _shown(value: Any, field: Field) -> Any:
     if not value or field.metadata["rule"] not in ADDRESSES:
         return value
     url = urlsplit(value)
-    return url._replace(netloc=url.netloc.rpartition("@")[2]).geturl()
+    return url._replace(netloc=url.netloc.rpartition("@")[2]).geturl() if "@" in url.netloc else str(value)

@@ -6,6 +6,8 @@ import heapq
 import threading
 import time
 from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -25,6 +27,8 @@ FRESH_SECONDS = 5.0
 FRESH_FACTOR = 10
 KEPT_ANSWERS = 16
 PATIENCE_SECONDS = 10.0
+# Who reads, and who waits for it, holds a thread; those that are left answer all else.
+READERS = 5
 # A line is written soon after its request has ended: going back, later ones may follow this closely.
 LATE_SECONDS = 60.0
 ROW = (
@@ -44,6 +48,7 @@ class Dashboard:
         self._path = Path(settings.log_file)
         self._hides = not settings.log_prompts
         self._reading = threading.Lock()
+        self._readers = threading.BoundedSemaphore(READERS)
         self._answers: OrderedDict[Key, tuple[float, dict[str, Any]]] = OrderedDict()
 
     def data(self, minutes: int, backend: str | None, status: str | None, text: str | None) -> dict[str, Any]:
@@ -52,9 +57,7 @@ class Dashboard:
         """
         minutes = min(max(minutes, 1), MAX_MINUTES)
         key = (minutes, backend, status, text)
-        if not self._reading.acquire(timeout=PATIENCE_SECONDS):
-            raise NoCapacity("the log is being read for others")
-        try:
+        with self._turn():
             fresh_until, answer = self._answers.get(key, (0.0, {}))
             started = time.monotonic()
             if started >= fresh_until:
@@ -65,14 +68,28 @@ class Dashboard:
             while len(self._answers) > KEPT_ANSWERS:
                 self._answers.popitem(last=False)
             return answer
+
+    @contextmanager
+    def _turn(self) -> Iterator[None]:
+        if not self._readers.acquire(blocking=False):
+            raise NoCapacity("the log is being read for others")
+        try:
+            if not self._reading.acquire(timeout=PATIENCE_SECONDS):
+                raise NoCapacity("the log is being read for others")
+            try:
+                yield
+            finally:
+                self._reading.release()
         finally:
-            self._reading.release()
+            self._readers.release()
 
     def records(self, request_id: str) -> list[Record]:
-        """Return the latest records with this id: a client that chooses ids may use one twice."""
+        """Return the latest records with this id: a client that chooses ids may use one twice. Raises as `data`."""
         name = request_id.encode()
         found = (parse(line) for line in newest_first(self._path, MAX_BYTES) if name in line)
-        return list(islice((self._shown(r) for r in found if r and r.get("request_id") == request_id), SAME_ID))
+        shown = (self._shown(r) for r in found if r and r.get("request_id") == request_id)
+        with self._turn():
+            return list(islice(shown, SAME_ID))
 
     def _read(self, seconds: float, backend: str | None, status: str | None, text: str | None) -> dict[str, Any]:
         until = time.time()

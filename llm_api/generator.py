@@ -42,7 +42,6 @@ from .errors import (
 from .pump import Pump
 from .record import Record
 from .request_log import RequestLog
-from .structured import check_answer
 from .types import Chunk, GenerationRequest
 
 # providers.md, section 1.5: what the official SDKs do
@@ -280,6 +279,8 @@ class Exchange:
         # JSON is checked before any of it leaves, so a stream of it comes at once
         ready = [next(self._source)] if request.stream and not request.response_format else list(self._source)
         if request.response_format:
+            from .structured import check_answer  # as in schemas.py
+
             check_answer("".join(chunk.text for chunk in ready), request.response_format, self._deadline)
         self._chunks = chain(ready, self._source)
         self.record.backend = backend.name

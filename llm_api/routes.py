@@ -11,7 +11,6 @@ from . import openai_routes, pages, strict_json
 from .errors import LLMAPIError
 from .generator import Exchange
 from .metrics import exposition
-from .openapi import describe
 from .web import (
     answer_error,
     exchange,
@@ -78,6 +77,8 @@ def metrics() -> Response:
 @blueprint.get("/openapi.json")
 def openapi() -> Response:
     """Describe the API (OpenAPI 3.1)."""
+    from .openapi import describe  # not above: apispec is for this alone
+
     return json_answer(describe(current_app, request.blueprints[0], service()))
 
 

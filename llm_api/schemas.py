@@ -8,7 +8,6 @@ from typing import Any, ClassVar, NamedTuple
 from marshmallow import RAISE, Schema, ValidationError, fields, post_load, validate
 
 from .errors import ValidationFailed
-from .structured import check_schema
 from .types import GenerationRequest, Message, ResponseFormat
 
 # A field that is not known may have any name.
@@ -81,6 +80,8 @@ def _named_schema(value: Any) -> ResponseFormat:
 
 
 def _schema(value: dict[str, Any]) -> dict[str, Any]:
+    from .structured import check_schema  # not above: jsonschema takes a tenth of the package's import time
+
     try:
         check_schema(value)
     except ValueError as error:
