@@ -31,8 +31,9 @@ if METRICS not in os.environ or os.environ.get(OWNER, str(os.getpid())) != str(o
     os.environ[OWNER] = str(os.getpid())
     atexit.register(remove_metrics)
 
+# found only after the lines above
 from llm_api import create_app  # noqa: E402
-from llm_api.config import Settings  # noqa: E402  (found only after the lines above)
+from llm_api.config import Settings  # noqa: E402
 from llm_api.errors import ConfigError  # noqa: E402
 
 try:
@@ -131,7 +132,7 @@ def child_exit(server: Any, worker: Any) -> None:
     """Take a dead worker's gauges away: what it was doing is over."""
     from prometheus_client.multiprocess import mark_process_dead
 
-    mark_process_dead(worker.pid)  # type: ignore[no-untyped-call]
+    mark_process_dead(worker.pid)
 
 
 bind = settings.bind

@@ -14,16 +14,18 @@ touch requests.
     dashboard                     the numbers and requests of a log, for a page
     limits                        who may ask, and how often
     log_show                      records for a terminal
+    log_repair                    its broken lines
     openai_schemas                OpenAI's bodies to types
     schemas     generator         bodies to types; one request's life
     metrics                       what Prometheus is told
     record      structured        what the log says of it; answers that must be JSON
     backends/   breaker           the providers; leaving one alone that keeps failing
     request_log deadline          appending a line; stopping what takes too long
-    pump                          reading ahead in a thread
+    pump        per_process       reading ahead in a thread; what a forked child must not share
     log_stats                     the numbers of a log
     log_files                     reading its files
     config      strict_json       settings; JSON
+    rules                         how the text of a setting becomes its value
     types       errors            what everybody knows
 """
 

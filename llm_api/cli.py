@@ -34,9 +34,9 @@ from .log_files import (
     parse,
     read_lines,
     read_records,
-    set_aside,
 )
-from .log_files import verify as find_damage
+from .log_repair import set_aside
+from .log_repair import verify as find_damage
 from .log_show import curl_line, json_text, show_damage, show_line, show_stats, write_csv
 from .log_stats import Stats
 from .request_log import RequestLog

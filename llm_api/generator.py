@@ -39,6 +39,7 @@ from .errors import (
     TimedOut,
     stack_of,
 )
+from .per_process import PerProcess
 from .pump import Pump
 from .record import Record
 from .request_log import RequestLog
@@ -76,7 +77,8 @@ class Generator:
         self.log = log
         self.hooks = hooks
         names = dict.fromkeys((settings.llm_backend, *settings.llm_fallback))
-        self.slots = threading.BoundedSemaphore(settings.concurrency)
+        # a forked child has none of its parent's requests
+        self.slots = PerProcess(lambda: threading.BoundedSemaphore(settings.concurrency))
         self.chain: list[Link] = [(make_backend(name, settings), Breaker()) for name in names]
 
     @property
@@ -110,6 +112,7 @@ class Exchange:
         self._source: PythonGenerator[Chunk] | None = None
         self._chunks: Iterator[Chunk] = iter(())
         self._pump: Pump | None = None
+        self._slots = generator.slots()
         self._has_slot = self._written = self._closed = False
         deadline.keep()
         metrics.begun()
@@ -152,7 +155,7 @@ class Exchange:
         return [first, *(link for link in others if hooks.permit(caller, f"{link[0].name}/{link[0].model}"))], request
 
     def _take_slot(self) -> None:
-        self._has_slot = self._generator.slots.acquire(blocking=False)
+        self._has_slot = self._slots.acquire(blocking=False)
         if not self._has_slot:
             raise NoCapacity("as many requests run as may at once (MAX_CONCURRENCY)")
 
@@ -217,7 +220,7 @@ class Exchange:
                 self.fail(ClientGone(), 200)
         finally:
             if self._has_slot:
-                self._generator.slots.release()
+                self._slots.release()
             metrics.over()
 
     def _stop_source(self) -> None:
@@ -236,13 +239,18 @@ class Exchange:
         except LogUnavailable as unlogged:
             status, http_status = "error", unlogged.status
             raise
+        except Exception:  # a host's hook broke, or gave what is no JSON: no word of the request is written, but a line
+            bare = Record(self.record.settings, self.record.operation, self.record.request_id)
+            status, http_status = "error", InternalError.status
+            logged = self._generator.log.append(bare.line(status, http_status, InternalError()))
+            raise
         finally:
             metrics.ended(self.record, status, http_status, logged=logged)
 
     def _line(self, status: str, http_status: int, error: LLMAPIError | None) -> dict[str, Any]:
         line = self.record.line(status, http_status, error)
         redact = self._generator.hooks.redact
-        return redact(line) if redact else line
+        return (redact(line) or line) if redact else line  # or it was changed in place
 
     def _keep(self, backends: int) -> float:
         return backends * KEPT_FOR_FALLBACK * self._generator.settings.request_timeout

@@ -12,8 +12,9 @@ from functools import cached_property
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
-from .config import ApiKey, Network, Settings
+from .config import Settings
 from .errors import ConfigError, LimitsUnavailable, RateLimitExceeded, Unauthorized
+from .rules import ApiKey, Network
 
 if TYPE_CHECKING:
     from limits import RateLimitItem

@@ -13,7 +13,8 @@ from typing import IO, TYPE_CHECKING, Any
 
 import click
 
-from .log_files import Damage, Record, parse
+from .log_files import Record, parse
+from .log_repair import Damage
 from .log_stats import Group, Stats
 
 if TYPE_CHECKING:

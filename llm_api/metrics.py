@@ -14,6 +14,7 @@ from typing import Any
 
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, Metric, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
+from prometheus_client.registry import Collector
 
 from .errors import BackendError, ClientGone, InternalError, RequestRefused
 from .record import Record
@@ -93,15 +94,16 @@ def breaker(backend: str, is_open: bool) -> None:
     _one(_breaker, backend).set(is_open)
 
 
-class _Workers(MultiProcessCollector):
-    # The files of all workers; one that has just been made is empty, for good where its worker was killed then.
+class _Workers(Collector):
+    """The files of all workers; one that has just been made is empty, for good where its worker was killed then."""
+
     def collect(self) -> Iterable[Metric]:
         files = []
         for file in Path(os.environ[FOLDER]).glob("*.db"):
             with suppress(FileNotFoundError):  # a dead worker's
                 if file.stat().st_size:
                     files.append(str(file))
-        merged: Iterable[Metric] = self.merge(files, accumulate=True)  # type: ignore[no-untyped-call]
+        merged: Iterable[Metric] = MultiProcessCollector.merge(files, accumulate=True)
         return merged
 
 
@@ -111,5 +113,5 @@ def exposition() -> tuple[bytes, str]:
     registry = _registry
     if os.environ.get(FOLDER):
         registry = CollectorRegistry()
-        _Workers(registry)  # type: ignore[no-untyped-call]
+        registry.register(_Workers())
     return generate_latest(registry), CONTENT_TYPE_LATEST

@@ -259,7 +259,7 @@ def _empty() -> APISpec:
     plugin = MarshmallowPlugin()
     spec = APISpec("LLM API", _version(), "3.1.0", plugins=[plugin])
     assert plugin.converter
-    plugin.converter.add_attribute_function(_beyond)  # type: ignore[no-untyped-call]
+    plugin.converter.add_attribute_function(_beyond)
     spec.components.schema("JSONSchema", JSON_SCHEMA)
     # Relative to the document's own address: so it holds under any prefix, whether we are told of it or not.
     spec.options["servers"] = [{"url": "./"}]

@@ -99,7 +99,7 @@ def check_answer(text: str, wanted: ResponseFormat, deadline: Deadline) -> None:
 def _errors(schema: Mapping[str, Any], value: object, deadline: Deadline) -> Iterator[ValidationError]:
     keywords = {**Draft202012Validator.VALIDATORS, "pattern": _pattern}
     in_time = {name: _minding(deadline, check) for name, check in keywords.items()}
-    bounded = validators.extend(Draft202012Validator, in_time)  # type: ignore[no-untyped-call]
+    bounded = validators.extend(Draft202012Validator, in_time)
     # What has $schema is followed by that dialect's own validator: the top, and the dialects' own schemas, which
     # are in every registry that is not given as a resolver.
     top = {name: item for name, item in schema.items() if name != "$schema"}

@@ -6,8 +6,9 @@ from importlib import import_module
 from importlib.metadata import entry_points
 from typing import Any
 
-from ..config import PLUGINS, Settings
+from ..config import Settings
 from ..errors import ConfigError
+from ..rules import PLUGINS
 from .base import Backend
 
 __all__ = ["Backend", "make_backend"]

@@ -16,17 +16,17 @@ from collections import deque
 from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
-from urllib.parse import SplitResult, unquote, urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 import certifi
 import requests
 from requests.adapters import HTTPAdapter
-from requests.auth import _basic_auth_str
 from requests.structures import CaseInsensitiveDict
 from urllib3 import Timeout
 from urllib3.exceptions import ProtocolError, ReadTimeoutError
 
 from ..deadline import look
+from ..rules import basic_credentials
 
 
 class Call(requests.PreparedRequest):
@@ -157,6 +157,7 @@ class _Line:
             return Answer(self._adapter, self._call, connection.getresponse())
         except TimeoutError as error:
             connection.close()
+            # requests makes a ReadTimeout of it; the pool that it names for a reader is none of urllib3's here
             raise ReadTimeoutError(None, url, "nothing came") from error  # type: ignore[arg-type]
         except (OSError, http.client.HTTPException) as error:
             connection.close()
@@ -178,9 +179,8 @@ def _close(connections: deque[http.client.HTTPConnection]) -> None:
 
 def authority(url: SplitResult) -> dict[str, str]:
     """Return the header for user:password of an address, if it has them."""
-    if url.username is None:
-        return {}
-    return {"Authorization": _basic_auth_str(unquote(url.username), unquote(url.password or ""))}
+    credentials = basic_credentials(url)
+    return {"Authorization": f"Basic {credentials}"} if credentials else {}
 
 
 def _proxy_headers(proxy: SplitResult) -> dict[str, str]:

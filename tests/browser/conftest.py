@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 import pytest
-from e2e.far_ends import Peer, Upstream, upstream
 from e2e.service import PROJECT, Service, running
+from faults.upstreams import Peer, Upstream, upstream
 from flask import Flask
 from werkzeug.serving import make_server
 

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 from urllib.request import Request, urlopen
 
 import pytest
-from e2e.far_ends import Peer, Upstream
 from e2e.service import Service, eventually
+from faults.upstreams import Peer, Upstream
 from playwright.sync_api import expect
 
 from .conftest import Visitor

@@ -11,8 +11,9 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+from faults.upstreams import Peer, Upstream, upstream
 
-from .far_ends import HERE, Peer, Upstream, model_server, upstream
+from .far_ends import HERE, model_server
 from .service import Service, running
 
 

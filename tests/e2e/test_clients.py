@@ -12,12 +12,12 @@ from typing import Any, Literal
 
 import openai
 import pytest
+from faults.upstreams import Peer, Upstream
 from huggingface_hub import InferenceClient
 from huggingface_hub.errors import BadRequestError
 from langchain_openai import ChatOpenAI, OpenAI
 from pydantic import BaseModel
 
-from .far_ends import Peer, Upstream
 from .service import Service, eventually, running
 
 # The server and its settings for a backend, and the name under which /v1/models lists its model.

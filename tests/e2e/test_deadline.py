@@ -9,8 +9,8 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from faults.upstreams import Peer, Upstream
 
-from .far_ends import Peer, Upstream
 from .service import Service, eventually
 
 # A tenth of it is kept for the fallback, and the watchdog may be as late as a busy machine makes it.

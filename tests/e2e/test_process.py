@@ -8,8 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from faults.upstreams import Peer, Upstream
 
-from .far_ends import Peer, Upstream
 from .service import PROJECT, Service, eventually
 
 ANSWER = b'{"choices": [{"message": {"content": "held"}, "finish_reason": "stop"}]}'

@@ -17,8 +17,8 @@ import pytest
 from flask.testing import FlaskClient
 
 from llm_api import Settings
-from llm_api.config import ApiKey
 from llm_api.errors import ConfigError
+from llm_api.rules import ApiKey
 
 ROOT = Path(__file__).parents[2]
 FIELDS = {field.name: field for field in dataclasses.fields(Settings)}

@@ -9,7 +9,7 @@ from turns import GENERATE
 from werkzeug.test import TestResponse
 
 from llm_api import Settings, create_app
-from llm_api.config import ApiKey
+from llm_api.rules import ApiKey
 
 Serve = Callable[..., FlaskClient]
 

@@ -17,8 +17,8 @@ from responses import RequestsMock
 from turns import Fake
 
 from llm_api import LLMAPI
-from llm_api.config import ApiKey
 from llm_api.errors import Unreachable
+from llm_api.rules import ApiKey
 
 Serve = Callable[..., FlaskClient]
 ROOT = Path(__file__).parents[2]

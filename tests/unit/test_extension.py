@@ -146,14 +146,15 @@ def test_settings_as_python_values(mount: Callable[..., Flask]) -> None:
     assert (settings.log_prompts, settings.request_timeout, settings.cors_origins) == (False, 7.0, ("http://a",))
     assert (settings.llm_fallback, settings.max_retries) == (("openai", "stub"), 0)
     assert LLMAPI.of(mount(llm_fallback=[])).settings.llm_fallback == ()
+    assert LLMAPI.of(mount(cors_origins=[], api_keys=())).settings.cors_origins == ()
 
 
 @pytest.mark.parametrize(
     ("said", "config", "words"),
     [
         ({"llm_backend": "gpt"}, {}, "LLM_BACKEND='gpt' is not valid"),
-        ({"llm_backnd": "stub"}, {}, "LLM_BACKND is no setting"),
-        ({}, {"LLM_API_BACKEND": "stub"}, "BACKEND is no setting"),
+        ({"llm_backnd": "stub"}, {}, "LLM_BACKND is no setting, did you mean LLM_BACKEND"),
+        ({}, {"LLM_API_BACKEND": "stub"}, "BACKEND is no setting, did you mean LLM_BACKEND"),
         ({}, {"LLM_API_MAX_RETRIES": -1}, "MAX_RETRIES='-1' is not valid"),
     ],
 )
@@ -405,3 +406,30 @@ def test_a_redaction_that_breaks_writes_nothing_bare(mount: Callable[..., Flask]
     reply = mount(redact=broken).test_client().post("/llm/generate", json={"prompt": "canary"})
     assert (reply.status_code, "canary" in reply.text) == (500, False)
     assert "canary" not in (log_path.read_text() if log_path.exists() else "")
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"redact": lambda record: 1 / 0},
+        {"redact": lambda record: record | {"team": object()}},
+        {"caller": object},
+    ],
+)
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_hook_that_breaks_leaves_a_bare_line(
+    mount: Callable[..., Flask], log_lines: Log, said: dict[str, Any], stream: bool
+) -> None:
+    """The request fails, and its line has its id and the error, but no word that a redaction might have taken away."""
+    reply = mount(**said).test_client().post("/llm/generate", json={"prompt": "canary", "stream": stream})
+    assert "internal_error" in reply.text
+    (line,) = log_lines()
+    assert (line["status"], line["error"]["code"]) == ("error", "internal_error")
+    assert line["request_id"] == reply.headers["X-Request-ID"]
+    assert "canary" not in json.dumps(line)
+
+
+def test_a_redaction_in_place(mount: Callable[..., Flask], log_lines: Log) -> None:
+    """A hook may also change the record that it is given, and return nothing."""
+    mount(redact=lambda record: record.update(prompt="[hidden]")).test_client().post("/llm/generate", json=ASK)
+    assert [line["prompt"] for line in log_lines()] == ["[hidden]"]

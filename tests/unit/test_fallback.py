@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from flask.testing import FlaskClient
+from turns import Clock
 from werkzeug.test import TestResponse
 
 from llm_api import Settings
@@ -285,17 +286,6 @@ def test_a_dropped_parameter_costs_no_retry(serve: Serve) -> None:
 
 
 # --- the deadline
-
-
-class Clock:
-    """Stands in for the module `time` in llm_api; only tests move it."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-        self.sleep = time.sleep
-
-    def monotonic(self) -> float:
-        return self.now
 
 
 @pytest.fixture

@@ -14,8 +14,8 @@ from turns import ANSWER, GENERATE, Fake
 from werkzeug.test import TestResponse
 
 from llm_api.breaker import FAILURES, OPEN_SECONDS
-from llm_api.config import ApiKey
 from llm_api.errors import InvalidAnswer, RequestRefused, ServerError, Unreachable
+from llm_api.rules import ApiKey
 from llm_api.types import Chunk, Usage
 
 LogLines = Callable[[], list[dict[str, Any]]]

@@ -12,8 +12,8 @@ from flask.testing import FlaskClient
 
 from llm_api import LLMAPI, Settings
 from llm_api.backends import make_backend
-from llm_api.config import BACKENDS
 from llm_api.errors import ConfigError
+from llm_api.rules import BACKENDS
 
 MODULE = """
 from llm_api.backends import Backend

@@ -294,3 +294,15 @@ def test_the_deadline_after_a_fork(serve: Callable[..., FlaskClient]) -> None:
         return "timed out"
 
     assert ask() == in_child(ask) == "timed out"
+
+
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_capacity_after_a_fork(make_app: Make) -> None:
+    """What its parent is busy with takes no place in a child, which gives back none of its own by that."""
+    llm = LLMAPI.of(make_app(max_concurrency=1))
+    pieces = llm.stream("Hello")
+    next(pieces)
+    assert in_child(lambda: llm.generate("Hello").text + llm.generate("Hello").text).count("[stub]") == 2
+    with pytest.raises(NoCapacity):
+        llm.generate("Hello")
+    pieces.close()

@@ -15,8 +15,8 @@ from turns import GENERATE
 from werkzeug.test import TestResponse
 
 from llm_api import Settings
-from llm_api.config import ApiKey
 from llm_api.errors import ConfigError
+from llm_api.rules import ApiKey
 
 LogLines = Callable[[], list[dict[str, Any]]]
 Serve = Callable[..., FlaskClient]

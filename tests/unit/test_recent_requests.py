@@ -5,22 +5,13 @@ from typing import Any
 
 import pytest
 from flask.testing import FlaskClient
-from turns import GENERATE, Fake
+from turns import GENERATE, Clock, Fake
 
 from llm_api.errors import BadCredentials, ModelNotFound, QuotaExhausted, RequestRefused, ServerError, Unreachable
 from llm_api.types import Chunk
 
 Serve = Callable[..., FlaskClient]
 Health = Callable[[FlaskClient], tuple[int, str, str | None]]
-
-
-class Clock:
-    """Stands in for the module `time` in llm_api.health and llm_api.breaker."""
-
-    now = 1000.0
-
-    def monotonic(self) -> float:
-        return self.now
 
 
 @pytest.fixture

@@ -17,8 +17,8 @@ from turns import GENERATE, Fake
 from werkzeug.test import TestResponse
 
 from llm_api import LLMAPI, Settings, create_app
-from llm_api.config import ADDRESSES, KEYS
 from llm_api.errors import ConfigError, ServerError
+from llm_api.rules import ADDRESSES, KEYS
 from llm_api.types import Chunk
 
 Serve = Callable[..., FlaskClient]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -20,6 +21,17 @@ GENERATE: dict[str, tuple[dict[str, Any], str]] = {
     "/v1/chat/completions": ({"model": "default", "messages": MESSAGES}, "chat"),
     "/v1/completions": ({"model": "default", "prompt": "x"}, "completion"),
 }
+
+
+class Clock:
+    """Stands in for the module `time` in a module of llm_api; only tests move it."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+        self.sleep = time.sleep
+
+    def monotonic(self) -> float:
+        return self.now
 
 
 class Fake(Backend):

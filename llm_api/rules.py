@@ -1,0 +1,213 @@
+"""How the text of a setting becomes its value: one rule for each kind of setting."""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import hashlib
+import ipaddress
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from importlib.metadata import entry_points
+from typing import Any
+from urllib.parse import SplitResult, unquote, urlsplit
+
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+BACKENDS = ("ollama", "huggingface", "openai", "claude", "stub", "replay")
+# The entry points by which installed packages bring backends of their own.
+PLUGINS = "llm_api.backends"
+
+
+@dataclass(frozen=True)
+class ApiKey:
+    """A key that the service accepts: its name for the log, its SHA-256 in hex, and itself where it stands in clear."""
+
+    name: str
+    sha256: str
+    secret: str | None = dataclasses.field(default=None, repr=False)
+
+
+@dataclass(frozen=True)
+class Rule:
+    """How a value is read: `parse` raises ValueError on what `allowed` does not describe."""
+
+    parse: Callable[[str], Any]
+    allowed: str
+
+
+def one_of(*values: str) -> Rule:
+    def parse(text: str) -> str:
+        if text.lower() not in values:
+            raise ValueError
+        return text.lower()
+
+    return Rule(parse, f"one of {', '.join(values)}")
+
+
+def number(kind: type[int] | type[float], low: float, high: float) -> Rule:
+    def parse(text: str) -> float:
+        value = kind(text)
+        if not low <= value <= high:
+            raise ValueError
+        return value
+
+    return Rule(parse, f"a {'whole ' if kind is int else ''}number from {low:,} to {high:,}")
+
+
+def _parse_boolean(text: str) -> bool:
+    if text.lower() not in _BOOLEANS:
+        raise ValueError
+    return _BOOLEANS[text.lower()]
+
+
+def _parse_url(text: str) -> str:
+    parts = urlsplit(text)
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
+        raise ValueError
+    _ = parts.port  # raises ValueError where it is no port
+    if not re.fullmatch(r"[!-~]+", text) or "@" in parts.netloc.rpartition("@")[0]:
+        raise ValueError
+    return text.rstrip("/")
+
+
+def _parse_proxy(text: str) -> str:
+    if not text.startswith("http://"):
+        raise ValueError
+    return _parse_url(text)
+
+
+def _parse_ollama_url(text: str) -> str:
+    """OLLAMA_HOST may be a host, host:port or URL, and names the address to bind to (ollama, envconfig/config.go)."""
+    text = f"127.0.0.1{text}" if text.startswith(":") else text
+    url = urlsplit(_parse_url(text if "//" in text else f"http://{text}"))
+    port = ":11434" if "//" not in text and url.port is None else ""
+    netloc = re.sub(r"^(0\.0\.0\.0|\[::\])(?=:|$)", "127.0.0.1", url.netloc + port)
+    return url._replace(netloc=netloc).geturl()
+
+
+def _parse_date(text: str) -> str:
+    if datetime.strptime(text, "%Y-%m-%d").date().isoformat() != text:
+        raise ValueError
+    return text
+
+
+def _parse_address(text: str) -> str:
+    host, _, port = text.rpartition(":")
+    if not re.fullmatch(r"[!-~]+", text) or not (port if host == "unix" else host and 0 <= int(port) <= 65_535):
+        raise ValueError
+    return text
+
+
+def _parse_backend(text: str) -> str:
+    """One of ours, the name of a plugin's entry point, or `package.module:Class`."""
+    if text.lower() in BACKENDS:
+        return text.lower()
+    if not re.fullmatch(r"[\w.]+:\w+", text) and not entry_points(group=PLUGINS, name=text):
+        raise ValueError
+    return text
+
+
+def _parse_chain(text: str) -> tuple[str, ...]:
+    if text.lower() == "none":
+        return ()
+    names = tuple(_parse_backend(name.strip()) for name in text.split(","))
+    if len(set(names)) < len(names):
+        raise ValueError
+    return names
+
+
+KEY_ENTRY = re.compile(
+    r"(?:(?!sha256:)(?P<name>[\w.@-]{1,64}):)?+"
+    r"(?:sha256:(?P<sha256>[0-9a-fA-F]{64})|(?!sha256:)(?P<secret>[\x21-\x2b\x2d-\x7e]{8,}))"
+)
+
+
+def _parse_keys(text: str) -> tuple[ApiKey, ...]:
+    """`KEY`, `NAME:KEY` or `NAME:sha256:HEX`, with commas between; a key without a name gets a piece of its hash."""
+    keys = [_parse_key(entry.strip()) for entry in text.split(",")]
+    if len({key.name for key in keys}) < len(keys):
+        raise ValueError
+    return tuple(keys)
+
+
+def _parse_key(entry: str) -> ApiKey:
+    found = KEY_ENTRY.fullmatch(entry)
+    if not found:
+        raise ValueError
+    digest = (found["sha256"] or hashlib.sha256(found["secret"].encode()).hexdigest()).lower()
+    return ApiKey(found["name"] or f"key-{digest[:8]}", digest, found["secret"])
+
+
+def _parse_rates(text: str) -> str:
+    if not all(re.fullmatch(r"[1-9]\d{0,8}/(second|minute|hour|day)", rate) for rate in text.split(";")):
+        raise ValueError
+    return text
+
+
+def _parse_storage(text: str) -> str:
+    url = urlsplit(text)
+    _ = url.port  # raises ValueError where it is no port
+    if text != "memory://" and (url.scheme not in ("redis", "rediss") or not url.hostname or url.query):
+        raise ValueError
+    return text
+
+
+def _parse_networks(text: str) -> tuple[Network | None, ...]:
+    """None stands for a unix socket, whose other end has no address."""
+    names = [name.strip() for name in text.split(",")]
+    return tuple(None if name == "unix" else ipaddress.ip_network(name) for name in names)
+
+
+def _parse_origins(text: str) -> tuple[str, ...]:
+    origins = tuple(origin.strip().lower() for origin in text.split(","))
+    if not all(origin == "*" or re.fullmatch(r"https?://[^/?#\s@,*]+", origin) for origin in origins):
+        raise ValueError
+    return origins
+
+
+def _matching(pattern: str) -> Callable[[str], str]:
+    def parse(text: str) -> str:
+        if not re.fullmatch(pattern, text):
+            raise ValueError
+        return text
+
+    return parse
+
+
+_BOOLEANS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
+BOOLEAN = Rule(_parse_boolean, "true or false")
+URL = Rule(_parse_url, "an http:// or https:// address")
+OLLAMA_ADDRESS = Rule(_parse_ollama_url, "an http:// or https:// address")
+PROXY = Rule(_parse_proxy, "an http:// address")
+STORAGE = Rule(_parse_storage, "memory:// or redis://HOST:PORT/NUMBER")
+# They may hold a password.
+ADDRESSES = (URL, OLLAMA_ADDRESS, PROXY, STORAGE)
+BACKEND = Rule(_parse_backend, f"one of {', '.join(BACKENDS)}, a plugin's name, or module:Class")
+CHAIN = Rule(_parse_chain, "none, or a list of such names without repeats")
+# What a header may carry; it also keeps a key that was pasted with a line break from reaching an exception's text.
+SECRET = Rule(_matching(r"[\x21-\x7e]+"), "printable ASCII without blanks")
+TEXT = Rule(_matching(r"[^\x00-\x1f\x7f]+"), "one line of text")
+DATE = Rule(_parse_date, "a date as YYYY-MM-DD")
+KEYS = Rule(_parse_keys, "KEY, NAME:KEY or NAME:sha256:HEX, separated by commas; a KEY has 8 characters or more")
+RATES = Rule(_parse_rates, "NUMBER/second, minute, hour or day, several with ; between")
+NETWORKS = Rule(_parse_networks, "addresses, networks as 10.0.0.0/8, or unix, separated by commas")
+ORIGINS = Rule(_parse_origins, "* or origins as https://app.example.com, separated by commas")
+ADDRESS = Rule(_parse_address, "HOST:PORT or unix:PATH")
+
+
+def basic_credentials(url: SplitResult) -> str | None:
+    """Return user:password of an address as HTTP sends it (RFC 7617), None where it has none."""
+    if url.username is None:
+        return None
+    return base64.b64encode(f"{unquote(url.username)}:{unquote(url.password or '')}".encode()).decode()
+
+
+def passwords(address: str) -> list[str]:
+    """Return the password of an address as it stands there, decoded, and as HTTP sends it; [] where it has none."""
+    url = urlsplit(address)
+    if not url.password:
+        return []
+    return [url.password, unquote(url.password), basic_credentials(url) or ""]
