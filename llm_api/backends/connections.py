@@ -1,6 +1,6 @@
 """Connections to providers: an adapter of requests that talks to http.client itself.
 
-What lies between (a session, urllib3's pool) took half of the CPU of a call, for redirects, cookies, retries and
+What lies between (a session, urllib3's pool) took most of the CPU of a call, for redirects, cookies, retries and
 decoding, none of which this service wants. What stays is all that guards: certificates are verified, nothing is taken
 from the environment, and a socket can be shut by another thread from the moment it is there.
 """
@@ -21,26 +21,39 @@ from urllib.parse import SplitResult, urlsplit
 import certifi
 import requests
 from requests.adapters import HTTPAdapter
-from requests.structures import CaseInsensitiveDict
-from urllib3 import Timeout
-from urllib3.exceptions import ProtocolError, ReadTimeoutError
+from urllib3.exceptions import ProtocolError
 
 from ..deadline import look
 from ..rules import basic_credentials
 
 
 class Call(requests.PreparedRequest):
-    """One request, which has `connect_seconds` to connect, and which `stop` ends from another thread."""
+    """One request to `path` below `base_url`.
+
+    It has `connect_seconds` to connect; `stop` ends it from another thread.
+    """
+
+    body: bytes
 
     def __init__(
-        self, method: str, url: str, headers: Mapping[str, str], body: bytes | None, connect_seconds: float
+        self, method: str, base_url: str, path: str, headers: dict[str, str], body: bytes, connect_seconds: float
     ) -> None:
         super().__init__()
+        self.method, self.url, self.path, self.body = method, base_url + path, path, body
+        self.headers = headers  # type: ignore[assignment]  # names as we write them, so no CaseInsensitiveDict
         self.connect_seconds = connect_seconds
-        self.method, self.url, self.body = method, url, body
-        self.headers = CaseInsensitiveDict(headers)
         self.connection: http.client.HTTPConnection | None = None
         self.sock: socket.socket | None = None
+
+    def head(self, target: str, more: Mapping[str, str]) -> bytes:
+        """Return the request up to its body (RFC 9112, section 2.1)."""
+        headers = {**more, **self.headers}
+        if self.body:
+            headers["Content-Length"] = str(len(self.body))
+        if not all(map(str.isprintable, headers.values())):
+            raise requests.exceptions.InvalidHeader("a value would end its line")
+        lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+        return f"{self.method} {target} HTTP/1.1\r\n{lines}\r\n".encode("latin-1")
 
     def stop(self) -> None:
         """Shut the socket that is waited for."""
@@ -51,11 +64,21 @@ class Call(requests.PreparedRequest):
 
 
 class Answer:
-    """What requests calls `raw`: the body as it arrives. Its connection is kept when it has been read to its end."""
+    """What is used of requests' Response, and its `raw` too: the body as it arrives.
+
+    Its connection is kept when it has been read to its end.
+    """
 
     def __init__(self, adapter: Adapter, call: Call, response: http.client.HTTPResponse) -> None:
-        self.status, self.reason, self.headers = response.status, response.reason, response.headers
+        self.status_code, self.raw = response.status, self
+        self.headers: Mapping[str, str] = response.headers  # type: ignore[assignment]  # it has a mapping's methods
         self._adapter, self._call, self._response = adapter, call, response
+
+    def __enter__(self) -> Answer:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def read1(self, size: int, decode_content: bool = False) -> bytes:
         """Return what is there of the body, up to `size` bytes, b"" at its end. Raises OSError or HTTPException."""
@@ -67,8 +90,8 @@ class Answer:
         return data
 
     def _keep(self) -> None:
-        connection, self._call.connection, self._call.sock = self._call.connection, None, None
-        if connection and not self._response.will_close:
+        if not self._response.will_close and (connection := self._call.connection):
+            self._call.connection = self._call.sock = None
             self._adapter.keep(connection)
 
     def close(self) -> None:
@@ -88,26 +111,42 @@ class Adapter(HTTPAdapter):
         self._free: deque[http.client.HTTPConnection] = deque(maxlen=idle)
         weakref.finalize(self, _close, self._free)
         self._tls = ssl.create_default_context(cafile=certifi.where()) if self._server.scheme == "https" else None
+        self._headers = {"Host": self._server.netloc.rpartition("@")[2]}
+        self._root = self._server.path
+        if self._proxy and not self._tls:  # it sees the request, and needs all of the address (RFC 9112, section 3.2.2)
+            self._root = f"http://{self._headers['Host']}{self._root}"
+            self._headers |= _proxy_headers(self._proxy)
 
-    def get_connection_with_tls_context(self, request: Any, *args: Any, **kwargs: Any) -> Any:
-        """Return what requests takes for a pool of urllib3's, with a connection. Raises requests' exceptions."""
-        # not later: what `urlopen` raises, requests would wrap
-        self._connect(request)
-        return _Line(self, request)
+    def send(self, request: Call, **_: Any) -> Answer:  # type: ignore[override]
+        """Return the beginning of the answer. Raises requests' exceptions.
 
-    def cert_verify(self, *args: Any) -> None:
-        """Leave it to the connection's context."""
-
-    def _connect(self, call: Call) -> None:
-        if idle := self._alive():
-            call.connection = idle
-            return
-        call.connection = self._new(call.connect_seconds)
+        A ConnectionError with a ProtocolError in it is one that came after the request was sent.
+        """
+        connection = request.connection = self._connected(request)
+        request.sock = connection.sock
+        head = request.head(self._root + request.path, self._headers)
+        response = http.client.HTTPResponse(connection.sock, method=request.method)
         try:
-            call.connection.connect()
+            connection.sock.sendall(head + request.body)  # http.client would send the two apart
+            response.begin()
+        except (OSError, http.client.HTTPException) as error:
+            response.close()
+            connection.close()
+            raise requests.ConnectionError(ProtocolError(error)) from None
+        return Answer(self, request, response)
+
+    def _connected(self, call: Call) -> http.client.HTTPConnection:
+        if idle := self._alive():
+            return idle
+        connection = call.connection = self._new(call.connect_seconds)
+        try:
+            connection.connect()
         except (OSError, http.client.HTTPException, UnicodeError) as error:
-            call.connection.close()
+            connection.close()
             raise _failure(error) from None
+        # that reads end in time is the watchdog's work; a timeout would cost each of them one more system call
+        connection.sock.settimeout(None)
+        return connection
 
     def _alive(self) -> http.client.HTTPConnection | None:
         with suppress(IndexError):
@@ -120,12 +159,6 @@ class Adapter(HTTPAdapter):
         """Take a connection back whose answer has been read."""
         self._free.append(connection)
 
-    def target(self, call: Call, path: str) -> tuple[str, dict[str, str]]:
-        """Return what the request's line names, and headers for the proxy: all there is where it sees the request."""
-        if not self._proxy or self._tls:
-            return path, {}
-        return f"http://{self._server.netloc.rpartition('@')[2]}{path}", _proxy_headers(self._proxy)
-
     def _new(self, seconds: float) -> http.client.HTTPConnection:
         first = self._proxy or self._server
         host = first.hostname or ""
@@ -136,32 +169,6 @@ class Adapter(HTTPAdapter):
             connection.port = self._proxy.port or 80
             connection.set_tunnel(self._server.hostname or "", self._server.port or 443, _proxy_headers(self._proxy))
         return connection
-
-
-class _Line:
-    """The one request of a call, in the shape of urllib3's pool."""
-
-    def __init__(self, adapter: Adapter, call: Call) -> None:
-        self._adapter, self._call = adapter, call
-
-    def urlopen(
-        self, *, method: str, url: str, body: bytes | None, headers: Mapping[str, str], timeout: Timeout, **_: Any
-    ) -> Answer:
-        connection = self._call.connection
-        assert connection, "the adapter has made it"
-        target, more = self._adapter.target(self._call, url)
-        try:
-            self._call.sock = connection.sock
-            connection.sock.settimeout(timeout.read_timeout)
-            connection.request(method, target, body, {**headers, **more})
-            return Answer(self._adapter, self._call, connection.getresponse())
-        except TimeoutError as error:
-            connection.close()
-            # requests makes a ReadTimeout of it; the pool that it names for a reader is none of urllib3's here
-            raise ReadTimeoutError(None, url, "nothing came") from error  # type: ignore[arg-type]
-        except (OSError, http.client.HTTPException) as error:
-            connection.close()
-            raise ProtocolError(error) from None
 
 
 def _failure(error: Exception) -> requests.RequestException:

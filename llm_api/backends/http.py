@@ -15,6 +15,7 @@ import socket
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from functools import cached_property
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
@@ -28,7 +29,7 @@ from ..errors import BackendError, InvalidAnswer, LLMAPIError, NotConfigured, Se
 from ..per_process import PerProcess
 from ..types import Chunk, GenerationRequest
 from .base import Backend
-from .connections import Adapter, Call, authority
+from .connections import Adapter, Answer, Call, authority
 from .replies import Reply, error_for, in_shape, json_object, split_lines
 
 MAX_ANSWER_BYTES = 16 * 1024 * 1024
@@ -98,9 +99,9 @@ class HttpBackend(Backend):
     @contextmanager
     def _exchange(
         self, method: str, path: str, deadline: Deadline, request: GenerationRequest | None = None
-    ) -> Iterator[requests.Response]:
+    ) -> Iterator[Answer]:
         payload = self.payload(request) if request else None
-        call = self._call(method, path, payload, max(min(self.settings.connect_timeout, deadline.remaining()), 0.001))
+        call = self._call(method, path, payload, deadline)
         reply = None
         with deadline.stopping(call.stop), self._send(call, deadline) as response:
             if response.status_code == 200:
@@ -110,23 +111,27 @@ class HttpBackend(Backend):
         if reply:
             raise self.error(reply, payload, deadline)
 
-    def _call(self, method: str, path: str, payload: Mapping[str, Any] | None, seconds: float) -> Call:
-        url = urlsplit(self.base_url + path)
-        headers = HEADERS | self.headers() | authority(url)
-        if payload is None:
-            return Call(method, url.geturl(), headers, None, seconds)
-        body = json.dumps(payload, allow_nan=False).encode()
-        return Call(method, url.geturl(), headers | {"Content-Type": "application/json"}, body, seconds)
+    def _call(self, method: str, path: str, payload: Mapping[str, Any] | None, deadline: Deadline) -> Call:
+        headers = {**HEADERS, **self.headers(), **self._authority}
+        body = b""
+        if payload is not None:
+            headers["Content-Type"] = "application/json"
+            body = json.dumps(payload, allow_nan=False).encode()
+        seconds = max(min(self.settings.connect_timeout, deadline.remaining()), 0.001)
+        return Call(method, self.base_url, path, headers, body, seconds)
 
-    def _send(self, call: Call, deadline: Deadline) -> requests.Response:
-        # Reads may take as long as the whole request; that they end in time is the watchdog's work.
+    @cached_property
+    def _authority(self) -> dict[str, str]:
+        return authority(urlsplit(self.base_url))
+
+    def _send(self, call: Call, deadline: Deadline) -> Answer:
         try:
-            return self._adapter().send(call, stream=True, timeout=max(deadline.remaining_in_all(), 0.001))
+            return self._adapter().send(call, stream=True)
         except requests.RequestException as error:
             deadline.check()
             raise _failure(self.name, error) from None
 
-    def _reply(self, response: requests.Response, deadline: Deadline) -> Reply:
+    def _reply(self, response: Answer, deadline: Deadline) -> Reply:
         body = b""
         with suppress(InvalidAnswer):  # the status says enough
             body = b"".join(_read(response, deadline))
@@ -170,7 +175,7 @@ def _reason(error: object) -> str:
     return "the connection was refused" if isinstance(error, ConnectionRefusedError) else "no connection"
 
 
-def _read(response: requests.Response, deadline: Deadline) -> Iterator[bytes]:
+def _read(response: Answer, deadline: Deadline) -> Iterator[bytes]:
     """Yield the body as it arrives, bounded in bytes and time."""
     if response.headers.get("content-encoding", "identity") != "identity":
         raise InvalidAnswer("the answer is compressed, which was not asked for")
@@ -182,7 +187,7 @@ def _read(response: requests.Response, deadline: Deadline) -> Iterator[bytes]:
         yield data
 
 
-def _read_some(response: requests.Response, deadline: Deadline) -> bytes:
+def _read_some(response: Answer, deadline: Deadline) -> bytes:
     try:
         data: bytes = response.raw.read1(READ_BYTES, decode_content=False)
     except (urllib3.exceptions.HTTPError, http.client.HTTPException, OSError):

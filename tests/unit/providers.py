@@ -23,6 +23,13 @@ SCHEMA = {"type": "object", "properties": {"city": {"type": "string"}}, "require
 CITY = '{"city": "Oslo"}'
 
 
+class FarEnd(RequestsMock):
+    """The library's mock, where a call to a provider leaves the program."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(target="llm_api.backends.connections.Adapter.send", **options)
+
+
 def event(data: Mapping[str, Any] | str, name: str | None = None) -> bytes:
     """Return one server-sent event; text is not escaped to ASCII, as providers don't."""
     text = data if isinstance(data, str) else json.dumps(data, ensure_ascii=False)

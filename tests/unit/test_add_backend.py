@@ -11,8 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import responses
 from flask.testing import FlaskClient
+from providers import FarEnd
 
 ROOT = Path(__file__).parents[2]
 
@@ -42,7 +42,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.parametrize("name", ["echo_llm:Echo", "echo"])
 def test_its_whole_answer(make_client: Callable[..., FlaskClient], log_lines: Callable[[], list], name: str) -> None:
     """The page's backend answers a prompt under both of its names, and its tokens are in the log."""
-    with responses.RequestsMock() as far_end:
+    with FarEnd() as far_end:
         far_end.post("http://127.0.0.1:9999/v1/echo", json={"text": "hello", "in": 1, "out": 2})
         answer = make_client(llm_backend=name).post("/generate", json={"prompt": "hello"})
         assert json.loads(far_end.calls[0].request.body or "") == {"text": "hello", "stream": False}
@@ -56,7 +56,7 @@ def test_its_whole_answer(make_client: Callable[..., FlaskClient], log_lines: Ca
 def test_its_stream_and_its_failures(make_client: Callable[..., FlaskClient]) -> None:
     """It streams, and an answer of the wrong shape falls back, without a line of its own for either."""
     client = make_client(llm_backend="echo", llm_fallback=("stub",))
-    with responses.RequestsMock() as far_end:
+    with FarEnd() as far_end:
         far_end.post("http://127.0.0.1:9999/v1/echo", body=b'{"text": "he", "end": 0}\n{"text": "llo", "end": 1}\n')
         far_end.post("http://127.0.0.1:9999/v1/echo", json={"txt": "hello"})
         lines = client.post("/generate", json={"prompt": "hello", "stream": True}).text.splitlines()

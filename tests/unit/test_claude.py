@@ -11,6 +11,7 @@ from providers import (
     CITY,
     CLAUDE,
     SCHEMA,
+    FarEnd,
     Fault,
     Log,
     Make,
@@ -42,7 +43,7 @@ ALWAYS = {"model": "claude-haiku-5-5", "max_tokens": 4096, "messages": [USER], "
 
 @pytest.fixture
 def far_end() -> Iterator[RequestsMock]:
-    with RequestsMock() as mock:
+    with FarEnd() as mock:
         yield mock
 
 

@@ -12,8 +12,7 @@ import pytest
 from flask import Flask
 from flask.testing import FlaskClient
 from limits.storage import MemoryStorage
-from providers import CLAUDE, HUGGING_FACE, OLLAMA, OPENAI, Provider
-from responses import RequestsMock
+from providers import CLAUDE, HUGGING_FACE, OLLAMA, OPENAI, FarEnd, Provider
 from turns import Fake
 
 from llm_api import LLMAPI
@@ -161,7 +160,7 @@ def test_models(doctor: Doctor, model: str, models: tuple[str, ...], found: tupl
 @pytest.mark.usefixtures("gunicorn")
 def test_real_backends(make_app: Callable[..., Flask], provider: Provider) -> None:
     """Each one is found to answer, or not to, by its free routes: nothing is generated."""
-    with RequestsMock(assert_all_requests_are_fired=False) as far_end:
+    with FarEnd(assert_all_requests_are_fired=False) as far_end:
         far_end.get(
             provider.models_url, json={"data": [{"id": "far-1"}], "models": [{"name": "far-1", "model": "far-1"}]}
         )
@@ -170,7 +169,7 @@ def test_real_backends(make_app: Callable[..., Flask], provider: Provider) -> No
         report = examine(make_app(**provider.settings))
         assert {call.request.method for call in far_end.calls} == {"GET"}
     assert report.findings[0].level == "error"
-    with RequestsMock(assert_all_requests_are_fired=False) as far_end:  # nobody is there
+    with FarEnd(assert_all_requests_are_fired=False) as far_end:  # nobody is there
         report = examine(make_app(**provider.settings))
     assert report.findings[0] == Finding(
         "error",

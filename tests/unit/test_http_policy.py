@@ -18,6 +18,7 @@ from providers import (
     OLLAMA,
     OPENAI,
     PROVIDERS,
+    FarEnd,
     Log,
     Make,
     Provider,
@@ -47,7 +48,7 @@ every_keyed_provider = pytest.mark.parametrize("provider", KEYED, ids=str)
 
 @pytest.fixture
 def far_end() -> Iterator[RequestsMock]:
-    with RequestsMock() as mock:
+    with FarEnd() as mock:
         yield mock
 
 

@@ -11,6 +11,7 @@ from providers import (
     CITY,
     HUGGING_FACE,
     SCHEMA,
+    FarEnd,
     Fault,
     Log,
     Make,
@@ -39,7 +40,7 @@ TGI = "http://tgi.example:8080/v1"
 
 @pytest.fixture
 def far_end() -> Iterator[RequestsMock]:
-    with RequestsMock() as mock:
+    with FarEnd() as mock:
         yield mock
 
 

@@ -22,6 +22,7 @@ from typing import Any
 import pytest
 from flask import Flask
 from flask.testing import FlaskClient
+from providers import FarEnd
 from records import NOON, ROOT, Run, answered, command, environment, ids, line, record, write
 from responses import RequestsMock
 
@@ -532,7 +533,7 @@ def test_an_upstreams_error_code_never_steers_the_terminal(
 
 @pytest.fixture
 def responses() -> Any:
-    with RequestsMock() as mock:
+    with FarEnd() as mock:
         yield mock
 
 

@@ -11,6 +11,7 @@ from providers import (
     CITY,
     OLLAMA,
     SCHEMA,
+    FarEnd,
     Fault,
     Log,
     Make,
@@ -39,7 +40,7 @@ USER = {"role": "user", "content": "Hi"}
 
 @pytest.fixture
 def far_end() -> Iterator[RequestsMock]:
-    with RequestsMock() as mock:
+    with FarEnd() as mock:
         yield mock
 
 

@@ -12,6 +12,7 @@ from providers import (
     CITY,
     OPENAI,
     SCHEMA,
+    FarEnd,
     Fault,
     Log,
     Make,
@@ -42,7 +43,7 @@ CLUSTER_URL = CLUSTER + "/chat/completions"
 
 @pytest.fixture
 def far_end() -> Iterator[RequestsMock]:
-    with RequestsMock() as mock:
+    with FarEnd() as mock:
         yield mock
 
 
@@ -648,7 +649,7 @@ def test_check(far_end: RequestsMock) -> None:
     far_end.get(OPENAI.models_url, json={"object": "list", "data": []})
     assert backend(openai_api_key=OPENAI.key).check(Deadline(5)) is None
     assert far_end.calls[0].request.headers["Authorization"] == f"Bearer {OPENAI.key}"
-    assert far_end.calls[0].request.body is None
+    assert not far_end.calls[0].request.body
 
 
 @pytest.mark.parametrize(

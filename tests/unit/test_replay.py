@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import responses
 from flask import Flask
 from flask.testing import FlaskClient
-from providers import OLLAMA, ollama_answer, ollama_stream
+from providers import OLLAMA, FarEnd, ollama_answer, ollama_stream
 from werkzeug.test import TestResponse
 
 from llm_api import LLMAPI
@@ -28,7 +27,7 @@ def record(tmp_path: Path, make_client: Clients) -> Callable[..., Path]:
 
     def ask(answer: str, path: str = "/generate", body: dict[str, Any] | None = None, **settings: Any) -> Path:
         said = {"llm_backend": "ollama", "log_file": str(day)} | settings
-        with responses.RequestsMock() as far_end:
+        with FarEnd() as far_end:
             far_end.post(OLLAMA.url, json=ollama_answer(answer))
             reply = make_client(**said).post(path, json=body or {"prompt": "Hello"})
             assert reply.status_code == 200, reply.text
@@ -222,7 +221,7 @@ def test_a_log_that_cannot_be_read_is_a_miss(replay: Clients, tmp_path: Path, ki
 def test_a_miss_goes_through_and_is_recorded(make_client: Clients, log_lines: Log) -> None:
     """With REPLAY_MISS=fallback the next backend answers, and its line is found the next time: it is asked once."""
     client = make_client(llm_backend="replay", llm_fallback=("ollama",), replay_miss="fallback")
-    with responses.RequestsMock() as far_end:
+    with FarEnd() as far_end:
         far_end.post(OLLAMA.url, json=ollama_answer("fresh"))
         first = ask(client)
         again = ask(client)
@@ -235,7 +234,7 @@ def test_a_miss_goes_through_and_is_recorded(make_client: Clients, log_lines: Lo
 def test_a_streamed_miss_is_recorded_too(make_client: Clients) -> None:
     """A streamed answer is recorded with its end."""
     client = make_client(llm_backend="replay", llm_fallback=("ollama",), replay_miss="fallback")
-    with responses.RequestsMock() as far_end:
+    with FarEnd() as far_end:
         far_end.post(OLLAMA.url, body=ollama_stream("fr", "esh"))
         assert ask(client, stream=True).text.count("\n") == 3
         assert ask(client).get_json() == {"response": "fresh"}
@@ -246,7 +245,7 @@ def test_a_failed_miss_is_not_recorded(make_client: Clients) -> None:
     """What the stub says because the real backend is away is no recording of that backend."""
     said = {"llm_backend": "replay", "llm_fallback": ("ollama", "stub"), "replay_miss": "fallback"}
     client = make_client(**said)
-    with responses.RequestsMock() as far_end:
+    with FarEnd() as far_end:
         far_end.post(OLLAMA.url, status=500)
         assert ask(client).get_json()["response"].startswith("[stub]")
         far_end.replace("POST", OLLAMA.url, json=ollama_answer("real"))

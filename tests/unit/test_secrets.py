@@ -11,7 +11,7 @@ import pytest
 import requests
 from flask import Flask
 from flask.testing import FlaskClient
-from providers import AT_ONCE, CLAUDE, HUGGING_FACE, OLLAMA, OPENAI, Provider
+from providers import AT_ONCE, CLAUDE, HUGGING_FACE, OLLAMA, OPENAI, FarEnd, Provider
 from responses import RequestsMock
 from turns import GENERATE, Fake
 from werkzeug.test import TestResponse
@@ -89,7 +89,7 @@ Start = Callable[..., Flask]
 
 @pytest.fixture
 def far_end() -> Iterator[RequestsMock]:
-    with RequestsMock(assert_all_requests_are_fired=False) as mock:
+    with FarEnd(assert_all_requests_are_fired=False) as mock:
         yield mock
 
 
@@ -270,7 +270,7 @@ def test_a_log_and_a_storage_that_fail(
 def test_commands(start: Start, monkeypatch: pytest.MonkeyPatch, watch: Watch, command: tuple[str, ...]) -> None:
     """What a terminal shows is copied into reports."""
     app = start(llm_backend="openai", openai_base_url="https://far.example")
-    with RequestsMock() as far_end:
+    with FarEnd() as far_end:
         known = canary(next(field for field in FIELDS if field.name == "openai_api_key"))
         said = {"error": {"message": f"Incorrect API key provided: {known}", "code": "invalid_api_key"}}
         if command == ("doctor",):

@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import responses
 from flask import Flask
-from providers import CLAUDE, HUGGING_FACE, OLLAMA, OPENAI, Provider
+from providers import CLAUDE, HUGGING_FACE, OLLAMA, OPENAI, FarEnd, Provider
 
 from llm_api import LLMAPI, Settings
 from llm_api.backends import Backend, make_backend
@@ -149,7 +148,7 @@ class BehindHttp(BackendContract):
             whole = json.dumps(self.provider.answer("Paris, I think.")).encode()
             return 200, {}, self.provider.stream("Paris", ", I think.") if asked.get("stream") else whole
 
-        with responses.RequestsMock(assert_all_requests_are_fired=False) as far_end:
+        with FarEnd(assert_all_requests_are_fired=False) as far_end:
             far_end.add_callback("POST", self.provider.url, answer)
             far_end.get(self.provider.models_url, body=self.listed)
             yield make_backend(self.provider.name, Settings(**self.provider.settings))
