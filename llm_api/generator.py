@@ -90,7 +90,9 @@ class Generator:
         """Return the backends to ask, in order, and the request with its model as the first of them calls it."""
         first, model = self._named(request.model)
         links = [first, *(link for link in self.chain[1:] if link is not first)]
-        return links if request.fallback else links[:1], dataclasses.replace(request, model=model)
+        if model != request.model:
+            request = dataclasses.replace(request, model=model)
+        return links if request.fallback else links[:1], request
 
     def _named(self, name: str | None) -> tuple[Link, str | None]:
         """Read `backend/model`. Any other name, also one with a slash of its own, is a model of the configured one."""

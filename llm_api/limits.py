@@ -8,7 +8,7 @@ import ipaddress
 import logging
 import math
 import time
-from functools import cached_property
+from functools import cached_property, lru_cache
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
@@ -70,6 +70,7 @@ def _ip(address: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
     return getattr(ip, "ipv4_mapped", None) or ip
 
 
+@lru_cache(maxsize=1024)
 def _counted(address: str) -> str:
     try:
         return str(ipaddress.IPv6Network((_ip(address), IPV6_PREFIX), strict=False))

@@ -83,6 +83,10 @@ def ended(record: Record, status: str, http_status: int, *, logged: bool) -> Non
         _log_failures.inc()
 
 
+# Of each backend; most requests change nothing.
+_told: dict[str, bool] = {}
+
+
 # The library looks a label up under a lock, and makes texts of all of them each time.
 @lru_cache(maxsize=1024)
 def _one(metric: Any, *labels: object) -> Any:
@@ -91,7 +95,9 @@ def _one(metric: Any, *labels: object) -> Any:
 
 def breaker(backend: str, is_open: bool) -> None:
     """Tell how a backend's circuit breaker stands in this process."""
-    _one(_breaker, backend).set(is_open)
+    if _told.get(backend) != is_open:
+        _one(_breaker, backend).set(is_open)
+        _told[backend] = is_open
 
 
 class _Workers(Collector):

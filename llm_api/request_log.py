@@ -56,6 +56,8 @@ class RequestLog:
         self._settings = settings
         self._lock = threading.Lock()
         self._file: int | None = None
+        self._opened: os.stat_result
+        self._size = 0
         self._close: Callable[[], object] = _nothing
         _logs.add(self)
 
@@ -108,11 +110,11 @@ class RequestLog:
         self.failure = None
 
     def _append(self, file: int, line: bytes) -> None:
-        size = _mended_size(file, self.path)
+        size = self._mended_size(file)
         while self._is_full(size, len(line)):
             self._rotate()
             file = self._locked_file(time.monotonic() + LOCK_SECONDS)
-            size = _mended_size(file, self.path)
+            size = self._mended_size(file)
         try:
             _write(file, line)
             if self._settings.log_fsync:
@@ -162,12 +164,28 @@ class RequestLog:
         while True:
             if self._file is None:
                 self._file = _open(self.path)
+                self._opened = os.fstat(self._file)
                 self._close = weakref.finalize(self, os.close, self._file)
             _flock(self._file, give_up)
-            if _names(self.path, self._file):
+            if self._is_named():
                 return self._file
             self._close()
             self._file = None
+
+    def _is_named(self) -> bool:
+        """Whether the path names our file, whose inode is nobody else's while it is open; note how long it is."""
+        try:
+            now = os.stat(self.path)  # noqa: PTH116  (three times as fast)
+        except FileNotFoundError:
+            return False
+        self._size = now.st_size
+        return os.path.samestat(now, self._opened)
+
+    def _mended_size(self, file: int) -> int:
+        if self._size and os.pread(file, 1, self._size - 1) != b"\n":
+            _mend(file, self._size, self.path)
+            self._size = os.fstat(file).st_size
+        return self._size
 
     def _unlock(self) -> None:
         if self._file is not None:
@@ -213,13 +231,6 @@ def _flock(file: int, give_up: float) -> None:
         pause = min(2 * pause, 0.01)
 
 
-def _names(path: Path, file: int) -> bool:
-    try:
-        return os.path.samestat(path.stat(), os.fstat(file))
-    except FileNotFoundError:
-        return False
-
-
 def _try_space(path: Path, size: int) -> None:
     """Write into a file beside the log, as far from its start, since there may be a limit on a file's size too.
 
@@ -232,14 +243,6 @@ def _try_space(path: Path, size: int) -> None:
             file.write(bytes(PROBE_BYTES))
     finally:
         probe.unlink(missing_ok=True)
-
-
-def _mended_size(file: int, path: Path) -> int:
-    size = os.fstat(file).st_size
-    if size and os.pread(file, 1, size - 1) != b"\n":
-        _mend(file, size, path)
-        size = os.fstat(file).st_size
-    return size
 
 
 def _write(file: int, data: bytes) -> None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import secrets
 import socket
-import uuid
 from collections.abc import Callable, Iterator, Mapping
 from collections.abc import Generator as PythonGenerator
 from contextlib import contextmanager
@@ -81,7 +81,7 @@ class Service:
 
     @contextmanager
     def _exchange(self, body: Mapping[str, Any], caller: str | None) -> Iterator[Exchange]:
-        exchange = self.start(Record(self.settings, "generate", uuid.uuid4().hex, caller=caller))
+        exchange = self.start(Record(self.settings, "generate", secrets.token_hex(16), caller=caller))
         try:
             # as a body would come: held against the same rules; None is what the caller has not said
             said = strict_json.dumps({name: value for name, value in body.items() if value is not None})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-import uuid
+import secrets
 from collections.abc import Callable, Iterator
 from functools import wraps
 from typing import TypeVar
@@ -27,6 +27,7 @@ from .errors import (
 from .generator import Exchange
 from .limits import client_address, named_key
 from .record import Record
+from .rules import Network
 from .service import Service
 
 # Seconds; what an upstream asks for may be any number.
@@ -58,10 +59,11 @@ def exchange(operation: str) -> Callable[[Callable[[Exchange], Response]], Calla
     def decorate(view: Callable[[Exchange], Response]) -> Callable[[], Response]:
         @wraps(view)
         def run() -> Response:
-            started = _start(operation)
+            here = service()
+            started = _start(here, operation)
             try:
                 started.record.caller = authenticate()
-                service().rate_limits.count(started.record.caller, started.record.client_ip)
+                here.rate_limits.count(started.record.caller, started.record.client_ip)
                 response = view(started)
             except Exception as error:
                 failure = started.fail(error)
@@ -91,21 +93,21 @@ def is_open(view: View) -> View:
 
 def authenticate() -> str | None:
     """Return who asks: as the host says, or by the name of the key, None without keys. Raises Unauthorized."""
-    caller = service().caller
-    if not service().settings.api_keys:
-        return caller() if caller else None
+    here = service()
+    if not here.settings.api_keys:
+        return here.caller() if here.caller else None
     kind, _, key = request.headers.get("Authorization", "").partition(" ")
     said = key.strip() if kind.lower() == "bearer" else request.headers.get("x-api-key")
-    name = named_key(service().settings.api_keys, said)
-    return caller() if caller else name
+    name = named_key(here.settings.api_keys, said)
+    return here.caller() if here.caller else name
 
 
-def client_ip() -> str | None:
+def client_ip(trusted_proxies: tuple[Network | None, ...]) -> str | None:
     """Return the address of who asks, as far as trusted proxies say it."""
-    if not service().settings.trusted_proxies:
+    if not trusted_proxies:
         return request.remote_addr or None
     forwarded_for = ",".join(request.headers.getlist("X-Forwarded-For"))
-    return client_address(request.remote_addr, forwarded_for, service().settings.trusted_proxies)
+    return client_address(request.remote_addr, forwarded_for, trusted_proxies)
 
 
 def _trace_id() -> str | None:
@@ -114,10 +116,11 @@ def _trace_id() -> str | None:
     return found[1] if found else None
 
 
-def _start(operation: str) -> Exchange:
-    record = Record(service().settings, operation, request_id(), client_ip(), trace_id=_trace_id())
+def _start(here: Service, operation: str) -> Exchange:
+    settings = here.settings
+    record = Record(settings, operation, request_id(), client_ip(settings.trusted_proxies), trace_id=_trace_id())
     client = request.environ.get("gunicorn.socket") or request.environ.get("werkzeug.socket")
-    return service().start(record, client)
+    return here.start(record, client)
 
 
 def request_id() -> str:
@@ -125,7 +128,7 @@ def request_id() -> str:
     known: str | None = request.environ.get("llm_api.request_id")
     if known is None:
         said = request.headers.get("X-Request-ID", "")
-        known = said if REQUEST_ID.fullmatch(said) else uuid.uuid4().hex
+        known = said if REQUEST_ID.fullmatch(said) else secrets.token_hex(16)
         request.environ["llm_api.request_id"] = known
     return known
 

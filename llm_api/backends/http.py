@@ -25,7 +25,7 @@ from urllib3.exceptions import ProtocolError
 
 from ..config import Settings
 from ..deadline import Deadline
-from ..errors import BackendError, InvalidAnswer, LLMAPIError, NotConfigured, ServerError, TimedOut, Unreachable
+from ..errors import BackendError, InvalidAnswer, LLMAPIError, NotConfigured, ServerError, Unreachable
 from ..per_process import PerProcess
 from ..types import Chunk, GenerationRequest
 from .base import Backend
@@ -160,8 +160,6 @@ def _failure(backend: str, error: Exception) -> BackendError:
         return failed
     if isinstance(error, requests.exceptions.InvalidURL):
         return NotConfigured(f"{backend}'s base URL is not an address")
-    if isinstance(error, requests.Timeout):
-        return TimedOut(f"{backend} sent nothing in time")
     if isinstance(error, requests.ConnectionError) and not isinstance(cause, ProtocolError):
         return Unreachable(f"{backend} can't be reached: {_reason(cause)}")
     dropped = ServerError(f"{backend} broke the connection before it answered")

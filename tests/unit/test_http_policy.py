@@ -194,11 +194,10 @@ def test_quota_is_not_retried(make_client: Make, far_end: RequestsMock, word: st
         (requests.ConnectionError("refused"), 503, "unreachable", 3),
         (requests.ConnectTimeout("slow"), 503, "unreachable", 3),
         (requests.exceptions.SSLError("bad certificate"), 503, "unreachable", 1),
-        (requests.ReadTimeout("silent"), 504, "timeout", 1),
         (requests.ConnectionError(ProtocolError("aborted")), 502, "server_error", 1),
         (requests.exceptions.ChunkedEncodingError("cut"), 502, "server_error", 1),
     ],
-    ids=["refused", "connect timeout", "TLS", "read timeout", "dropped", "cut"],
+    ids=["refused", "connect timeout", "TLS", "dropped", "cut"],
 )
 @pytest.mark.usefixtures("no_pause")
 def test_connection_error(

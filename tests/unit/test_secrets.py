@@ -199,7 +199,8 @@ def test_an_answer_without_sense(
 
 
 @pytest.mark.parametrize(
-    "kind", [requests.ConnectionError, requests.Timeout, requests.exceptions.SSLError, requests.exceptions.ProxyError]
+    "kind",
+    [requests.ConnectionError, requests.ConnectTimeout, requests.exceptions.SSLError, requests.exceptions.ProxyError],
 )
 def test_an_exception_that_quotes_them(
     start: Start, watch: Watch, far_end: RequestsMock, backend: Known, kind: type[Exception]
