@@ -3,7 +3,8 @@
 The protocol, each step with what was lost without it, is measured in the design's reliability page, section 1:
 
 1. The line is serialised first: ASCII, no NaN. Readers split bytes on newlines only.
-2. A lock of this process, since an flock whose descriptor is shared by threads excludes none of them.
+2. A lock of this process, since an flock whose descriptor is shared by threads excludes none of them. Whoever gets it
+   writes the lines of all that wait for it: each turn at the file costs six system calls, and with them the GIL.
 3. A descriptor of this process: one that is inherited over fork shares its flock with the parent.
 4. An flock on the log itself (a sidecar can be deleted), waited for two seconds at most.
 5. If the path names another file by now, that one is opened: rotation is by rename, our own (LOG_MAX_BYTES) too.
@@ -26,8 +27,10 @@ import sys
 import threading
 import time
 import weakref
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +42,12 @@ LOCK_SECONDS = 2.0
 PROBE_BYTES = 65_536
 
 logger = logging.getLogger(__name__)
+
+
+@dataclass(eq=False)
+class _Line:
+    data: bytes
+    is_written: bool = False
 
 
 class RequestLog:
@@ -55,6 +64,7 @@ class RequestLog:
         self._secrets = [strict_json.dumps(secret)[1:-1] for secret in settings.secrets]
         self._settings = settings
         self._lock = threading.Lock()
+        self._waiting: deque[_Line] = deque()
         self._file: int | None = None
         self._opened: os.stat_result
         self._size = 0
@@ -67,8 +77,7 @@ class RequestLog:
         if any(secret in line for secret in self._secrets):
             line = strict_json.dumps(self._redacted(record)) + "\n"
         try:
-            with self.exclusive() as file:
-                self._append(file, line.encode("ascii"))
+            self._write_in_turn(_Line(line.encode("ascii")))
         except OSError as error:
             self._failed(error)
             self.failures += 1
@@ -108,6 +117,37 @@ class RequestLog:
         if self.failure:
             logger.warning("%s can be written again", self.path)
         self.failure = None
+
+    def _write_in_turn(self, mine: _Line) -> None:
+        self._waiting.append(mine)
+        give_up = time.monotonic() + LOCK_SECONDS
+        try:
+            with self._turn():
+                if not mine.is_written:
+                    with self._locked(give_up) as file:
+                        self._write_waiting(file, mine)
+        finally:
+            with suppress(ValueError):  # it may have failed before it was taken: nobody is to write it now
+                self._waiting.remove(mine)
+
+    def _write_waiting(self, file: int, mine: _Line) -> None:
+        lines = self._take_waiting(mine)
+        try:
+            self._append(file, b"".join(line.data for line in lines))
+        except OSError:
+            if len(lines) == 1:
+                raise
+            lines = [mine]  # it may fit alone; each of the others tries in its own turn
+            self._append(file, mine.data)
+        for line in lines:
+            line.is_written = True
+
+    def _take_waiting(self, mine: _Line) -> list[_Line]:
+        """Return all lines that wait; with LOG_MAX_BYTES, which each line is held against, only `mine`."""
+        if self._settings.log_max_bytes:
+            return [mine]
+        lines = [self._waiting.popleft() for _ in range(len(self._waiting))]
+        return lines if mine in lines else [*lines, mine]
 
     def _append(self, file: int, line: bytes) -> None:
         size = self._mended_size(file)
@@ -150,15 +190,25 @@ class RequestLog:
     def exclusive(self) -> Iterator[int]:
         """Inside, nobody else writes; the value is the log's descriptor. Raises OSError, TimeoutError among them."""
         give_up = time.monotonic() + LOCK_SECONDS
+        with self._turn(), self._locked(give_up) as file:
+            yield file
+
+    @contextmanager
+    def _turn(self) -> Iterator[None]:
         if not self._lock.acquire(timeout=LOCK_SECONDS):
             raise TimeoutError("another thread holds it")
         try:
-            try:
-                yield self._locked_file(give_up)
-            finally:
-                self._unlock()
+            yield
         finally:
             self._lock.release()
+
+    @contextmanager
+    def _locked(self, give_up: float) -> Iterator[int]:
+        try:
+            yield self._locked_file(give_up)
+        finally:
+            if self._file is not None:
+                fcntl.flock(self._file, fcntl.LOCK_UN)
 
     def _locked_file(self, give_up: float) -> int:
         while True:
@@ -187,12 +237,9 @@ class RequestLog:
             self._size = os.fstat(file).st_size
         return self._size
 
-    def _unlock(self) -> None:
-        if self._file is not None:
-            fcntl.flock(self._file, fcntl.LOCK_UN)
-
     def _forget_descriptor(self) -> None:
         self._lock = threading.Lock()
+        self._waiting.clear()
         self._close()  # the child's copy; the parent's lock stays
         self._close = _nothing
         self._file = None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Mapping
 from typing import Any
@@ -18,7 +17,7 @@ def no_lock() -> None:
 
 def no_repair() -> None:
     """A torn last line is left as it is."""
-    request_log._mended_size = lambda file, path: os.fstat(file).st_size
+    RequestLog._mended_size = lambda log, file: log._size
 
 
 def answer_before_line() -> None:

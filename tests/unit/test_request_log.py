@@ -13,6 +13,7 @@ import textwrap
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -501,6 +502,33 @@ PROCESSES = """
             os._exit(0)
     assert all(os.waitpid(child, 0)[1] == 0 for child in children)
 """
+
+
+@pytest.mark.parametrize("too_long", [None, 3], ids=["all fit", "one does not fit"])
+def test_lines_that_wait_are_written_together(
+    make_log: MakeLog, log_path: Path, monkeypatch: pytest.MonkeyPatch, too_long: int | None
+) -> None:
+    """Whoever gets the turn writes the lines of all; where that fails, only who is to blame has no line."""
+    log, written = make_log(), []
+    log.append({"n": -1})
+    write = os.write
+
+    def disk(file: int, data: bytes) -> int:
+        written.append(data)
+        if f'"n": {too_long}}}'.encode() in data:
+            raise OSError(errno.ENOSPC, "full")
+        return write(file, data)
+
+    monkeypatch.setattr(os, "write", disk)
+    with ThreadPoolExecutor(8) as threads, log.exclusive():
+        results = [threads.submit(log.append, {"n": n}) for n in range(8)]
+        while len(log._waiting) < 8:
+            time.sleep(0)
+    refused = [n for n, result in enumerate(results) if isinstance(result.exception(), LogUnavailable)]
+    assert refused == ([] if too_long is None else [too_long])
+    assert sorted(numbers(log_path)) == sorted({-1, *range(8)} - {too_long})
+    assert written[0].count(b"\n") == 8
+    assert len(written) == (1 if too_long is None else 9)
 
 
 @pytest.mark.parametrize("max_bytes", [0, 30_000], ids=["one file", "rotating"])
