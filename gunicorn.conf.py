@@ -51,9 +51,7 @@ try:
 except ConfigError as error:
     sys.exit(f"llm_api: {error}")
 
-local_model = settings.hf_mode == "local" and "huggingface" in (settings.llm_backend, *settings.llm_fallback)
-
-if local_model and settings.worker_class == "gevent":
+if settings.local_model and settings.worker_class == "gevent":
     sys.exit("llm_api: WORKER_CLASS=gevent can't run a model in the process, it would stop all else: use gthread")
 
 
@@ -137,7 +135,7 @@ def child_exit(server: Any, worker: Any) -> None:
 
 bind = settings.bind
 # Each worker would load a copy of a local model; its engine serves several requests at once as it is.
-workers = settings.web_concurrency or (1 if local_model else 2)
+workers = settings.web_concurrency or (1 if settings.local_model else 2)
 # Requests wait for backends most of the time; threads are what waits. MAX_CONCURRENCY keeps two of them free, which
 # refuse what is too much and answer /health.
 worker_class = settings.worker_class

@@ -49,6 +49,8 @@ from .rules import (
 REDACTED = "[redacted]"
 # A shorter key is more likely to be a placeholder, and to occur in any text.
 MIN_SECRET_CHARS = 8
+# More than a model on two cores answers within REQUEST_TIMEOUT: who is refused at once can go elsewhere.
+LOCAL_CONCURRENCY = 14
 Field = dataclasses.Field[Any]
 
 
@@ -119,7 +121,9 @@ class Settings:
     max_prompt_chars: int = setting(100_000, number(int, 1, 10_000_000), "characters of a prompt")
     max_body_bytes: int = setting(1_048_576, number(int, 1, 100_000_000), "bytes of a request's body")
     max_concurrency: int | None = setting(
-        None, number(int, 1, 1024), "generations at once in one worker, the rest get 503; unset: THREADS - 2"
+        None,
+        number(int, 1, 1024),
+        "generations at once in one worker, the rest get 503; unset: THREADS - 2, with a local model 14",
     )
     api_keys: tuple[ApiKey, ...] = setting(
         (), KEYS, "who may ask; flask llm keys new NAME makes one; unset: everybody", secret=True
@@ -164,7 +168,7 @@ class Settings:
     web_concurrency: int | None = setting(
         None, number(int, 1, 512), "gunicorn's worker processes; unset: 2, or 1 with a local model"
     )
-    threads: int = setting(16, number(int, 1, 1024), "requests at once in one worker, of either class")
+    threads: int = setting(64, number(int, 1, 1024), "requests at once in one worker, of either class")
 
     @classmethod
     def load(cls, env_file: str | Path | None = ".env", *earlier: Mapping[str, Any]) -> Settings:
@@ -182,9 +186,15 @@ class Settings:
         return cls.__dataclass_fields__[name].default
 
     @property
+    def local_model(self) -> bool:
+        """Whether a model runs in the process."""
+        return self.hf_mode == "local" and "huggingface" in (self.llm_backend, *self.llm_fallback)
+
+    @property
     def concurrency(self) -> int:
         """Generations at once in one worker: two threads are left to refuse the rest and to say how things are."""
-        return self.max_concurrency or max(1, self.threads - 2)
+        most = LOCAL_CONCURRENCY if self.local_model and self.llm_backend == "huggingface" else self.threads
+        return self.max_concurrency or max(1, min(self.threads - 2, most))
 
     @property
     def is_public(self) -> bool:

@@ -22,7 +22,8 @@ from .upstreams import HEAD, OPENAI, UNTIL_CLOSED, Peer, Script, Upstream
 
 CLIENTS = 100
 TIMEOUT = 3
-# gunicorn.conf.py's own: two workers of sixteen threads, two of which are kept free
+THREADS = 16
+# two workers of as many threads, two of which are kept free
 SERVED = 2 * 14
 # where a busy machine lets one of them take all before the other one wakes
 LEAST = 14
@@ -43,7 +44,9 @@ def test_a_hundred_slow_requests(serve: Callable[..., Service], behind: Callable
     rounds: list[Round] = []
     while len(rounds) < count(5, 20) and (FULL or not any(one.is_in_time for one in rounds)):
         prompts.clear()
-        rounds.append(one_round(serve(REQUEST_TIMEOUT=TIMEOUT, **OPENAI.settings(behind(slow))), prompts))
+        rounds.append(
+            one_round(serve(REQUEST_TIMEOUT=TIMEOUT, THREADS=THREADS, **OPENAI.settings(behind(slow))), prompts)
+        )
 
     best = min(rounds, key=lambda one: (not one.is_in_time, one.p99("/health")))
     figure(10, f"{CLIENTS} slow requests at once, {best}; {sum(one.is_in_time for one in rounds)} of {len(rounds)} so")

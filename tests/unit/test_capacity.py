@@ -10,6 +10,7 @@ from flask.testing import FlaskClient
 from turns import ANSWER, GENERATE, Fake
 from werkzeug.test import TestResponse
 
+from llm_api import Settings
 from llm_api.errors import RequestRefused, ServerError
 from llm_api.types import Chunk
 
@@ -145,6 +146,21 @@ def test_a_refused_request_frees_nobodys_place(serve: Serve) -> None:
 @pytest.mark.parametrize(
     ("settings", "places"),
     [
+        ({}, 14),
+        ({"threads": 8}, 6),
+        ({"max_concurrency": 40}, 40),
+        ({"hf_mode": "cloud"}, 62),
+    ],
+    ids=str,
+)
+def test_places_at_a_model_in_the_process(settings: dict[str, Any], places: int) -> None:
+    """A local model has few of them, so that nobody waits longer than REQUEST_TIMEOUT."""
+    assert Settings(llm_backend="huggingface", **settings).concurrency == places
+
+
+@pytest.mark.parametrize(
+    ("settings", "places"),
+    [
         ({"max_concurrency": 1}, 1),
         ({"max_concurrency": 3}, 3),
         ({"max_concurrency": 5, "threads": 2}, 5),
@@ -152,7 +168,7 @@ def test_a_refused_request_frees_nobodys_place(serve: Serve) -> None:
         ({"threads": 3}, 1),
         ({"threads": 2}, 1),
         ({"threads": 1}, 1),
-        ({}, 14),
+        ({}, 62),
     ],
     ids=str,
 )

@@ -558,11 +558,11 @@ def test_gunicorn_accepts_its_configuration(start: Start) -> None:
 @pytest.mark.parametrize(
     ("environ", "expected"),
     [
-        ({}, "127.0.0.1:8000 2 gthread 16 16 130 False"),
-        ({"LLM_BACKEND": "huggingface"}, "127.0.0.1:8000 1 gthread 16 16 130 False"),
-        ({"LLM_FALLBACK": "huggingface,stub"}, "127.0.0.1:8000 1 gthread 16 16 130 False"),
-        ({"LLM_BACKEND": "huggingface", "HF_MODE": "cloud"}, "127.0.0.1:8000 2 gthread 16 16 130 False"),
-        ({"LLM_BACKEND": "huggingface", "WEB_CONCURRENCY": "3"}, "127.0.0.1:8000 3 gthread 16 16 130 False"),
+        ({}, "127.0.0.1:8000 2 gthread 64 64 130 False"),
+        ({"LLM_BACKEND": "huggingface"}, "127.0.0.1:8000 1 gthread 64 64 130 False"),
+        ({"LLM_FALLBACK": "huggingface,stub"}, "127.0.0.1:8000 1 gthread 64 64 130 False"),
+        ({"LLM_BACKEND": "huggingface", "HF_MODE": "cloud"}, "127.0.0.1:8000 2 gthread 64 64 130 False"),
+        ({"LLM_BACKEND": "huggingface", "WEB_CONCURRENCY": "3"}, "127.0.0.1:8000 3 gthread 64 64 130 False"),
         (
             {"BIND": "unix:/run/x", "THREADS": "4", "REQUEST_TIMEOUT": "7.5"},
             "unix:/run/x 2 gthread 4 4 18 False",

@@ -59,7 +59,7 @@ def test_env_example_has_the_defaults(tmp_path: Path, monkeypatch: pytest.Monkey
             monkeypatch.delenv(name, raising=False)
     env = tmp_path / ".env"
     env.write_text(re.sub(r"^#(?=[A-Z_]+=)", "", (ROOT / "env.example").read_text(), flags=re.MULTILINE))
-    assert "\nTHREADS=16\n" in env.read_text()
+    assert "\nTHREADS=64\n" in env.read_text()
     assert Settings.load(env) == Settings()
 
 
