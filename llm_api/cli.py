@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import os
 import re
 import secrets
 import sys
@@ -43,7 +44,8 @@ from .request_log import RequestLog
 from .service import Answer
 from .web import service
 
-llm = AppGroup("llm", help="LLM API.")
+# click has colours on terminals only, but does not look at NO_COLOR
+llm = AppGroup("llm", help="LLM API.", context_settings={"color": False if os.environ.get("NO_COLOR") else None})
 logs = AppGroup("logs", help="Read the log, with what rotation left of it.")
 llm.add_command(logs)
 keys = AppGroup("keys", help="Keys of those who may ask.")
@@ -239,12 +241,10 @@ def all_files() -> list[Path]:
 @contextmanager
 def progress(files: list[Path], hidden: bool = False) -> Iterator[Callable[[int], object]]:
     """Show a bar over the bytes of `files` while it takes, if a person is looking and it is not to be `hidden`."""
-    from rich.console import Console  # not above: the service itself has no use for it
-    from rich.progress import Progress
-
-    with Progress(console=Console(stderr=True), transient=True, disable=hidden or not sys.stderr.isatty()) as shown:
-        task = shown.add_task("reading the log", total=sum(file.stat().st_size for file in files))
-        yield lambda done: shown.advance(task, done)
+    size = sum(file.stat().st_size for file in files)
+    hidden = hidden or not sys.stderr.isatty()
+    with click.progressbar(length=size, label="reading the log", file=sys.stderr, hidden=hidden) as bar:
+        yield bar.update
 
 
 @llm.command("generate")
@@ -299,10 +299,12 @@ def _say_who(answer: Answer) -> None:
 @contextmanager
 def _waiting() -> Iterator[None]:
     """Show on a terminal that something goes on: a model may be loading."""
-    from rich.console import Console  # not above: the service itself has no use for it
-
-    with Console(stderr=True).status("waiting for the model"):
+    words = "waiting for the model" if sys.stderr.isatty() else ""
+    click.echo(words, err=True, nl=False)
+    try:
         yield
+    finally:
+        click.echo("\b \b" * len(words), err=True, nl=False)
 
 
 @keys.command("new")
