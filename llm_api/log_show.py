@@ -13,7 +13,7 @@ from typing import IO, Any
 
 import click
 
-from .log_files import Record, parse
+from .log_files import Record, parse, question
 from .log_repair import Damage
 from .log_stats import Group, Stats
 
@@ -50,7 +50,12 @@ def show_line(data: bytes, as_json: bool) -> None:
     if record is None:
         click.echo(f"no record: {printable(data.decode(errors='replace'))}", err=True)
     else:
-        click.echo(json_text(record) if as_json else _summary(record))
+        show_record(record, as_json)
+
+
+def show_record(record: Record, as_json: bool) -> None:
+    """Print a record in one line."""
+    click.echo(json_text(record) if as_json else _summary(record))
 
 
 def _summary(record: Record) -> str:
@@ -79,9 +84,7 @@ def _summary(record: Record) -> str:
 
 
 def _excerpt(record: Record) -> str:
-    turns = [turn for turn in record.get("messages") or [] if isinstance(turn, dict)]
-    said = record.get("prompt") or (turns[-1].get("content") if turns else None)
-    return f"{_short(said)} -> {_short(record.get('response'))}"
+    return f"{_short(question(record))} -> {_short(record.get('response'))}"
 
 
 def _short(text: object) -> str:
