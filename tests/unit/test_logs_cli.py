@@ -525,7 +525,10 @@ def test_a_strangers_text_never_steers_the_terminal(log_path: Path, arguments: s
     texts = {"prompt": HOSTILE, "system": HOSTILE, "response": HOSTILE * 30_000, "parameters": {"stop": [HOSTILE]}}
     names = {"model": HOSTILE, "request_model": HOSTILE}
     error = {"type": "server_error", "code": HOSTILE, "message": HOSTILE}
-    log = [line(0, **texts, **names), line(1, **texts, **names, status="error", error=error, backend=None)]
+    log = [
+        line(0, **texts, **names),
+        line(1, **texts, **names, status="error", error=error, backend=None, requested_backend=HOSTILE),
+    ]
     log.append(HOSTILE.replace("\n", "").encode() + b"\n")
     write(log_path, log)
     shown = on_terminal(log_path, *arguments.split()).replace("\r\n", "\n")
