@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import os
 import re
 import secrets
 import sys
@@ -19,10 +20,10 @@ import click
 from flask.cli import AppGroup
 
 from . import strict_json
-from .config import Settings
 from .doctor import examine
 from .errors import LLMAPIError
 from .log_files import (
+    Record,
     Wanted,
     began,
     ended,
@@ -31,19 +32,19 @@ from .log_files import (
     last_lines_of,
     log_files,
     open_unbuffered,
-    parse,
     read_lines,
     read_records,
 )
 from .log_repair import set_aside
 from .log_repair import verify as find_damage
-from .log_show import curl_line, json_text, show_damage, show_line, show_stats, write_csv
+from .log_show import curl_line, json_text, show_damage, show_line, show_record, show_stats, write_csv
 from .log_stats import Stats
 from .request_log import RequestLog
 from .service import Answer
 from .web import service
 
-llm = AppGroup("llm", help="LLM API.")
+# click has colours on terminals only, but does not look at NO_COLOR
+llm = AppGroup("llm", help="LLM API.", context_settings={"color": False if os.environ.get("NO_COLOR") else None})
 logs = AppGroup("logs", help="Read the log, with what rotation left of it.")
 llm.add_command(logs)
 keys = AppGroup("keys", help="Keys of those who may ask.")
@@ -55,52 +56,41 @@ UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 Command = TypeVar("Command", bound=Callable[..., object])
 
 
-class Moment(click.ParamType[float]):
-    """A time as ISO 8601 (local where it names no zone), or how long ago: 90s, 15m, 2h, 7d."""
-
-    name = "time"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        if ago := re.fullmatch(r"(\d+)([smhd])", str(value)):
-            return time.time() - int(ago[1]) * UNITS[ago[2]]
-        try:
-            return datetime.fromisoformat(str(value)).timestamp()
-        except ValueError:
-            self.fail(f"{value!r} is no time: write 2026-11-23, 2026-11-23T14:00, or 90s, 15m, 2h, 7d ago")
+def moment(text: str) -> float:
+    """Read a time as ISO 8601 (local where it names no zone), or how long ago: 90s, 15m, 2h, 7d."""
+    if ago := re.fullmatch(r"(\d+)([smhd])", text):
+        return time.time() - int(ago[1]) * UNITS[ago[2]]
+    try:
+        return datetime.fromisoformat(text).timestamp()
+    except ValueError:
+        how = "write 2026-11-23, 2026-11-23T14:00, or 90s, 15m, 2h, 7d ago"
+        raise click.BadParameter(f"{text!r} is no time: {how}") from None
 
 
-class Pattern(click.ParamType[re.Pattern[str]]):
-    """A regular expression."""
-
-    name = "regex"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> re.Pattern[str]:
-        try:
-            return re.compile(value)
-        except re.error as error:
-            self.fail(f"{value!r} is no regular expression: {error}")
+def pattern(text: str) -> re.Pattern[str]:
+    """Read a regular expression."""
+    try:
+        return re.compile(text)
+    except re.error as error:
+        raise click.BadParameter(f"{text!r} is no regular expression: {error}") from None
 
 
-class Status(click.ParamType[str]):
-    """How a request ended."""
-
-    name = "status"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        if not re.fullmatch(r"ok|error|aborted|[1-5]\d\d", value):
-            self.fail(f"{value!r} is no status: write ok, error, aborted, or an HTTP status such as 502")
-        return str(value)
+def status(text: str) -> str:
+    """Read how a request ended."""
+    if not re.fullmatch(r"ok|error|aborted|[1-5]\d\d", text):
+        raise click.BadParameter(f"{text!r} is no status: write ok, error, aborted, or an HTTP status such as 502")
+    return text
 
 
 def wanted_options(command: Command) -> Command:
     """Give a command the options that choose records; it gets them as the keywords of Wanted."""
     options = (
         click.option("--text", help="Only requests that contain this text, upper or lower case."),
-        click.option("--regex", type=Pattern(), help="Only requests whose texts match."),
+        click.option("--regex", type=pattern, help="Only requests whose texts match."),
         click.option("--backend", help="Only requests that this backend answered, or was to answer."),
-        click.option("--status", type=Status(), help="Only ok, error, aborted, or an HTTP status."),
-        click.option("--since", type=Moment(), help="2026-11-23T14:00, or 90s, 15m, 2h, 7d ago."),
-        click.option("--until", type=Moment(), help="As --since."),
+        click.option("--status", type=status, help="Only ok, error, aborted, or an HTTP status."),
+        click.option("--since", type=moment, help="2026-11-23T14:00, or 90s, 15m, 2h, 7d ago."),
+        click.option("--until", type=moment, help="As --since."),
         click.option("--slower-than", "slower_than_ms", type=float, metavar="MS", help="Only slower ones."),
         click.option("--fallbacks", is_flag=True, help="Only those that another backend answered."),
     )
@@ -125,13 +115,12 @@ as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON, for 
 @as_json
 def tail(lines: int, following: bool, as_json: bool) -> None:
     """Show the last requests, a line each."""
-    path = Path(settings().log_file)
+    path = request_log().path
     files = [] if following and not path.exists() else all_files()
     # Ctrl-C is how one stops following
     with suppress(KeyboardInterrupt), open_unbuffered(path) if path.exists() else nullcontext() as live:
-        for data in _last(files, live, lines):
-            show_line(data, as_json)
-        for data in follow(path, lambda: time.sleep(POLL_SECONDS), live) if following else ():
+        added = follow(path, lambda: time.sleep(POLL_SECONDS), live) if following else ()
+        for data in chain(_last(files, live, lines), added):
             show_line(data, as_json)
 
 
@@ -148,12 +137,9 @@ def _last(files: list[Path], live: IO[bytes] | None, count: int) -> list[bytes]:
 @as_json
 def search(as_json: bool, **wanted: Any) -> None:
     """Show the requests that fit all the options."""
-    files, found = all_files(), Wanted(**wanted)
-    with progress(files, hidden=sys.stdout.isatty()) as advance:
-        for line in read_lines(files, advance):
-            record = parse(line.data)
-            if record and found.has(record):
-                show_line(line.data, as_json)
+    with chosen(wanted, hidden=sys.stdout.isatty()) as records:
+        for record in records:
+            show_record(record, as_json)
 
 
 @logs.command()
@@ -176,11 +162,11 @@ def show(request_id: str, curl: bool, url: str) -> None:
 @as_json
 def stats(as_json: bool, **wanted: Any) -> None:
     """Count requests, errors, latency, tokens."""
-    files, found = all_files(), Wanted(**wanted)
+    files = all_files()
     first, last = began(files[0]), ended(files[-1])
-    counted = Stats(max(found.since or first, first), min(found.until or last, last))
-    with progress(files) as advance:
-        counted.count(r for r in read_records(read_lines(files, advance)) if found.has(r))
+    counted = Stats(max(wanted["since"] or first, first), min(wanted["until"] or last, last))
+    with chosen(wanted) as records:
+        counted.count(records)
     show_stats(counted, as_json)
 
 
@@ -189,7 +175,7 @@ def stats(as_json: bool, **wanted: Any) -> None:
 @as_json
 def verify(repair: bool, as_json: bool) -> None:
     """Check that each line is a record and stands there once. Exit 1 where not."""
-    files, log = all_files(), RequestLog(settings())
+    files, log = all_files(), request_log()
     with progress(files) as advance:
         damage = find_damage(lambda: read_lines(files, advance), log.path)
     try:
@@ -213,38 +199,41 @@ def export(kind: str, output: IO[str], **wanted: Any) -> None:
 
     csv is for spreadsheets: control characters are replaced, and what would be a formula gets an apostrophe.
     """
-    files, found = all_files(), Wanted(**wanted)
-    with progress(files, hidden=output.isatty()) as advance:
-        records = (r for r in read_records(read_lines(files, advance)) if found.has(r))
+    with chosen(wanted, hidden=output.isatty()) as records:
         if kind == "csv":
             write_csv(records, output)
         else:
             output.writelines(json_text(record) + "\n" for record in records)
 
 
-def settings() -> Settings:
-    """Return the settings of the app that the command was started with."""
-    shared: Settings = service().settings
-    return shared
+def request_log() -> RequestLog:
+    """Return the log of the app that the command was started with."""
+    return service().generator.log
 
 
 def all_files() -> list[Path]:
     """Return the log's files, oldest first, or end with an error where there is none."""
-    path = Path(settings().log_file)
+    path = request_log().path
     if files := log_files(path):
         return files
     raise click.ClickException(f"there is no log at {path} yet (LOG_FILE)")
 
 
 @contextmanager
+def chosen(wanted: dict[str, Any], hidden: bool = False) -> Iterator[Iterator[Record]]:
+    """Give the records that the options choose, oldest first; as `progress`."""
+    files = all_files()
+    with progress(files, hidden) as advance:
+        yield filter(Wanted(**wanted).has, read_records(read_lines(files, advance)))
+
+
+@contextmanager
 def progress(files: list[Path], hidden: bool = False) -> Iterator[Callable[[int], object]]:
     """Show a bar over the bytes of `files` while it takes, if a person is looking and it is not to be `hidden`."""
-    from rich.console import Console  # not above: the service itself has no use for it
-    from rich.progress import Progress
-
-    with Progress(console=Console(stderr=True), transient=True, disable=hidden or not sys.stderr.isatty()) as shown:
-        task = shown.add_task("reading the log", total=sum(file.stat().st_size for file in files))
-        yield lambda done: shown.advance(task, done)
+    size = sum(file.stat().st_size for file in files)
+    hidden = hidden or not sys.stderr.isatty()
+    with click.progressbar(length=size, label="reading the log", file=sys.stderr, hidden=hidden) as bar:
+        yield bar.update
 
 
 @llm.command("generate")
@@ -299,10 +288,12 @@ def _say_who(answer: Answer) -> None:
 @contextmanager
 def _waiting() -> Iterator[None]:
     """Show on a terminal that something goes on: a model may be loading."""
-    from rich.console import Console  # not above: the service itself has no use for it
-
-    with Console(stderr=True).status("waiting for the model"):
+    words = "waiting for the model" if sys.stderr.isatty() else ""
+    click.echo(words, err=True, nl=False)
+    try:
         yield
+    finally:
+        click.echo("\b \b" * len(words), err=True, nl=False)
 
 
 @keys.command("new")

@@ -14,7 +14,7 @@ from typing import Any
 
 from .config import Settings
 from .errors import NoCapacity
-from .log_files import Record, Wanted, log_files, newest_first, parse, read_lines, read_records
+from .log_files import Record, Wanted, log_files, newest_first, parse, question, read_lines, read_records
 from .log_stats import Stats
 
 MAX_MINUTES = 366 * 24 * 60
@@ -147,8 +147,7 @@ class _Requests:
 
 def _row(record: Record) -> dict[str, Any]:
     error = (record.get("error") or {}).get("code")
-    turns = [turn.get("content") for turn in record.get("messages") or [] if isinstance(turn, dict)]
-    said = record.get("prompt") or (turns[-1] if turns else None)
+    said = question(record)
     excerpt = said[:EXCERPT_CHARS] if isinstance(said, str) else None
     return {name: record.get(name) for name in ROW} | {"error": error, "excerpt": excerpt}
 

@@ -25,22 +25,18 @@ SOON_DAYS = 90
 FEW_BYTES = 2**30
 # The vendors' announced dates: providers.md, sections 3.5 and 4.7.
 SHUTDOWNS = {
-    model: day
-    for day, models in {
-        "2025-07-21": "claude-3-sonnet-20240229",
-        "2026-01-05": "claude-3-opus-20240229",
-        "2026-02-19": "claude-3-7-sonnet-20250219 claude-3-5-haiku-20241022",
-        "2026-04-20": "claude-3-haiku-20240307",
-        "2026-06-15": "claude-opus-4-20250514 claude-opus-4-0 claude-sonnet-4-20250514 claude-sonnet-4-0",
-        "2026-08-05": "claude-opus-4-1-20250805 claude-opus-4-1",
-        "2026-10-23": "gpt-3.5-turbo gpt-3.5-turbo-0125 gpt-4 gpt-4-turbo gpt-4.1-nano gpt-4o-2024-05-13 o1 o3-mini"
-        " o4-mini",
-        "2026-11-30": "claude-sonnet-4-5-20250929 claude-sonnet-4-5",
-        "2026-12-11": "gpt-5 gpt-5-mini gpt-5-nano o3",
-        "2027-01-14": "gpt-4o gpt-4o-mini gpt-4.1 gpt-4.1-mini",
-        "2027-04-01": "gpt-5.1 gpt-5.4-nano",
-    }.items()
-    for model in models.split()
+    date(2025, 7, 21): "claude-3-sonnet-20240229",
+    date(2026, 1, 5): "claude-3-opus-20240229",
+    date(2026, 2, 19): "claude-3-7-sonnet-20250219 claude-3-5-haiku-20241022",
+    date(2026, 4, 20): "claude-3-haiku-20240307",
+    date(2026, 6, 15): "claude-opus-4-20250514 claude-opus-4-0 claude-sonnet-4-20250514 claude-sonnet-4-0",
+    date(2026, 8, 5): "claude-opus-4-1-20250805 claude-opus-4-1",
+    date(2026, 10, 23): "gpt-3.5-turbo gpt-3.5-turbo-0125 gpt-4 gpt-4-turbo gpt-4.1-nano gpt-4o-2024-05-13 o1 o3-mini"
+    " o4-mini",
+    date(2026, 11, 30): "claude-sonnet-4-5-20250929 claude-sonnet-4-5",
+    date(2026, 12, 11): "gpt-5 gpt-5-mini gpt-5-nano o3",
+    date(2027, 1, 14): "gpt-4o gpt-4o-mini gpt-4.1 gpt-4.1-mini",
+    date(2027, 4, 1): "gpt-5.1 gpt-5.4-nano",
 }
 
 
@@ -68,19 +64,20 @@ def examine(generator: Generator, nginx: Path | None) -> Iterator[Finding]:
 
 def _backend(backend: Backend, *, is_first: bool) -> Iterator[Finding]:
     level = "error" if is_first else "warning"
-    if day := SHUTDOWNS.get(backend.model):
-        yield _shutdown(backend, date.fromisoformat(day))
+    for day, models in SHUTDOWNS.items():
+        if backend.model in models.split():
+            yield _shutdown(backend, day)
     try:
         backend.check(Deadline(CHECK_SECONDS))
-        models = backend.list_models(Deadline(CHECK_SECONDS))
+        listed = backend.list_models(Deadline(CHECK_SECONDS))
     except Exception as error:
         why = error.message if isinstance(error, LLMAPIError) else f"its check broke ({type(error).__name__})"
         yield Finding(level, f"{backend.name} can't serve: {why}", "start it, or mend its settings")
         return
-    if backend.model in models or f"{backend.model}:latest" in models:
+    if backend.model in listed or f"{backend.model}:latest" in listed:
         yield Finding("ok", f"{backend.name} answers, and has {backend.model}")
     else:
-        some = ", ".join([*models[:5], "…"])
+        some = ", ".join([*listed[:5], "…"])
         yield Finding(level, f"{backend.name} does not list the model {backend.model!r}", f"take one of its: {some}")
 
 

@@ -78,6 +78,7 @@ class LLMAPI:
 def make_app(settings: Settings) -> Flask:
     """Return an app that has nothing else."""
     app = Flask(__package__, static_folder=None)
+    app.url_map.merge_slashes = False  # a redirect would be Werkzeug's own page, and say nothing of the API
     LLMAPI(app, settings=settings)
     app.register_error_handler(HTTPException, http_error_answer)
     return app

@@ -6,11 +6,13 @@ import gzip
 import json
 import os
 import re
+import sys
 import zlib
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from types import NoneType
 from typing import IO, Any, NamedTuple, NoReturn, cast
@@ -125,17 +127,10 @@ def last_lines(path: Path, count: int) -> list[bytes]:
 
 def last_lines_of(file: IO[bytes], count: int) -> list[bytes]:
     """As `last_lines`; the file is left standing behind the last of them."""
-    start = end = file.seek(0, os.SEEK_END)
-    pieces: deque[bytes] = deque()
-    newlines = 0
-    while start and newlines <= count:
-        size = min(start, 65_536)
-        start = file.seek(start - size)
-        pieces.appendleft(file.read(size))
-        newlines += pieces[0].count(b"\n")
-    *lines, rest = b"".join(pieces).split(b"\n")
+    end = file.seek(0, os.SEEK_END)
+    rest, *lines = islice(_pieces_back(file), count + 1)
     file.seek(end - len(rest))
-    return lines[-count:] if count else []
+    return lines[::-1]
 
 
 def newest_first(path: Path, limit: int) -> Iterator[bytes]:
@@ -144,29 +139,28 @@ def newest_first(path: Path, limit: int) -> Iterator[bytes]:
     """
     seen = set()
     for name in reversed(log_files(path)):
-        if name.suffix == ".gz":
+        if name.suffix == ".gz" or limit <= 0:
             return
         with suppress(FileNotFoundError), name.open("rb") as file:
             inode = os.fstat(file.fileno()).st_ino
             if inode not in seen:  # renamed since the names were listed
                 seen.add(inode)
-                limit = yield from _lines_back(file, limit)
+                size = file.seek(0, os.SEEK_END)
+                yield from islice(_pieces_back(file, limit), 1, None)
+                limit -= size
 
 
-def _lines_back(file: IO[bytes], limit: int) -> Generator[bytes, None, int]:
-    start, first, unfinished = file.seek(0, os.SEEK_END), b"", True
+def _pieces_back(file: IO[bytes], limit: int = sys.maxsize) -> Iterator[bytes]:
+    """Yield what stands between newlines, from where the file stands back: first what may be no whole line yet."""
+    start, first = file.tell(), b""
     while start and limit:
         size = min(start, BACK_BYTES, limit)
         limit -= size
         start = file.seek(start - size)
         first, *lines = (file.read(size) + first).split(b"\n")
-        if lines and unfinished:
-            lines.pop()
-            unfinished = False
         yield from reversed(lines)
-    if not start and not unfinished:
+    if not start:
         yield first
-    return limit
 
 
 def follow(path: Path, wait: Callable[[], object], file: IO[bytes] | None = None) -> Iterator[bytes]:
@@ -251,8 +245,16 @@ class Wanted:
 
 def texts(record: Record) -> Iterator[str]:
     """Yield what was said in a request: system, messages or prompt, response, and an error's message."""
-    turns = [message.get("content") for message in record.get("messages") or [] if isinstance(message, dict)]
     error = (record.get("error") or {}).get("message")
-    for text in (record.get("system"), record.get("prompt"), *turns, record.get("response"), error):
+    for text in (record.get("system"), record.get("prompt"), *_turns(record), record.get("response"), error):
         if isinstance(text, str):
             yield text
+
+
+def question(record: Record) -> Any:
+    """Return the prompt, or the last of the messages; None where the log has neither."""
+    return record.get("prompt") or next(reversed(_turns(record)), None)
+
+
+def _turns(record: Record) -> list[Any]:
+    return [message.get("content") for message in record.get("messages") or [] if isinstance(message, dict)]

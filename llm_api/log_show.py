@@ -7,24 +7,25 @@ import json
 import shlex
 import shutil
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, Any
 
 import click
 
-from .log_files import Record, parse
+from .log_files import Record, parse, question
 from .log_repair import Damage
 from .log_stats import Group, Stats
-
-if TYPE_CHECKING:
-    from rich.table import Table
 
 EXCERPT_CHARS = 60
 # Linux takes no longer argument than 128 KiB.
 MAX_ARGUMENT_CHARS = 100_000
 COLOURS = {"ok": "green", "error": "red", "aborted": "yellow"}
 BAR_CELLS = 30
+BACKEND_HEADINGS = (
+    *("backend", "requests", "errors", "aborted", "fallbacks"),
+    *("p50 ms", "p95 ms", "p99 ms", "tokens/s"),
+)
 CSV_FIELDS = (
     *("timestamp", "request_id", "operation", "backend", "requested_backend", "model", "request_model"),
     *("prompt", "system", "messages", "response", "parameters", "input_tokens", "output_tokens", "finish_reason"),
@@ -49,7 +50,12 @@ def show_line(data: bytes, as_json: bool) -> None:
     if record is None:
         click.echo(f"no record: {printable(data.decode(errors='replace'))}", err=True)
     else:
-        click.echo(json_text(record) if as_json else _summary(record))
+        show_record(record, as_json)
+
+
+def show_record(record: Record, as_json: bool) -> None:
+    """Print a record in one line."""
+    click.echo(json_text(record) if as_json else _summary(record))
 
 
 def _summary(record: Record) -> str:
@@ -78,9 +84,7 @@ def _summary(record: Record) -> str:
 
 
 def _excerpt(record: Record) -> str:
-    turns = [turn for turn in record.get("messages") or [] if isinstance(turn, dict)]
-    said = record.get("prompt") or (turns[-1].get("content") if turns else None)
-    return f"{_short(said)} -> {_short(record.get('response'))}"
+    return f"{_short(question(record))} -> {_short(record.get('response'))}"
 
 
 def _short(text: object) -> str:
@@ -106,31 +110,28 @@ def show_stats(stats: Stats, as_json: bool) -> None:
     if as_json:
         click.echo(json_text(stats.numbers()))
         return
-    from rich.console import Console  # here and below: it takes a sixth of the package's import time
-
-    console = Console(highlight=False)
-    console.print(_backends_table(stats))
+    _show_table(BACKEND_HEADINGS, _backend_rows(stats))
     if stats.total.requests:
-        console.print()
-        console.print(_time_table(stats, "#-" if console.options.ascii_only else "█░"))
+        marks = "█░" if (sys.stdout.encoding or "").lower().startswith("utf") else "#-"
+        bars = f"latency: {marks[0]} p50, {marks[1]} p95".ljust(BAR_CELLS)
+        click.echo()
+        _show_table(("from", "requests", "p50 ms", "p95 ms", bars), _time_rows(stats, marks))
 
 
-def _backends_table(stats: Stats) -> Table:
-    table = _table("backend", "requests", "errors", "aborted", "fallbacks", "p50 ms", "p95 ms", "p99 ms", "tokens/s")
+def _show_table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Print aligned columns, the first one's text to the left; a terminal gets no more than it is wide."""
+    table = [headings, *rows]
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    room = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    for number, (name, *others) in enumerate(table):
+        cells = [name.ljust(widths[0]), *map(str.rjust, others, widths[1:])]
+        click.echo(click.style(" ".join(cells).rstrip()[:room], bold=number == 0 or None))
+
+
+def _backend_rows(stats: Stats) -> Iterator[list[str]]:
     refused = [("(refused)", stats.refused)] if stats.refused.requests else []
     for name, group in [*sorted(stats.backends.items()), *refused, ("all", stats.total)]:
-        table.add_row(printable(name), *_cells(group))
-    return table
-
-
-def _table(name: str, *numbers: str) -> Table:
-    from rich.table import Table
-
-    table = Table(box=None, padding=(0, 1, 0, 0), header_style="bold")
-    table.add_column(name, no_wrap=True)
-    for heading in numbers:
-        table.add_column(heading, justify="right", no_wrap=True)
-    return table
+        yield [printable(name), *_cells(group)]
 
 
 def _cells(group: Group) -> list[str]:
@@ -139,16 +140,13 @@ def _cells(group: Group) -> list[str]:
     return counts + [_dash(numbers[name]) for name in ("p50_ms", "p95_ms", "p99_ms", "tokens_per_second")]
 
 
-def _time_table(stats: Stats, marks: str) -> Table:
-    table = _table("from", "requests", "p50 ms", "p95 ms")
-    table.add_column(f"latency: {marks[0]} p50, {marks[1]} p95", no_wrap=True)
+def _time_rows(stats: Stats, marks: str) -> Iterator[list[str]]:
     slots = stats.numbers()["over_time"]
     longest = max(slot["p95_ms"] or 0 for slot in slots) or 1
     for slot in slots:
         when = datetime.fromtimestamp(slot["timestamp"]).strftime("%m-%d %H:%M:%S")
         latencies = [slot["p50_ms"], slot["p95_ms"]]
-        table.add_row(when, str(slot["requests"]), *map(_dash, latencies), _bar(marks, longest, *latencies))
-    return table
+        yield [when, str(slot["requests"]), *map(_dash, latencies), _bar(marks, longest, *latencies).ljust(BAR_CELLS)]
 
 
 def _bar(marks: str, longest: float, p50: float | None, p95: float | None) -> str:

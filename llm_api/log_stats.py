@@ -25,10 +25,6 @@ class Distribution:
         """Count one value."""
         self._classes[round(math.log(max(value, 0.001)) / CLASS_WIDTH)] += 1
 
-    def merge(self, other: Distribution) -> None:
-        """Count another one's values too."""
-        self._classes.update(other._classes)
-
     def percentile(self, percent: float) -> float | None:
         """Return the value that `percent` of the values do not exceed, to 1 %; None where there are none."""
         left = math.ceil(self._classes.total() * percent / 100)
@@ -74,13 +70,6 @@ class Group:
                 self.output_tokens += record["output_tokens"]
                 self.generating_ms += record["duration_ms"]
 
-    def merge(self, other: Group) -> None:
-        """Add another group's requests."""
-        for name in ("requests", "errors", "aborted", "fallbacks", "input_tokens", "output_tokens", "generating_ms"):
-            setattr(self, name, getattr(self, name) + getattr(other, name))
-        self.latency.merge(other.latency)
-        self.first_chunk.merge(other.first_chunk)
-
     def numbers(self) -> dict[str, Any]:
         """Return the group's numbers; times in milliseconds."""
         return {
@@ -115,6 +104,7 @@ class Stats:
         self.models: defaultdict[str, Group] = defaultdict(Group)
         self.reasons: Counter[str] = Counter()
         self.refused = Group()
+        self.total = Group()
         self.slots = [Group() for _ in range(SLOTS)]
         self._since = since
         self._width = max(until - since, 1e-3) / SLOTS
@@ -122,16 +112,15 @@ class Stats:
     def count(self, records: Iterable[Record]) -> None:
         """Count the records."""
         for record in records:
-            asked, answering = self._groups(record)
             slot = self.slots[min(max(int((record["timestamp"] - self._since) / self._width), 0), SLOTS - 1)]
-            asked.asked(record)
-            slot.asked(record)
-            answering.answered(record)
-            slot.answered(record)
+            asked, answering = self._groups(record)
+            both = [self.total, slot]
             if record.get("backend"):
-                model = self.models[f"{record['backend']}/{record.get('model')}"]
-                model.asked(record)
-                model.answered(record)
+                both.append(self.models[f"{record['backend']}/{record.get('model')}"])
+            for group in (asked, *both):
+                group.asked(record)
+            for group in (answering, *both):
+                group.answered(record)
             if record.get("fallback_reason"):
                 self.reasons[record["fallback_reason"]] += 1
 
@@ -140,14 +129,6 @@ class Stats:
             return self.refused, self.refused
         asked = record.get("requested_backend") or record.get("backend") or "unknown"
         return self.backends[asked], self.backends[record.get("backend") or asked]
-
-    @property
-    def total(self) -> Group:
-        """All requests."""
-        total = Group()
-        for group in (*self.backends.values(), self.refused):
-            total.merge(group)
-        return total
 
     def numbers(self) -> dict[str, Any]:
         """Return all of it; `over_time` has the Unix time each stretch begins at."""

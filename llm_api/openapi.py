@@ -88,43 +88,34 @@ ModelList = Schema.from_dict(
     {"object": TEXT, "data": fields.List(fields.Nested(Model), required=True)}, name="ModelList"
 )
 
+
+def _object(properties: dict[str, Any], *required: str) -> dict[str, Any]:
+    return {"type": "object", "properties": properties, "required": list(required)}
+
+
 # What apispec can't read from a field: our own kinds, and what is checked of a body as a whole.
+ANY_SCHEMA = {"$ref": "#/components/schemas/JSONSchema"}
 JSON_SCHEMA = {
     "description": "A JSON Schema, draft 2020-12; `patternProperties` and references to elsewhere are not supported.",
     "type": "object",
     "properties": {
         "type": {"enum": ["object", "array", "string", "number", "integer", "boolean", "null"]},
-        "properties": {"type": "object", "additionalProperties": {"$ref": "#/components/schemas/JSONSchema"}},
+        "properties": {"type": "object", "additionalProperties": ANY_SCHEMA},
         "required": {"type": "array", "items": {"type": "string"}, "uniqueItems": True},
-        "items": {"$ref": "#/components/schemas/JSONSchema"},
+        "items": ANY_SCHEMA,
     },
-}
-TEXT_PART = {
-    "type": "object",
-    "properties": {"type": {"const": "text"}, "text": {"type": "string"}},
-    "required": ["type", "text"],
-}
-NAMED_SCHEMA = {
-    "type": "object",
-    "properties": {
-        "name": {"type": ["string", "null"]},
-        "strict": {"type": ["boolean", "null"]},
-        "schema": {"$ref": "#/components/schemas/JSONSchema"},
-    },
-    "required": ["schema"],
 }
 NOT_EMPTY = {"type": "string", "minLength": 1}
+TEXT_PART = _object({"type": {"const": "text"}, "text": {"type": "string"}}, "type", "text")
+OPTIONS = {"name": {"type": ["string", "null"]}, "strict": {"type": ["boolean", "null"]}}
+NAMED_SCHEMA = _object({**OPTIONS, "schema": ANY_SCHEMA}, "schema")
 KINDS: dict[type, list[dict[str, Any]]] = {
     Stop: [NOT_EMPTY, {"type": "array", "items": NOT_EMPTY, "maxItems": MAX_STOPS}],
     Content: [{"type": "string"}, {"type": "array", "items": TEXT_PART}],
     Format: [
-        {"type": "object", "properties": {"type": {"enum": ["text", "json_object"]}}, "required": ["type"]},
-        {
-            "type": "object",
-            "properties": {"type": {"const": "json_schema"}, "json_schema": NAMED_SCHEMA},
-            "required": ["type", "json_schema"],
-        },
-        {"$ref": "#/components/schemas/JSONSchema", "minProperties": 1},
+        _object({"type": {"enum": ["text", "json_object"]}}, "type"),
+        _object({"type": {"const": "json_schema"}, "json_schema": NAMED_SCHEMA}, "type", "json_schema"),
+        {**ANY_SCHEMA, "minProperties": 1},
     ],
 }
 TURN = {"properties": {"role": {"enum": [role for role, meant in ROLES.items() if meant != "system"]}}}

@@ -77,14 +77,13 @@ def chunk(data: bytes) -> bytes:
 
 
 def check(said: bytes) -> Said | None:
-    """It is no 500, and JSON with the envelope, or gunicorn's own page, or Werkzeug's redirect of a double slash."""
+    """It is no 500, and JSON with the envelope, or gunicorn's own page."""
     if not said:
         return None  # a connection that is closed without a word: gunicorn has not seen a request
     answer = Said(said)
     assert answer.status != 500, said
     if answer.is_anothers:
-        assert answer.status in (308, 400, 403, 405, 414, 417, 431, 501, 505), said
-        assert answer.status != 308 or answer.headers["location"].startswith("http://faults/"), said
+        assert answer.status in (400, 403, 405, 414, 417, 431, 501, 505), said
         return answer
     assert re.fullmatch(r"[A-Za-z0-9._-]{1,64}", answer.headers["x-request-id"]), said
     if answer.status >= 400 and answer.body:

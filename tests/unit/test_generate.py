@@ -315,6 +315,13 @@ def test_404(make_client: Callable[..., FlaskClient], path: str) -> None:
     assert error_of(make_client().get(path), 404, "not_found")["type"] == "invalid_request_error"
 
 
+@pytest.mark.parametrize("path", ["/v1//completions", "/generate//", "/v1/models//x", "/docs//x"])
+def test_404_of_a_double_slash(make_client: Callable[..., FlaskClient], path: str) -> None:
+    """A slash too many is an unknown path too, not a redirect in HTML."""
+    for method in ("GET", "POST"):
+        error_of(make_client().open(path, method=method), 404, "not_found")
+
+
 @pytest.mark.parametrize(
     ("settings", "request_", "status", "code"),
     [

@@ -40,10 +40,10 @@ def logs(make_app: Callable[..., Flask]) -> Run:
     )
 
 
-def on_terminal(log: Path, *arguments: str) -> str:
+def on_terminal(log: Path, *arguments: str, **more: str) -> str:
     """Run a command with a terminal of 80 columns as its output; return what it wrote there."""
     ours, theirs = pty.openpty()
-    sized = environment(log) | {"COLUMNS": "80", "TERM": "xterm"}
+    sized = environment(log) | {"COLUMNS": "80", "TERM": "xterm"} | more
     with subprocess.Popen(command(*arguments), cwd=ROOT, env=sized, stdout=theirs, stderr=theirs) as process:
         os.close(theirs)
         shown = b""
@@ -107,9 +107,10 @@ def test_tail_goes_back_over_rotation(logs: Run, log_path: Path) -> None:
 
 
 def test_tail_has_colours_on_a_terminal_only(make_client: Make, logs: Run, log_path: Path) -> None:
-    """The status is coloured where a person looks, and plain in a pipe."""
+    """The status is coloured where a person looks, and plain in a pipe, and where NO_COLOR is set."""
     make_client().post("/generate", json={"prompt": "Hello"})
     assert "\x1b[32mok    200\x1b[0m" in on_terminal(log_path, "tail")
+    assert "\x1b" not in on_terminal(log_path, "tail", NO_COLOR="1")
     assert "\x1b" not in answered(logs("tail"))
 
 
@@ -416,6 +417,22 @@ def test_stats_fits_80_columns(logs: Run, log_path: Path) -> None:
     assert "tokens/s" in shown
 
 
+def test_stats_stays_in_its_lines(make_client: Make, log_path: Path) -> None:
+    """A terminal that is too narrow for the tables gets rows that are cut where it ends, not wrapped."""
+    make_client().post("/generate", json={"prompt": "Hello"})
+    rows = on_terminal(log_path, "stats", COLUMNS="40", NO_COLOR="1").split("\r\n")
+    assert max(len(row) for row in rows if "reading the log" not in row) == 40
+    assert "backend requests errors aborted fallback" in rows
+
+
+def test_stats_aligns_its_columns(logs: Run, log_path: Path) -> None:
+    """Names begin and numbers end in one column, under their headings."""
+    write(log_path, [line(0, backend="a"), line(1, backend="long-name", duration_ms=99_999.0)])
+    rows = answered(logs("stats")).splitlines()[:5]
+    assert [row.split()[0] for row in rows] == ["backend", "a", "long-name", "openai", "all"]
+    assert len({len(row) for row in rows}) == 1
+
+
 def test_stats_can_be_shown_in_plain_ascii(make_client: Make, log_path: Path) -> None:
     """A terminal or a mail that takes only ASCII gets the table, not a traceback."""
     make_client().post("/generate", json={"prompt": "Hello"})
@@ -509,11 +526,14 @@ def test_a_strangers_text_never_steers_the_terminal(log_path: Path, arguments: s
     texts = {"prompt": HOSTILE, "system": HOSTILE, "response": HOSTILE * 30_000, "parameters": {"stop": [HOSTILE]}}
     names = {"model": HOSTILE, "request_model": HOSTILE}
     error = {"type": "server_error", "code": HOSTILE, "message": HOSTILE}
-    log = [line(0, **texts, **names), line(1, **texts, **names, status="error", error=error, backend=None)]
+    log = [
+        line(0, **texts, **names),
+        line(1, **texts, **names, status="error", error=error, backend=None, requested_backend=HOSTILE),
+    ]
     log.append(HOSTILE.replace("\n", "").encode() + b"\n")
     write(log_path, log)
     shown = on_terminal(log_path, *arguments.split()).replace("\r\n", "\n")
-    ours = r"\x1b\[[0-9;?]*[mKhlA]|\x1b\[2K|\r"  # colours, and the progress bar's own moves
+    ours = r"\x1b\[[0-9;]*m|\x1b\[\?25[hl]|\r"  # colours, and the progress bar's cursor
     assert STEERING.findall(re.sub(ours, "", shown)) == []
     assert "\x1b[2J" not in shown
     assert "\x1b[31m" not in shown.replace("\x1b[31merror", "").replace("\x1b[31m\ufffd", "")
