@@ -25,7 +25,7 @@ KEY = "a-key-for-benchmarks"
 # Everything on that costs something at each request; no request is refused.
 EVERYTHING = {"API_KEYS": f"bench:{KEY}", "RATE_LIMIT": "1000000/second", "LLM_FALLBACK": "none"}
 # As many at once as the rows with the most connections have, so that none is refused.
-GTHREAD = {"THREADS": "256"}
+GTHREAD = {"THREADS": "1024"}
 GEVENT = {"WORKER_CLASS": "gevent", "THREADS": "1024"}
 
 
@@ -166,7 +166,12 @@ def litellm(far_end: Service, folder: Path) -> Service:
     options = ("--config", config, "--num_workers", WORKERS, "--host", "127.0.0.1", "--port", "PORT")
     body = '{"model": "m", "messages": [{"role": "user", "content": "%s"}]}'
     return Service(
-        "LiteLLM", (python("litellm").with_name("litellm"), *options), path="/v1/chat/completions", body=body
+        "LiteLLM",
+        (python("litellm").with_name("litellm"), *options),
+        {"LITELLM_MASTER_KEY": f"sk-{KEY}"},  # it does not start without one
+        path="/v1/chat/completions",
+        body=body,
+        headers={"Content-Type": "application/json", "Authorization": f"Bearer sk-{KEY}"},
     )
 
 
