@@ -3,8 +3,8 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test test-faults test-gevent test-browser test-deploy test-package bench screenshots vendor lint types postman \
-  postman-collection transformers clean
+.PHONY: run test test-faults test-gevent test-browser test-deploy test-package bench screenshots vendor lint types \
+  postman postman-collection transformers clean
 
 # Without a .env the packaged model answers; with one, what it says.
 run: $(VENV)/.run
@@ -18,7 +18,7 @@ test-faults: $(VENV)/.dev
 	$(BIN)/python -m pytest tests/faults -s
 
 # The same under gevent workers: what goes through gunicorn and has no model in its process, which gevent refuses.
-GEVENT_TESTS := $(patsubst %,tests/e2e/test_%.py,process deadline ollama llama_server schemathesis) tests/faults
+GEVENT_TESTS := $(patsubst %,tests/e2e/test_%.py,process deadline ollama llama_server) tests/faults
 test-gevent: $(VENV)/.dev
 	TEST_WORKER_CLASS=gevent $(BIN)/python -m pytest -n 2 --dist loadfile $(GEVENT_TESTS) -k "not writer"
 
