@@ -3,8 +3,8 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test test-faults test-browser test-deploy test-package bench screenshots vendor lint types postman \
-  postman-collection transformers clean
+.PHONY: run test test-faults test-gevent test-browser test-deploy test-package bench screenshots vendor lint types \
+  postman postman-collection transformers clean
 
 # Without a .env the packaged model answers; with one, what it says.
 run: $(VENV)/.run
@@ -16,6 +16,11 @@ test: $(VENV)/.dev
 # Kills, full disks, rotation, held locks; FAULTS=full takes the counts of a proof, in some six minutes.
 test-faults: $(VENV)/.dev
 	$(BIN)/python -m pytest tests/faults -s
+
+# The same under gevent workers: what goes through gunicorn and has no model in its process, which gevent refuses.
+GEVENT_TESTS := $(patsubst %,tests/e2e/test_%.py,process deadline ollama llama_server) tests/faults
+test-gevent: $(VENV)/.dev
+	TEST_WORKER_CLASS=gevent $(BIN)/python -m pytest -n 2 --dist loadfile $(GEVENT_TESTS) -k "not writer"
 
 # The pages in a real browser, behind nginx too; both come from the system (Debian: chromium, nginx-light).
 test-browser: $(VENV)/.dev build/node_modules/axe-core

@@ -32,6 +32,9 @@ if METRICS not in os.environ or os.environ.get(OWNER, str(os.getpid())) != str(o
     atexit.register(remove_metrics)
 
 # found only after the lines above
+from gunicorn.http import get_parser  # noqa: E402
+from gunicorn.util import close_graceful  # noqa: E402
+
 from llm_api import create_app  # noqa: E402
 from llm_api.config import Settings  # noqa: E402
 from llm_api.errors import ConfigError  # noqa: E402
@@ -73,7 +76,7 @@ def when_ready(server: Any) -> None:
 
 
 def post_worker_init(worker: Any) -> None:
-    """Mend what gunicorn's gthread does with connections."""
+    """Mend what gunicorn's gthread does with connections; post_request is for gevent."""
     if settings.worker_class == "gthread":
         close_the_door(worker)
         close_in_threads(worker)
@@ -91,17 +94,28 @@ def close_in_threads(worker: Any) -> None:
         kept = handle(conn)
         if kept is False:
             # Only who may still be sending is waited for: its answer would be lost.
-            conn.close(graceful=is_sending(conn))
+            conn.close(graceful=is_sending(conn.parser))
             conn.close = lambda graceful=False: None
         return kept
 
     worker.handle = handle_and_close
 
 
-def is_sending(conn: Any) -> bool:
+def post_request(worker: Any, request: Any, environ: Any, response: Any) -> None:
+    """Let who may still be sending have its answer under gevent too: gunicorn would break that connection off."""
+    if settings.worker_class == "gevent":
+        sock = request.unreader.sock
+        parser = get_parser(worker.cfg, sock, None)  # the worker keeps its own to itself
+        parser.mesg = request
+        if is_sending(parser):
+            # with gunicorn's 64 kB some 413s were still lost, before bodies of 2.6 MB
+            close_graceful(sock, max_drain=1_000_000)
+
+
+def is_sending(parser: Any) -> bool:
     """Whether there is more of a connection's request than was read."""
     try:
-        return not conn.parser.finish_body(deadline=time.monotonic() + 0.01)
+        return not parser.finish_body(deadline=time.monotonic() + 0.01)
     except Exception:
         return True
 

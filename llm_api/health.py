@@ -15,7 +15,7 @@ from .generator import Generator
 
 FRESH_SECONDS = 2.0
 LOG_FRESH_SECONDS = 0.5
-PROBE_SECONDS = 0.9  # so that a report is never over three seconds old
+PROBE_SECONDS = 0.8  # so that a report is never over three seconds old, however busy the machine
 # What a request waits for a new report while it has an old one to show.
 PATIENCE_SECONDS = 0.05
 

