@@ -103,7 +103,7 @@ def close_in_threads(worker: Any) -> None:
 
 def post_request(worker: Any, request: Any, environ: Any, response: Any) -> None:
     """Let who may still be sending have its answer under gevent too: gunicorn would break that connection off."""
-    if settings.worker_class == "gevent":
+    if settings.worker_class == "gevent" and response.status_code >= 400:
         sock = request.unreader.sock
         parser = get_parser(worker.cfg, sock, None)  # the worker keeps its own to itself
         parser.mesg = request
@@ -155,7 +155,8 @@ workers = settings.web_concurrency or (1 if settings.local_model else 2)
 worker_class = settings.worker_class
 threads = settings.threads
 # A worker takes no more connections than it has threads, so that the other workers get the rest; a connection kept
-# open between requests would hold such a place, so none is (nginx in front keeps its clients' ones).
+# open between requests would hold such a place, so none is (nginx in front keeps its clients' ones), although a new one
+# for each request costs a tenth of its processor time.
 worker_connections = settings.threads
 keepalive = 0
 # In this order: a request ends at its deadline, then a stopping worker may go, then the supervisor may kill

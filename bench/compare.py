@@ -91,7 +91,8 @@ def _first_chunk(c: Comparison) -> None:
 
 def _at_once(c: Comparison) -> None:
     for clients, aim in ((50, "≤ 1.15"),) if c.short else ((500, "≤ 1.15"), (1000, "≤ 1.3")):
-        taken = c.measure(lambda s, n=clients: load.burst(s, n, SLOW_SECONDS), ["gthread", "gevent", "FastAPI", "far end"])
+        names = ["gthread", "gevent", "FastAPI", "far end"]
+        taken = c.measure(lambda s, n=clients: load.burst(s, n, SLOW_SECONDS), names)
         seconds = {name: [took for took, _ in values] for name, values in taken.items()}
         c.row(f"{clients:,} clients at once, far end 2 s, until all are done", aim, "far end", seconds, "s")
         _note(c, f"{clients:,} clients", {name: sum(lost for _, lost in values) for name, values in taken.items()})
