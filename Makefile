@@ -57,7 +57,7 @@ bench: $(patsubst %,build/bench/%/.done,tools core gevent fastapi $(if $(BENCH_L
 
 # Each peer in an environment of its own, as it would be installed.
 build/bench/%/.done: bench/requirements-%.txt requirements.txt requirements-local.txt | $(VENV)/.python
-	$(PYTHON) -m venv build/bench/$*
+	$(PYTHON) -m venv --clear build/bench/$*
 	build/bench/$*/bin/pip install --quiet -r $<
 	$(if $(filter tools,$*),build/bench/$*/bin/pip install --quiet --no-deps -r requirements-local.txt)
 	@touch $@
