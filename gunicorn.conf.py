@@ -165,7 +165,5 @@ graceful_timeout = math.ceil(settings.request_timeout) + 10
 timeout = 60
 # gunicorn would take SCRIPT_NAME from whoever speaks from this machine, nginx for its clients too.
 forwarder_headers = ""
-# A model that is loaded before the fork hangs in the worker.
-preload_app = False
 # All gunicorns of a user would share one control socket.
 control_socket_disable = True

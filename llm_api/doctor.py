@@ -146,8 +146,6 @@ def _gunicorn(settings: Settings) -> Iterator[Finding]:
         )  # fmt: skip
     else:
         yield Finding("ok", f"a stopping worker waits {graceful:g} s for its requests; give its supervisor 10 s more")
-    if said["preload_app"] == "True":
-        yield Finding("error", "a model that is loaded before the fork never answers", "take --preload away")
 
 
 def _nginx(settings: Settings, text: str) -> Iterator[Finding]:

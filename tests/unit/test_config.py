@@ -558,20 +558,20 @@ def test_gunicorn_accepts_its_configuration(start: Start) -> None:
 @pytest.mark.parametrize(
     ("environ", "expected"),
     [
-        ({}, "127.0.0.1:8000 2 gthread 64 64 130 False"),
-        ({"LLM_BACKEND": "huggingface"}, "127.0.0.1:8000 1 gthread 64 64 130 False"),
-        ({"LLM_FALLBACK": "huggingface,stub"}, "127.0.0.1:8000 1 gthread 64 64 130 False"),
-        ({"LLM_BACKEND": "huggingface", "HF_MODE": "cloud"}, "127.0.0.1:8000 2 gthread 64 64 130 False"),
-        ({"LLM_BACKEND": "huggingface", "WEB_CONCURRENCY": "3"}, "127.0.0.1:8000 3 gthread 64 64 130 False"),
+        ({}, "127.0.0.1:8000 2 gthread 64 64 130"),
+        ({"LLM_BACKEND": "huggingface"}, "127.0.0.1:8000 1 gthread 64 64 130"),
+        ({"LLM_FALLBACK": "huggingface,stub"}, "127.0.0.1:8000 1 gthread 64 64 130"),
+        ({"LLM_BACKEND": "huggingface", "HF_MODE": "cloud"}, "127.0.0.1:8000 2 gthread 64 64 130"),
+        ({"LLM_BACKEND": "huggingface", "WEB_CONCURRENCY": "3"}, "127.0.0.1:8000 3 gthread 64 64 130"),
         (
             {"BIND": "unix:/run/x", "THREADS": "4", "REQUEST_TIMEOUT": "7.5"},
-            "unix:/run/x 2 gthread 4 4 18 False",
+            "unix:/run/x 2 gthread 4 4 18",
         ),
     ],
 )
 def test_gunicorns_settings_are_ours(start: Start, environ: dict[str, str], expected: str) -> None:
     """Workers, threads and times follow the settings; the graceful stop outlasts a request."""
-    names = "bind, workers, worker_class, threads, worker_connections, graceful_timeout, preload_app"
+    names = "bind, workers, worker_class, threads, worker_connections, graceful_timeout"
     code = f"import runpy; c = runpy.run_path('gunicorn.conf.py'); print(*map(c.get, '{names}'.split(', ')))"
     ended = start("-c", code, **environ)
     assert (ended.stdout, ended.stderr) == (expected + "\n", "")

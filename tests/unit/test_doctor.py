@@ -57,7 +57,7 @@ def examine(app: Flask, *args: object) -> Report:
 @pytest.fixture
 def gunicorn(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     """Stand in for gunicorn, which takes a second to say its configuration; a test may change it."""
-    said = {"graceful_timeout": "130", "preload_app": "False", "bind": "['127.0.0.1:8000']"}
+    said = {"graceful_timeout": "130", "bind": "['127.0.0.1:8000']"}
 
     def run(command: list[str], **kwargs: Any) -> subprocess.CompletedProcess[str]:
         assert command[1:] == ["-m", "gunicorn", "--print-config", "wsgi:app"]
@@ -353,10 +353,6 @@ def test_a_storage_that_answers(doctor: Doctor, monkeypatch: pytest.MonkeyPatch)
             Finding(
                 "error", "a stopping worker has 30 s, a request 120 s", "raise graceful_timeout above REQUEST_TIMEOUT"
             ),
-        ),
-        (
-            {"preload_app": "True"},
-            Finding("error", "a model that is loaded before the fork never answers", "take --preload away"),
         ),
     ],
 )
