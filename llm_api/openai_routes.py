@@ -13,6 +13,7 @@ from .errors import LLMAPIError, NoSuchModel, RequestRefused
 from .generator import Exchange
 from .openai_schemas import OpenAIWish
 from .record import Record
+from .service import Service
 from .types import Usage
 from .web import authenticate, error_answer, exchange, json_answer, read_body, service, stream_answer, who
 
@@ -65,20 +66,20 @@ def answer_refused(error: RequestRefused) -> Response:
 
 @blueprint.post("/chat/completions")
 @exchange("chat")
-def chat_completions(exchange: Exchange) -> Response:
+def chat_completions(here: Service, exchange: Exchange) -> Response:
     """Answer a conversation (OpenAI's Chat Completions).
 
     `model` is a name of the configured backend, or `backend/model` as /v1/models lists it. With `stream`, server-sent
     events.
     """
-    return _answer(exchange, service().chat_schema.read(read_body()), CHAT)
+    return _answer(exchange, here.chat_schema.read(read_body(here.settings.max_body_bytes)), CHAT)
 
 
 @blueprint.post("/completions")
 @exchange("completion")
-def completions(exchange: Exchange) -> Response:
+def completions(here: Service, exchange: Exchange) -> Response:
     """Answer a prompt (OpenAI's Completions). The prompt is a user's message to the model, not a text to go on with."""
-    return _answer(exchange, service().completion_schema.read(read_body()), TEXT)
+    return _answer(exchange, here.completion_schema.read(read_body(here.settings.max_body_bytes)), TEXT)
 
 
 @blueprint.get("/models")
@@ -96,8 +97,9 @@ def model(model: str) -> Response:
 
 
 def _names() -> list[str]:
-    caller = authenticate()
-    return [name for name in service().models.ids() if service().generator.hooks.permit(caller, name)]
+    here = service()
+    caller = authenticate(here)
+    return [name for name in here.models.ids() if here.generator.hooks.permit(caller, name)]
 
 
 def _model(name: str) -> dict[str, object]:

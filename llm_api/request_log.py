@@ -44,6 +44,20 @@ PROBE_BYTES = 65_536
 logger = logging.getLogger(__name__)
 
 
+class _Turn:
+    """A lock that is waited for some seconds only."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> None:
+        if not self._lock.acquire(timeout=LOCK_SECONDS):
+            raise TimeoutError("another thread holds it")
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
+
+
 @dataclass(eq=False)
 class _Line:
     data: bytes
@@ -63,7 +77,7 @@ class RequestLog:
         # as they would stand in a line
         self._secrets = [strict_json.dumps(secret)[1:-1] for secret in settings.secrets]
         self._settings = settings
-        self._lock = threading.Lock()
+        self._lock = _Turn()
         self._waiting: deque[_Line] = deque()
         self._file: int | None = None
         self._opened: os.stat_result
@@ -122,7 +136,7 @@ class RequestLog:
         self._waiting.append(mine)
         give_up = time.monotonic() + LOCK_SECONDS
         try:
-            with self._turn():
+            with self._lock:
                 if not mine.is_written:
                     with self._locked(give_up) as file:
                         self._write_waiting(file, mine)
@@ -190,17 +204,8 @@ class RequestLog:
     def exclusive(self) -> Iterator[int]:
         """Inside, nobody else writes; the value is the log's descriptor. Raises OSError, TimeoutError among them."""
         give_up = time.monotonic() + LOCK_SECONDS
-        with self._turn(), self._locked(give_up) as file:
+        with self._lock, self._locked(give_up) as file:
             yield file
-
-    @contextmanager
-    def _turn(self) -> Iterator[None]:
-        if not self._lock.acquire(timeout=LOCK_SECONDS):
-            raise TimeoutError("another thread holds it")
-        try:
-            yield
-        finally:
-            self._lock.release()
 
     @contextmanager
     def _locked(self, give_up: float) -> Iterator[int]:
@@ -238,7 +243,7 @@ class RequestLog:
         return self._size
 
     def _forget_descriptor(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = _Turn()
         self._waiting.clear()
         self._close()  # the child's copy; the parent's lock stays
         self._close = _nothing

@@ -11,6 +11,7 @@ from . import openai_routes, pages, strict_json
 from .errors import LLMAPIError
 from .generator import Exchange
 from .metrics import exposition
+from .service import Service
 from .web import (
     answer_error,
     exchange,
@@ -34,12 +35,12 @@ blueprint.register_error_handler(Exception, answer_error)
 
 @blueprint.post("/generate")
 @exchange("generate")
-def generate(exchange: Exchange) -> Response:
+def generate(here: Service, exchange: Exchange) -> Response:
     """Turn a prompt into text.
 
     The configured backend answers, or the next one of LLM_FALLBACK; the headers say who. With `stream`, NDJSON.
     """
-    wish = service().generate_schema.read(read_body())
+    wish = here.generate_schema.read(read_body(here.settings.max_body_bytes))
     exchange.open(wish.request)
     if wish.request.stream:
         return stream_answer(_lines(exchange, wish.details), "application/x-ndjson", exchange)

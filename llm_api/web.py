@@ -6,7 +6,7 @@ import re
 import secrets
 from collections.abc import Callable, Iterator
 from functools import wraps
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from flask import Response, current_app, has_request_context, request
 from werkzeug.exceptions import ClientDisconnected, HTTPException, RequestEntityTooLarge
@@ -37,6 +37,9 @@ EXPOSED = {"Access-Control-Expose-Headers": "X-Request-ID, X-LLM-Backend, X-LLM-
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 TRACEPARENT = re.compile(r"(?!ff|00.{54})[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(?:-|$)")
 
+if TYPE_CHECKING:
+    from _typeshed.wsgi import WSGIEnvironment
+
 View = TypeVar("View", bound=Callable[..., object])
 _unguarded: set[object] = set()
 
@@ -44,27 +47,24 @@ _unguarded: set[object] = set()
 def service() -> Service:
     """Return the service that the current request came to; outside of its views, the app's first."""
     mounts: dict[str, Service] = current_app.extensions["llm_api"]
-    if not has_request_context():
+    if len(mounts) == 1 or not has_request_context():
         return next(iter(mounts.values()))
-    known: Service | None = request.environ.get("llm_api.service")
-    if known is None:
-        name = request.blueprints[-1] if request.blueprints else ""
-        known = request.environ["llm_api.service"] = mounts.get(name) or next(iter(mounts.values()))
-    return known
+    name = request.blueprints[-1] if request.blueprints else ""
+    return mounts.get(name) or next(iter(mounts.values()))
 
 
-def exchange(operation: str) -> Callable[[Callable[[Exchange], Response]], Callable[[], Response]]:
+def exchange(operation: str) -> Callable[[Callable[[Service, Exchange], Response]], Callable[[], Response]]:
     """Give the view an Exchange for `operation`, and end it with a line in the log when the view raises."""
 
-    def decorate(view: Callable[[Exchange], Response]) -> Callable[[], Response]:
+    def decorate(view: Callable[[Service, Exchange], Response]) -> Callable[[], Response]:
         @wraps(view)
         def run() -> Response:
             here = service()
             started = _start(here, operation)
             try:
-                started.record.caller = authenticate()
+                started.record.caller = authenticate(here)
                 here.rate_limits.count(started.record.caller, started.record.client_ip)
-                response = view(started)
+                response = view(here, started)
             except Exception as error:
                 failure = started.fail(error)
                 started.close()
@@ -82,7 +82,7 @@ def exchange(operation: str) -> Callable[[Callable[[Exchange], Response]], Calla
 def let_in() -> None:
     """Before each request: refuse callers without a key, where keys are on."""
     if request.method != "OPTIONS" and current_app.view_functions.get(request.endpoint or "") not in _unguarded:
-        authenticate()
+        authenticate(service())
 
 
 def is_open(view: View) -> View:
@@ -91,58 +91,61 @@ def is_open(view: View) -> View:
     return view
 
 
-def authenticate() -> str | None:
+def authenticate(here: Service) -> str | None:
     """Return who asks: as the host says, or by the name of the key, None without keys. Raises Unauthorized."""
-    here = service()
     if not here.settings.api_keys:
         return here.caller() if here.caller else None
-    kind, _, key = request.headers.get("Authorization", "").partition(" ")
-    said = key.strip() if kind.lower() == "bearer" else request.headers.get("x-api-key")
+    environ = request.environ
+    kind, _, key = environ.get("HTTP_AUTHORIZATION", "").partition(" ")
+    said = key.strip() if kind.lower() == "bearer" else environ.get("HTTP_X_API_KEY")
     name = named_key(here.settings.api_keys, said)
     return here.caller() if here.caller else name
 
 
-def client_ip(trusted_proxies: tuple[Network | None, ...]) -> str | None:
+def client_ip(trusted_proxies: tuple[Network | None, ...], environ: WSGIEnvironment) -> str | None:
     """Return the address of who asks, as far as trusted proxies say it."""
-    if not trusted_proxies:
-        return request.remote_addr or None
-    forwarded_for = ",".join(request.headers.getlist("X-Forwarded-For"))
-    return client_address(request.remote_addr, forwarded_for, trusted_proxies)
+    return client_address(environ.get("REMOTE_ADDR"), environ.get("HTTP_X_FORWARDED_FOR", ""), trusted_proxies)
 
 
-def _trace_id() -> str | None:
+def _trace_id(traceparent: str) -> str | None:
     """Return the trace id of `traceparent` (W3C Trace Context, section 3.2), None where it is missing or not valid."""
-    found = TRACEPARENT.match(request.headers.get("traceparent", ""))
+    found = TRACEPARENT.match(traceparent)
     return found[1] if found else None
 
 
 def _start(here: Service, operation: str) -> Exchange:
-    settings = here.settings
-    record = Record(settings, operation, request_id(), client_ip(settings.trusted_proxies), trace_id=_trace_id())
-    client = request.environ.get("gunicorn.socket") or request.environ.get("werkzeug.socket")
-    return here.start(record, client)
+    environ = request.environ  # looked up once, and the headers in it: what `request` does costs more than the rest
+    record = Record(
+        here.settings,
+        operation,
+        request_id(),
+        client_ip(here.settings.trusted_proxies, environ),
+        trace_id=_trace_id(environ.get("HTTP_TRACEPARENT", "")),
+    )
+    return here.start(record, environ.get("gunicorn.socket") or environ.get("werkzeug.socket"))
 
 
 def request_id() -> str:
     """Return this request's id: the client's own, where it is one that is safe to repeat."""
-    known: str | None = request.environ.get("llm_api.request_id")
+    environ = request.environ
+    known: str | None = environ.get("llm_api.request_id")
     if known is None:
-        said = request.headers.get("X-Request-ID", "")
+        said = environ.get("HTTP_X_REQUEST_ID", "")
         known = said if REQUEST_ID.fullmatch(said) else secrets.token_hex(16)
-        request.environ["llm_api.request_id"] = known
+        environ["llm_api.request_id"] = known
     return known
 
 
-def read_body() -> dict[str, object]:
-    """Return the JSON object of the current request, of at most MAX_BODY_BYTES.
+def read_body(limit: int) -> dict[str, object]:
+    """Return the JSON object of the current request, of at most `limit` bytes.
 
     Raises UnsupportedMedia, BodyTooLarge or MalformedBody.
     """
-    if request.environ.get("CONTENT_TYPE") != "application/json" and not _is_json():
+    environ = request.environ
+    if environ.get("CONTENT_TYPE") != "application/json" and not _is_json():
         raise UnsupportedMedia("send JSON in UTF-8, with the header Content-Type: application/json")
-    if request.headers.get("Content-Encoding", "identity") != "identity":
+    if environ.get("HTTP_CONTENT_ENCODING", "identity") != "identity":
         raise UnsupportedMedia("send the body without Content-Encoding")
-    limit = service().settings.max_body_bytes
     body = _read_bytes(limit)
     if len(body) > limit:
         raise _too_large(limit)
