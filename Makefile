@@ -15,7 +15,7 @@ test: $(VENV)/.dev
 
 # Kills, full disks, rotation, held locks; FAULTS=full takes the counts of a proof, in some six minutes.
 test-faults: $(VENV)/.dev
-	$(BIN)/python -m pytest tests/faults -s
+	$(BIN)/python -m pytest -n 2 --dist loadfile tests/faults -rP
 
 # The same under gevent workers: what goes through gunicorn and has no model in its process, which gevent refuses.
 GEVENT_TESTS := $(patsubst %,tests/e2e/test_%.py,process deadline ollama llama_server) tests/faults
