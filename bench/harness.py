@@ -23,11 +23,12 @@ from .services import ENVIRONMENTS, python
 RESULTS = ENVIRONMENTS / "results"
 
 T = TypeVar("T")
+Name = TypeVar("Name", str, int)
 
 
-def interleaved(rounds: int, measures: Mapping[str, Callable[[], T]]) -> dict[str, list[T]]:
+def interleaved(rounds: int, measures: Mapping[Name, Callable[[], T]]) -> dict[Name, list[T]]:
     """Take each measure once a round, in turn."""
-    taken: dict[str, list[T]] = {name: [] for name in measures}
+    taken: dict[Name, list[T]] = {name: [] for name in measures}
     for number in range(rounds):
         order = list(measures)
         for name in order if number % 2 == 0 else reversed(order):
