@@ -50,8 +50,9 @@ class Call(requests.PreparedRequest):
         headers = {**more, **self.headers}
         if self.body:
             headers["Content-Length"] = str(len(self.body))
-        if not all(map(str.isprintable, headers.values())):
-            raise requests.exceptions.InvalidHeader("a value would end its line")
+        values = "".join(headers.values())
+        if not (values.isascii() and values.isprintable()):
+            raise requests.exceptions.InvalidHeader("a value has what would end its line")
         lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
         return f"{self.method} {target} HTTP/1.1\r\n{lines}\r\n".encode("latin-1")
 
@@ -122,9 +123,9 @@ class Adapter(HTTPAdapter):
 
         A ConnectionError with a ProtocolError in it is one that came after the request was sent.
         """
+        head = request.head(self._root + request.path, self._headers)
         connection = request.connection = self._connected(request)
         request.sock = connection.sock
-        head = request.head(self._root + request.path, self._headers)
         response = http.client.HTTPResponse(connection.sock, method=request.method)
         try:
             connection.sock.sendall(head + request.body)  # http.client would send the two apart

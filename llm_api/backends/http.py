@@ -158,8 +158,8 @@ def _failure(backend: str, error: Exception) -> BackendError:
         failed = Unreachable(f"{backend} can't be reached: its TLS certificate or handshake is not valid")
         failed.retryable = False
         return failed
-    if isinstance(error, requests.exceptions.InvalidURL):
-        return NotConfigured(f"{backend}'s base URL is not an address")
+    if isinstance(error, requests.exceptions.InvalidURL | requests.exceptions.InvalidHeader):
+        return NotConfigured(f"{backend}'s base URL or key can't be sent")
     if isinstance(error, requests.ConnectionError) and not isinstance(cause, ProtocolError):
         return Unreachable(f"{backend} can't be reached: {_reason(cause)}")
     dropped = ServerError(f"{backend} broke the connection before it answered")

@@ -555,6 +555,17 @@ def test_key_in_an_exception(
     assert provider.base.encode() not in shown
 
 
+@pytest.mark.parametrize("end", ["\r\nX-Other: 1", "\n", "\x00", "é", "漢"])
+def test_a_key_that_would_end_its_line_is_not_sent(make_client: Make, end: str) -> None:
+    """A program may give any key: what is no header's value goes nowhere, and the answer says which setting it is."""
+    with Socket(b"") as far_end:
+        reply = generate(
+            make_client(**OPENAI.settings | {"openai_base_url": far_end.address, "openai_api_key": f"key{end}"})
+        )
+        assert far_end.requests == []
+    assert (reply.status_code, error_of(reply)["code"]) == (503, "not_configured")
+
+
 @pytest.mark.parametrize("length", [499, 500, 501, 10_000])
 def test_words_of_a_far_end_are_bounded(make_client: Make, far_end: RequestsMock, length: int) -> None:
     """No more than 500 characters of a far end's reason reach the client."""
