@@ -119,8 +119,10 @@ def _parse_chain(text: str) -> tuple[str, ...]:
     return names
 
 
+NAMED = r"(?!sha256:)[\w.@-]{1,64}:"
+# What could be a name is none of the key's; a possessive `?+` would say so too, but Debian 12's Python has it wrong.
 KEY_ENTRY = re.compile(
-    r"(?:(?!sha256:)(?P<name>[\w.@-]{1,64}):)?+"
+    rf"(?:(?P<name>{NAMED})|(?!{NAMED}))"
     r"(?:sha256:(?P<sha256>[0-9a-fA-F]{64})|(?!sha256:)(?P<secret>[\x21-\x2b\x2d-\x7e]{8,}))"
 )
 
@@ -138,7 +140,7 @@ def _parse_key(entry: str) -> ApiKey:
     if not found:
         raise ValueError
     digest = (found["sha256"] or hashlib.sha256(found["secret"].encode()).hexdigest()).lower()
-    return ApiKey(found["name"] or f"key-{digest[:8]}", digest, found["secret"])
+    return ApiKey((found["name"] or f"key-{digest[:8]}").rstrip(":"), digest, found["secret"])
 
 
 def _parse_rates(text: str) -> str:
