@@ -4,6 +4,7 @@ import atexit
 import gc
 import math
 import os
+import resource
 import shutil
 import sys
 import tempfile
@@ -43,6 +44,12 @@ try:
     settings = Settings.load(here / ".env")
 except ConfigError as error:
     sys.exit(f"llm_api: {error}")
+
+# A request that waits has two descriptors, its client's and its provider's; the usual limit is 1,024.
+soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+wanted = 3 * settings.threads + 200
+if soft < wanted:
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(wanted, hard), hard))
 
 if settings.worker_class == "gevent":
     from gevent import monkey
@@ -103,7 +110,7 @@ def close_in_threads(worker: Any) -> None:
 
 def post_request(worker: Any, request: Any, environ: Any, response: Any) -> None:
     """Let who may still be sending have its answer under gevent too: gunicorn would break that connection off."""
-    if settings.worker_class == "gevent" and response.status_code >= 400:
+    if settings.worker_class == "gevent" and response and (response.status_code or 0) >= 400:
         sock = request.unreader.sock
         parser = get_parser(worker.cfg, sock, None)  # the worker keeps its own to itself
         parser.mesg = request
@@ -147,7 +154,7 @@ def child_exit(server: Any, worker: Any) -> None:
     mark_process_dead(worker.pid)
 
 
-# Figures without a source are those of make bench, in the README.
+# Figures: side by side on two cores; most of them by make bench, in the README.
 bind = settings.bind
 # Python's lock bounds a worker at about one core. Each worker would load a copy of a local model, whose engine serves
 # several requests at once as it is.

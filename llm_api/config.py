@@ -123,7 +123,7 @@ class Settings:
     max_concurrency: int | None = setting(
         None,
         number(int, 1, 1024),
-        "generations at once in one worker, the rest get 503; unset: THREADS - 2, with a local model 14",
+        "generations at once in one worker, the rest get 503; unset: THREADS - 2; 14 before a local model",
     )
     api_keys: tuple[ApiKey, ...] = setting(
         (), KEYS, "who may ask; flask llm keys new NAME makes one; unset: everybody", secret=True

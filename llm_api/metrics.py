@@ -6,6 +6,7 @@ The names follow https://prometheus.io/docs/practices/naming/. No label holds wh
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Iterable
 from contextlib import suppress
 from functools import lru_cache
@@ -85,6 +86,7 @@ def ended(record: Record, status: str, http_status: int, *, logged: bool) -> Non
 
 # Of each backend; most requests change nothing.
 _told: dict[str, bool] = {}
+_telling = threading.Lock()
 
 
 # The library looks a label up under a lock, and makes texts of all of them each time.
@@ -96,8 +98,9 @@ def _one(metric: Any, *labels: object) -> Any:
 def breaker(backend: str, is_open: bool) -> None:
     """Tell how a backend's circuit breaker stands in this process."""
     if _told.get(backend) != is_open:
-        _one(_breaker, backend).set(is_open)
-        _told[backend] = is_open
+        with _telling:
+            _one(_breaker, backend).set(is_open)
+            _told[backend] = is_open
 
 
 class _Workers(Collector):

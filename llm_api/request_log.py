@@ -62,6 +62,7 @@ class _Turn:
 class _Line:
     data: bytes
     is_written: bool = False
+    is_given_back: bool = False
 
 
 class RequestLog:
@@ -135,20 +136,32 @@ class RequestLog:
     def _write_in_turn(self, mine: _Line) -> None:
         self._waiting.append(mine)
         give_up = time.monotonic() + LOCK_SECONDS
+        while True:
+            try:
+                with self._lock:
+                    if not mine.is_written:
+                        with self._locked(give_up) as file:
+                            self._write_waiting(file, mine)
+                    return
+            except BaseException as error:
+                if not (self._is_in_hand(mine) and isinstance(error, TimeoutError)):
+                    raise
+
+    def _is_in_hand(self, mine: _Line) -> bool:
+        """Whether another thread is at it: then only that one's end tells. A line that still waits is taken back."""
         try:
-            with self._lock:
-                if not mine.is_written:
-                    with self._locked(give_up) as file:
-                        self._write_waiting(file, mine)
-        finally:
-            with suppress(ValueError):  # it may have failed before it was taken: nobody is to write it now
-                self._waiting.remove(mine)
+            self._waiting.remove(mine)
+        except ValueError:
+            return not mine.is_given_back
+        return False
 
     def _write_waiting(self, file: int, mine: _Line) -> None:
         lines = self._take_waiting(mine)
         try:
             self._append(file, b"".join(line.data for line in lines))
         except OSError:
+            for line in lines:
+                line.is_given_back = True
             if len(lines) == 1:
                 raise
             lines = [mine]  # it may fit alone; each of the others tries in its own turn
@@ -159,6 +172,7 @@ class RequestLog:
     def _take_waiting(self, mine: _Line) -> list[_Line]:
         """Return all lines that wait; with LOG_MAX_BYTES, which each line is held against, only `mine`."""
         if self._settings.log_max_bytes:
+            self._waiting.remove(mine)
             return [mine]
         lines = [self._waiting.popleft() for _ in range(len(self._waiting))]
         return lines if mine in lines else [*lines, mine]
@@ -185,7 +199,8 @@ class RequestLog:
         for number in range(self._settings.log_backups - 1, 0, -1):
             with suppress(FileNotFoundError):
                 self._backup(number).replace(self._backup(number + 1))
-        self.path.replace(self._backup(1))
+        with suppress(FileNotFoundError):  # renamed by somebody else meanwhile
+            self.path.replace(self._backup(1))
 
     def _backup(self, number: int) -> Path:
         return self.path.with_name(f"{self.path.name}.{number}")

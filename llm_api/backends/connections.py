@@ -61,7 +61,8 @@ class Call(requests.PreparedRequest):
         # until it is connected its own one is all there is; an answer that ends by closing takes that one away
         if sock := self.sock or (self.connection and self.connection.sock):
             with suppress(OSError):
-                sock.shutdown(socket.SHUT_RDWR)
+                # not its own: a TLS socket's goes on in plain text for whoever is sending
+                socket.socket.shutdown(sock, socket.SHUT_RDWR)
 
 
 class Answer:

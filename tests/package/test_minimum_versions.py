@@ -30,6 +30,8 @@ def test_unit_tests_with_the_oldest_versions(make_environment: Callable[[], Envi
         ROOT / "Makefile",
     ]:
         shutil.copy(file, environment.home)
-    ran = environment.run("-m", "pytest", "-n", "2", "--dist", "loadfile", "tests/unit")
+    # schemathesis, which that file needs, wants newer versions
+    options = ("-n", "2", "--dist", "loadfile", "--ignore", "tests/unit/test_openapi.py")
+    ran = environment.run("-m", "pytest", *options, "tests/unit")
     print(ran.stdout[-5000:])
-    assert re.search(r"^\d+ passed", ran.stdout.splitlines()[-1]), ran.stderr
+    assert re.search(r"^\d+ passed(, \d+ skipped)? in", ran.stdout.splitlines()[-1]), ran.stderr

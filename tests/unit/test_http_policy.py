@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gzip
 import json
+import socket
+import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
@@ -553,6 +555,19 @@ def test_key_in_an_exception(
     shown = reply.data + log_path.read_bytes()
     assert (provider.key or "").encode() not in shown
     assert provider.base.encode() not in shown
+
+
+def test_connect_timeout_is_not_for_answers(make_client: Make) -> None:
+    """A provider may think for longer than CONNECT_TIMEOUT."""
+
+    class Slow(Socket):
+        def _answer(self, connection: socket.socket) -> None:
+            threading.Event().wait(0.3)
+            super()._answer(connection)
+
+    with Slow(http(json.dumps(OPENAI.answer("Hello")).encode())) as far_end:
+        settings = {"llm_backend": "openai", "openai_base_url": far_end.address, "openai_api_key": OPENAI.key}
+        assert generate(make_client(**settings, connect_timeout=0.1)).json == {"response": "Hello"}
 
 
 @pytest.mark.parametrize("end", ["\r\nX-Other: 1", "\n", "\x00", "é", "漢"])

@@ -13,14 +13,14 @@ import textwrap
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 from flask.testing import FlaskClient
 
-from llm_api import Settings
+from llm_api import Settings, request_log
 from llm_api.errors import LogUnavailable
 from llm_api.request_log import RequestLog
 
@@ -521,14 +521,72 @@ def test_lines_that_wait_are_written_together(
 
     monkeypatch.setattr(os, "write", disk)
     with ThreadPoolExecutor(8) as threads, log.exclusive():
-        results = [threads.submit(log.append, {"n": n}) for n in range(8)]
-        while len(log._waiting) < 8:
-            time.sleep(0)
+        results = crowd(log, threads, 8)
     refused = [n for n, result in enumerate(results) if isinstance(result.exception(), LogUnavailable)]
     assert refused == ([] if too_long is None else [too_long])
     assert sorted(numbers(log_path)) == sorted({-1, *range(8)} - {too_long})
     assert written[0].count(b"\n") == 8
     assert len(written) == (1 if too_long is None else 9)
+
+
+def crowd(log: RequestLog, threads: ThreadPoolExecutor, count: int) -> list[Future[bool]]:
+    """Let so many threads append; return when all of them wait."""
+    results = [threads.submit(log.append, {"n": n}) for n in range(count)]
+    while len(log._waiting) < count:
+        time.sleep(0)
+    return results
+
+
+def test_a_line_that_another_thread_writes_slowly_is_not_given_up(
+    make_log: MakeLog, log_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who waits longer than the bound while its line is being written learns what became of it: no 503 has a line."""
+    monkeypatch.setattr(request_log, "LOCK_SECONDS", 0.5)
+    log, disk = make_log(log_fsync=True), threading.Event()
+    gave_up = []
+    taken_back = RequestLog._is_in_hand
+
+    def note(log: RequestLog, line: Any) -> bool:
+        gave_up.append(taken_back(log, line))
+        if len(gave_up) == 3:
+            disk.set()
+        return gave_up[-1]
+
+    monkeypatch.setattr(RequestLog, "_is_in_hand", note)
+    monkeypatch.setattr(os, "fdatasync", lambda file: disk.wait(10))
+    with ThreadPoolExecutor(4) as threads, log.exclusive():
+        results = crowd(log, threads, 4)
+    assert gave_up[:3] == [True] * 3
+    assert all(result.result() for result in results)
+    assert sorted(numbers(log_path)) == [0, 1, 2, 3]
+
+
+def test_lines_that_wait_are_held_against_the_limit_each(make_log: MakeLog, log_path: Path) -> None:
+    """With LOG_MAX_BYTES no file is longer because several threads waited."""
+    log = make_log(log_max_bytes=20, log_backups=10)
+    with ThreadPoolExecutor(8) as threads, log.exclusive():
+        crowd(log, threads, 8)
+    files = sorted(log_path.parent.iterdir())
+    assert len(files) == 4
+    assert all(file.stat().st_size <= 20 for file in files)
+
+
+def test_the_log_is_renamed_by_another_while_it_is_renamed(
+    make_log: MakeLog, log_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who renames the log just before its own rotation does so takes no line along, and fails none."""
+    log = make_log(log_max_bytes=10, log_backups=3)
+    log.append({"n": 1})
+    rename = Path.replace
+
+    def earlier(path: Path, target: Path) -> Path:
+        if path == log_path:
+            rename(path, log_path.with_name("elsewhere"))
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "replace", earlier)
+    assert log.append({"n": 2})
+    assert (numbers(log_path.with_name("elsewhere")), numbers(log_path)) == ([1], [2])
 
 
 @pytest.mark.parametrize("max_bytes", [0, 30_000], ids=["one file", "rotating"])
