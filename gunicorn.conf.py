@@ -12,6 +12,9 @@ import time
 from pathlib import Path
 from typing import Any
 
+from gunicorn.http import get_parser
+from gunicorn.util import close_graceful
+
 here = Path(__file__).parent
 sys.path.insert(0, str(here))
 
@@ -33,12 +36,9 @@ if METRICS not in os.environ or os.environ.get(OWNER, str(os.getpid())) != str(o
     atexit.register(remove_metrics)
 
 # found only after the lines above
-from gunicorn.http import get_parser  # noqa: E402
-from gunicorn.util import close_graceful  # noqa: E402
-
-from llm_api import create_app  # noqa: E402
-from llm_api.config import Settings  # noqa: E402
-from llm_api.errors import ConfigError  # noqa: E402
+from llm_api import create_app
+from llm_api.config import Settings
+from llm_api.errors import ConfigError
 
 try:
     settings = Settings.load(here / ".env")

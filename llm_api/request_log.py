@@ -159,10 +159,10 @@ class RequestLog:
         lines = self._take_waiting(mine)
         try:
             self._append(file, b"".join(line.data for line in lines))
-        except OSError:
+        except BaseException as error:
             for line in lines:
                 line.is_given_back = True
-            if len(lines) == 1:
+            if len(lines) == 1 or not isinstance(error, OSError):
                 raise
             lines = [mine]  # it may fit alone; each of the others tries in its own turn
             self._append(file, mine.data)

@@ -119,7 +119,7 @@ class Adapter(HTTPAdapter):
             self._root = f"http://{self._headers['Host']}{self._root}"
             self._headers |= _proxy_headers(self._proxy)
 
-    def send(self, request: Call, **_: Any) -> Answer:  # type: ignore[override]
+    def send(self, request: Call, **_: Any) -> Answer:  # type: ignore[override]  # only our own calls
         """Return the beginning of the answer. Raises requests' exceptions.
 
         A ConnectionError with a ProtocolError in it is one that came after the request was sent.
