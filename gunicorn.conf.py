@@ -14,6 +14,7 @@ from typing import Any
 
 from gunicorn.http import get_parser
 from gunicorn.util import close_graceful
+from gunicorn.workers.gthread import ThreadWorker
 
 here = Path(__file__).parent
 sys.path.insert(0, str(here))
@@ -45,9 +46,10 @@ try:
 except ConfigError as error:
     sys.exit(f"llm_api: {error}")
 
-# A request that waits has two descriptors, its client's and its provider's; the usual limit is 1,024.
+# A request that waits has two descriptors, its client's and its provider's, and each of the two connections may be
+# kept by others; the usual limit is 1,024.
 soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-wanted = 3 * settings.threads + 200
+wanted = 4 * settings.threads + 200
 if soft < wanted:
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(wanted, hard), hard))
 
@@ -82,35 +84,76 @@ def when_ready(server: Any) -> None:
     gc.freeze()
 
 
-def post_worker_init(worker: Any) -> None:
-    """Mend what gunicorn's gthread does with connections; post_request is for gevent."""
-    if settings.worker_class == "gthread":
-        close_the_door(worker)
-        close_in_threads(worker)
+class GThread(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
+    """gunicorn's threads, with connections that hold one only while they are answered, and are closed in it."""
 
+    @property
+    def worker_connections(self) -> int:
+        """How many connections it has when it takes no more: those between two requests don't count."""
+        return int(self.cfg.threads) + len(self.keepalived_conns)
 
-def close_in_threads(worker: Any) -> None:
-    """Close each connection in the thread that answered it.
+    @worker_connections.setter
+    def worker_connections(self, _: int) -> None:
+        """Have it as it is: gunicorn's own is a number."""
 
-    gunicorn does it in the worker's one loop, and waits there, two seconds at most, until the client has closed its
-    end: 24 clients that had their answers and did not close held up the next one for 42 s.
-    """
-    handle = worker.handle
+    def handle(self, conn: Any) -> Any:
+        """Answer a request, and close its connection where it is not kept.
 
-    def handle_and_close(conn: Any) -> Any:
-        kept = handle(conn)
+        gunicorn closes in the worker's one loop, and waits there, two seconds at most, until the client has closed its
+        end: 24 clients that had their answers and did not close held up the next one for 42 s.
+        """
+        kept = super().handle(conn)
         if kept is False:
             # Only who may still be sending is waited for: its answer would be lost.
             conn.close(graceful=is_sending(conn.parser))
             conn.close = lambda graceful=False: None
         return kept
 
-    worker.handle = handle_and_close
+    def _keepalive_after(self, conn: Any, keepalive: bool) -> bool:
+        return keepalive and not is_sending(conn.parser)
+
+    def set_accept_enabled(self, enabled: bool) -> None:
+        """Let a worker that stops take what has connected already, and then close the door.
+
+        gunicorn's own keeps it open until its last request has ended: who connects meanwhile waits for nobody, then is
+        cut off, where nginx would have gone to another machine at once.
+        """
+        super().set_accept_enabled(enabled)
+        for listener in () if self.alive else self.sockets:
+            before = -1
+            while before < self.nr_conns < self.worker_connections:
+                before = self.nr_conns
+                self.accept(listener)
+            listener.close()
+
+
+if settings.worker_class == "gevent":
+    from gunicorn.workers.ggevent import GeventWorker
+
+    class GEvent(GeventWorker):  # type: ignore[misc]
+        """gunicorn's greenlets, which know how many connections there are."""
+
+        nr_conns = 0
+
+        def handle(self, *connection: Any) -> None:
+            """Answer all requests of a connection."""
+            self.nr_conns += 1
+            try:
+                super().handle(*connection)
+            finally:
+                self.nr_conns -= 1
+
+
+def pre_request(worker: Any, request: Any) -> None:
+    """Keep no connection where that may take a place from others."""
+    if getattr(worker, "nr_conns", 0) >= worker.cfg.threads:  # -k may have chosen a class that doesn't count
+        request.force_close()
 
 
 def post_request(worker: Any, request: Any, environ: Any, response: Any) -> None:
     """Let who may still be sending have its answer under gevent too: gunicorn would break that connection off."""
-    if settings.worker_class == "gevent" and response and (response.status_code or 0) >= 400:
+    refused = settings.worker_class == "gevent" and response and (response.status_code or 0) >= 400
+    if refused and response.should_close():
         sock = request.unreader.sock
         parser = get_parser(worker.cfg, sock, None)  # the worker keeps its own to itself
         parser.mesg = request
@@ -127,26 +170,6 @@ def is_sending(parser: Any) -> bool:
         return True
 
 
-def close_the_door(worker: Any) -> None:
-    """Let a worker that stops take what has connected already, and then close the door.
-
-    gunicorn's own keeps it open until its last request has ended: who connects meanwhile waits for nobody, then is cut
-    off, where nginx would have gone to another machine at once.
-    """
-    switch = worker.set_accept_enabled
-
-    def set_accept_enabled(enabled: bool) -> None:
-        switch(enabled)
-        for listener in () if worker.alive else worker.sockets:
-            before = -1
-            while before < worker.nr_conns < worker.worker_connections:
-                before = worker.nr_conns
-                worker.accept(listener)
-            listener.close()
-
-    worker.set_accept_enabled = set_accept_enabled
-
-
 def child_exit(server: Any, worker: Any) -> None:
     """Take a dead worker's gauges away: what it was doing is over."""
     from prometheus_client.multiprocess import mark_process_dead
@@ -161,16 +184,16 @@ bind = settings.bind
 workers = settings.web_concurrency or (1 if settings.local_model else 2)
 # gthread, although gevent has twice the rate before a backend that takes 50 ms: whatever does not wait in a socket, a
 # model in the process above all, stops all requests of a gevent worker.
-worker_class = settings.worker_class
+worker_class = GEvent if settings.worker_class == "gevent" else GThread
 # Requests wait for backends most of the time; threads are what waits. MAX_CONCURRENCY keeps two of them free, which
 # refuse what is too much and answer /health. 16 refuse some of 64 clients; where requests do not wait, 64 threads that
 # want Python's lock have 0.8 of the rate of 8; one that waits costs 70 kB (docs/scaling.md).
 threads = settings.threads
 # A worker takes no more connections than it has threads, so that the other workers get the rest: 16 requests at once on
-# 2 workers of 8 threads never waited so, and in 10 of 15 waves otherwise. A connection kept open between requests would
-# hold such a place, so none is (nginx in front keeps its clients' ones), though a new one for each costs 0.1 ms.
-worker_connections = settings.threads
-keepalive = 0
+# 2 workers of 8 threads never waited so, and in 10 of 15 waves otherwise. As many again may be kept between requests,
+# for gunicorn's two seconds: a new connection for each request costs 0.25 ms of the processor (1,306 requests/s
+# become 1,010).
+worker_connections = 2 * settings.threads
 # In this order: a request ends at its deadline, then a stopping worker may go, then the supervisor may kill
 # (give it graceful_timeout + 10 s). `timeout` bounds the worker's own loop here, not a request.
 graceful_timeout = math.ceil(settings.request_timeout) + 10

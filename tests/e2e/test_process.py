@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import http.client
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -168,9 +170,40 @@ def test_one_request_one_line_over_workers(serve: Callable[..., Service]) -> Non
     assert sorted(logged) == sorted(reply.headers["X-Request-ID"] for reply in replies)
 
 
+def test_a_connection_is_kept_unless_it_takes_a_place(
+    serve: Callable[..., Service], behind: Callable[[Callable[[Peer], None]], Upstream]
+) -> None:
+    """A client asks again on its connection; once a worker has as many as THREADS, it keeps none."""
+    release = threading.Event()
+
+    def hold(peer: Peer) -> None:
+        assert release.wait(30)
+        peer.send(HEAD + ANSWER)
+
+    far_end = behind(hold)
+    service = serve(WEB_CONCURRENCY=1, THREADS=4, LLM_BACKEND="openai", OPENAI_BASE_URL=far_end.address)
+    first, last = (http.client.HTTPConnection("127.0.0.1", service.port, timeout=30) for _ in range(2))
+    with closing(first), closing(last), ThreadPoolExecutor(2) as pool:
+        assert [is_kept_after_asking(first) for _ in range(3)] == [True] * 3
+        running = [pool.submit(service.generate, "Hello") for _ in range(2)]
+        eventually(lambda: far_end.asked == 2)
+        assert [is_kept_after_asking(first), is_kept_after_asking(last)] == [True, False]
+        release.set()
+        assert [future.result().status for future in running] == [200, 200]
+
+
+def is_kept_after_asking(connection: http.client.HTTPConnection) -> bool:
+    """Ask, and return whether the same connection may be asked again."""
+    connection.request("GET", "/health/live")
+    with connection.getresponse() as answer:
+        assert answer.status == 200
+        answer.read()
+    return connection.sock is not None  # http.client drops it when it is told to
+
+
 def test_the_projects_own_files_run(serve: Callable[..., Service]) -> None:
     """What runs here is the project's gunicorn.conf.py and wsgi.py, with the workers that are asked for."""
     service = serve(LLM_BACKEND="stub")
 
     assert (service.home / "gunicorn.conf.py").samefile(PROJECT / "gunicorn.conf.py")
-    assert f"Using worker: {WORKER_CLASS}" in service.output()
+    assert f"using worker: {WORKER_CLASS}" in service.output().lower()

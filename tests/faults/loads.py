@@ -211,6 +211,7 @@ class Door:
             f"POST {path} HTTP/1.1",
             "Host: faults",
             "Content-Type: application/json",
+            "Connection: close",
             f"X-Request-ID: {request_id}",
             f"Content-Length: {len(body)}",
         ]

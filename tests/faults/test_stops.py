@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import random
 import re
@@ -89,3 +90,39 @@ def test_reloads(serve: Callable[..., Service], behind: Callable[[Script], Upstr
     figure(7, f"3 reloads over {backend}: {len(failed)} of {len(load.answers) + len(load.broken)} failed, {found}")
     assert not failed, (failed[:5], re.sub(r"(?m)^.*Booting.*$", "", service.output())[-3000:])
     assert not found
+
+
+def test_reloads_with_kept_connections(serve: Callable[..., Service]) -> None:
+    """Clients that keep their connections lose no request either when the service is reloaded under them."""
+    service = serve(WEB_CONCURRENCY=2, LLM_BACKEND="stub")
+    asked = [0] * 4
+    over = threading.Event()
+
+    def ask_on(client: int) -> int:
+        connections = 0
+        while not over.is_set():
+            connection = http.client.HTTPConnection("127.0.0.1", service.port, timeout=30)
+            connection.connect()
+            connections += 1
+            while connection.sock and not over.is_set():  # http.client drops it when it is told to
+                connection.request("POST", "/generate", '{"prompt": "Hi"}', {"Content-Type": "application/json"})
+                answer = connection.getresponse()
+                assert (answer.status, len(answer.read()) > 0) == (200, True)
+                asked[client] += 1
+            connection.close()
+        return connections
+
+    with ThreadPoolExecutor(len(asked)) as clients:
+        try:
+            made = [clients.submit(ask_on, client) for client in range(len(asked))]
+            for _ in range(3):
+                before, old = list(asked), set(service.workers())
+                eventually(lambda before=before: all(now > was + 20 for now, was in zip(asked, before, strict=True)))
+                service.signal(signal.SIGHUP)
+                eventually(lambda old=old: old.isdisjoint(service.workers()) and service.workers())
+        finally:
+            over.set()
+        connections = sum(future.result() for future in made)
+    figure(7, f"3 reloads under kept connections: {sum(asked)} requests on {connections} connections, none failed")
+    assert len(service.lines(status="ok")) == sum(asked)
+    assert connections < sum(asked) / 4
