@@ -8,6 +8,7 @@ from the environment, and a socket can be shut by another thread from the moment
 from __future__ import annotations
 
 import http.client
+import re
 import select
 import socket
 import ssl
@@ -15,7 +16,7 @@ import weakref
 from collections import deque
 from collections.abc import Mapping
 from contextlib import suppress
-from typing import Any
+from typing import Any, BinaryIO
 from urllib.parse import SplitResult, urlsplit
 
 import certifi
@@ -25,6 +26,9 @@ from urllib3.exceptions import ProtocolError
 
 from ..deadline import look
 from ..rules import basic_credentials
+
+MAX_HEADERS = 100
+MAX_LINE_BYTES = 65_536
 
 
 class Call(requests.PreparedRequest):
@@ -65,15 +69,53 @@ class Call(requests.PreparedRequest):
                 socket.socket.shutdown(sock, socket.SHUT_RDWR)
 
 
+class _Response(http.client.HTTPResponse):
+    """http.client's, but with `fields` for headers: how email parses them took a seventh of a request's time."""
+
+    fields: dict[str, str]
+
+    def begin(self) -> None:
+        """Read up to the body (RFC 9112, sections 4 to 6). Raises HTTPException, OSError."""
+        self.status = 100
+        while self.status < 200:  # what comes before the answer says nothing that is of use here
+            version, self.status, _ = self._read_status()  # type: ignore[attr-defined]  # older than typeshed
+            self.fields = _read_fields(self.fp)
+        coding, length = self.fields.get("transfer-encoding"), self.fields.get("content-length", "")
+        if (coding or "chunked").lower() != "chunked" or not re.fullmatch(r"[0-9]{0,18}", length):
+            raise http.client.HTTPException("where this answer ends can't be told")
+        self.chunked, self.chunk_left = bool(coding), None
+        self.length = None if coding or not length else int(length)
+        if self.status in (204, 304):
+            self.length = 0
+        is_bounded = coding or self.length is not None
+        closes = version != "HTTP/1.1" or "close" in self.fields.get("connection", "").lower()
+        self.will_close = closes or not is_bounded
+
+
+def _read_fields(file: BinaryIO) -> dict[str, str]:
+    """Return the headers by their names in small letters; of one that comes again, both values (RFC 9110, 5.3)."""
+    fields: dict[str, str] = {}
+    for _ in range(MAX_HEADERS + 1):
+        line = file.readline(MAX_LINE_BYTES)
+        if line in (b"\r\n", b"\n"):
+            return fields
+        if not line.endswith(b"\n"):
+            raise http.client.HTTPException("the headers have no end")
+        name, _, value = line.decode("latin-1").partition(":")
+        name, value = name.lower(), value.strip()
+        fields[name] = f"{fields[name]}, {value}" if name in fields else value
+    raise http.client.HTTPException("too many headers")
+
+
 class Answer:
     """What is used of requests' Response, and its `raw` too: the body as it arrives.
 
     Its connection is kept when it has been read to its end.
     """
 
-    def __init__(self, adapter: Adapter, call: Call, response: http.client.HTTPResponse) -> None:
+    def __init__(self, adapter: Adapter, call: Call, response: _Response) -> None:
         self.status_code, self.raw = response.status, self
-        self.headers: Mapping[str, str] = response.headers  # type: ignore[assignment]  # it has a mapping's methods
+        self.headers: Mapping[str, str] = response.fields
         self._adapter, self._call, self._response = adapter, call, response
 
     def __enter__(self) -> Answer:
@@ -127,7 +169,7 @@ class Adapter(HTTPAdapter):
         head = request.head(self._root + request.path, self._headers)
         connection = request.connection = self._connected(request)
         request.sock = connection.sock
-        response = http.client.HTTPResponse(connection.sock, method=request.method)
+        response = _Response(connection.sock, method=request.method)
         try:
             connection.sock.sendall(head + request.body)  # http.client would send the two apart
             response.begin()

@@ -297,6 +297,72 @@ def test_connection_that_breaks_in_an_answer(make_client: Make, provider: Provid
     assert (reply.status_code, error_of(reply)["code"]) == (502, "invalid_answer")
 
 
+WHOLE = json.dumps(OLLAMA.answer("Hello")).encode()
+SAID = b"%x\r\n%s\r\n0\r\n\r\n" % (len(WHOLE), WHOLE)
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n" + http(WHOLE),
+        b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 102 Processing\r\n\r\n" + http(WHOLE),
+        b"HTTP/1.0 200 OK\r\n\r\n" + WHOLE,
+        b"HTTP/1.1 200 OK\ncontent-length:%d  \nX-Nothing\n: x\n\n%s and more" % (len(WHOLE), WHOLE),
+        b"HTTP/1.1 200\r\nTRANSFER-ENCODING: Chunked\r\nContent-Length: 5\r\n\r\n" + SAID,
+        http(WHOLE, "200 OK", *(f"X-{number}: {number}" for number in range(90))),
+        http(WHOLE, "200 OK", f"X-Long: {'x' * 60_000}", "X-Latin: \xe4"),
+    ],
+    ids=["early hints", "continue", "HTTP/1.0", "line feeds", "chunked", "many headers", "a long header"],
+)
+def test_heads_that_are_read(make_client: Make, reply: bytes) -> None:
+    """What may stand before an answer's body, and the ways it says where that ends (RFC 9112, section 6.3)."""
+    with Socket(reply) as far_end:
+        answer = generate(make_client(**OLLAMA.at(far_end.address)))
+    assert (answer.status_code, answer.json) == (200, {"response": "Hello"})
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        "Content-Length: 10\r\nContent-Length: 9",
+        "Content-Length: -1",
+        "Content-Length: 1_0",
+        f"Content-Length: {'9' * 5_000}",
+        "Content-Length: \xb2",
+        "Transfer-Encoding: gzip, chunked",
+        "Transfer-Encoding: identity",
+        "\r\n".join(f"X-{number}: {number}" for number in range(101)),
+        f"X-Long: {'x' * 70_000}",
+    ],
+    ids=["two lengths", "negative", "underscore", "digits", "superscript", "gzip", "identity", "many", "long"],
+)
+def test_heads_that_are_refused(make_client: Make, head: str) -> None:
+    """Where an answer ends must be plain, and its head short; else it is a failing backend's, asked once."""
+    with Socket(f"HTTP/1.1 200 OK\r\n{head}\r\n\r\n".encode("latin-1") + WHOLE) as far_end:
+        answer = generate(make_client(**OLLAMA.at(far_end.address), max_retries=2))
+        assert len(far_end.requests) == 1
+    assert (answer.status_code, error_of(answer)["code"]) == (502, "server_error")
+
+
+@pytest.mark.parametrize(
+    "head", [b"HTTP/1.1 200 OK\r\nX-Cut", b"HTTP/1.1 200 OK\r\nX: y\r\n", b"HTTP/1.1 100 Continue\r\n\r\n"]
+)
+def test_a_head_that_breaks_off(make_client: Make, head: bytes) -> None:
+    """No answer began, but the prompt was sent: it isn't sent again."""
+    with Socket(head) as far_end:
+        answer = generate(make_client(**OLLAMA.at(far_end.address), max_retries=2))
+        assert len(far_end.requests) == 1
+    assert (answer.status_code, error_of(answer)["code"]) == (502, "server_error")
+
+
+def test_names_of_headers_in_any_letters(make_client: Make) -> None:
+    """HTTP's names have no case: a far end's Retry-After counts however it writes it."""
+    with Socket(http(b"{}", "429 Too Many", "RETRY-AFTER: 300")) as far_end:
+        answer = generate(make_client(**OLLAMA.at(far_end.address), max_retries=2))
+        assert len(far_end.requests) == 1
+    assert (answer.status_code, answer.headers["Retry-After"]) == (429, "300")
+
+
 def test_not_http(make_client: Make) -> None:
     """A far end that doesn't speak HTTP is a failing backend."""
     with Socket(b"SSH-2.0-OpenSSH_9.2\r\n") as far_end:
