@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import http.client
 import ipaddress
-import json
 import socket
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping
@@ -23,6 +22,7 @@ import requests
 import urllib3
 from urllib3.exceptions import ProtocolError
 
+from .. import strict_json
 from ..config import Settings
 from ..deadline import Deadline
 from ..errors import BackendError, InvalidAnswer, LLMAPIError, NotConfigured, ServerError, Unreachable
@@ -116,7 +116,7 @@ class HttpBackend(Backend):
         body = b""
         if payload is not None:
             headers["Content-Type"] = "application/json"
-            body = json.dumps(payload, allow_nan=False).encode()
+            body = strict_json.dumps(payload).encode()
         seconds = max(min(self.settings.connect_timeout, deadline.remaining()), 0.001)
         return Call(method, self.base_url, path, headers, body, seconds)
 
