@@ -197,17 +197,17 @@ bind = settings.bind
 # Python's lock bounds a worker at about one core. Each worker would load a copy of a local model, whose engine serves
 # several requests at once as it is.
 workers = settings.web_concurrency or (1 if settings.local_model else 2)
-# gthread, although gevent has twice the rate before a backend that takes 50 ms: whatever does not wait in a socket, a
-# model in the process above all, stops all requests of a gevent worker.
+# gthread, although gevent answers a third more before a backend over HTTP: whatever does not wait in a socket, a model
+# in the process above all, stops all requests of a gevent worker.
 worker_class = GEvent if settings.worker_class == "gevent" else GThread
 # Requests wait for backends most of the time; threads are what waits. MAX_CONCURRENCY keeps two of them free, which
-# refuse what is too much and answer /health. 16 refuse some of 64 clients; where requests do not wait, 64 threads that
-# want Python's lock have 0.8 of the rate of 8; one that waits costs 70 kB (docs/scaling.md).
+# refuse what is too much and answer /health. 16 refuse some of 64 clients; more of them than clients cost no rate; one
+# that waits has 70 kB (docs/scaling.md).
 threads = settings.threads
 # A worker takes no more connections than it has threads, so that the other workers get the rest: 16 requests at once on
 # 2 workers of 8 threads never waited so, and in 10 of 15 waves otherwise. As many again may be kept between requests,
-# for gunicorn's two seconds: a new connection for each request costs 0.25 ms of the processor (1,306 requests/s
-# become 1,010).
+# for gunicorn's two seconds: a new connection for each request costs a quarter of its processor time (64 clients got
+# 1,010 answers/s, and 1,306 so).
 worker_connections = 2 * settings.threads
 # In this order: a request ends at its deadline, then a stopping worker may go, then the supervisor may kill
 # (give it graceful_timeout + 10 s). `timeout` bounds the worker's own loop here, not a request.
