@@ -23,17 +23,22 @@ EVENTS = (
 HEAD = b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n"
 
 
-def test_sigterm_delivers_what_is_in_flight(
-    serve: Callable[..., Service], behind: Callable[[Callable[[Peer], None]], Upstream]
-) -> None:
-    """Requests that wait for their backend when SIGTERM comes are all answered and logged, and the exit is clean."""
-    release = threading.Event()
+def holding(release: threading.Event) -> Callable[[Peer], None]:
+    """Return an upstream's script that answers after `release`."""
 
     def hold(peer: Peer) -> None:
         assert release.wait(30)
         peer.send(HEAD + ANSWER)
 
-    far_end = behind(hold)
+    return hold
+
+
+def test_sigterm_delivers_what_is_in_flight(
+    serve: Callable[..., Service], behind: Callable[[Callable[[Peer], None]], Upstream]
+) -> None:
+    """Requests that wait for their backend when SIGTERM comes are all answered and logged, and the exit is clean."""
+    release = threading.Event()
+    far_end = behind(holding(release))
     service = serve(LLM_BACKEND="openai", OPENAI_BASE_URL=far_end.address, LLM_FALLBACK="none")
     eventually(lambda: len(service.workers()) == 2 and service.minds_signals())
     with ThreadPoolExecutor(6) as pool:
@@ -175,12 +180,7 @@ def test_a_connection_is_kept_unless_it_takes_a_place(
 ) -> None:
     """A client asks again on its connection; once a worker has as many as THREADS, it keeps none."""
     release = threading.Event()
-
-    def hold(peer: Peer) -> None:
-        assert release.wait(30)
-        peer.send(HEAD + ANSWER)
-
-    far_end = behind(hold)
+    far_end = behind(holding(release))
     service = serve(WEB_CONCURRENCY=1, THREADS=4, LLM_BACKEND="openai", OPENAI_BASE_URL=far_end.address)
     first, last = (http.client.HTTPConnection("127.0.0.1", service.port, timeout=30) for _ in range(2))
     with closing(first), closing(last), ThreadPoolExecutor(2) as pool:
