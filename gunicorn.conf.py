@@ -7,7 +7,6 @@ import os
 import resource
 import select
 import shutil
-import socket
 import sys
 import tempfile
 import time
@@ -19,6 +18,8 @@ from gunicorn.util import close_graceful
 from gunicorn.workers.gthread import ThreadWorker
 
 MORE_MILLISECONDS = 10
+# As gunicorn's threads have it.
+MAX_UNREAD_BYTES = 65_536
 
 here = Path(__file__).parent
 sys.path.insert(0, str(here))
@@ -72,7 +73,9 @@ if settings.local_model and settings.worker_class == "gevent":
 
 
 def on_starting(server: Any) -> None:
-    """Begin with no numbers of an earlier run."""
+    """Begin with no numbers of an earlier run, and with the workers of this file, which count their connections."""
+    if server.cfg.worker_class is not worker_class:
+        sys.exit("llm_api: set WORKER_CLASS instead of -k, --worker-class: this file mends gunicorn's workers")
     for file in Path(os.environ[METRICS]).glob("*.db"):
         file.unlink()
 
@@ -93,12 +96,12 @@ class GThread(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
 
     @property
     def worker_connections(self) -> int:
-        """How many connections it has when it takes no more: those between two requests don't count."""
-        return int(self.cfg.threads) + len(self.keepalived_conns)
+        """How many connections it has when it takes no more: those that wait for a request have no thread."""
+        return int(self.cfg.threads) + len(self.keepalived_conns) + len(self.pending_conns)
 
     @worker_connections.setter
     def worker_connections(self, _: int) -> None:
-        """Have it as it is: gunicorn's own is a number."""
+        """Ignore the number that gunicorn sets."""
 
     def handle(self, conn: Any) -> Any:
         """Answer a request and those that follow at once, and close the connection where it is not kept.
@@ -109,16 +112,13 @@ class GThread(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
         kept = super().handle(conn)
         # Otherwise each request goes through the worker's one loop, twice: a client that asks one thing after the
         # other got half as much done.
-        while kept is True and self.nr_conns < self.cfg.threads and asks_again(conn.sock):
+        while kept is True and self.nr_conns < self.cfg.threads and asks_again(conn):
             kept = super().handle(conn)
         if kept is False:
             # Only who may still be sending is waited for: its answer would be lost.
             conn.close(graceful=is_sending(conn.parser))
             conn.close = lambda graceful=False: None
         return kept
-
-    def _keepalive_after(self, conn: Any, keepalive: bool) -> bool:
-        return keepalive and not is_sending(conn.parser)
 
     def set_accept_enabled(self, enabled: bool) -> None:
         """Let a worker that stops take what has connected already, and then close the door.
@@ -153,8 +153,14 @@ if settings.worker_class == "gevent":
 
 
 def pre_request(worker: Any, request: Any) -> None:
-    """Keep no connection where that may take a place from others."""
-    if getattr(worker, "nr_conns", 0) >= worker.cfg.threads:  # -k may have chosen a class that doesn't count
+    """Keep no connection where that may take a place from others, or where a body may be left that has no end.
+
+    A request may be refused before its body is read, and who keeps the connection must read that. The answer's head
+    tells the client, so it is too late to decide this after it.
+    """
+    headers = dict(request.headers)
+    is_long = int(headers.get("CONTENT-LENGTH", 0)) > MAX_UNREAD_BYTES or "TRANSFER-ENCODING" in headers
+    if is_long or worker.nr_conns >= worker.cfg.threads:
         request.force_close()
 
 
@@ -170,10 +176,12 @@ def post_request(worker: Any, request: Any, environ: Any, response: Any) -> None
             close_graceful(sock, max_drain=1_000_000)
 
 
-def asks_again(client: socket.socket) -> bool:
-    """Whether more comes within the time that a thread may be held for it."""
+def asks_again(conn: Any) -> bool:
+    """Whether more is there already, or comes within the time that a thread may be held for it."""
+    if conn.parser.unreader.buf.getvalue():
+        return True
     poll = select.poll()
-    poll.register(client, select.POLLIN)
+    poll.register(conn.sock, select.POLLIN)
     return bool(poll.poll(MORE_MILLISECONDS))
 
 
@@ -205,10 +213,11 @@ worker_class = GEvent if settings.worker_class == "gevent" else GThread
 # that waits has 70 kB (docs/scaling.md).
 threads = settings.threads
 # A worker takes no more connections than it has threads, so that the other workers get the rest: 16 requests at once on
-# 2 workers of 8 threads never waited so, and in 10 of 15 waves otherwise. As many again may be kept between requests,
-# for gunicorn's two seconds: a new connection for each request costs a quarter of its processor time (64 clients got
-# 1,010 answers/s, and 1,306 so).
+# 2 workers of 8 threads never waited so, and in 10 of 15 waves otherwise (gevent's have room for twice as many, and
+# refuse). As many again may be kept between requests: a new connection for each costs a quarter of its processor time
+# (64 clients got 1,010 answers/s, and 1,306 so). Under gevent the head of a request has these seconds too.
 worker_connections = 2 * settings.threads
+keepalive = 5
 # In this order: a request ends at its deadline, then a stopping worker may go, then the supervisor may kill
 # (give it graceful_timeout + 10 s). `timeout` bounds the worker's own loop here, not a request.
 graceful_timeout = math.ceil(settings.request_timeout) + 10

@@ -80,31 +80,45 @@ class _Response(http.client.HTTPResponse):
         while self.status < 200:  # what comes before the answer says nothing that is of use here
             version, self.status, _ = self._read_status()  # type: ignore[attr-defined]  # older than typeshed
             self.fields = _read_fields(self.fp)
-        coding, length = self.fields.get("transfer-encoding"), self.fields.get("content-length", "")
-        if (coding or "chunked").lower() != "chunked" or not re.fullmatch(r"[0-9]{0,18}", length):
+        codings, lengths = self._values("transfer-encoding") - {"identity"}, self._values("content-length")
+        length = min(lengths, default="")
+        if codings - {"chunked"} or len(lengths) > 1 or not re.fullmatch(r"[0-9]{0,18}", length):
             raise http.client.HTTPException("where this answer ends can't be told")
-        self.chunked, self.chunk_left = bool(coding), None
-        self.length = None if coding or not length else int(length)
+        self.chunked, self.chunk_left = bool(codings), None
+        self.length = None if codings or not length else int(length)
         if self.status in (204, 304):
-            self.length = 0
-        is_bounded = coding or self.length is not None
-        closes = version != "HTTP/1.1" or "close" in self.fields.get("connection", "").lower()
-        self.will_close = closes or not is_bounded
+            self.chunked, self.length = False, 0
+        is_bounded = self.chunked or self.length is not None
+        self.will_close = not is_bounded or version != "HTTP/1.1" or "close" in self._values("connection")
+
+    def _values(self, name: str) -> set[str]:
+        return {value.strip() for value in self.fields.get(name, "").lower().split(",")} - {""}
 
 
 def _read_fields(file: BinaryIO) -> dict[str, str]:
-    """Return the headers by their names in small letters; of one that comes again, both values (RFC 9110, 5.3)."""
+    """Return the headers by their names in small letters; of one that comes again, all values (RFC 9110, 5.3)."""
     fields: dict[str, str] = {}
+    name = ""
     for _ in range(MAX_HEADERS + 1):
-        line = file.readline(MAX_LINE_BYTES)
-        if line in (b"\r\n", b"\n"):
+        line = _read_line(file)
+        if not line:
             return fields
-        if not line.endswith(b"\n"):
-            raise http.client.HTTPException("the headers have no end")
-        name, _, value = line.decode("latin-1").partition(":")
-        name, value = name.lower(), value.strip()
-        fields[name] = f"{fields[name]}, {value}" if name in fields else value
+        said, _, value = line.partition(":")
+        if line[0] in " \t":  # what an old server has folded (RFC 9112, section 5.2)
+            fields[name] = f"{fields.get(name, '')} {line.strip()}"
+        else:
+            name = said.strip().lower()
+            fields[name] = f"{fields[name]}, {value.strip()}" if name in fields else value.strip()
     raise http.client.HTTPException("too many headers")
+
+
+def _read_line(file: BinaryIO) -> str:
+    line = file.readline(MAX_LINE_BYTES)
+    if len(line) == MAX_LINE_BYTES:
+        raise http.client.LineTooLong("header")
+    if not line.endswith(b"\n"):
+        raise http.client.RemoteDisconnected("in the headers")
+    return line.decode("latin-1").rstrip("\r\n")
 
 
 class Answer:

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import requests
+from faults.upstreams import Peer, upstream
 from providers import (
     AT_ONCE,
     CLAUDE,
@@ -301,6 +302,24 @@ WHOLE = json.dumps(OLLAMA.answer("Hello")).encode()
 SAID = b"%x\r\n%s\r\n0\r\n\r\n" % (len(WHOLE), WHOLE)
 
 
+LENGTH = b"%d" % len(WHOLE)
+MORE_HEADS = {
+    name: b"HTTP/1.1 200 OK\r\n" + head + b"\r\n\r\n" + body
+    for name, head, body in [
+        ("folded length", b"Content-Length:\r\n " + LENGTH, WHOLE + b"x"),
+        ("folded coding", b"Transfer-Encoding:\r\n\tchunked", SAID),
+        ("blank before the colon", b"Content-Length : " + LENGTH, WHOLE + b"x"),
+        (
+            "lengths that are the same",
+            b"Content-Length: %s\r\nContent-Length: %s, %s" % (LENGTH, LENGTH, LENGTH),
+            WHOLE,
+        ),
+        ("chunked twice", b"Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked", SAID),
+        ("identity", b"Transfer-Encoding: identity\r\nContent-Length: " + LENGTH, WHOLE + b"x"),
+    ]
+}
+
+
 @pytest.mark.parametrize(
     "reply",
     [
@@ -311,8 +330,9 @@ SAID = b"%x\r\n%s\r\n0\r\n\r\n" % (len(WHOLE), WHOLE)
         b"HTTP/1.1 200\r\nTRANSFER-ENCODING: Chunked\r\nContent-Length: 5\r\n\r\n" + SAID,
         http(WHOLE, "200 OK", *(f"X-{number}: {number}" for number in range(90))),
         http(WHOLE, "200 OK", f"X-Long: {'x' * 60_000}", "X-Latin: \xe4"),
+        *MORE_HEADS.values(),
     ],
-    ids=["early hints", "continue", "HTTP/1.0", "line feeds", "chunked", "many headers", "a long header"],
+    ids=["early hints", "continue", "HTTP/1.0", "line feeds", "chunked", "many headers", "a long header", *MORE_HEADS],
 )
 def test_heads_that_are_read(make_client: Make, reply: bytes) -> None:
     """What may stand before an answer's body, and the ways it says where that ends (RFC 9112, section 6.3)."""
@@ -330,18 +350,56 @@ def test_heads_that_are_read(make_client: Make, reply: bytes) -> None:
         f"Content-Length: {'9' * 5_000}",
         "Content-Length: \xb2",
         "Transfer-Encoding: gzip, chunked",
-        "Transfer-Encoding: identity",
+        "Transfer-Encoding: deflate",
         "\r\n".join(f"X-{number}: {number}" for number in range(101)),
         f"X-Long: {'x' * 70_000}",
     ],
-    ids=["two lengths", "negative", "underscore", "digits", "superscript", "gzip", "identity", "many", "long"],
+    ids=["two lengths", "negative", "underscore", "digits", "superscript", "gzip", "deflate", "many", "long"],
 )
 def test_heads_that_are_refused(make_client: Make, head: str) -> None:
     """Where an answer ends must be plain, and its head short; else it is a failing backend's, asked once."""
     with Socket(f"HTTP/1.1 200 OK\r\n{head}\r\n\r\n".encode("latin-1") + WHOLE) as far_end:
         answer = generate(make_client(**OLLAMA.at(far_end.address), max_retries=2))
         assert len(far_end.requests) == 1
-    assert (answer.status_code, error_of(answer)["code"]) == (502, "server_error")
+    assert (answer.status_code, error_of(answer)["code"]) == (502, "invalid_answer")
+
+
+@pytest.mark.parametrize(
+    ("head", "connections"),
+    [
+        ("HTTP/1.1 200 OK\r\nContent-Length: LENGTH", 1),
+        ("HTTP/1.1 200 OK\r\nContent-Length: LENGTH\r\nConnection: keep-alive", 1),
+        ("HTTP/1.1 200 OK\r\nContent-Length: LENGTH\r\nConnection: Close, x", 2),
+        ("HTTP/1.1 200 OK\r\nContent-Length: LENGTH\r\nConnection: x,\r\n close", 2),
+        ("HTTP/1.0 200 OK\r\nContent-Length: LENGTH\r\nConnection: keep-alive", 2),
+    ],
+)
+def test_connections_that_are_kept(make_client: Make, head: str, connections: int) -> None:
+    """A far end's connection is used again, unless its answer says that it won't be (RFC 9112, section 9.3)."""
+    ports = []
+
+    def answer(peer: Peer) -> None:
+        ports.append(peer.port)
+        peer.send(head.replace("LENGTH", str(len(WHOLE))).encode() + b"\r\n\r\n" + WHOLE)
+        peer.stays = True
+
+    with upstream(answer) as far_end:
+        client = make_client(**OLLAMA.at(far_end.address))
+        assert [generate(client).json for _ in range(2)] == [{"response": "Hello"}] * 2
+    assert len(set(ports)) == connections
+
+
+@pytest.mark.parametrize("status", [204, 304])
+def test_answers_that_have_no_body(make_client: Make, status: int) -> None:
+    """They end with their head, whatever it says of a body (RFC 9112, section 6.3): nobody waits for one."""
+
+    def answer(peer: Peer) -> None:
+        peer.send(f"HTTP/1.1 {status} No\r\nContent-Length: 9\r\n\r\n".encode())
+        peer.wait_until_gone()
+
+    with upstream(answer) as far_end:
+        answered = generate(make_client(**OLLAMA.at(far_end.address), request_timeout=20, llm_fallback=("stub",)))
+    assert (answered.status_code, answered.headers["X-LLM-Fallback"]) == (200, "invalid_answer")
 
 
 @pytest.mark.parametrize(
