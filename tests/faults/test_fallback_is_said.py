@@ -24,11 +24,12 @@ ANSWERS: dict[str, tuple[bytes | None, ...]] = {
     "overloaded": (status(503), status(529)),
     "bad_credentials": (status(401), status(403)),
     "model_not_found": (status(404, code="model_not_found"),),
-    "server_error": (status(500), status(502), status(408), status(409), b"", b"no HTTP"),
+    "server_error": (status(500), status(502), status(408), status(409), b""),
     "invalid_answer": (
         status(404),
         status(307),
         status(418),
+        b"no HTTP",
         UNTIL_CLOSED + b"nonsense",
         UNTIL_CLOSED + b"[]",
         UNTIL_CLOSED,
