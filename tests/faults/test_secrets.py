@@ -146,6 +146,8 @@ def raw(service: Service, data: bytes) -> bytes:
         sock.sendall(data)
         while received := sock.recv(65_536):
             said += received
+            with suppress(OSError):
+                sock.shutdown(socket.SHUT_WR)  # it may keep the connection
     return said
 
 
