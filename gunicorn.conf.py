@@ -138,7 +138,7 @@ class GThread(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
 if settings.worker_class == "gevent":
     from gunicorn.workers.ggevent import GeventWorker
 
-    class GEvent(GeventWorker):  # type: ignore[misc]
+    class GEvent(GeventWorker):  # type: ignore[misc]  # as above
         """gunicorn's greenlets, which know how many connections there are."""
 
         nr_conns = 0

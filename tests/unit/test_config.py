@@ -549,6 +549,15 @@ def test_a_wrong_setting_ends_the_start(start: Start, args: tuple[str, ...], sta
     assert (ended.returncode, ended.stdout, ended.stderr) == (status, "", WRONG)
 
 
+@pytest.mark.parametrize("name", ["gthread", "sync", "gunicorn.workers.gthread.ThreadWorker"])
+def test_workers_that_are_not_this_files(start: Start, name: str) -> None:
+    """-k would name gunicorn's own, which hold up clients where ours don't: it ends the start, with what to do."""
+    ended = start("-m", "gunicorn", "-k", name, "wsgi:app", LLM_BACKEND="stub", BIND="127.0.0.1:0")
+    assert ended.returncode == 1
+    assert "set WORKER_CLASS instead of -k" in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
 def test_gunicorn_accepts_its_configuration(start: Start) -> None:
     """The configuration and the app load as they are."""
     ended = start("-m", "gunicorn", "--check-config", "wsgi:app", LLM_BACKEND="stub")
