@@ -96,7 +96,8 @@ def test_redirects(serve: Callable[..., Service], behind: Callable[[Script], Ups
 
         def redirect(peer: Peer) -> None:
             status, place = turns[far_end.asked % len(turns)]
-            peer.send(f"HTTP/1.1 {status} Go\r\nLocation: {place}\r\nContent-Length: 0\r\n\r\n".encode())
+            head = f"HTTP/1.1 {status} Go\r\nLocation: {place}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+            peer.send(head.encode())
 
         far_end = behind(redirect)
         far_end.probe = redirect
