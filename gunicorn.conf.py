@@ -18,6 +18,8 @@ from gunicorn.util import close_graceful
 from gunicorn.workers.gthread import ThreadWorker
 
 MORE_MILLISECONDS = 10
+# Connections that ask nothing now, to each thread.
+IDLE = 3
 # As gunicorn's threads have it.
 MAX_UNREAD_BYTES = 65_536
 
@@ -51,16 +53,18 @@ try:
 except ConfigError as error:
     sys.exit(f"llm_api: {error}")
 
-# A request that waits has two descriptors, its client's and its provider's, and each of the two connections may be
-# kept by others; the usual limit is 1,024.
+# A request that waits has two descriptors, its client's and its provider's; as many providers' may be kept, and
+# clients' that ask nothing now (IDLE). The usual limit is 1,024.
 soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-wanted = 4 * settings.threads + 200
+wanted = (3 + IDLE) * settings.threads + 200
 if soft < wanted:
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(wanted, hard), hard))
 
 if settings.worker_class == "gevent":
-    from gevent import monkey
-
+    try:
+        from gevent import monkey
+    except ImportError:
+        sys.exit("llm_api: WORKER_CLASS=gevent needs a package: pip install gevent")
     monkey.patch_all()
 # Made here and thrown away, so that the workers share the memory of all that it imports; it opens nothing.
 try:
@@ -97,7 +101,8 @@ class GThread(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
     @property
     def worker_connections(self) -> int:
         """How many connections it has when it takes no more: those that wait for a request have no thread."""
-        return int(self.cfg.threads) + len(self.keepalived_conns) + len(self.pending_conns)
+        threads = int(self.cfg.threads)
+        return threads + min(len(self.keepalived_conns) + len(self.pending_conns), IDLE * threads)
 
     @worker_connections.setter
     def worker_connections(self, _: int) -> None:
@@ -107,8 +112,10 @@ class GThread(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
         """Answer a request and those that follow at once, and close the connection where it is not kept.
 
         gunicorn closes in the worker's one loop, and waits there, two seconds at most, until the client has closed its
-        end: 24 clients that had their answers and did not close held up the next one for 42 s.
+        end: 24 clients that had their answers and did not close held up the next one for 42 s. And it waits 5 s for a
+        first request, in a thread: 24 that said nothing held it up for 15 s.
         """
+        conn.wait_for_data = lambda _, sock=conn.sock: has_more(sock)
         kept = super().handle(conn)
         # Otherwise each request goes through the worker's one loop, twice: a client that asks one thing after the
         # other got half as much done.
@@ -177,11 +184,14 @@ def post_request(worker: Any, request: Any, environ: Any, response: Any) -> None
 
 
 def asks_again(conn: Any) -> bool:
-    """Whether more is there already, or comes within the time that a thread may be held for it."""
-    if conn.parser.unreader.buf.getvalue():
-        return True
+    """Whether another request is there already, or comes at once."""
+    return bool(conn.parser.unreader.buf.getvalue()) or has_more(conn.sock)
+
+
+def has_more(sock: Any) -> bool:
+    """Whether more is there, or comes within the time that a thread may be held for it."""
     poll = select.poll()
-    poll.register(conn.sock, select.POLLIN)
+    poll.register(sock, select.POLLIN)
     return bool(poll.poll(MORE_MILLISECONDS))
 
 

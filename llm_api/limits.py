@@ -10,7 +10,7 @@ import math
 import time
 from functools import cached_property, lru_cache
 from importlib.util import find_spec
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .config import Settings
 from .errors import ConfigError, LimitsUnavailable, RateLimitExceeded, Unauthorized
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 # Seconds. A storage that is away must not hold up each request.
 STORAGE_TIMEOUT = 0.5
 LEFT_ALONE = 1.0
+# Hits that are over count no more; until they are forgotten they only take memory.
+FORGET_SECONDS = 1.0
 # Of an IPv6 address, what one customer has in full (RFC 6177).
 IPV6_PREFIX = 64
 
@@ -135,13 +137,22 @@ class RateLimits:
         from limits.strategies import MovingWindowRateLimiter
 
         uri = self._settings.rate_limit_storage
+        if uri == "memory://":
+            return self._memory
         timeouts = dict.fromkeys(("socket_timeout", "socket_connect_timeout"), STORAGE_TIMEOUT)
-        options = {} if uri == "memory://" else timeouts
-        return MovingWindowRateLimiter(storage_from_string(uri, wrap_exceptions=True, **options))
+        return MovingWindowRateLimiter(storage_from_string(uri, wrap_exceptions=True, **timeouts))
 
     @cached_property
     def _memory(self) -> RateLimiter:
         from limits.storage import MemoryStorage
         from limits.strategies import MovingWindowRateLimiter
 
-        return MovingWindowRateLimiter(MemoryStorage())
+        class Memory(MemoryStorage):
+            """limits' own starts a thread to forget old hits at each request that comes 10 ms after the last one."""
+
+            def __setattr__(self, name: str, value: Any) -> None:
+                if name == "timer":
+                    value.interval, value.daemon = FORGET_SECONDS, True
+                super().__setattr__(name, value)
+
+        return MovingWindowRateLimiter(Memory())

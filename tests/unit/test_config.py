@@ -558,6 +558,14 @@ def test_workers_that_are_not_this_files(start: Start, name: str) -> None:
     assert "Traceback" not in ended.stderr
 
 
+def test_gevent_that_is_not_installed(start: Start, tmp_path: Path) -> None:
+    """One clear line that says what to install."""
+    (tmp_path / "gevent.py").write_text("raise ModuleNotFoundError")
+    ended = start("-m", "gunicorn", "--check-config", "wsgi:app", LLM_BACKEND="stub", WORKER_CLASS="gevent")
+    wanted = "llm_api: WORKER_CLASS=gevent needs a package: pip install gevent\n"
+    assert (ended.returncode, ended.stdout, ended.stderr) == (1, "", wanted)
+
+
 def test_gunicorn_accepts_its_configuration(start: Start) -> None:
     """The configuration and the app load as they are."""
     ended = start("-m", "gunicorn", "--check-config", "wsgi:app", LLM_BACKEND="stub")
