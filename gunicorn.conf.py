@@ -6,16 +6,18 @@ import math
 import os
 import resource
 import select
+import selectors
 import shutil
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from gunicorn.http import get_parser
 from gunicorn.util import close_graceful
-from gunicorn.workers.gthread import ThreadWorker
+from gunicorn.workers.gthread import _DEFER, ThreadWorker
 
 MORE_MILLISECONDS = 10
 # Connections that ask nothing now, to each thread.
@@ -54,11 +56,14 @@ except ConfigError as error:
     sys.exit(f"llm_api: {error}")
 
 # A request that waits has two descriptors, its client's and its provider's; as many providers' may be kept, and
-# clients' that ask nothing now (IDLE). The usual limit is 1,024.
+# clients' that ask nothing now: where the limit is too low, those are fewer. It is usually 1,024.
+max_idle = IDLE * settings.threads
 soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-wanted = (3 + IDLE) * settings.threads + 200
+wanted = 3 * settings.threads + max_idle + 200
 if soft < wanted:
-    resource.setrlimit(resource.RLIMIT_NOFILE, (min(wanted, hard), hard))
+    limit = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
+    max_idle = max(0, max_idle - (wanted - limit))
 
 if settings.worker_class == "gevent":
     try:
@@ -101,8 +106,7 @@ class GThread(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
     @property
     def worker_connections(self) -> int:
         """How many connections it has when it takes no more: those that wait for a request have no thread."""
-        threads = int(self.cfg.threads)
-        return threads + min(len(self.keepalived_conns) + len(self.pending_conns), IDLE * threads)
+        return int(self.cfg.threads) + min(len(self.keepalived_conns) + len(self.pending_conns), max_idle)
 
     @worker_connections.setter
     def worker_connections(self, _: int) -> None:
@@ -126,6 +130,19 @@ class GThread(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
             conn.close(graceful=is_sending(conn.parser))
             conn.close = lambda graceful=False: None
         return kept
+
+    def finish_request(self, conn: Any, future: Any) -> None:
+        """Do what is left when a thread is done with a connection.
+
+        In a worker that stops, gunicorn's own would close one whose first request is still on its way.
+        """
+        if self.alive or future.result() is not _DEFER:
+            super().finish_request(conn, future)
+            return
+        conn.sock.setblocking(False)
+        conn.set_timeout()
+        self.pending_conns.append(conn)
+        self.poller.register(conn.sock, selectors.EVENT_READ, partial(self.on_pending_socket_readable, conn))
 
     def set_accept_enabled(self, enabled: bool) -> None:
         """Let a worker that stops take what has connected already, and then close the door.

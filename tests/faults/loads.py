@@ -290,7 +290,7 @@ class Service(Door):
 
     def writers(self) -> list[int]:
         """Return the ids of those workers that have the log open, so have answered since they started."""
-        return [pid for pid in self.workers() if str(self.log) in _open_files(pid)]
+        return [pid for pid in self.workers() if str(self.log) in open_files(pid)]
 
     def lines(self, **fields: Any) -> list[dict[str, Any]]:
         """Return the log's lines that have these values."""
@@ -308,7 +308,8 @@ def _catches(pid: int, number: signal.Signals) -> bool:
     return bool(caught and int(caught[1], 16) >> (number - 1) & 1)
 
 
-def _open_files(pid: int) -> set[str]:
+def open_files(pid: int) -> set[str]:
+    """Return what a process has open: paths, and names such as socket:[1234]."""
     files = set()
     with suppress(OSError):
         for link in Path(f"/proc/{pid}/fd").iterdir():

@@ -14,7 +14,7 @@ from .loads import Load, Service, count, figure, kill_workers, tally
 def test_killed_workers(serve: Callable[..., Service], arguments: tuple[str, ...]) -> None:
     """Every answer that a client has whole has exactly one line, whenever workers get kill -9, streams too."""
     kills = count(40, 1000)
-    service = serve(*arguments, LLM_BACKEND="stub", WEB_CONCURRENCY=3, THREADS=4, MAX_CONCURRENCY=4)
+    service = serve(*arguments, LLM_BACKEND="stub", WEB_CONCURRENCY=3, THREADS=8, MAX_CONCURRENCY=8)
     with Load(service, clients=6) as load:
         kill_workers(service, load, kills)
         load.wait_for(1)

@@ -14,7 +14,7 @@ from contextlib import ExitStack, contextmanager
 
 import pytest
 
-from .loads import WORKER_CLASS, Service, eventually, figure
+from .loads import WORKER_CLASS, Service, eventually, figure, open_files
 
 # gunicorn.conf.py's own is 16
 THREADS = 8
@@ -118,3 +118,18 @@ def test_clients_that_do_not_close(serve: Callable[..., Service], said: bytes) -
         seconds = service.get("/health/live").seconds
     figure("of the slow clients", f"{clients} open, {said[:16]!r}: another one answered after {seconds:.2f} s")
     assert seconds <= 1
+
+
+def test_clients_that_say_nothing_are_bounded(serve: Callable[..., Service]) -> None:
+    """Each has a descriptor, and a worker that has none left would end: it takes four to a thread, under gevent two."""
+    service = serve(LLM_BACKEND="stub", WEB_CONCURRENCY=1, THREADS=2)
+    places = 8 if WORKER_CLASS == "gthread" else 4
+    [worker] = service.workers()
+    before = open_files(worker)
+    with ExitStack() as stack:
+        for _ in range(3 * places):
+            stack.enter_context(service.connect())
+        eventually(lambda: len(open_files(worker) - before) >= places)
+        most = max(len(open_files(worker) - before) for _ in range(1000))
+    assert most == places
+    assert service.get("/health/live").status == 200

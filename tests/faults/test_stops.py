@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import http.client
 import json
+import os
 import random
 import re
 import signal
 import socket
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 
 import pytest
 
@@ -126,3 +128,23 @@ def test_reloads_with_kept_connections(serve: Callable[..., Service]) -> None:
     figure(7, f"3 reloads under kept connections: {sum(asked)} requests on {connections} connections, none failed")
     assert len(service.lines(status="ok")) == sum(asked)
     assert connections < sum(asked) / 4
+
+
+def test_first_requests_of_a_worker_that_stops(serve: Callable[..., Service]) -> None:
+    """Who connects before a worker stops, or just then, and takes some time to ask has an answer from it."""
+    service = serve(WEB_CONCURRENCY=1, LLM_BACKEND="stub")
+    [worker] = service.workers()
+    asked = b"GET /health/live HTTP/1.1\r\nHost: faults\r\nConnection: close\r\n\r\n"
+    with ExitStack() as stack:
+        clients = [stack.enter_context(service.connect()) for _ in range(2)]
+        os.kill(worker, signal.SIGSTOP)
+        clients += [stack.enter_context(service.connect()) for _ in range(2)]
+        os.kill(worker, signal.SIGTERM)
+        os.kill(worker, signal.SIGCONT)
+        time.sleep(0.2)  # what they take: longer than a thread waits for them
+        for client in clients:
+            client.sendall(asked)
+        answers = [client.recv(65_536)[:15] for client in clients]
+    assert answers == [b"HTTP/1.1 200 OK"] * 4
+    eventually(lambda: worker not in service.workers())
+    service.wait_until_up()  # the next one, or it would not hear the end

@@ -595,11 +595,17 @@ def test_gunicorns_settings_are_ours(start: Start, environ: dict[str, str], expe
     assert (ended.stdout, ended.stderr) == (expected + "\n", "")
 
 
-@pytest.mark.parametrize(("threads", "hard", "raised"), [(64, 9000, 584), (1000, 9000, 6200), (1000, 900, 900)])
-def test_descriptors_are_enough_for_all_threads(start: Start, threads: int, hard: int, raised: int) -> None:
-    """A request that waits has two, a connection that is kept one; the limit is raised to what THREADS needs, if it may be."""
+@pytest.mark.parametrize(
+    ("threads", "hard", "raised"),
+    [(64, 9000, "584 192"), (1000, 9000, "6200 3000"), (64, 500, "500 108"), (1000, 900, "900 0")],
+)
+def test_descriptors_are_enough_for_all_threads(start: Start, threads: int, hard: int, raised: str) -> None:
+    """A request that waits has two, a kept connection one; the limit is raised to what THREADS needs, if it may be.
+
+    Else there are fewer connections that ask nothing: a worker that can take no more of them would end.
+    """
     limit = f"import resource as r; n = r.RLIMIT_NOFILE; r.setrlimit(n, (100, {hard}))"
-    code = f"{limit}; import runpy; runpy.run_path('gunicorn.conf.py'); print(r.getrlimit(n)[0])"
+    code = f"{limit}; import runpy; c = runpy.run_path('gunicorn.conf.py'); print(r.getrlimit(n)[0], c['max_idle'])"
     assert start("-c", code, THREADS=str(threads)).stdout == f"{raised}\n"
 
 
