@@ -7,26 +7,29 @@ import hmac
 import ipaddress
 import logging
 import math
+import threading
 import time
+from bisect import bisect
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from .config import Settings
 from .errors import ConfigError, LimitsUnavailable, RateLimitExceeded, Unauthorized
 from .rules import ApiKey, Network
 
 if TYPE_CHECKING:
-    from limits import RateLimitItem
     from limits.strategies import RateLimiter
 
 # Seconds. A storage that is away must not hold up each request.
 STORAGE_TIMEOUT = 0.5
 LEFT_ALONE = 1.0
-# Hits that are over count no more; until they are forgotten they only take memory.
-FORGET_SECONDS = 1.0
 # Of an IPv6 address, what one customer has in full (RFC 6177).
 IPV6_PREFIX = 64
+UNITS = {"second": 1, "minute": 60, "hour": 3600, "day": 86_400}
 
 logger = logging.getLogger(__name__)
 
@@ -80,79 +83,133 @@ def _counted(address: str) -> str:
         return address
 
 
+@dataclass(frozen=True)
+class Rate:
+    """So many requests in each stretch of that length; `unit` is one of UNITS."""
+
+    amount: int
+    unit: str
+
+    @property
+    def seconds(self) -> int:
+        return UNITS[self.unit]
+
+    def __str__(self) -> str:
+        return f"{self.amount} per 1 {self.unit}"
+
+
+class Window:
+    """A rate's moving window in this process.
+
+    Not of `limits`, which keeps each address for ever, looks through all of them again and again, and starts threads
+    for that.
+    """
+
+    def __init__(self, rate: Rate) -> None:
+        self._rate = rate
+        self._lock = threading.Lock()
+        # when whose requests came that count; who has been away for the longest is the first
+        self._hits: OrderedDict[str, list[float]] = OrderedDict()
+
+    def hit(self, who: str) -> float:
+        """Count a request, and return 0; or don't, and return the seconds until one would count."""
+        now = time.monotonic()
+        begin = now - self._rate.seconds
+        with self._lock:
+            while self._hits and next(iter(self._hits.values()))[-1] <= begin:
+                self._hits.popitem(last=False)
+            hits = self._hits.setdefault(who, [])
+            del hits[: bisect(hits, begin)]
+            if len(hits) >= self._rate.amount:
+                return hits[0] - begin
+            hits.append(now)
+            self._hits.move_to_end(who)
+        return 0.0
+
+
+class RedisWindow:
+    """A rate's moving window in a Redis. Raises limits' StorageError where that is away."""
+
+    def __init__(self, rate: Rate, limiter: RateLimiter) -> None:
+        from limits import parse
+
+        self._item = parse(str(rate))
+        self._limiter = limiter
+
+    def hit(self, who: str) -> float:
+        """As Window.hit."""
+        if self._limiter.hit(self._item, who):
+            return 0.0
+        return max(self._limiter.get_window_stats(self._item, who).reset_time - time.time(), 0.001)
+
+
 class RateLimits:
     """Counts requests a key or an address against RATE_LIMIT, in RATE_LIMIT_STORAGE.
 
-    Making one raises ConfigError where a package is missing. Imports `limits` only where there is a limit.
+    Making one raises ConfigError where a package is missing. Imports `limits` only for a Redis.
     """
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._away_until = 0.0
-        self._items: list[RateLimitItem] = []
-        if settings.rate_limit:
-            from limits import parse_many
-
-            self._items = parse_many(settings.rate_limit)
-            if settings.rate_limit_storage != "memory://" and not find_spec("redis"):
-                raise ConfigError("RATE_LIMIT_STORAGE is a Redis, which needs a package: pip install redis")
+        said = [rate.split("/") for rate in (settings.rate_limit or "").split(";") if rate]
+        # what a short one refuses is not to count for a longer one
+        self._rates = sorted((Rate(int(amount), unit) for amount, unit in said), key=lambda rate: rate.seconds)
+        self._is_shared = settings.rate_limit_storage != "memory://"
+        if self._rates and self._is_shared and not (find_spec("limits") and find_spec("redis")):
+            raise ConfigError("RATE_LIMIT_STORAGE is a Redis, which needs two packages: pip install limits redis")
 
     def count(self, key: str | None, address: str | None) -> None:
         """Count one request. Raises RateLimitExceeded, or LimitsUnavailable where that is what a lost storage means."""
-        if self._items:
-            self._hit(f"key {key}" if key else f"address {_counted(address or '')}")
+        if self._rates:
+            who = f"key {key}" if key else f"address {_counted(address or '')}"
+            if self._is_shared:
+                self._count_shared(who)
+            else:
+                _count(self._here, who)
 
     def storage_answers(self) -> bool:
-        """Say whether RATE_LIMIT_STORAGE can be reached."""
-        return bool(self._storage.storage.check())
+        """Say whether the Redis can be reached."""
+        return bool(self._limiter.storage.check())
 
-    def _hit(self, who: str) -> None:
+    def _count_shared(self, who: str) -> None:
         from limits.errors import StorageError
 
         if time.monotonic() >= self._away_until:
             try:
-                return self._hit_in(self._storage, who)
+                return _count(self._shared, who)
             except StorageError as error:
                 self._away_until = time.monotonic() + LEFT_ALONE
                 logger.error("the storage of the rate limits is away (%s)", type(error.storage_error).__name__)
-        return self._hit_without(who)
+        return self._count_without(who)
 
-    def _hit_without(self, who: str) -> None:
+    def _count_without(self, who: str) -> None:
         match self._settings.rate_limit_on_failure:
             case "memory":
-                self._hit_in(self._memory, who)
+                _count(self._here, who)
             case "deny":
                 raise LimitsUnavailable("requests can't be counted now, so none is answered")
 
-    def _hit_in(self, limiter: RateLimiter, who: str) -> None:
-        for item in self._items:
-            if not limiter.hit(item, who):
-                left = limiter.get_window_stats(item, who).reset_time - time.time()
-                raise RateLimitExceeded(f"more than {item} (RATE_LIMIT)", retry_after=math.ceil(left))
-
-    # Made at the first request, so after gunicorn's fork: the one in memory has a thread.
+    # All made at the first request, so after gunicorn's fork: a lock of the parent's may be held for ever.
     @cached_property
-    def _storage(self) -> RateLimiter:
+    def _here(self) -> Mapping[Rate, Window]:
+        return {rate: Window(rate) for rate in self._rates}
+
+    @cached_property
+    def _shared(self) -> Mapping[Rate, RedisWindow]:
+        return {rate: RedisWindow(rate, self._limiter) for rate in self._rates}
+
+    @cached_property
+    def _limiter(self) -> RateLimiter:
         from limits.storage import storage_from_string
         from limits.strategies import MovingWindowRateLimiter
 
-        uri = self._settings.rate_limit_storage
-        if uri == "memory://":
-            return self._memory
         timeouts = dict.fromkeys(("socket_timeout", "socket_connect_timeout"), STORAGE_TIMEOUT)
+        uri = self._settings.rate_limit_storage
         return MovingWindowRateLimiter(storage_from_string(uri, wrap_exceptions=True, **timeouts))
 
-    @cached_property
-    def _memory(self) -> RateLimiter:
-        from limits.storage import MemoryStorage
-        from limits.strategies import MovingWindowRateLimiter
 
-        class Memory(MemoryStorage):
-            """limits' own starts a thread to forget old hits at each request that comes 10 ms after the last one."""
-
-            def __setattr__(self, name: str, value: Any) -> None:
-                if name == "timer":
-                    value.interval, value.daemon = FORGET_SECONDS, True
-                super().__setattr__(name, value)
-
-        return MovingWindowRateLimiter(Memory())
+def _count(windows: Mapping[Rate, Window] | Mapping[Rate, RedisWindow], who: str) -> None:
+    for rate, window in windows.items():
+        if seconds := window.hit(who):
+            raise RateLimitExceeded(f"more than {rate} (RATE_LIMIT)", retry_after=math.ceil(seconds))

@@ -28,7 +28,7 @@ def test_extras(wheel: Path) -> None:
         said = Parser().parsestr(file.read(name).decode())
     assert set(said.get_all("Provides-Extra")) == EXTRAS
     needed = [line.split(">=")[0] for line in said.get_all("Requires-Dist") if "extra ==" not in line]
-    assert not {"torch", "transformers", "xllamacpp", "redis", "gunicorn", "pytest"} & set(needed)
+    assert not {"torch", "transformers", "xllamacpp", "limits", "redis", "gunicorn", "pytest"} & set(needed)
 
 
 def test_what_is_imported_is_declared(installed: Environment) -> None:

@@ -1,8 +1,10 @@
 """How often one may ask: who is counted, what is counted, and what happens while the storage is away."""
 
 import hashlib
+import os
 import subprocess
 import sys
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ from werkzeug.test import TestResponse
 
 from llm_api import Settings
 from llm_api.errors import ConfigError
+from llm_api.limits import RateLimits
 from llm_api.rules import ApiKey
 
 LogLines = Callable[[], list[dict[str, Any]]]
@@ -114,6 +117,14 @@ def test_who_waits_may_ask_again(make_client: Serve, clock: Clock, rate: str, pa
     assert statuses(client, passing + 1) == [200] * passing + [429]
 
 
+def test_the_window_moves(make_client: Serve, clock: Clock) -> None:
+    """Of two requests that used it up, each makes room for one when it is a minute old."""
+    client = make_client(rate_limit="2/minute")
+    for seconds, said in ((0, 200), (40, 200), (19, 429), (2, 200), (30, 429), (10, 200), (1, 429)):
+        clock.now += seconds
+        assert ask(client).status_code == said
+
+
 def test_several_rates(make_client: Serve, clock: Clock) -> None:
     """Each of them holds, and the one that was exceeded is named."""
     client = make_client(rate_limit="2/second;3/minute")
@@ -125,6 +136,33 @@ def test_several_rates(make_client: Serve, clock: Clock) -> None:
     answer = ask(client)
     assert "more than 3 per 1 minute" in answer.text
     assert answer.headers["Retry-After"] == "50"
+
+
+@pytest.mark.parametrize("rate", ["3/second;10/minute", "10/minute;3/second"])
+def test_what_one_rate_refuses_does_not_count_for_another(make_client: Serve, clock: Clock, rate: str) -> None:
+    """Of a burst only what was answered is taken from the minute, in whichever order the rates stand."""
+    client = make_client(rate_limit=rate)
+    assert statuses(client, 10).count(200) == 3
+    clock.now += 1.1
+    assert statuses(client, 10).count(200) == 3
+
+
+def test_who_stays_away_is_forgotten(clock: Clock) -> None:
+    """What many addresses took of the memory is there again when their requests count no more, while others stay."""
+    limits = RateLimits(Settings(rate_limit="5/second;9/minute"))
+    limits.count(None, "1.2.3.4")
+    tracemalloc.start()
+    try:
+        for number in range(20_000):
+            limits.count(None, f"10.1.{number >> 8}.{number & 255}")
+        taken, _ = tracemalloc.get_traced_memory()
+        for _ in range(3):
+            clock.now += 30
+            limits.count(None, "1.2.3.4")
+        kept, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert kept < taken / 5
 
 
 def test_each_key_has_its_own_count(make_client: Serve, log_lines: LogLines) -> None:
@@ -255,28 +293,29 @@ def test_its_address_is_told_to_nobody(
 
 
 def test_a_missing_package_ends_the_start(monkeypatch: pytest.MonkeyPatch, make_client: Serve) -> None:
-    """A Redis without its package is said at once, with how to mend it; nothing else needs the package."""
+    """A Redis without its packages is said at once, with how to mend it; nothing else needs them."""
     monkeypatch.setattr("llm_api.limits.find_spec", lambda name: None)
-    with pytest.raises(ConfigError, match=r"^RATE_LIMIT_STORAGE is .*: pip install redis$"):
+    with pytest.raises(ConfigError, match=r"^RATE_LIMIT_STORAGE is .*: pip install limits redis$"):
         make_client(rate_limit="1/minute", rate_limit_storage=NOBODY_LISTENS)
     assert ask(make_client(rate_limit="1/minute")).status_code == 200
     assert ask(make_client(rate_limit_storage=NOBODY_LISTENS)).status_code == 200
 
 
 @pytest.mark.parametrize(
-    ("settings", "loaded"), [("", []), ("rate_limit='1/minute'", ["limits"])], ids=["no limit", "a limit"]
+    ("storage", "loaded"), [("memory://", []), (NOBODY_LISTENS, ["limits", "redis"])], ids=["memory", "redis"]
 )
-def test_the_packages_are_loaded_only_for_a_limit(settings: str, loaded: list[str]) -> None:
-    """Who sets no limit pays nothing for it; redis is loaded only for a Redis."""
+def test_the_packages_are_loaded_only_for_a_redis(storage: str, loaded: list[str]) -> None:
+    """Who counts in memory pays nothing for them."""
+    settings = f"llm_backend='stub', log_file={os.devnull!r}, rate_limit='1/minute', rate_limit_storage={storage!r}"
     code = (
-        "import sys; from llm_api import Settings, create_app;"
-        f"create_app(Settings(llm_backend='stub', llm_fallback=(), {settings}));"
+        f"import sys; from llm_api import Settings, create_app; app = create_app(Settings({settings}));"
+        "assert app.test_client().post('/generate', json={'prompt': 'Hi'}).status_code == 200;"
         "print(sorted({'limits', 'redis'} & set(sys.modules)))"
     )
     ended = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
     )
-    assert (ended.stdout, ended.stderr) == (f"{loaded}\n", "")
+    assert ended.stdout == f"{loaded}\n", ended.stderr
 
 
 def test_what_redis_would_refuse_ends_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
