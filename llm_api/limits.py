@@ -13,12 +13,13 @@ from bisect import bisect
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from .config import Settings
 from .errors import ConfigError, LimitsUnavailable, RateLimitExceeded, Unauthorized
+from .per_process import PerProcess
 from .rules import ApiKey, Network
 
 if TYPE_CHECKING:
@@ -140,7 +141,8 @@ class RedisWindow:
         """As Window.hit."""
         if self._limiter.hit(self._item, who):
             return 0.0
-        return max(self._limiter.get_window_stats(self._item, who).reset_time - time.time(), 0.001)
+        left = self._limiter.get_window_stats(self._item, who).reset_time - time.time()
+        return max(left, 0.001)  # 0 is for those that count
 
 
 class RateLimits:
@@ -158,6 +160,9 @@ class RateLimits:
         self._is_shared = settings.rate_limit_storage != "memory://"
         if self._rates and self._is_shared and not (find_spec("limits") and find_spec("redis")):
             raise ConfigError("RATE_LIMIT_STORAGE is a Redis, which needs two packages: pip install limits redis")
+        self._here = PerProcess(lambda: {rate: Window(rate) for rate in self._rates})
+        self._limiter = PerProcess(self._make_limiter)
+        self._shared = PerProcess(lambda: {rate: RedisWindow(rate, self._limiter()) for rate in self._rates})
 
     def count(self, key: str | None, address: str | None) -> None:
         """Count one request. Raises RateLimitExceeded, or LimitsUnavailable where that is what a lost storage means."""
@@ -166,18 +171,18 @@ class RateLimits:
             if self._is_shared:
                 self._count_shared(who)
             else:
-                _count(self._here, who)
+                _count(self._here(), who)
 
     def storage_answers(self) -> bool:
         """Say whether the Redis can be reached."""
-        return bool(self._limiter.storage.check())
+        return bool(self._limiter().storage.check())
 
     def _count_shared(self, who: str) -> None:
         from limits.errors import StorageError
 
         if time.monotonic() >= self._away_until:
             try:
-                return _count(self._shared, who)
+                return _count(self._shared(), who)
             except StorageError as error:
                 self._away_until = time.monotonic() + LEFT_ALONE
                 logger.error("the storage of the rate limits is away (%s)", type(error.storage_error).__name__)
@@ -186,21 +191,11 @@ class RateLimits:
     def _count_without(self, who: str) -> None:
         match self._settings.rate_limit_on_failure:
             case "memory":
-                _count(self._here, who)
+                _count(self._here(), who)
             case "deny":
                 raise LimitsUnavailable("requests can't be counted now, so none is answered")
 
-    # All made at the first request, so after gunicorn's fork: a lock of the parent's may be held for ever.
-    @cached_property
-    def _here(self) -> Mapping[Rate, Window]:
-        return {rate: Window(rate) for rate in self._rates}
-
-    @cached_property
-    def _shared(self) -> Mapping[Rate, RedisWindow]:
-        return {rate: RedisWindow(rate, self._limiter) for rate in self._rates}
-
-    @cached_property
-    def _limiter(self) -> RateLimiter:
+    def _make_limiter(self) -> RateLimiter:
         from limits.storage import storage_from_string
         from limits.strategies import MovingWindowRateLimiter
 
