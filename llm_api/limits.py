@@ -14,7 +14,7 @@ from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from importlib.util import find_spec
+from importlib import import_module
 from typing import TYPE_CHECKING
 
 from .config import Settings
@@ -158,8 +158,8 @@ class RateLimits:
         # what a short one refuses is not to count for a longer one
         self._rates = sorted((Rate(int(amount), unit) for amount, unit in said), key=lambda rate: rate.seconds)
         self._is_shared = settings.rate_limit_storage != "memory://"
-        if self._rates and self._is_shared and not (find_spec("limits") and find_spec("redis")):
-            raise ConfigError("RATE_LIMIT_STORAGE is a Redis, which needs two packages: pip install limits redis")
+        if self._rates and self._is_shared:
+            _load_packages()
         self._here = PerProcess(lambda: {rate: Window(rate) for rate in self._rates})
         self._limiter = PerProcess(self._make_limiter)
         self._shared = PerProcess(lambda: {rate: RedisWindow(rate, self._limiter()) for rate in self._rates})
@@ -202,6 +202,16 @@ class RateLimits:
         timeouts = dict.fromkeys(("socket_timeout", "socket_connect_timeout"), STORAGE_TIMEOUT)
         uri = self._settings.rate_limit_storage
         return MovingWindowRateLimiter(storage_from_string(uri, wrap_exceptions=True, **timeouts))
+
+
+def _load_packages() -> None:
+    """Import all at the start: of threads that do at their first request some find a package that is half there."""
+    try:
+        for package in ("limits.strategies", "redis"):
+            import_module(package)
+    except ImportError:
+        needed = "RATE_LIMIT_STORAGE is a Redis, which needs two packages: pip install limits redis"
+        raise ConfigError(needed) from None
 
 
 def _count(windows: Mapping[Rate, Window] | Mapping[Rate, RedisWindow], who: str) -> None:

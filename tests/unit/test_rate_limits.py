@@ -294,7 +294,7 @@ def test_its_address_is_told_to_nobody(
 
 def test_a_missing_package_ends_the_start(monkeypatch: pytest.MonkeyPatch, make_client: Serve) -> None:
     """A Redis without its packages is said at once, with how to mend it; nothing else needs them."""
-    monkeypatch.setattr("llm_api.limits.find_spec", lambda name: None)
+    monkeypatch.setitem(sys.modules, "redis", None)
     with pytest.raises(ConfigError, match=r"^RATE_LIMIT_STORAGE is .*: pip install limits redis$"):
         make_client(rate_limit="1/minute", rate_limit_storage=NOBODY_LISTENS)
     assert ask(make_client(rate_limit="1/minute")).status_code == 200
