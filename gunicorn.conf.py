@@ -232,8 +232,8 @@ bind = settings.bind
 # Python's lock bounds a worker at about one core. Each worker would load a copy of a local model, whose engine serves
 # several requests at once as it is.
 workers = settings.web_concurrency or (1 if settings.local_model else 2)
-# gthread, although gevent answers a third more before a backend over HTTP: whatever does not wait in a socket, a model
-# in the process above all, stops all requests of a gevent worker.
+# gthread, although gevent answers more before a backend over HTTP, a tenth with 64 clients and half with a thousand:
+# whatever does not wait in a socket, a model in the process above all, stops all requests of a gevent worker.
 worker_class = GEvent if settings.worker_class == "gevent" else GThread
 # Requests wait for backends most of the time; threads are what waits. MAX_CONCURRENCY keeps two of them free, which
 # refuse what is too much and answer /health. 16 refuse some of 64 clients; more of them than clients cost no rate; one
