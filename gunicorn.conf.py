@@ -1,6 +1,7 @@
 """How gunicorn runs the service: gunicorn wsgi:app reads this file by itself."""
 
 import atexit
+import errno
 import gc
 import math
 import os
@@ -11,6 +12,7 @@ import shutil
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -127,7 +129,8 @@ class GThread(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
             kept = super().handle(conn)
         if kept is False:
             # Only who may still be sending is waited for: its answer would be lost.
-            conn.close(graceful=is_sending(conn.parser))
+            with suppress(OSError):
+                conn.close(graceful=is_sending(conn.parser))
             conn.close = lambda graceful=False: None
         return kept
 
@@ -136,13 +139,22 @@ class GThread(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
 
         In a worker that stops, gunicorn's own would close one whose first request is still on its way.
         """
-        if self.alive or future.result() is not _DEFER:
+        if self.alive or future.exception() or future.result() is not _DEFER:
             super().finish_request(conn, future)
             return
         conn.sock.setblocking(False)
         conn.set_timeout()
         self.pending_conns.append(conn)
         self.poller.register(conn.sock, selectors.EVENT_READ, partial(self.on_pending_socket_readable, conn))
+
+    def accept(self, listener: Any) -> None:
+        """Take a connection, or leave it for later where there are no descriptors left: gunicorn's own would end."""
+        try:
+            super().accept(listener)
+        except OSError as error:
+            if error.errno not in (errno.EMFILE, errno.ENFILE):
+                raise
+            time.sleep(0.05)
 
     def set_accept_enabled(self, enabled: bool) -> None:
         """Let a worker that stops take what has connected already, and then close the door.
@@ -151,7 +163,12 @@ class GThread(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
         cut off, where nginx would have gone to another machine at once.
         """
         super().set_accept_enabled(enabled)
-        for listener in () if self.alive else self.sockets:
+        if self.alive:
+            return
+        super().set_accept_enabled(False)  # it may be told to stop while it begins
+        listeners = list(self.sockets)
+        self.sockets.clear()
+        for listener in listeners:
             before = -1
             while before < self.nr_conns < self.worker_connections:
                 before = self.nr_conns

@@ -6,11 +6,13 @@ nginx in front is what keeps them away (tests/deploy). Clients that only don't c
 from __future__ import annotations
 
 import http.client
+import resource
 import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 
 import pytest
 
@@ -133,3 +135,18 @@ def test_clients_that_say_nothing_are_bounded(serve: Callable[..., Service]) -> 
         most = max(len(open_files(worker) - before) for _ in range(1000))
     assert most == places
     assert service.get("/health/live").status == 200
+
+
+def test_no_descriptors_left(serve: Callable[..., Service]) -> None:
+    """A worker that can take no more connections leaves them for later, and goes on."""
+    service = serve(LLM_BACKEND="stub", WEB_CONCURRENCY=1, THREADS=8)
+    [worker] = service.workers()
+    files = Path(f"/proc/{worker}/fd")
+    limit = max(int(file.name) for file in files.iterdir()) + 5
+    resource.prlimit(worker, resource.RLIMIT_NOFILE, (limit, limit))
+    with ExitStack() as stack:
+        for _ in range(limit):
+            stack.enter_context(service.connect())
+        eventually(lambda: len(list(files.iterdir())) == limit)
+    assert service.get("/health/live").status == 200
+    assert service.workers() == [worker]

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
+from pathlib import Path
 
 import pytest
 
@@ -134,7 +135,6 @@ def test_first_requests_of_a_worker_that_stops(serve: Callable[..., Service]) ->
     """Who connects before a worker stops, or just then, and takes some time to ask has an answer from it."""
     service = serve(WEB_CONCURRENCY=1, LLM_BACKEND="stub")
     [worker] = service.workers()
-    asked = b"GET /health/live HTTP/1.1\r\nHost: faults\r\nConnection: close\r\n\r\n"
     with ExitStack() as stack:
         clients = [stack.enter_context(service.connect()) for _ in range(2)]
         os.kill(worker, signal.SIGSTOP)
@@ -142,9 +142,43 @@ def test_first_requests_of_a_worker_that_stops(serve: Callable[..., Service]) ->
         os.kill(worker, signal.SIGTERM)
         os.kill(worker, signal.SIGCONT)
         time.sleep(0.2)  # what they take: longer than a thread waits for them
-        for client in clients:
-            client.sendall(asked)
-        answers = [client.recv(65_536)[:15] for client in clients]
-    assert answers == [b"HTTP/1.1 200 OK"] * 4
+        assert _answers(clients) == [b"HTTP/1.1 200 OK"] * 4
     eventually(lambda: worker not in service.workers())
     service.wait_until_up()  # the next one, or it would not hear the end
+
+
+HELD = """
+from pathlib import Path
+import time
+exec(Path("gunicorn.conf.py").read_text())
+def post_worker_init(worker):
+    while Path("hold").exists():
+        Path("held").touch()
+        time.sleep(0.01)
+"""
+
+
+def test_a_worker_that_stops_while_it_begins(serve: Callable[..., Service], tmp_path: Path) -> None:
+    """Who has connected before is answered, by it or by the next one."""
+    (tmp_path / "held.conf.py").write_text(HELD)
+    conf = ("-c", str(tmp_path / "held.conf.py"))
+    service = serve(*conf, WEB_CONCURRENCY=1, LLM_BACKEND="stub", WORKER_CLASS="gthread")
+    (service.home / "hold").touch()
+    [first] = service.workers()
+    os.kill(first, signal.SIGKILL)
+    eventually((service.home / "held").exists)
+    [worker] = service.workers()
+    with ExitStack() as stack:
+        clients = [stack.enter_context(service.connect()) for _ in range(4)]
+        os.kill(worker, signal.SIGTERM)
+        (service.home / "hold").unlink()
+        time.sleep(0.2)  # as above
+        assert _answers(clients) == [b"HTTP/1.1 200 OK"] * 4
+    eventually(lambda: worker not in service.workers())
+    service.wait_until_up()
+
+
+def _answers(clients: list[socket.socket]) -> list[bytes]:
+    for client in clients:
+        client.sendall(b"GET /health/live HTTP/1.1\r\nHost: faults\r\nConnection: close\r\n\r\n")
+    return [client.recv(65_536)[:15] for client in clients]

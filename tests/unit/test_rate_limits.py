@@ -17,7 +17,7 @@ from turns import GENERATE
 from werkzeug.test import TestResponse
 
 from llm_api import Settings
-from llm_api.errors import ConfigError
+from llm_api.errors import ConfigError, RateLimitExceeded
 from llm_api.limits import RateLimits
 from llm_api.rules import ApiKey
 
@@ -123,6 +123,17 @@ def test_the_window_moves(make_client: Serve, clock: Clock) -> None:
     for seconds, said in ((0, 200), (40, 200), (19, 429), (2, 200), (30, 429), (10, 200), (1, 429)):
         clock.now += seconds
         assert ask(client).status_code == said
+
+
+def test_the_border_of_the_window(clock: Clock) -> None:
+    """A request that is exactly a minute old counts no more, and the one that takes its place does."""
+    limits = RateLimits(Settings(rate_limit="1/minute"))
+    for _ in range(3):
+        limits.count(None, "1.2.3.4")
+        with pytest.raises(RateLimitExceeded) as refused:
+            limits.count(None, "1.2.3.4")
+        assert refused.value.retry_after == 60
+        clock.now += 60
 
 
 def test_several_rates(make_client: Serve, clock: Clock) -> None:
