@@ -21,6 +21,7 @@ from gunicorn.http import get_parser
 from gunicorn.util import close_graceful
 from gunicorn.workers.gthread import _DEFER, ThreadWorker
 
+# What a thread waits for a request that may follow at once, before the worker's loop does.
 MORE_MILLISECONDS = 10
 # Connections that ask nothing now, to each thread.
 IDLE = 3
@@ -63,7 +64,7 @@ max_idle = IDLE * settings.threads
 soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
 wanted = 3 * settings.threads + max_idle + 200
 if soft < wanted:
-    limit = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    limit = min(wanted, hard)  # Linux has no hard limit of infinity here (setrlimit(2), fs.nr_open)
     resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
     max_idle = max(0, max_idle - (wanted - limit))
 
@@ -154,7 +155,7 @@ class GThread(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
         except OSError as error:
             if error.errno not in (errno.EMFILE, errno.ENFILE):
                 raise
-            time.sleep(0.05)
+            time.sleep(0.05)  # the loop would be told of it again and again
 
     def set_accept_enabled(self, enabled: bool) -> None:
         """Let a worker that stops take what has connected already, and then close the door.

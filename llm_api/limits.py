@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 from .config import Settings
 from .errors import ConfigError, LimitsUnavailable, RateLimitExceeded, Unauthorized
 from .per_process import PerProcess
-from .rules import ApiKey, Network
+from .rules import RATE_UNITS, ApiKey, Network
 
 if TYPE_CHECKING:
     from limits.strategies import RateLimiter
@@ -30,7 +30,6 @@ STORAGE_TIMEOUT = 0.5
 LEFT_ALONE = 1.0
 # Of an IPv6 address, what one customer has in full (RFC 6177).
 IPV6_PREFIX = 64
-UNITS = {"second": 1, "minute": 60, "hour": 3600, "day": 86_400}
 
 logger = logging.getLogger(__name__)
 
@@ -86,14 +85,14 @@ def _counted(address: str) -> str:
 
 @dataclass(frozen=True)
 class Rate:
-    """So many requests in each stretch of that length; `unit` is one of UNITS."""
+    """So many requests in each stretch of that length; `unit` is one of RATE_UNITS."""
 
     amount: int
     unit: str
 
     @property
     def seconds(self) -> int:
-        return UNITS[self.unit]
+        return RATE_UNITS[self.unit]
 
     def __str__(self) -> str:
         return f"{self.amount} per 1 {self.unit}"

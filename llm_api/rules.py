@@ -143,8 +143,12 @@ def _parse_key(entry: str) -> ApiKey:
     return ApiKey((found["name"] or f"key-{digest[:8]}").rstrip(":"), digest, found["secret"])
 
 
+# In seconds.
+RATE_UNITS = {"second": 1, "minute": 60, "hour": 3600, "day": 86_400}
+
+
 def _parse_rates(text: str) -> str:
-    if not all(re.fullmatch(r"[1-9]\d{0,8}/(second|minute|hour|day)", rate) for rate in text.split(";")):
+    if not all(re.fullmatch(rf"[1-9]\d{{0,8}}/({'|'.join(RATE_UNITS)})", rate) for rate in text.split(";")):
         raise ValueError
     return text
 

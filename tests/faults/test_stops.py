@@ -22,6 +22,7 @@ from .loads import Load, Service, count, eventually, figure, tally
 from .upstreams import OPENAI, TEXT, UNTIL_CLOSED, Peer, Script, Upstream
 
 IN_FLIGHT = 12
+LIVE = b"GET /health/live HTTP/1.1\r\nHost: faults\r\nConnection: close\r\n\r\n"
 
 
 def test_sigterm(serve: Callable[..., Service], behind: Callable[[Script], Upstream]) -> None:
@@ -58,7 +59,7 @@ def test_sigterm(serve: Callable[..., Service], behind: Callable[[Script], Upstr
 def _takes_connections(service: Service) -> bool:
     """A connection that is made may still wait for a worker that is gone, so only an answer says that one is there."""
     with suppress(ConnectionError), socket.create_connection(("127.0.0.1", service.port), timeout=5) as sock:
-        sock.sendall(b"GET /health/live HTTP/1.1\r\nHost: faults\r\n\r\n")
+        sock.sendall(LIVE)
         sock.settimeout(1)
         try:
             return bool(sock.recv(1))
@@ -180,5 +181,5 @@ def test_a_worker_that_stops_while_it_begins(serve: Callable[..., Service], tmp_
 
 def _answers(clients: list[socket.socket]) -> list[bytes]:
     for client in clients:
-        client.sendall(b"GET /health/live HTTP/1.1\r\nHost: faults\r\nConnection: close\r\n\r\n")
+        client.sendall(LIVE)
     return [client.recv(65_536)[:15] for client in clients]
