@@ -31,7 +31,7 @@ screenshots: $(VENV)/.dev
 	PYTHONPATH=.:tests $(BIN)/python -m browser.screenshots
 
 # The one library that the pages bring along: the dashboard's charts (MIT), as npm has it.
-UPLOT := llm_api/static/vendor/uplot
+UPLOT := llm_api/web/static/vendor/uplot
 vendor:
 	mkdir -p build $(UPLOT)
 	npm pack --silent --pack-destination build uplot@1.6.32

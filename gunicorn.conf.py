@@ -50,8 +50,8 @@ if METRICS not in os.environ or os.environ.get(OWNER, str(os.getpid())) != str(o
 
 # found only after the lines above
 from llm_api import create_app
-from llm_api.config import Settings
 from llm_api.errors import ConfigError
+from llm_api.settings import Settings
 
 try:
     settings = Settings.load(here / ".env")

@@ -13,7 +13,7 @@ from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
 from llm_api import Settings
-from llm_api.request_log import RequestLog
+from llm_api.log.writer import RequestLog
 
 from . import harness
 

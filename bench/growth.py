@@ -9,7 +9,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from llm_api import Settings
-from llm_api.request_log import RequestLog
+from llm_api.log.writer import RequestLog
 
 from . import harness, load, services
 from .services import GEVENT, GTHREAD, Service

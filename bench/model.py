@@ -11,7 +11,7 @@ from typing import Any
 
 import xllamacpp
 
-from llm_api.backends import local
+from llm_api.backends.local.engine import engine as local
 
 from . import harness, load, services
 

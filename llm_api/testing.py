@@ -14,12 +14,12 @@ from typing import Any
 import pytest
 
 from .backends import Backend
-from .breaker import Breaker
-from .config import Settings
-from .deadline import Deadline
 from .errors import BackendError, RequestError
-from .generator import Generator, Link
-from .request_log import RequestLog
+from .exchange.breaker import Breaker
+from .exchange.exchange import Generator, Link
+from .log.writer import RequestLog
+from .runtime.deadline import Deadline
+from .settings import Settings
 from .types import Chunk, GenerationRequest, Message, Usage
 
 CONTRACT_SECONDS = 60.0

@@ -44,7 +44,7 @@ def serve(monkeypatch: pytest.MonkeyPatch, make_client: Callable[..., FlaskClien
 
     def make(first: Backend, *others: Backend, **settings: Any) -> FlaskClient:
         known = {backend.name: backend for backend in (first, *others)}
-        monkeypatch.setattr("llm_api.generator.make_backend", lambda name, settings: known[name])
+        monkeypatch.setattr("llm_api.exchange.exchange.make_backend", lambda name, settings: known[name])
         names = tuple(backend.name for backend in others)
         return make_client(**{"llm_backend": first.name, "llm_fallback": names} | settings)
 

@@ -6,20 +6,20 @@ from importlib import import_module
 from importlib.metadata import entry_points
 from typing import Any
 
-from ..config import Settings
 from ..errors import ConfigError
 from ..rules import PLUGINS
+from ..settings import Settings
 from .base import Backend
 
 __all__ = ["Backend", "make_backend"]
 
 # Imported when asked for: `requests` alone takes a quarter of the time that importing the package may take.
 _CLASSES = {
-    "ollama": "ollama:Ollama",
-    "huggingface local": "local:HuggingFaceLocal",
-    "huggingface cloud": "huggingface:HuggingFaceCloud",
-    "openai": "openai:OpenAI",
-    "claude": "claude:Claude",
+    "ollama": "http.ollama:Ollama",
+    "huggingface local": "local.engine:HuggingFaceLocal",
+    "huggingface cloud": "http.huggingface:HuggingFaceCloud",
+    "openai": "http.openai:OpenAI",
+    "claude": "http.anthropic:Claude",
     "stub": "stub:Stub",
     "replay": "replay:Replay",
 }

@@ -6,8 +6,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from typing import ClassVar
 
-from ..config import Settings
-from ..deadline import Deadline
+from ..runtime.deadline import Deadline
+from ..settings import Settings
 from ..types import Chunk, GenerationRequest
 
 

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from .. import strict_json
-from ..config import Settings
-from ..deadline import Deadline
 from ..errors import NotRecorded, RequestRefused
-from ..log_files import parse
+from ..log.files import parse
+from ..runtime.deadline import Deadline
+from ..settings import Settings
 from ..types import Chunk, GenerationRequest, Usage
 from .base import Backend
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from ..deadline import Deadline
 from ..errors import RequestRefused
+from ..runtime.deadline import Deadline
 from ..types import Chunk, GenerationRequest, Usage
 from .base import Backend, cut_at_stop
 

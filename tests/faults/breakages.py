@@ -6,8 +6,8 @@ import threading
 from collections.abc import Mapping
 from typing import Any
 
-from llm_api import request_log
-from llm_api.request_log import RequestLog
+from llm_api.log import writer as request_log
+from llm_api.log.writer import RequestLog
 
 
 def no_lock() -> None:

@@ -14,8 +14,8 @@ from urllib.parse import quote
 
 import pytest
 
-from llm_api.config import Settings
 from llm_api.rules import ADDRESSES
+from llm_api.settings import Settings
 
 from .loads import CHAT, Answer, Service, eventually, figure
 from .upstreams import HEAD, TEXT, UNTIL_CLOSED, WIRES, Peer, Script, Upstream, Wire

@@ -24,7 +24,7 @@ from typing import Any
 import breakages
 
 from llm_api import Settings
-from llm_api.request_log import RequestLog
+from llm_api.log.writer import RequestLog
 
 WRITERS = 4
 # Lines of 100 bytes to a megabyte.

@@ -11,7 +11,7 @@ from werkzeug.test import TestResponse
 
 from llm_api import Settings
 from llm_api.backends.base import Backend
-from llm_api.deadline import Deadline
+from llm_api.runtime.deadline import Deadline
 from llm_api.types import Chunk, GenerationRequest, Usage
 
 END = Chunk("", "stop", Usage(3, 2), "model-it-named")

@@ -27,7 +27,7 @@ class FarEnd(RequestsMock):
     """The library's mock, where a call to a provider leaves the program."""
 
     def __init__(self, **options: Any) -> None:
-        super().__init__(target="llm_api.backends.connections.Adapter.send", **options)
+        super().__init__(target="llm_api.backends.http.connections.Adapter.send", **options)
 
 
 def event(data: Mapping[str, Any] | str, name: str | None = None) -> bytes:

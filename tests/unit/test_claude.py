@@ -34,8 +34,8 @@ from responses import RequestsMock, matchers
 
 from llm_api import Settings
 from llm_api.backends import make_backend
-from llm_api.deadline import Deadline
 from llm_api.errors import BadCredentials, InvalidAnswer, Unreachable
+from llm_api.runtime.deadline import Deadline
 
 USER = {"role": "user", "content": "Hi"}
 ALWAYS = {"model": "claude-haiku-5-5", "max_tokens": 4096, "messages": [USER], "stream": False}

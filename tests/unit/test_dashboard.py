@@ -19,7 +19,9 @@ from flask import Flask
 from flask.testing import FlaskClient
 from records import answered, line, write
 
-from llm_api import Settings, dashboard, log_files
+from llm_api import Settings
+from llm_api.log import files as log_files
+from llm_api.log import recent as dashboard
 
 Make = Callable[..., FlaskClient]
 NOW = time.time()

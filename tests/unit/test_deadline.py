@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from llm_api.deadline import Deadline
 from llm_api.errors import ClientGone, TimedOut
+from llm_api.runtime.deadline import Deadline
 
 SOON = 0.15
 LONG = 60.0
@@ -171,7 +171,7 @@ def test_keeping_bounds_what_runs_inside() -> None:
 
 AFTER_FORK = """
     import os, threading
-    from llm_api.deadline import Deadline
+    from llm_api.runtime.deadline import Deadline
 
     def stopped_in(seconds):
         stopped = threading.Event()

@@ -64,7 +64,7 @@ def gunicorn(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
         output = "".join(f"{name:20} = {value}\n" for name, value in said.items())
         return subprocess.CompletedProcess(command, 0, output, "")
 
-    monkeypatch.setattr("llm_api.doctor.subprocess.run", run)
+    monkeypatch.setattr("llm_api.cli.doctor.subprocess.run", run)
     return said
 
 
@@ -212,7 +212,7 @@ def test_shutdown(
         def today(cls) -> date:  # type: ignore[override]
             return today
 
-    monkeypatch.setattr("llm_api.doctor.date", Frozen)
+    monkeypatch.setattr("llm_api.cli.doctor.date", Frozen)
     backend = Fake("openai", model=model)
     backend.trouble = Unreachable("m")
     mend = "" if level == "ok" else "set OPENAI_MODEL to one that lives on"
@@ -251,7 +251,7 @@ def test_who_may_read_the_log(doctor: Doctor, log_path: Path, mode: int, warns: 
 def test_room(doctor: Doctor, monkeypatch: pytest.MonkeyPatch, free: int, level: str) -> None:
     """A gibibyte or less is a warning."""
     usage = shutil.disk_usage(ROOT)._replace(free=free)
-    monkeypatch.setattr("llm_api.doctor.shutil.disk_usage", lambda path: usage)
+    monkeypatch.setattr("llm_api.cli.doctor.shutil.disk_usage", lambda path: usage)
     (finding,) = doctor().about("the log can be written")
     what = f"the log can be written; {free / 2**30:.1f} GiB are free"
     assert finding == Finding(level, what, "" if level == "ok" else "rotate it, or make room")

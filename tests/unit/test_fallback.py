@@ -12,7 +12,6 @@ from werkzeug.test import TestResponse
 
 from llm_api import Settings
 from llm_api.backends.base import Backend
-from llm_api.deadline import Deadline
 from llm_api.errors import (
     BackendError,
     BadCredentials,
@@ -30,6 +29,7 @@ from llm_api.errors import (
     TimedOut,
     Unreachable,
 )
+from llm_api.runtime.deadline import Deadline
 from llm_api.types import Chunk, GenerationRequest
 
 LogLines = Callable[[], list[dict[str, Any]]]
@@ -291,8 +291,8 @@ def test_a_dropped_parameter_costs_no_retry(serve: Serve) -> None:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
-    monkeypatch.setattr("llm_api.deadline.time", clock)
-    monkeypatch.setattr("llm_api.breaker.time", clock)
+    monkeypatch.setattr("llm_api.runtime.deadline.time", clock)
+    monkeypatch.setattr("llm_api.exchange.breaker.time", clock)
     return clock
 
 
@@ -489,7 +489,7 @@ def test_a_trial_that_is_answered_closes_the_breaker(
         ask(client)
     assert ask(client).json["error"]["code"] == "circuit_open"
     now = time.monotonic()
-    monkeypatch.setattr("llm_api.breaker.time.monotonic", lambda: now + 11)
+    monkeypatch.setattr("llm_api.exchange.breaker.time.monotonic", lambda: now + 11)
     assert ask(client).json["error"]["code"] == trial.code
     assert ask(client).json == {"response": "one"}
 
@@ -501,7 +501,7 @@ def test_a_trial_whose_client_leaves_lets_the_next_try(serve: Serve, monkeypatch
     for _ in range(5):
         ask(client)
     now = time.monotonic()
-    monkeypatch.setattr("llm_api.breaker.time.monotonic", lambda: now + 11)
+    monkeypatch.setattr("llm_api.exchange.breaker.time.monotonic", lambda: now + 11)
     gone = client.post("/generate", json={"prompt": "x", "stream": True}, buffered=False)
     gone.close()
     assert ask(client).json == {"response": "one"}

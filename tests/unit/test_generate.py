@@ -11,7 +11,6 @@ from werkzeug.test import TestResponse
 
 from llm_api import Settings
 from llm_api.backends.base import Backend
-from llm_api.deadline import Deadline
 from llm_api.errors import (
     BadCredentials,
     CircuitOpen,
@@ -27,6 +26,7 @@ from llm_api.errors import (
     TimedOut,
     Unreachable,
 )
+from llm_api.runtime.deadline import Deadline
 from llm_api.types import Chunk, GenerationRequest, Message, ResponseFormat, Usage
 
 END = Chunk("", "stop", Usage(3, 2), "model-it-named")
@@ -62,7 +62,7 @@ def serve(monkeypatch: pytest.MonkeyPatch, make_client: Callable[..., FlaskClien
     """Return a maker of clients whose only backend is the given Fake."""
 
     def make(fake: Fake, **settings: Any) -> FlaskClient:
-        monkeypatch.setattr("llm_api.generator.make_backend", lambda name, settings: fake)
+        monkeypatch.setattr("llm_api.exchange.exchange.make_backend", lambda name, settings: fake)
         return make_client(**settings)
 
     return make

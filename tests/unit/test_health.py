@@ -10,8 +10,8 @@ from flask.testing import FlaskClient
 
 from llm_api import Settings
 from llm_api.backends.base import Backend
-from llm_api.deadline import Deadline
 from llm_api.errors import BackendError, NotConfigured, ServerError, Unreachable
+from llm_api.runtime.deadline import Deadline
 from llm_api.types import Chunk, GenerationRequest
 
 
@@ -45,7 +45,7 @@ class Fake(Backend):
 
 
 class Clock:
-    """Stands in for the module `time` in llm_api.health."""
+    """Stands in for the module `time` in llm_api.exchange.health."""
 
     def __init__(self) -> None:
         self.now = 1000.0
@@ -57,8 +57,8 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
-    monkeypatch.setattr("llm_api.health.time", clock)
-    monkeypatch.setattr("llm_api.health.PATIENCE_SECONDS", 10)  # a busy machine must not make tests fail
+    monkeypatch.setattr("llm_api.exchange.health.time", clock)
+    monkeypatch.setattr("llm_api.exchange.health.PATIENCE_SECONDS", 10)  # a busy machine must not make tests fail
     return clock
 
 
@@ -164,7 +164,7 @@ def test_one_probe_serves_many(serve: Serve) -> None:
 
 def test_a_hanging_check_does_not_hang_health(serve: Serve, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
     """With an old report at hand /health answers at once, and does not start a second probe."""
-    monkeypatch.setattr("llm_api.health.PATIENCE_SECONDS", 0.01)
+    monkeypatch.setattr("llm_api.exchange.health.PATIENCE_SECONDS", 0.01)
     one = Fake("one")
     client = serve(one)
     assert health(client)[1] == "healthy"
@@ -181,7 +181,7 @@ def test_a_hanging_check_does_not_hang_health(serve: Serve, clock: Clock, monkey
 
 def test_the_first_report_is_waited_for_but_not_for_ever(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
     """Before there is any report, a check that hangs is unhealthy and not an endless request."""
-    monkeypatch.setattr("llm_api.health.PROBE_SECONDS", -0.9)
+    monkeypatch.setattr("llm_api.exchange.health.PROBE_SECONDS", -0.9)
     release = threading.Event()
     assert health(serve(Fake("one", release))) == (503, "unhealthy", "the backends have not answered yet")
     release.set()

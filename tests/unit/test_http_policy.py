@@ -38,11 +38,12 @@ from providers import (
 from responses import RequestsMock
 from urllib3.exceptions import ProtocolError
 
-from llm_api import Settings, generator
+from llm_api import Settings
 from llm_api.backends import make_backend
-from llm_api.backends.http import MAX_ANSWER_BYTES
-from llm_api.deadline import Deadline
+from llm_api.backends.http.base import MAX_ANSWER_BYTES
 from llm_api.errors import ServerError
+from llm_api.exchange import exchange as generator
+from llm_api.runtime.deadline import Deadline
 
 KEYED = [provider for provider in PROVIDERS if provider.key]
 every_provider = pytest.mark.parametrize("provider", PROVIDERS, ids=str)

@@ -31,8 +31,8 @@ from responses import RequestsMock
 
 from llm_api import Settings
 from llm_api.backends import make_backend
-from llm_api.deadline import Deadline
 from llm_api.errors import BadCredentials, InvalidAnswer, Unreachable
+from llm_api.runtime.deadline import Deadline
 
 USER = {"role": "user", "content": "Hi"}
 TGI = "http://tgi.example:8080/v1"

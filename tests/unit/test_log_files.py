@@ -22,8 +22,8 @@ from flask.testing import FlaskClient
 from records import ROOT, Run, answered, command, environment, ids, line, write
 
 from llm_api import Settings
-from llm_api.log_files import follow
-from llm_api.request_log import RequestLog
+from llm_api.log.files import follow
+from llm_api.log.writer import RequestLog
 
 Make = Callable[..., FlaskClient]
 BROKEN = b'{"timestamp": 17, "prompt": "cut off he\n'
@@ -411,7 +411,7 @@ def test_verify_and_repair_while_writers_append(logs: Run, log_path: Path) -> No
     """Under writers in threads and in another process no repair loses or doubles a line, and verify sees no damage."""
     log = RequestLog(Settings(log_file=str(log_path)))
     code = (
-        "import sys; from llm_api import Settings; from llm_api.request_log import RequestLog\n"
+        "import sys; from llm_api import Settings; from llm_api.log.writer import RequestLog\n"
         "log = RequestLog(Settings(log_file=sys.argv[1]))\n"
         "for n in range(400):\n"
         "    log.append({'timestamp': n, 'duration_ms': 1, 'request_id': f'p{n}', 'response': 'x' * n})"

@@ -13,8 +13,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from turns import ANSWER, GENERATE, Fake
 from werkzeug.test import TestResponse
 
-from llm_api.breaker import FAILURES, OPEN_SECONDS
 from llm_api.errors import InvalidAnswer, RequestRefused, ServerError, Unreachable
+from llm_api.exchange.breaker import FAILURES, OPEN_SECONDS
 from llm_api.rules import ApiKey
 from llm_api.types import Chunk, Usage
 
@@ -125,7 +125,7 @@ def test_failure_and_fallback(
 
 def test_retries_are_tries(serve: Serve, changes: Changes, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each try of the same backend counts; the request itself once."""
-    monkeypatch.setattr("llm_api.generator.FIRST_PAUSE", 0.001)
+    monkeypatch.setattr("llm_api.exchange.exchange.FIRST_PAUSE", 0.001)
     client = serve(Fake("one", ServerError("m"), ServerError("m")), max_retries=2)
     assert changes(client, ask) == answered() | {sample("attempts_total", backend="one", outcome="server_error"): 2}
 
@@ -246,7 +246,7 @@ def test_breaker(serve: Serve, monkeypatch: pytest.MonkeyPatch, send: Any) -> No
             return self.now
 
     clock = Clock()
-    monkeypatch.setattr("llm_api.breaker.time", clock)
+    monkeypatch.setattr("llm_api.exchange.breaker.time", clock)
     client = serve(Fake("flaky", *[ServerError("m")] * FAILURES), Fake("steady"))
 
     def gauges() -> list[float]:

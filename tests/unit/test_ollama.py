@@ -30,8 +30,8 @@ from responses import RequestsMock
 
 from llm_api import Settings
 from llm_api.backends import make_backend
-from llm_api.deadline import Deadline
 from llm_api.errors import InvalidAnswer, ModelNotFound, Unreachable
+from llm_api.runtime.deadline import Deadline
 
 TAGS = {"models": [{"name": "gemma4:latest", "model": "gemma4:latest"}, {"name": "llama3.2:1b"}]}
 ALWAYS = {"model": "llama2", "stream": False, "think": False, "truncate": False}

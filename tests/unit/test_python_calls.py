@@ -27,8 +27,8 @@ from llm_api.errors import (
     TimedOut,
     ValidationFailed,
 )
-from llm_api.service import Service
 from llm_api.testing import ScriptedBackend
+from llm_api.web.service import Service
 
 Make = Callable[..., Flask]
 Log = Callable[[], list[dict[str, Any]]]

@@ -18,8 +18,8 @@ from werkzeug.test import TestResponse
 
 from llm_api import Settings
 from llm_api.errors import ConfigError, RateLimitExceeded
-from llm_api.limits import RateLimits
 from llm_api.rules import ApiKey
+from llm_api.web.limits import RateLimits
 
 LogLines = Callable[[], list[dict[str, Any]]]
 Serve = Callable[..., FlaskClient]
@@ -29,7 +29,7 @@ NOBODY_LISTENS = "redis://:canary-password@127.0.0.1:1/0"
 
 
 class Clock:
-    """The time of the day, and the one that llm_api.limits measures with; both stand still until a test moves them."""
+    """The time of the day, and the one that llm_api.web.limits uses; only tests move them."""
 
     def __init__(self) -> None:
         self.now = 1_795_000_000.0
@@ -44,7 +44,7 @@ class Clock:
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
     monkeypatch.setattr("time.time", clock.time)
-    monkeypatch.setattr("llm_api.limits.time", clock)
+    monkeypatch.setattr("llm_api.web.limits.time", clock)
     return clock
 
 

@@ -154,6 +154,6 @@ def test_commands_run_as_they_stand(
 
 def test_commands_are_all_named() -> None:
     """The first block shows every command that there is."""
-    from llm_api.cli import logs
+    from llm_api.cli.commands import logs
 
     assert {shlex.split(line)[5] for line in COMMANDS.splitlines()} == set(logs.commands)

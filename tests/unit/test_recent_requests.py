@@ -17,9 +17,9 @@ Health = Callable[[FlaskClient], tuple[int, str, str | None]]
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
-    monkeypatch.setattr("llm_api.breaker.time", clock)
-    monkeypatch.setattr("llm_api.health.time", clock)
-    monkeypatch.setattr("llm_api.health.PATIENCE_SECONDS", 10)  # a busy machine must not make tests fail
+    monkeypatch.setattr("llm_api.exchange.breaker.time", clock)
+    monkeypatch.setattr("llm_api.exchange.health.time", clock)
+    monkeypatch.setattr("llm_api.exchange.health.PATIENCE_SECONDS", 10)  # a busy machine must not make tests fail
     return clock
 
 

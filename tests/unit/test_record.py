@@ -13,9 +13,9 @@ from werkzeug.test import EnvironBuilder
 
 from llm_api import Settings
 from llm_api.backends.base import Backend
-from llm_api.deadline import Deadline
 from llm_api.errors import ModelNotFound, Overloaded, RequestRefused, ServerError, Unreachable
-from llm_api.record import LoggedText
+from llm_api.log.record import LoggedText
+from llm_api.runtime.deadline import Deadline
 from llm_api.types import Chunk, GenerationRequest, Usage
 
 FIELDS = {

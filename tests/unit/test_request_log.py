@@ -20,9 +20,10 @@ from typing import Any
 import pytest
 from flask.testing import FlaskClient
 
-from llm_api import Settings, request_log
+from llm_api import Settings
 from llm_api.errors import LogUnavailable
-from llm_api.request_log import RequestLog
+from llm_api.log import writer as request_log
+from llm_api.log.writer import RequestLog
 
 MakeLog = Callable[..., RequestLog]
 
@@ -408,7 +409,7 @@ def test_a_lock_that_is_held_fails_within_the_bound(
     make_log: MakeLog, log_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A stopped lock holder must not hang the service; when it has gone the next line is written."""
-    monkeypatch.setattr("llm_api.request_log.LOCK_SECONDS", 0.2)
+    monkeypatch.setattr("llm_api.log.writer.LOCK_SECONDS", 0.2)
     log = make_log()
     log.append({"n": 1})
     with lock_held_elsewhere(log_path):
@@ -424,7 +425,7 @@ def test_a_crowd_before_a_held_lock_fails_within_the_bound(
     make_log: MakeLog, log_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Threads do not wait one after the other: each has the bound for itself."""
-    monkeypatch.setattr("llm_api.request_log.LOCK_SECONDS", 0.3)
+    monkeypatch.setattr("llm_api.log.writer.LOCK_SECONDS", 0.3)
     log = make_log()
     log.append({"n": 1})
     waited: list[float] = []
@@ -448,7 +449,7 @@ def test_a_crowd_before_a_held_lock_fails_within_the_bound(
 
 def test_a_lock_that_comes_free_is_taken(make_log: MakeLog, log_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Within the bound it is waited for."""
-    monkeypatch.setattr("llm_api.request_log.LOCK_SECONDS", 20)
+    monkeypatch.setattr("llm_api.log.writer.LOCK_SECONDS", 20)
     log = make_log()
     log.append({"n": 1})
     with lock_held_elsewhere(log_path):
@@ -489,7 +490,8 @@ def test_many_threads(make_log: MakeLog, log_path: Path) -> None:
 
 PROCESSES = """
     import os, sys
-    from llm_api import Settings, request_log
+    from llm_api import Settings
+    from llm_api.log import writer as request_log
     request_log.LOCK_SECONDS = 40  # waiters take no turns: on a busy machine one of them may lose for seconds
     log = request_log.RequestLog(Settings(log_file=sys.argv[1], log_max_bytes=int(sys.argv[2]), log_backups=1000))
     log.append({"n": 0})  # so that the descriptor exists before the fork
@@ -600,7 +602,8 @@ def test_many_processes_after_a_fork(log_path: Path, max_bytes: int) -> None:
 
 FORK = """
     import fcntl, os, sys, threading
-    from llm_api import Settings, request_log
+    from llm_api import Settings
+    from llm_api.log import writer as request_log
     log = request_log.RequestLog(Settings(log_file=sys.argv[1]))
     log.append({"n": 1})
     entered, leave = threading.Event(), threading.Event()

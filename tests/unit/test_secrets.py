@@ -232,7 +232,7 @@ def test_a_backend_that_breaks(
 
     one = Fake("stub")
     one.trouble = RuntimeError(secret)
-    monkeypatch.setattr("llm_api.generator.make_backend", lambda name, settings: one)
+    monkeypatch.setattr("llm_api.exchange.exchange.make_backend", lambda name, settings: one)
     client = start(llm_backend="stub").test_client()
     for path in GENERATE:
         for stream in (False, True):

@@ -324,7 +324,7 @@ def test_catastrophic_pattern(
     serve: Make, monkeypatch: pytest.MonkeyPatch, pattern: str, status: int, inside: bool
 ) -> None:
     """It ends: either the engine sees through it, or its time is up."""
-    monkeypatch.setattr("llm_api.structured.PATTERN_SECONDS", 0.05)
+    monkeypatch.setattr("llm_api.exchange.structured.PATTERN_SECONDS", 0.05)
     schema: Format = {"pattern": pattern}
     if inside:
         schema = {"allOf": [{"$ref": "#/$defs/a"}], "$defs": {"a": {"additionalProperties": schema}}}

@@ -10,7 +10,7 @@ from flask.testing import FlaskClient
 
 from llm_api import Settings
 from llm_api.backends import make_backend
-from llm_api.deadline import Deadline
+from llm_api.runtime.deadline import Deadline
 from llm_api.types import Chunk, GenerationRequest, Message
 
 TEXT = "[stub] This is a stub: no language model answered. The prompt has 5 characters: a b c"

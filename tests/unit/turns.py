@@ -8,7 +8,7 @@ from typing import Any
 
 from llm_api import Settings
 from llm_api.backends.base import Backend
-from llm_api.deadline import Deadline
+from llm_api.runtime.deadline import Deadline
 from llm_api.types import Chunk, GenerationRequest, Usage
 
 Piece = Chunk | Exception | Callable[[], object]

@@ -1,0 +1,257 @@
+"""Connections to providers: an adapter of requests that talks to http.client itself.
+
+What lies between (a session, urllib3's pool) took most of the CPU of a call, for redirects, cookies, retries and
+decoding, none of which this service wants. What stays is all that guards: certificates are verified, nothing is taken
+from the environment, and a socket can be shut by another thread from the moment it is there.
+"""
+
+from __future__ import annotations
+
+import http.client
+import re
+import select
+import socket
+import ssl
+import weakref
+from collections import deque
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import Any, BinaryIO
+from urllib.parse import SplitResult, urlsplit
+
+import certifi
+import requests
+from requests.adapters import HTTPAdapter
+from urllib3.exceptions import ProtocolError
+
+from ...rules import basic_credentials
+from ...runtime.deadline import look
+
+MAX_HEADERS = 100
+MAX_LINE_BYTES = 65_536
+
+
+class Call(requests.PreparedRequest):
+    """One request to `path` below `base_url`.
+
+    It has `connect_seconds` to connect; `stop` ends it from another thread.
+    """
+
+    body: bytes
+
+    def __init__(
+        self, method: str, base_url: str, path: str, headers: dict[str, str], body: bytes, connect_seconds: float
+    ) -> None:
+        super().__init__()
+        self.method, self.url, self.path, self.body = method, base_url + path, path, body
+        self.headers = headers  # type: ignore[assignment]  # names as we write them, so no CaseInsensitiveDict
+        self.connect_seconds = connect_seconds
+        self.connection: http.client.HTTPConnection | None = None
+        self.sock: socket.socket | None = None
+
+    def head(self, target: str, more: Mapping[str, str]) -> bytes:
+        """Return the request up to its body (RFC 9112, section 2.1)."""
+        headers = {**more, **self.headers}
+        if self.body:
+            headers["Content-Length"] = str(len(self.body))
+        values = "".join(headers.values())
+        if not (values.isascii() and values.isprintable()):
+            raise requests.exceptions.InvalidHeader("a value has what would end its line")
+        lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+        return f"{self.method} {target} HTTP/1.1\r\n{lines}\r\n".encode("latin-1")
+
+    def stop(self) -> None:
+        """Shut the socket that is waited for."""
+        # until it is connected its own one is all there is; an answer that ends by closing takes that one away
+        if sock := self.sock or (self.connection and self.connection.sock):
+            with suppress(OSError):
+                # not its own: a TLS socket's goes on in plain text for whoever is sending
+                socket.socket.shutdown(sock, socket.SHUT_RDWR)
+
+
+class _Response(http.client.HTTPResponse):
+    """http.client's, but with `fields` for headers: how email parses them took a seventh of a request's time."""
+
+    fields: dict[str, str]
+
+    def begin(self) -> None:
+        """Read up to the body (RFC 9112, sections 4 to 6). Raises HTTPException, OSError."""
+        self.status = 100
+        while self.status < 200:  # what comes before the answer says nothing that is of use here
+            version, self.status, _ = self._read_status()  # type: ignore[attr-defined]  # older than typeshed
+            self.fields = _read_fields(self.fp)
+        codings, lengths = self._values("transfer-encoding") - {"identity"}, self._values("content-length")
+        length = min(lengths, default="")
+        if codings - {"chunked"} or len(lengths) > 1 or not re.fullmatch(r"[0-9]{0,18}", length):
+            raise http.client.HTTPException("where this answer ends can't be told")
+        self.chunked, self.chunk_left = bool(codings), None
+        self.length = None if codings or not length else int(length)
+        if self.status in (204, 304):
+            self.chunked, self.length = False, 0
+        is_bounded = self.chunked or self.length is not None
+        self.will_close = not is_bounded or version != "HTTP/1.1" or "close" in self._values("connection")
+
+    def _values(self, name: str) -> set[str]:
+        return {value.strip() for value in self.fields.get(name, "").lower().split(",")} - {""}
+
+
+def _read_fields(file: BinaryIO) -> dict[str, str]:
+    """Return the headers by their names in small letters; of one that comes again, all values (RFC 9110, 5.3)."""
+    fields: dict[str, str] = {}
+    name = ""
+    for _ in range(MAX_HEADERS + 1):
+        line = _read_line(file)
+        if not line:
+            return fields
+        said, _, value = line.partition(":")
+        if line[0] in " \t":  # what an old server has folded (RFC 9112, section 5.2)
+            fields[name] = f"{fields.get(name, '')} {line.strip()}"
+        else:
+            name = said.strip().lower()
+            fields[name] = f"{fields[name]}, {value.strip()}" if name in fields else value.strip()
+    raise http.client.HTTPException("too many headers")
+
+
+def _read_line(file: BinaryIO) -> str:
+    line = file.readline(MAX_LINE_BYTES)
+    if len(line) == MAX_LINE_BYTES:
+        raise http.client.LineTooLong("header")
+    if not line.endswith(b"\n"):
+        raise http.client.RemoteDisconnected("in the headers")
+    return line.decode("latin-1").rstrip("\r\n")
+
+
+class Answer:
+    """What is used of requests' Response, and its `raw` too: the body as it arrives.
+
+    Its connection is kept when it has been read to its end.
+    """
+
+    def __init__(self, adapter: Adapter, call: Call, response: _Response) -> None:
+        self.status_code, self.raw = response.status, self
+        self.headers: Mapping[str, str] = response.fields
+        self._adapter, self._call, self._response = adapter, call, response
+
+    def __enter__(self) -> Answer:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def read1(self, size: int, decode_content: bool = False) -> bytes:
+        """Return what is there of the body, up to `size` bytes, b"" at its end. Raises OSError or HTTPException."""
+        data = self._response.read1(size)
+        if not data:
+            if self._response.length:  # http.client takes a body that is cut short for its end
+                raise http.client.IncompleteRead(b"", self._response.length)
+            self._keep()
+        return data
+
+    def _keep(self) -> None:
+        if not self._response.will_close and (connection := self._call.connection):
+            self._call.connection = self._call.sock = None
+            self._adapter.keep(connection)
+
+    def close(self) -> None:
+        """Leave the rest unread: the provider is to stop."""
+        self._response.close()
+        if self._call.connection:
+            self._call.connection.close()
+
+
+class Adapter(HTTPAdapter):
+    """Sends calls to the one server at `base_url`, by `proxy` where there is one; keeps `idle` connections."""
+
+    def __init__(self, base_url: str, proxy: str | None, idle: int) -> None:
+        super().__init__(max_retries=0)
+        self._server = urlsplit(base_url)
+        self._proxy = urlsplit(proxy) if proxy else None
+        self._free: deque[http.client.HTTPConnection] = deque(maxlen=idle)
+        weakref.finalize(self, _close, self._free)
+        self._tls = ssl.create_default_context(cafile=certifi.where()) if self._server.scheme == "https" else None
+        self._headers = {"Host": self._server.netloc.rpartition("@")[2]}
+        self._root = self._server.path
+        if self._proxy and not self._tls:  # it sees the request, and needs all of the address (RFC 9112, section 3.2.2)
+            self._root = f"http://{self._headers['Host']}{self._root}"
+            self._headers |= _proxy_headers(self._proxy)
+
+    def send(self, request: Call, **_: Any) -> Answer:  # type: ignore[override]  # only our own calls
+        """Return the beginning of the answer. Raises requests' exceptions.
+
+        A ConnectionError with a ProtocolError in it is one that came after the request was sent.
+        """
+        head = request.head(self._root + request.path, self._headers)
+        connection = request.connection = self._connected(request)
+        request.sock = connection.sock
+        response = _Response(connection.sock, method=request.method)
+        try:
+            connection.sock.sendall(head + request.body)  # http.client would send the two apart
+            response.begin()
+        except (OSError, http.client.HTTPException) as error:
+            response.close()
+            connection.close()
+            raise requests.ConnectionError(ProtocolError(error)) from None
+        return Answer(self, request, response)
+
+    def _connected(self, call: Call) -> http.client.HTTPConnection:
+        if idle := self._alive():
+            return idle
+        connection = call.connection = self._new(call.connect_seconds)
+        try:
+            connection.connect()
+        except (OSError, http.client.HTTPException, UnicodeError) as error:
+            connection.close()
+            raise _failure(error) from None
+        # that reads end in time is the watchdog's work; a timeout would cost each of them one more system call
+        connection.sock.settimeout(None)
+        return connection
+
+    def _alive(self) -> http.client.HTTPConnection | None:
+        with suppress(IndexError):
+            while _has_news((connection := self._free.pop()).sock):
+                connection.close()
+            return connection
+        return None
+
+    def keep(self, connection: http.client.HTTPConnection) -> None:
+        """Take a connection back whose answer has been read."""
+        self._free.append(connection)
+
+    def _new(self, seconds: float) -> http.client.HTTPConnection:
+        first = self._proxy or self._server
+        host = first.hostname or ""
+        if not self._tls:
+            return http.client.HTTPConnection(host, first.port or 80, timeout=seconds)
+        connection = http.client.HTTPSConnection(host, first.port, timeout=seconds, context=self._tls)
+        if self._proxy:
+            connection.port = self._proxy.port or 80
+            connection.set_tunnel(self._server.hostname or "", self._server.port or 443, _proxy_headers(self._proxy))
+        return connection
+
+
+def _failure(error: Exception) -> requests.RequestException:
+    if isinstance(error, ssl.SSLError):
+        return requests.exceptions.SSLError(error)
+    if isinstance(error, TimeoutError):
+        return requests.ConnectTimeout(error)
+    return (requests.exceptions.InvalidURL if isinstance(error, UnicodeError) else requests.ConnectionError)(error)
+
+
+def _close(connections: deque[http.client.HTTPConnection]) -> None:
+    for connection in connections:
+        connection.close()
+
+
+def authority(url: SplitResult) -> dict[str, str]:
+    """Return the header for user:password of an address, if it has them."""
+    credentials = basic_credentials(url)
+    return {"Authorization": f"Basic {credentials}"} if credentials else {}
+
+
+def _proxy_headers(proxy: SplitResult) -> dict[str, str]:
+    return {f"Proxy-{name}": value for name, value in authority(proxy).items()}
+
+
+def _has_news(sock: socket.socket) -> bool:
+    """An idle connection has nothing to say but that it is closed."""
+    return bool(look([sock.fileno()], select.POLLIN))

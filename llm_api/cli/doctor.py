@@ -1,0 +1,176 @@
+"""What an operator should know of a deployment before its users do: `flask llm doctor`."""
+
+from __future__ import annotations
+
+import math
+import re
+import shutil
+import stat
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+
+from ..backends import Backend
+from ..errors import LLMAPIError
+from ..exchange.exchange import Generator
+from ..runtime.deadline import Deadline
+from ..settings import Settings
+from ..web.limits import RateLimits
+
+CHECK_SECONDS = 5.0
+SOON_DAYS = 90
+FEW_BYTES = 2**30
+# The vendors' announced dates: providers.md, sections 3.5 and 4.7.
+SHUTDOWNS = {
+    date(2025, 7, 21): "claude-3-sonnet-20240229",
+    date(2026, 1, 5): "claude-3-opus-20240229",
+    date(2026, 2, 19): "claude-3-7-sonnet-20250219 claude-3-5-haiku-20241022",
+    date(2026, 4, 20): "claude-3-haiku-20240307",
+    date(2026, 6, 15): "claude-opus-4-20250514 claude-opus-4-0 claude-sonnet-4-20250514 claude-sonnet-4-0",
+    date(2026, 8, 5): "claude-opus-4-1-20250805 claude-opus-4-1",
+    date(2026, 10, 23): "gpt-3.5-turbo gpt-3.5-turbo-0125 gpt-4 gpt-4-turbo gpt-4.1-nano gpt-4o-2024-05-13 o1 o3-mini"
+    " o4-mini",
+    date(2026, 11, 30): "claude-sonnet-4-5-20250929 claude-sonnet-4-5",
+    date(2026, 12, 11): "gpt-5 gpt-5-mini gpt-5-nano o3",
+    date(2027, 1, 14): "gpt-4o gpt-4o-mini gpt-4.1 gpt-4.1-mini",
+    date(2027, 4, 1): "gpt-5.1 gpt-5.4-nano",
+}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """`level` is `ok`, `warning` or `error`; `mend` says what to do."""
+
+    level: str
+    what: str
+    mend: str = ""
+
+
+def examine(generator: Generator, nginx: Path | None) -> Iterator[Finding]:
+    """Yield what is found of the settings, the log, the backends, gunicorn's configuration, and nginx's where given."""
+    settings = generator.settings
+    for backend, _ in generator.chain:
+        yield from _backend(backend, is_first=backend is generator.chain[0][0])
+    yield from _log(generator)
+    yield from _callers(settings)
+    yield from _rates(settings)
+    yield from _gunicorn(settings)
+    if nginx:
+        yield from _nginx(settings, nginx.read_text("utf-8", "replace"))
+
+
+def _backend(backend: Backend, *, is_first: bool) -> Iterator[Finding]:
+    level = "error" if is_first else "warning"
+    for day, models in SHUTDOWNS.items():
+        if backend.model in models.split():
+            yield _shutdown(backend, day)
+    try:
+        backend.check(Deadline(CHECK_SECONDS))
+        listed = backend.list_models(Deadline(CHECK_SECONDS))
+    except Exception as error:
+        why = error.message if isinstance(error, LLMAPIError) else f"its check broke ({type(error).__name__})"
+        yield Finding(level, f"{backend.name} can't serve: {why}", "start it, or mend its settings")
+        return
+    if backend.model in listed or f"{backend.model}:latest" in listed:
+        yield Finding("ok", f"{backend.name} answers, and has {backend.model}")
+    else:
+        some = ", ".join([*listed[:5], "…"])
+        yield Finding(level, f"{backend.name} does not list the model {backend.model!r}", f"take one of its: {some}")
+
+
+def _shutdown(backend: Backend, day: date) -> Finding:
+    gone = day <= date.today()
+    level = "error" if gone else "warning" if (day - date.today()).days <= SOON_DAYS else "ok"
+    what = f"{backend.model} {'was' if gone else 'will be'} shut down on {day}"
+    return Finding(level, what, f"set {backend.name.upper()}_MODEL to one that lives on")
+
+
+def _log(generator: Generator) -> Iterator[Finding]:
+    path = Path(generator.settings.log_file)
+    generator.log.check()
+    if generator.log.failure:
+        yield Finding("error", generator.log.failure, f"give the service's user the right to write to {path.parent}")
+        return
+    free = shutil.disk_usage(path.parent).free
+    level = "ok" if free > FEW_BYTES else "warning"
+    yield Finding(level, f"the log can be written; {free / 2**30:.1f} GiB are free", "rotate it, or make room")
+    if path.exists() and path.stat().st_mode & stat.S_IROTH:
+        yield Finding("warning", "everybody on this machine may read the log", f"chmod o= {path}")
+
+
+def _callers(settings: Settings) -> Iterator[Finding]:
+    if settings.api_keys:
+        yield Finding("ok", f"{len(settings.api_keys)} keys may ask")
+    elif settings.is_public:
+        yield Finding(
+            "error", f"everybody who reaches {settings.bind} may ask", "set API_KEYS (flask llm keys new NAME)"
+        )
+    else:
+        yield Finding("ok", f"no keys; only this machine reaches {settings.bind}")
+    if settings.concurrency > settings.threads - 1:
+        yield Finding(
+            "warning", "MAX_CONCURRENCY leaves no thread to refuse requests and to say how things are",
+            f"set it to {max(1, settings.threads - 2)} or less, or raise THREADS",
+        )  # fmt: skip
+
+
+def _rates(settings: Settings) -> Iterator[Finding]:
+    if not settings.rate_limit:
+        return
+    if settings.rate_limit_storage == "memory://":
+        yield Finding("warning", "each worker counts requests for itself", "set RATE_LIMIT_STORAGE=redis://HOST:PORT/0")
+    elif not RateLimits(settings).storage_answers():
+        yield Finding("error", "the storage of the rate limits does not answer", "start it, mend RATE_LIMIT_STORAGE")
+    if not settings.api_keys and not settings.trusted_proxies and not settings.is_public:
+        yield Finding(
+            "warning", "behind a proxy all clients have one address, and share one limit",
+            "set TRUSTED_PROXIES to the proxy's address, or to unix",
+        )  # fmt: skip
+
+
+def _gunicorn(settings: Settings) -> Iterator[Finding]:
+    command = [sys.executable, "-m", "gunicorn", "--print-config", "wsgi:app"]
+    ran = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603  (no word of it from outside)
+    said = dict(re.findall(r"^(\w+) += (.*)$", ran.stdout, re.MULTILINE))
+    if ran.returncode:  # without its file gunicorn shows its own defaults
+        yield Finding("warning", "gunicorn does not show its configuration here", "run this where wsgi.py is")
+        return
+    graceful = float(said["graceful_timeout"])
+    if graceful <= settings.request_timeout:
+        yield Finding(
+            "error", f"a stopping worker has {graceful:g} s, a request {settings.request_timeout:g} s",
+            "raise graceful_timeout above REQUEST_TIMEOUT",
+        )  # fmt: skip
+    else:
+        yield Finding("ok", f"a stopping worker waits {graceful:g} s for its requests; give its supervisor 10 s more")
+
+
+def _nginx(settings: Settings, text: str) -> Iterator[Finding]:
+    text = re.sub(r"#.*", "", text)
+    waits = min([_seconds(said) for said in re.findall(r"proxy_read_timeout\s+(\w+)\s*;", text)], default=60)
+    if waits <= settings.request_timeout:
+        yield Finding(
+            "error", f"nginx waits {waits:g} s for an answer, which may take {settings.request_timeout:g} s",
+            f"proxy_read_timeout {settings.request_timeout + 10:g}s;",
+        )  # fmt: skip
+    takes = min([_bytes(said) for said in re.findall(r"client_max_body_size\s+(\w+)\s*;", text)], default=2**20)
+    if takes < settings.max_body_bytes:
+        yield Finding(
+            "error", f"nginx takes bodies of {takes:,} bytes, the service {settings.max_body_bytes:,}",
+            f"client_max_body_size {settings.max_body_bytes};",
+        )  # fmt: skip
+    yield Finding("ok", "nginx's configuration is read")
+
+
+def _seconds(said: str) -> float:
+    units = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86_400, "": 1}
+    return sum(int(number) * units[unit] for number, unit in re.findall(r"(\d+)(ms|[smhd]|)", said))
+
+
+def _bytes(said: str) -> float:
+    found = re.fullmatch(r"(\d+)([kmg]?)", said.lower())
+    size = int(found[1]) * 1024 ** " kmg".index(found[2] or " ") if found else 0
+    return size or math.inf  # 0 is nginx's word for any size

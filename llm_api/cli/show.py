@@ -1,0 +1,209 @@
+"""Records and numbers as a terminal, a spreadsheet or curl wants them."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shlex
+import shutil
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import datetime
+from typing import IO, Any
+
+import click
+
+from ..log.files import Record, parse, question
+from ..log.repair import Damage
+from ..log.stats import Group, Stats
+
+EXCERPT_CHARS = 60
+# Linux takes no longer argument than 128 KiB.
+MAX_ARGUMENT_CHARS = 100_000
+COLOURS = {"ok": "green", "error": "red", "aborted": "yellow"}
+BAR_CELLS = 30
+BACKEND_HEADINGS = (
+    *("backend", "requests", "errors", "aborted", "fallbacks"),
+    *("p50 ms", "p95 ms", "p99 ms", "tokens/s"),
+)
+CSV_FIELDS = (
+    *("timestamp", "request_id", "operation", "backend", "requested_backend", "model", "request_model"),
+    *("prompt", "system", "messages", "response", "parameters", "input_tokens", "output_tokens", "finish_reason"),
+    *("stream", "duration_ms", "time_to_first_chunk_ms", "status", "http_status", "error", "fallback"),
+    *("fallback_reason", "attempts", "client_ip", "caller", "trace_id", "schema_version"),
+    *(
+        f"{name}_{what}"
+        for name in ("prompt", "system", "response")
+        for what in ("truncated", "bytes", "chars", "sha256")
+    ),
+)
+
+
+def json_text(value: object, indent: int | None = None) -> str:
+    """Return JSON that is ASCII without control characters, DEL too, which JSON itself lets through."""
+    return json.dumps(value, indent=indent).replace("\x7f", "\\u007f")
+
+
+def show_line(data: bytes, as_json: bool) -> None:
+    """Print one line of the log: its JSON, or as a person reads it."""
+    record = parse(data)
+    if record is None:
+        click.echo(f"no record: {printable(data.decode(errors='replace'))}", err=True)
+    else:
+        show_record(record, as_json)
+
+
+def show_record(record: Record, as_json: bool) -> None:
+    """Print a record in one line."""
+    click.echo(json_text(record) if as_json else _summary(record))
+
+
+def _summary(record: Record) -> str:
+    """The parts are a stranger's text, so each is made printable before it gets its colour."""
+    status = str(record.get("status"))
+    error = (record.get("error") or {}).get("code")
+    counted = (record.get("input_tokens"), record.get("output_tokens"))
+    tokens = "" if counted == (None, None) else f"{_dash(counted[0])}+{_dash(counted[1])} tokens"
+    fallback = f"fallback: {record.get('fallback_reason')}" if record.get("fallback") else ""
+    parts = [
+        (datetime.fromtimestamp(record["timestamp"]).strftime("%Y-%m-%d %H:%M:%S"), None),
+        (f"{status:<5} {record.get('http_status')}", COLOURS.get(status)),
+        (f"{record.get('duration_ms') or 0:>6.0f} ms", None),
+        (f"{_dash(record.get('backend'))}/{_dash(record.get('model'))}", None),
+        (tokens, None),
+        (_dash(record.get("request_id")), None),
+        (fallback, "yellow"),
+        (str(error or ""), "red"),
+    ]
+    shown = [(printable(text), colour) for text, colour in parts if text]
+    excerpt = printable(_excerpt(record))
+    if sys.stdout.isatty():  # a request takes two rows there
+        room = 2 * shutil.get_terminal_size().columns - sum(len(text) + 2 for text, _ in shown)
+        excerpt = excerpt[: max(0, room)]
+    return "  ".join(click.style(text, fg=colour) for text, colour in [*shown, (excerpt, None)])
+
+
+def _excerpt(record: Record) -> str:
+    return f"{_short(question(record))} -> {_short(record.get('response'))}"
+
+
+def _short(text: object) -> str:
+    words = " ".join(str(text or "-")[: 2 * EXCERPT_CHARS].split())
+    return words if len(words) <= EXCERPT_CHARS else words[: EXCERPT_CHARS - 1] + "…"
+
+
+def _dash(value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:.0f}" if value >= 100 else f"{value:.1f}"
+    return "-" if value is None else str(value)
+
+
+def printable(text: str, allowed: str = "") -> str:
+    """Replace what would steer a terminal: a model's answer is a stranger's text."""
+    if text.isprintable():
+        return text
+    return "".join(char if char.isprintable() or char in allowed else "�" for char in text)
+
+
+def show_stats(stats: Stats, as_json: bool) -> None:
+    """Print the numbers: a table of the backends, and the latency over time as bars."""
+    if as_json:
+        click.echo(json_text(stats.numbers()))
+        return
+    _show_table(BACKEND_HEADINGS, _backend_rows(stats))
+    if stats.total.requests:
+        marks = "█░" if (sys.stdout.encoding or "").lower().startswith("utf") else "#-"
+        bars = f"latency: {marks[0]} p50, {marks[1]} p95".ljust(BAR_CELLS)
+        click.echo()
+        _show_table(("from", "requests", "p50 ms", "p95 ms", bars), _time_rows(stats, marks))
+
+
+def _show_table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Print aligned columns, the first one's text to the left; a terminal gets no more than it is wide."""
+    table = [headings, *rows]
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    room = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    for number, (name, *others) in enumerate(table):
+        cells = [name.ljust(widths[0]), *map(str.rjust, others, widths[1:])]
+        click.echo(click.style(" ".join(cells).rstrip()[:room], bold=number == 0 or None))
+
+
+def _backend_rows(stats: Stats) -> Iterator[list[str]]:
+    refused = [("(refused)", stats.refused)] if stats.refused.requests else []
+    for name, group in [*sorted(stats.backends.items()), *refused, ("all", stats.total)]:
+        yield [printable(name), *_cells(group)]
+
+
+def _cells(group: Group) -> list[str]:
+    numbers = group.numbers()
+    counts = [str(group.requests), str(group.errors), str(group.aborted), f"{numbers['fallback_share']:.1%}"]
+    return counts + [_dash(numbers[name]) for name in ("p50_ms", "p95_ms", "p99_ms", "tokens_per_second")]
+
+
+def _time_rows(stats: Stats, marks: str) -> Iterator[list[str]]:
+    slots = stats.numbers()["over_time"]
+    longest = max(slot["p95_ms"] or 0 for slot in slots) or 1
+    for slot in slots:
+        when = datetime.fromtimestamp(slot["timestamp"]).strftime("%m-%d %H:%M:%S")
+        latencies = [slot["p50_ms"], slot["p95_ms"]]
+        yield [when, str(slot["requests"]), *map(_dash, latencies), _bar(marks, longest, *latencies).ljust(BAR_CELLS)]
+
+
+def _bar(marks: str, longest: float, p50: float | None, p95: float | None) -> str:
+    if p50 is None or p95 is None:
+        return ""
+    full, light = (max(1, round(value / longest * BAR_CELLS)) for value in (p50, p95))
+    return marks[0] * full + marks[1] * (light - full)
+
+
+def show_damage(damage: Damage, as_json: bool) -> None:
+    """Print what is wrong with the log, a place a line."""
+    report = {
+        "lines": damage.lines,
+        "broken": [f"{place.file}:{place.number}" for place in damage.broken],
+        "duplicates": [f"{place.file}:{place.number}" for place in damage.duplicates],
+    }
+    if as_json:
+        click.echo(json_text(report))
+        return
+    for place in damage.broken:
+        click.echo(f"{place.file}:{place.number}: no record")
+    for place in damage.duplicates:
+        click.echo(f"{place.file}:{place.number}: stands there already")
+    click.echo(f"{damage.lines} lines, {len(damage.broken)} broken, {len(damage.duplicates)} twice")
+
+
+def curl_line(record: Record, url: str) -> str:
+    """Return the curl line that sends a record's request again. Raises ClickException where its text was not kept."""
+    kept = {name: value for name in ("prompt", "system", "messages") if (value := record.get(name)) is not None}
+    if not kept.keys() & {"prompt", "messages"} or any(map(_is_cut, [record, *(record.get("messages") or [])])):
+        raise click.ClickException("the log has not the whole request (refused, LOG_PROMPTS=false or LOG_MAX_TEXT)")
+    more = {"model": record.get("request_model"), "stream": record.get("stream") or None}
+    body = kept | record["parameters"] | {name: value for name, value in more.items() if value is not None}
+    path = "/generate" if "prompt" in kept else "/v1/chat/completions"
+    words = ["curl", url.rstrip("/") + path, "-H", "Content-Type: application/json", "-d"]
+    data = json_text(body)
+    if len(data) <= MAX_ARGUMENT_CHARS:
+        return shlex.join([*words, data])
+    return f"{shlex.join([*words, '@-'])} <<'END'\n{data}\nEND"
+
+
+def _is_cut(part: Any) -> bool:
+    cut = ("prompt_truncated", "system_truncated", "system_chars", "content_truncated", "content_chars")
+    return not isinstance(part, dict) or not part.keys().isdisjoint(cut)
+
+
+def write_csv(records: Iterable[Record], output: IO[str]) -> None:
+    """Write records as CSV, nested fields as JSON; what a spreadsheet would run as a formula gets an apostrophe."""
+    writer = csv.writer(output)
+    writer.writerow(CSV_FIELDS)
+    writer.writerows([_cell(record.get(name)) for name in CSV_FIELDS] for record in records)
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return ""
+    if not isinstance(value, str):
+        return json_text(value)
+    text = printable(value, allowed="\n\t")
+    return f"'{text}" if value.lstrip()[:1] in ("=", "+", "-", "@") or value[:1] in ("\t", "\r") else text

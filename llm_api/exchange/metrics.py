@@ -1,0 +1,126 @@
+"""What Prometheus is told, summed over the workers where gunicorn.conf.py has made a folder for that.
+
+The names follow https://prometheus.io/docs/practices/naming/. No label holds what a client may choose freely.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterable
+from contextlib import suppress
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, Metric, generate_latest
+from prometheus_client.multiprocess import MultiProcessCollector
+from prometheus_client.registry import Collector
+
+from ..errors import BackendError, ClientGone, InternalError, RequestRefused
+from ..log.record import Record
+
+FOLDER = "PROMETHEUS_MULTIPROC_DIR"
+NOBODY = "none"
+# What an upstream calls a refusal is its own, and may be another word each time.
+OUTCOMES = {"ok", ClientGone.code, InternalError.code, *(kind.code for kind in BackendError.__subclasses__())}
+SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
+
+_registry = CollectorRegistry()
+_requests = Counter(
+    "llm_api_requests", "Requests to generate, by their end.", ["operation", "backend", "status", "code"],
+    registry=_registry,
+)  # fmt: skip
+_duration = Histogram(
+    "llm_api_request_duration_seconds", "From a request's arrival to its end.", ["operation", "backend"],
+    buckets=SECONDS, registry=_registry,
+)  # fmt: skip
+_first_chunk = Histogram(
+    "llm_api_time_to_first_chunk_seconds", "From a request's arrival to the first piece of its answer.", ["backend"],
+    buckets=SECONDS, registry=_registry,
+)  # fmt: skip
+_tokens = Counter("llm_api_tokens", "Tokens, as the backends count them.", ["backend", "kind"], registry=_registry)
+_fallbacks = Counter(
+    "llm_api_fallbacks", "Answers of another backend than the one asked first.",
+    ["requested_backend", "backend", "reason"], registry=_registry,
+)  # fmt: skip
+_attempts = Counter("llm_api_attempts", "Tries of a backend.", ["backend", "outcome"], registry=_registry)
+_breaker = Gauge(
+    "llm_api_circuit_breaker_open", "1 while a backend is left alone, until one request has succeeded.", ["backend"],
+    multiprocess_mode="livemax", registry=_registry,
+)  # fmt: skip
+_in_flight = Gauge(
+    "llm_api_requests_in_flight", "Requests to generate that run.", multiprocess_mode="livesum", registry=_registry
+)
+_log_failures = Counter("llm_api_log_write_failures", "Lines that could not be written.", registry=_registry)
+
+
+def begun() -> None:
+    """Count a request in."""
+    _in_flight.inc()
+
+
+def over() -> None:
+    """Count it out."""
+    _in_flight.dec()
+
+
+def ended(record: Record, status: str, http_status: int, *, logged: bool) -> None:
+    """Count what became of a request; `status` and `http_status` as in its line, `logged` whether that was written."""
+    backend = record.backend or NOBODY
+    _one(_requests, record.operation, backend, status, http_status).inc()
+    _one(_duration, record.operation, backend).observe(record.duration_ms() / 1000)
+    if record.time_to_first_chunk_ms is not None:
+        _one(_first_chunk, backend).observe(record.time_to_first_chunk_ms / 1000)
+    for kind, count in (("input", record.usage.input_tokens), ("output", record.usage.output_tokens)):
+        if count:
+            _one(_tokens, backend, kind).inc(count)
+    if record.fallback_reason:
+        _one(_fallbacks, record.requested_backend, backend, record.fallback_reason).inc()
+    for attempt in record.attempts:
+        outcome = attempt["outcome"] if attempt["outcome"] in OUTCOMES else RequestRefused.code
+        _one(_attempts, attempt["backend"], outcome).inc()
+    if not logged:
+        _log_failures.inc()
+
+
+# Of each backend; most requests change nothing.
+_told: dict[str, bool] = {}
+_telling = threading.Lock()
+
+
+# The library looks a label up under a lock, and makes texts of all of them each time.
+@lru_cache(maxsize=1024)
+def _one(metric: Any, *labels: object) -> Any:
+    return metric.labels(*labels)
+
+
+def breaker(backend: str, is_open: bool) -> None:
+    """Tell how a backend's circuit breaker stands in this process."""
+    if _told.get(backend) != is_open:
+        with _telling:
+            _one(_breaker, backend).set(is_open)
+            _told[backend] = is_open
+
+
+class _Workers(Collector):
+    """The files of all workers; one that has just been made is empty, for good where its worker was killed then."""
+
+    def collect(self) -> Iterable[Metric]:
+        files = []
+        for file in Path(os.environ[FOLDER]).glob("*.db"):
+            with suppress(FileNotFoundError):  # a dead worker's
+                if file.stat().st_size:
+                    files.append(str(file))
+        merged: Iterable[Metric] = MultiProcessCollector.merge(files, accumulate=True)
+        return merged
+
+
+def exposition() -> tuple[bytes, str]:
+    """Return all numbers in Prometheus' text format, and its media type."""
+    _in_flight.inc(0)  # what has no labels is shown from the start
+    registry = _registry
+    if os.environ.get(FOLDER):
+        registry = CollectorRegistry()
+        registry.register(_Workers())
+    return generate_latest(registry), CONTENT_TYPE_LATEST

@@ -1,0 +1,160 @@
+"""What the dashboard shows: the numbers of the last minutes, and single requests, read back from the log's end."""
+
+from __future__ import annotations
+
+import heapq
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from ..errors import NoCapacity
+from ..settings import Settings
+from .files import Record, Wanted, log_files, newest_first, parse, question, read_lines, read_records
+from .stats import Stats
+
+MAX_MINUTES = 366 * 24 * 60
+# What is read at most: a second or so of one processor, whatever the log's size.
+MAX_BYTES = 64 * 2**20
+LATEST, SLOWEST, SAME_ID = 50, 20, 10
+EXCERPT_CHARS = 200
+# An answer is kept so long, and ten times as long as it took: viewers cost a tenth of one processor at most.
+FRESH_SECONDS = 5.0
+FRESH_FACTOR = 10
+KEPT_ANSWERS = 16
+PATIENCE_SECONDS = 10.0
+# Who reads, and who waits for it, holds a thread; those that are left answer all else.
+READERS = 5
+# A line is written soon after its request has ended: going back, later ones may follow this closely.
+LATE_SECONDS = 60.0
+ROW = (
+    *("timestamp", "request_id", "operation", "backend", "requested_backend", "model", "status", "http_status"),
+    *("duration_ms", "time_to_first_chunk_ms", "input_tokens", "output_tokens", "fallback_reason"),
+)
+# Where words of the caller or the answer stand, at any depth.
+WORDS = {"prompt", "system", "content", "response", "stop", "response_format", "message"}
+
+Key = tuple[object, ...]
+
+
+class Dashboard:
+    """Reads one log. Shared by all threads: the same question within a few seconds is answered by one reading."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._path = Path(settings.log_file)
+        self._hides = not settings.log_prompts
+        self._reading = threading.Lock()
+        self._readers = threading.BoundedSemaphore(READERS)
+        self._answers: OrderedDict[Key, tuple[float, dict[str, Any]]] = OrderedDict()
+
+    def data(self, minutes: int, backend: str | None, status: str | None, text: str | None) -> dict[str, Any]:
+        """Return the numbers of the last `minutes` and single requests; `complete_since` where the log has more than
+        was read. `status` may be `fallback` too. Raises NoCapacity when others' questions take too long.
+        """
+        minutes = min(max(minutes, 1), MAX_MINUTES)
+        key = (minutes, backend, status, text)
+        with self._turn():
+            fresh_until, answer = self._answers.get(key, (0.0, {}))
+            started = time.monotonic()
+            if started >= fresh_until:
+                answer = self._read(minutes * 60, backend, status, text)
+                took = time.monotonic() - started
+                self._answers[key] = (time.monotonic() + max(FRESH_SECONDS, FRESH_FACTOR * took), answer)
+            self._answers.move_to_end(key)
+            while len(self._answers) > KEPT_ANSWERS:
+                self._answers.popitem(last=False)
+            return answer
+
+    @contextmanager
+    def _turn(self) -> Iterator[None]:
+        if not self._readers.acquire(blocking=False):
+            raise NoCapacity("the log is being read for others")
+        try:
+            if not self._reading.acquire(timeout=PATIENCE_SECONDS):
+                raise NoCapacity("the log is being read for others")
+            try:
+                yield
+            finally:
+                self._reading.release()
+        finally:
+            self._readers.release()
+
+    def records(self, request_id: str) -> list[Record]:
+        """Return the latest records with this id: a client that chooses ids may use one twice. Raises as `data`."""
+        name = request_id.encode()
+        found = (parse(line) for line in newest_first(self._path, MAX_BYTES) if name in line)
+        shown = (self._shown(r) for r in found if r and r.get("request_id") == request_id)
+        with self._turn():
+            return list(islice(shown, SAME_ID))
+
+    def _read(self, seconds: float, backend: str | None, status: str | None, text: str | None) -> dict[str, Any]:
+        until = time.time()
+        since = until - seconds
+        fallbacks = status == "fallback"
+        wanted = Wanted(text, None, backend, None if fallbacks else status, since, until, fallbacks=fallbacks)
+        first = next((r["timestamp"] for r in read_records(read_lines(log_files(self._path)))), None)
+        stats, requests = Stats(max(since, first or since), until), _Requests()
+        oldest, ended = None, until
+        for record in filter(None, map(parse, newest_first(self._path, MAX_BYTES))):
+            oldest = record["timestamp"]
+            ended = oldest + (record.get("duration_ms") or 0) / 1000
+            if ended < since - LATE_SECONDS:
+                break
+            record = self._shown(record)
+            if wanted.has(record):
+                stats.count([record])
+                requests.add(record)
+        is_complete = oldest == first or ended < since
+        return {
+            "since": since,
+            "until": until,
+            "complete_since": None if is_complete else ended,
+            "prompts_hidden": self._hides,
+            "stats": stats.numbers(),
+            "latest": requests.latest,
+            "slowest": requests.slowest(),
+        }
+
+    def _shown(self, record: Record) -> Record:
+        # before it is looked through: what is not to be seen is not to be guessed either
+        return _without_words(record) if self._hides else record
+
+
+class _Requests:
+    """Of the requests that are added, the latest first: some of the latest, and of the slowest."""
+
+    def __init__(self) -> None:
+        self.latest: list[dict[str, Any]] = []
+        self._slowest: list[tuple[float, int, dict[str, Any]]] = []
+        self._count = 0
+
+    def add(self, record: Record) -> None:
+        row = _row(record)
+        self._count += 1
+        if len(self.latest) < LATEST:
+            self.latest.append(row)
+        heapq.heappush(self._slowest, (record.get("duration_ms") or 0, self._count, row))
+        if len(self._slowest) > SLOWEST:
+            heapq.heappop(self._slowest)
+
+    def slowest(self) -> list[dict[str, Any]]:
+        return [row for _, _, row in sorted(self._slowest, reverse=True)]
+
+
+def _row(record: Record) -> dict[str, Any]:
+    error = (record.get("error") or {}).get("code")
+    said = question(record)
+    excerpt = said[:EXCERPT_CHARS] if isinstance(said, str) else None
+    return {name: record.get(name) for name in ROW} | {"error": error, "excerpt": excerpt}
+
+
+def _without_words(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_without_words(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    return {name: None if name in WORDS else _without_words(item) for name, item in value.items()}

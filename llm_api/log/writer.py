@@ -1,0 +1,346 @@
+"""The log file: one JSON object a line, appended so that no kill, full disk or rotation loses or tears one.
+
+The protocol, each step with what was lost without it, is measured in the design's reliability page, section 1:
+
+1. The line is serialised first: ASCII, no NaN. Readers split bytes on newlines only.
+2. A lock of this process, since an flock whose descriptor is shared by threads excludes none of them. Whoever gets it
+   writes the lines of all that wait for it: each turn at the file costs six system calls, and with them the GIL.
+3. A descriptor of this process: one that is inherited over fork shares its flock with the parent.
+4. An flock on the log itself (a sidecar can be deleted), waited for two seconds at most.
+5. If the path names another file by now, that one is opened: rotation is by rename, our own (LOG_MAX_BYTES) too.
+6. A torn last line is mended first, or it would swallow this one.
+7. Written whole or cut back to the old size.
+8. Only when `append` has returned may the answer's last byte leave.
+
+When a line can't be written the request is not answered, and each later one tries again, so that the service recovers
+by itself; with LOG_REQUIRED=false the line goes to stderr instead, and is counted.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import logging
+import os
+import sys
+import threading
+import time
+import weakref
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .. import strict_json
+from ..errors import LogUnavailable
+from ..settings import Settings
+
+LOCK_SECONDS = 2.0
+PROBE_BYTES = 65_536
+
+logger = logging.getLogger(__name__)
+
+
+class _Turn:
+    """A lock that is waited for some seconds only."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> None:
+        if not self._lock.acquire(timeout=LOCK_SECONDS):
+            raise TimeoutError("another thread holds it")
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
+
+
+@dataclass(eq=False)
+class _Line:
+    data: bytes
+    is_written: bool = False
+    is_given_back: bool = False
+
+
+class RequestLog:
+    """Appends records to LOG_FILE; the values of secret settings never reach it.
+
+    `failure` is the reason why the last line could not be written, or None; `failures` counts such lines.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.path = Path(settings.log_file)
+        self.failure: str | None = None
+        self.failures = 0
+        # as they would stand in a line
+        self._secrets = [strict_json.dumps(secret)[1:-1] for secret in settings.secrets]
+        self._settings = settings
+        self._lock = _Turn()
+        self._waiting: deque[_Line] = deque()
+        self._file: int | None = None
+        self._opened: os.stat_result
+        self._size = 0
+        self._close: Callable[[], object] = _nothing
+        _logs.add(self)
+
+    def append(self, record: Mapping[str, Any]) -> bool:
+        """Append one line; return whether it is there. Raises LogUnavailable instead of False with LOG_REQUIRED."""
+        line = strict_json.dumps(record) + "\n"
+        if any(secret in line for secret in self._secrets):
+            line = strict_json.dumps(self._redacted(record)) + "\n"
+        try:
+            self._write_in_turn(_Line(line.encode("ascii")))
+        except OSError as error:
+            self._failed(error)
+            self.failures += 1
+            if self._settings.log_required:
+                raise LogUnavailable(f"the request can't be logged, so it is not answered: {self.failure}") from error
+            with suppress(OSError):  # it may be a file on the same full disk
+                sys.stderr.write(line)
+            return False
+        self._works()
+        return True
+
+    def check(self) -> None:
+        """Try whether lines can be written, as far as that shows without writing one; update `failure`."""
+        try:
+            with self.exclusive() as file:
+                if self.failure:
+                    _try_space(self.path, os.fstat(file).st_size)
+        except OSError as error:
+            self._failed(error)
+        else:
+            self._works()
+
+    def is_torn(self) -> bool:
+        """Return whether the last line has no end, while nobody is writing it. Raises OSError."""
+        with self.exclusive() as file:
+            size = os.fstat(file).st_size
+            return size > 0 and os.pread(file, 1, size - 1) != b"\n"
+
+    def _failed(self, error: OSError) -> None:
+        symlink = "it is a symbolic link; name the file itself in LOG_FILE"
+        why = symlink if error.errno == errno.ELOOP else os.strerror(error.errno) if error.errno else str(error)
+        if not self.failure:
+            logger.error("%s can't be written: %s", self.path, why)
+        self.failure = f"{self.path.name} can't be written: {why}"
+
+    def _works(self) -> None:
+        if self.failure:
+            logger.warning("%s can be written again", self.path)
+        self.failure = None
+
+    def _write_in_turn(self, mine: _Line) -> None:
+        self._waiting.append(mine)
+        give_up = time.monotonic() + LOCK_SECONDS
+        while True:
+            try:
+                with self._lock:
+                    if not mine.is_written:
+                        with self._locked(give_up) as file:
+                            self._write_waiting(file, mine)
+                    return
+            except BaseException as error:
+                if not (self._is_in_hand(mine) and isinstance(error, TimeoutError)):
+                    raise
+
+    def _is_in_hand(self, mine: _Line) -> bool:
+        """Whether another thread is at it: then only that one's end tells. A line that still waits is taken back."""
+        try:
+            self._waiting.remove(mine)
+        except ValueError:
+            return not mine.is_given_back
+        return False
+
+    def _write_waiting(self, file: int, mine: _Line) -> None:
+        lines = self._take_waiting(mine)
+        try:
+            self._append(file, b"".join(line.data for line in lines))
+        except BaseException as error:
+            for line in lines:
+                line.is_given_back = True
+            if len(lines) == 1 or not isinstance(error, OSError):
+                raise
+            lines = [mine]  # it may fit alone; each of the others tries in its own turn
+            self._append(file, mine.data)
+        for line in lines:
+            line.is_written = True
+
+    def _take_waiting(self, mine: _Line) -> list[_Line]:
+        """Return all lines that wait; with LOG_MAX_BYTES, which each line is held against, only `mine`."""
+        if self._settings.log_max_bytes:
+            self._waiting.remove(mine)
+            return [mine]
+        lines = [self._waiting.popleft() for _ in range(len(self._waiting))]
+        return lines if mine in lines else [*lines, mine]
+
+    def _append(self, file: int, line: bytes) -> None:
+        size = self._mended_size(file)
+        while self._is_full(size, len(line)):
+            self._rotate()
+            file = self._locked_file(time.monotonic() + LOCK_SECONDS)
+            size = self._mended_size(file)
+        try:
+            _write(file, line)
+            if self._settings.log_fsync:
+                os.fdatasync(file)
+        except BaseException:
+            os.ftruncate(file, size)
+            raise
+
+    def _is_full(self, size: int, more: int) -> bool:
+        limit = self._settings.log_max_bytes
+        return 0 < limit < size + more and size > 0
+
+    def _rotate(self) -> None:
+        for number in range(self._settings.log_backups - 1, 0, -1):
+            with suppress(FileNotFoundError):
+                self._backup(number).replace(self._backup(number + 1))
+        with suppress(FileNotFoundError):  # renamed by somebody else meanwhile
+            self.path.replace(self._backup(1))
+
+    def _backup(self, number: int) -> Path:
+        return self.path.with_name(f"{self.path.name}.{number}")
+
+    def _redacted(self, value: Any) -> Any:
+        """Values, not the line: in its escapes and names a key could stand by chance."""
+        if isinstance(value, str):
+            return self._settings.redact(value)
+        if isinstance(value, list | tuple):
+            return [self._redacted(item) for item in value]
+        if isinstance(value, Mapping):
+            return {name: self._redacted(item) for name, item in value.items()}
+        return value
+
+    @contextmanager
+    def exclusive(self) -> Iterator[int]:
+        """Inside, nobody else writes; the value is the log's descriptor. Raises OSError, TimeoutError among them."""
+        give_up = time.monotonic() + LOCK_SECONDS
+        with self._lock, self._locked(give_up) as file:
+            yield file
+
+    @contextmanager
+    def _locked(self, give_up: float) -> Iterator[int]:
+        try:
+            yield self._locked_file(give_up)
+        finally:
+            if self._file is not None:
+                fcntl.flock(self._file, fcntl.LOCK_UN)
+
+    def _locked_file(self, give_up: float) -> int:
+        while True:
+            if self._file is None:
+                self._file = _open(self.path)
+                self._opened = os.fstat(self._file)
+                self._close = weakref.finalize(self, os.close, self._file)
+            _flock(self._file, give_up)
+            if self._is_named():
+                return self._file
+            self._close()
+            self._file = None
+
+    def _is_named(self) -> bool:
+        """Whether the path names our file, whose inode is nobody else's while it is open; note how long it is."""
+        try:
+            now = os.stat(self.path)  # noqa: PTH116  (three times as fast)
+        except FileNotFoundError:
+            return False
+        self._size = now.st_size
+        return os.path.samestat(now, self._opened)
+
+    def _mended_size(self, file: int) -> int:
+        if self._size and os.pread(file, 1, self._size - 1) != b"\n":
+            _mend(file, self._size, self.path)
+            self._size = os.fstat(file).st_size
+        return self._size
+
+    def _forget_descriptor(self) -> None:
+        self._lock = _Turn()
+        self._waiting.clear()
+        self._close()  # the child's copy; the parent's lock stays
+        self._close = _nothing
+        self._file = None
+
+
+def _nothing() -> None:
+    pass
+
+
+_logs: weakref.WeakSet[RequestLog] = weakref.WeakSet()
+
+
+def _start_afresh() -> None:
+    for log in _logs:
+        log._forget_descriptor()
+
+
+os.register_at_fork(after_in_child=_start_afresh)
+
+
+def _open(path: Path) -> int:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o640)
+
+
+def _flock(file: int, give_up: float) -> None:
+    """Take the lock, or raise TimeoutError: whoever holds it may be stopped, which must not hang the service."""
+    pause = 0.0005
+    while True:
+        try:
+            return fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > give_up:
+                raise TimeoutError("another process holds it") from None
+        time.sleep(pause)
+        pause = min(2 * pause, 0.01)
+
+
+def _try_space(path: Path, size: int) -> None:
+    """Write into a file beside the log, as far from its start, since there may be a limit on a file's size too.
+
+    Not into the log: nothing that is not a request's line may stand there.
+    """
+    probe = path.with_name(path.name + ".probe")
+    try:
+        with probe.open("wb") as file:
+            file.seek(size)
+            file.write(bytes(PROBE_BYTES))
+    finally:
+        probe.unlink(missing_ok=True)
+
+
+def _write(file: int, data: bytes) -> None:
+    while data:
+        data = data[os.write(file, data) :]
+
+
+def _mend(file: int, size: int, path: Path) -> None:
+    """End a last line that is whole; set aside one that is not, in `LOG.torn`."""
+    tail = _last_line(file, size)
+    if _is_record(tail):
+        _write(file, b"\n")
+        return
+    torn = _open(path.with_name(path.name + ".torn"))
+    try:
+        _write(torn, tail + b"\n")
+    finally:
+        os.close(torn)
+    os.ftruncate(file, size - len(tail))
+
+
+def _last_line(file: int, size: int) -> bytes:
+    start, tail = size, b""
+    while start and b"\n" not in tail:
+        start = max(0, start - 65_536)
+        tail = os.pread(file, size - start, start)
+    return tail.rpartition(b"\n")[2]
+
+
+def _is_record(line: bytes) -> bool:
+    try:
+        return isinstance(json.loads(line), dict)
+    except (ValueError, RecursionError):
+        return False

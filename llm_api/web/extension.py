@@ -1,0 +1,110 @@
+"""LLM API as an extension of a Flask app that is already there."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pkgutil import resolve_name
+from typing import Any
+
+import click
+from flask import Flask
+from werkzeug.exceptions import HTTPException
+
+from ..exchange.exchange import Hooks
+from ..settings import Settings
+from .http import http_error_answer
+from .routes import blueprint
+from .service import Service
+
+PREFIX = "LLM_API_"
+
+
+class _Commands(click.Group):
+    """`flask llm …`, imported when it is run: a worker needs no command line."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return self._loaded().list_commands(ctx)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        return self._loaded().get_command(ctx, cmd_name)
+
+    def _loaded(self) -> click.Group:
+        group: click.Group = resolve_name("llm_api.cli.commands:llm")
+        return group
+
+
+# click has colours on terminals only, but does not look at NO_COLOR
+_settings = {"color": False if os.environ.get("NO_COLOR") else None}
+COMMANDS = _Commands("llm", help="LLM API.", context_settings=_settings)
+
+
+class LLMAPI:
+    """`LLMAPI(app, url_prefix="/llm")`, or `LLMAPI(url_prefix="/llm")` and later `init_app(app)`.
+
+    A setting comes from the keyword of its name in small letters, else from `app.config["LLM_API_" + NAME]`, else from
+    the environment, else it is the default; a host's `.env` is the host's to read. `settings` stands for all of them.
+
+    The host may say: `caller()`, called in the request, returns who asks, for the log and the limits; it may raise
+    llm_api.errors.Unauthorized. `may_use(caller, model)` says whether that one may use `backend/model`.
+    `redact(record)` returns the log's record as it is to be written; a stream's has no request context any more.
+
+    Several may hang in one app, each under a prefix of its own; without one, `/` is the playground.
+    Raises ConfigError where a setting is wrong.
+    """
+
+    def __init__(
+        self,
+        app: Flask | None = None,
+        url_prefix: str | None = None,
+        *,
+        settings: Settings | None = None,
+        caller: Callable[[], str | None] | None = None,
+        may_use: Callable[[str | None, str], bool] | None = None,
+        redact: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
+        **given: Any,
+    ) -> None:
+        self._url_prefix = url_prefix
+        self._settings = settings
+        self._caller = caller
+        self._hooks = Hooks(may_use, redact)
+        self._given = given
+        if app is not None:
+            self.init_app(app)
+
+    def init_app(self, app: Flask) -> None:
+        """Hang the views, `flask llm` and the Python calls into `app`. Nothing is opened or loaded yet."""
+        mounts = app.extensions.setdefault("llm_api", {})
+        name = f"llm_api{len(mounts) + 1}" if mounts else "llm_api"
+        mounts[name] = Service(self._settings or self._load(app), self._hooks, self._caller)
+        app.register_blueprint(blueprint, name=name, url_prefix=self._url_prefix)
+        app.cli.commands.setdefault("llm", COMMANDS)  # the host may have one of its own
+
+    @staticmethod
+    def of(app: Flask, url_prefix: str | None = None) -> Service:
+        """Return what `app` has under `url_prefix`, or its first: `of(current_app).generate("…")`.
+
+        Raises KeyError where it has none.
+        """
+        mounts: dict[str, Service] = app.extensions["llm_api"]
+        wanted = [name for name in mounts if url_prefix in (None, _prefix(app, name))]
+        return mounts[wanted[0]] if wanted else mounts[f"under {url_prefix}"]
+
+    def _load(self, app: Flask) -> Settings:
+        given = {name.upper(): value for name, value in self._given.items()}
+        config = {name.removeprefix(PREFIX): value for name, value in app.config.items() if name.startswith(PREFIX)}
+        return Settings.load(None, given, config)
+
+
+def make_app(settings: Settings) -> Flask:
+    """Return an app that has nothing else."""
+    app = Flask("llm_api", static_folder=None)
+    app.url_map.merge_slashes = False  # a redirect would be Werkzeug's own page, and say nothing of the API
+    LLMAPI(app, settings=settings)
+    app.register_error_handler(HTTPException, http_error_answer)
+    return app
+
+
+def _prefix(app: Flask, name: str) -> str:
+    rule = next(rule.rule for rule in app.url_map.iter_rules(f"{name}.generate"))
+    return rule.removesuffix("/generate")

@@ -1,0 +1,262 @@
+"""What all views share: the request's id and body, its Exchange, and answers and errors as JSON."""
+
+from __future__ import annotations
+
+import re
+import secrets
+from collections.abc import Callable, Iterator
+from functools import wraps
+from typing import TYPE_CHECKING, TypeVar
+
+from flask import Response, current_app, has_request_context, request
+from werkzeug.exceptions import ClientDisconnected, HTTPException, RequestEntityTooLarge
+
+from .. import strict_json
+from ..errors import (
+    BackendError,
+    BodyTooLarge,
+    ClientGone,
+    InternalError,
+    LLMAPIError,
+    MalformedBody,
+    Unauthorized,
+    UnsupportedMedia,
+    ValidationFailed,
+    stack_of,
+)
+from ..exchange.exchange import Exchange
+from ..log.record import Record
+from ..rules import Network
+from .limits import client_address, named_key
+from .service import Service
+
+# Seconds; what an upstream asks for may be any number.
+MAX_RETRY_AFTER = 3600
+# Fetch standard, section 3.3: what a page of another site may read.
+EXPOSED = {"Access-Control-Expose-Headers": "X-Request-ID, X-LLM-Backend, X-LLM-Model, X-LLM-Fallback, Retry-After"}
+REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+TRACEPARENT = re.compile(r"(?!ff|00.{54})[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(?:-|$)")
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import WSGIEnvironment
+
+View = TypeVar("View", bound=Callable[..., object])
+_unguarded: set[object] = set()
+
+
+def service() -> Service:
+    """Return the service that the current request came to; outside of its views, the app's first."""
+    mounts: dict[str, Service] = current_app.extensions["llm_api"]
+    if len(mounts) == 1 or not has_request_context():
+        return next(iter(mounts.values()))
+    name = request.blueprints[-1] if request.blueprints else ""
+    return mounts.get(name) or next(iter(mounts.values()))
+
+
+def exchange(operation: str) -> Callable[[Callable[[Service, Exchange], Response]], Callable[[], Response]]:
+    """Give the view an Exchange for `operation`, and end it with a line in the log when the view raises."""
+
+    def decorate(view: Callable[[Service, Exchange], Response]) -> Callable[[], Response]:
+        @wraps(view)
+        def run() -> Response:
+            here = service()
+            started = _start(here, operation)
+            try:
+                started.record.caller = authenticate(here)
+                here.rate_limits.count(started.record.caller, started.record.client_ip)
+                response = view(here, started)
+            except Exception as error:
+                failure = started.fail(error)
+                started.close()
+                raise failure from error
+            # Not left to a stream's own end: closing a generator that was never started runs none of it.
+            response.call_on_close(started.close)
+            return response
+
+        _unguarded.add(run)  # it asks for the key itself, so that the refusal has its line
+        return run
+
+    return decorate
+
+
+def let_in() -> None:
+    """Before each request: refuse callers without a key, where keys are on."""
+    if request.method != "OPTIONS" and current_app.view_functions.get(request.endpoint or "") not in _unguarded:
+        authenticate(service())
+
+
+def is_open(view: View) -> View:
+    """Mark a view that needs no key."""
+    _unguarded.add(view)
+    return view
+
+
+def authenticate(here: Service) -> str | None:
+    """Return who asks: as the host says, or by the name of the key, None without keys. Raises Unauthorized."""
+    if not here.settings.api_keys:
+        return here.caller() if here.caller else None
+    environ = request.environ
+    kind, _, key = environ.get("HTTP_AUTHORIZATION", "").partition(" ")
+    said = key.strip() if kind.lower() == "bearer" else environ.get("HTTP_X_API_KEY")
+    name = named_key(here.settings.api_keys, said)
+    return here.caller() if here.caller else name
+
+
+def client_ip(trusted_proxies: tuple[Network | None, ...], environ: WSGIEnvironment) -> str | None:
+    """Return the address of who asks, as far as trusted proxies say it."""
+    return client_address(environ.get("REMOTE_ADDR"), environ.get("HTTP_X_FORWARDED_FOR", ""), trusted_proxies)
+
+
+def _trace_id(traceparent: str) -> str | None:
+    """Return the trace id of `traceparent` (W3C Trace Context, section 3.2), None where it is missing or not valid."""
+    found = TRACEPARENT.match(traceparent)
+    return found[1] if found else None
+
+
+def _start(here: Service, operation: str) -> Exchange:
+    environ = request.environ  # looked up once, and the headers in it: what `request` does costs more than the rest
+    record = Record(
+        here.settings,
+        operation,
+        request_id(),
+        client_ip(here.settings.trusted_proxies, environ),
+        trace_id=_trace_id(environ.get("HTTP_TRACEPARENT", "")),
+    )
+    return here.start(record, environ.get("gunicorn.socket") or environ.get("werkzeug.socket"))
+
+
+def request_id() -> str:
+    """Return this request's id: the client's own, where it is one that is safe to repeat."""
+    environ = request.environ
+    known: str | None = environ.get("llm_api.request_id")
+    if known is None:
+        said = environ.get("HTTP_X_REQUEST_ID", "")
+        known = said if REQUEST_ID.fullmatch(said) else secrets.token_hex(16)
+        environ["llm_api.request_id"] = known
+    return known
+
+
+def read_body(limit: int) -> dict[str, object]:
+    """Return the JSON object of the current request, of at most `limit` bytes.
+
+    Raises UnsupportedMedia, BodyTooLarge or MalformedBody.
+    """
+    environ = request.environ
+    if environ.get("CONTENT_TYPE") != "application/json" and not _is_json():
+        raise UnsupportedMedia("send JSON in UTF-8, with the header Content-Type: application/json")
+    if environ.get("HTTP_CONTENT_ENCODING", "identity") != "identity":
+        raise UnsupportedMedia("send the body without Content-Encoding")
+    body = _read_bytes(limit)
+    if len(body) > limit:
+        raise _too_large(limit)
+    if len(body) < (request.content_length or 0):
+        raise ClientGone("the client went away before its request was complete")
+    return strict_json.loads(body)
+
+
+def _is_json() -> bool:
+    charset = request.mimetype_params.get("charset", "utf-8")
+    return request.mimetype == "application/json" and charset.lower() == "utf-8"
+
+
+def _read_bytes(limit: int) -> bytes:
+    # One more than allowed: at its limit Werkzeug silently cuts a chunked body, and what is left may be valid.
+    request.max_content_length = limit + 1
+    try:
+        return request.get_data(cache=False)
+    except RequestEntityTooLarge:
+        raise _too_large(limit) from None
+    except ClientDisconnected:
+        raise ClientGone("the client went away before its request was complete") from None
+    except Exception as error:  # each WSGI server has its own errors for a broken chunked body
+        raise MalformedBody(f"the body can't be read ({type(error).__name__})") from error
+
+
+def _too_large(limit: int) -> BodyTooLarge:
+    return BodyTooLarge(f"the body is larger than {limit:,} bytes (MAX_BODY_BYTES)")
+
+
+def json_answer(body: object, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    """Return `body` as an answer in JSON."""
+    # Not jsonify: a host application's JSON provider may write it otherwise.
+    return Response(strict_json.dumps(body) + "\n", status, headers, mimetype="application/json")
+
+
+def stream_answer(parts: Iterator[str], mimetype: str, exchange: Exchange) -> Response:
+    """Return `parts` as an answer that no proxy holds back."""
+    response = Response(parts, mimetype=mimetype, headers=who(exchange))
+    response.headers["X-Accel-Buffering"] = "no"
+    response.headers["Cache-Control"] = "no-cache"
+    return response
+
+
+def who(exchange: Exchange) -> dict[str, str]:
+    """Return the headers that say who answers."""
+    record = exchange.record
+    headers = {"X-LLM-Backend": record.backend or "", "X-LLM-Model": _header_text(record.model or "")}
+    if record.fallback_reason:
+        headers["X-LLM-Fallback"] = record.fallback_reason
+    return headers
+
+
+def _header_text(text: str) -> str:
+    """A model's name comes from outside; a header takes printable ASCII."""
+    return re.sub(r"[^\x20-\x7e]", "?", text)[:200]
+
+
+def name_request(response: Response) -> Response:
+    """Give an answer its request's id, and leave for the page that asked, where CORS_ORIGINS has its site."""
+    response.headers["X-Request-ID"] = request_id()
+    allowed = service().settings.cors_origins
+    if allowed:
+        response.vary.add("Origin")
+        origin = request.headers.get("Origin", "")
+        if "*" in allowed or origin.lower() in allowed:
+            response.headers["Access-Control-Allow-Origin"] = "*" if "*" in allowed else origin
+            response.headers.update(_preflight() if request.method == "OPTIONS" else EXPOSED)
+    return response
+
+
+def _preflight() -> dict[str, str]:
+    return {
+        "Access-Control-Allow-Methods": "GET, POST",
+        "Access-Control-Allow-Headers": request.headers.get("Access-Control-Request-Headers", ""),
+        "Access-Control-Max-Age": "600",
+    }
+
+
+def answer_error(error: Exception) -> Response:
+    """Answer any error of our views as JSON; a host's own error pages stay its own."""
+    if isinstance(error, LLMAPIError):
+        return error_answer(error)
+    if isinstance(error, HTTPException):
+        return http_error_answer(error)
+    current_app.logger.error("request %s met an unexpected %s", request_id(), stack_of(error))
+    return error_answer(InternalError())
+
+
+def error_answer(error: LLMAPIError) -> Response:
+    """Return the JSON envelope for one of our errors."""
+    body: dict[str, object] = {"error": error.public(), "request_id": request_id()}
+    if isinstance(error, ValidationFailed):
+        body["fields"] = error.fields
+    # a client that left while it sent its request may have closed one direction only
+    response = json_answer(body, 400 if isinstance(error, ClientGone) else error.status)
+    if error.status in (429, 503):
+        response.headers["Retry-After"] = str(round(min(max(1, error.retry_after or 1), MAX_RETRY_AFTER)))
+    if isinstance(error, Unauthorized):
+        response.headers["WWW-Authenticate"] = "Bearer"
+    if isinstance(error, BackendError):
+        # Our own retries are used up; the SDKs' on top of them would make nine of three (providers.md, section 1.5).
+        response.headers["x-should-retry"] = "false"
+    return response
+
+
+def http_error_answer(error: HTTPException) -> Response:
+    """Return the JSON envelope for an error of the framework's, keeping its headers (405 has Allow)."""
+    code = re.sub(r"\W+", "_", error.name.lower())
+    kind = "invalid_request_error" if (error.code or 500) < 500 else "server_error"
+    body = {"message": error.description, "type": kind, "code": code, "param": None}
+    kept = [(name, value) for name, value in error.get_headers() if name not in ("Content-Type", "Content-Length")]
+    response = json_answer({"error": body, "request_id": request_id()}, error.code or 500, dict(kept))
+    return name_request(response)

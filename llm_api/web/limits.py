@@ -1,0 +1,219 @@
+"""Who may ask, and how often; how many at once is the generator's to know."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import ipaddress
+import logging
+import math
+import threading
+import time
+from bisect import bisect
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from ..errors import ConfigError, LimitsUnavailable, RateLimitExceeded, Unauthorized
+from ..rules import RATE_UNITS, ApiKey, Network
+from ..runtime.per_process import PerProcess
+from ..settings import Settings
+
+if TYPE_CHECKING:
+    from limits.strategies import RateLimiter
+
+# Seconds. A storage that is away must not hold up each request.
+STORAGE_TIMEOUT = 0.5
+LEFT_ALONE = 1.0
+# Of an IPv6 address, what one customer has in full (RFC 6177).
+IPV6_PREFIX = 64
+
+logger = logging.getLogger(__name__)
+
+
+def named_key(keys: tuple[ApiKey, ...], said: str | None) -> str:
+    """Return the name of the key that was said. Raises Unauthorized.
+
+    All are compared, each in constant time, so that the time it takes tells nothing.
+    """
+    digest = hashlib.sha256((said or "").encode("utf-8", "surrogateescape")).hexdigest()
+    matching = [key.name for key in keys if hmac.compare_digest(key.sha256, digest)]
+    if not matching:
+        raise Unauthorized("this key is not known" if said else "send a key: Authorization: Bearer KEY, or x-api-key")
+    return matching[0]
+
+
+def client_address(peer: str | None, forwarded_for: str, proxies: tuple[Network | None, ...]) -> str | None:
+    """Return the address of who asks: the last one in X-Forwarded-For that no trusted proxy of `proxies` has.
+
+    `peer` is who is connected, None or empty on a unix socket, for which None stands in `proxies`.
+    """
+    address = peer or None
+    for said in reversed([part.strip() for part in forwarded_for.split(",")]):
+        if not said or not _is_trusted(address, proxies):
+            break
+        address = said
+    return address
+
+
+def _is_trusted(address: str | None, proxies: tuple[Network | None, ...]) -> bool:
+    if address is None:
+        return None in proxies
+    try:
+        ip = _ip(address)
+    except ValueError:
+        return False
+    return any(ip in network for network in proxies if network)
+
+
+def _ip(address: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
+    # To a socket of both families an IPv4 client has an IPv6 address; all of them are in one /64.
+    ip = ipaddress.ip_address(address)
+    return getattr(ip, "ipv4_mapped", None) or ip
+
+
+@lru_cache(maxsize=1024)
+def _counted(address: str) -> str:
+    try:
+        return str(ipaddress.IPv6Network((_ip(address), IPV6_PREFIX), strict=False))
+    except ValueError:
+        return address
+
+
+@dataclass(frozen=True)
+class Rate:
+    """So many requests in each stretch of that length; `unit` is one of RATE_UNITS."""
+
+    amount: int
+    unit: str
+
+    @property
+    def seconds(self) -> int:
+        return RATE_UNITS[self.unit]
+
+    def __str__(self) -> str:
+        return f"{self.amount} per 1 {self.unit}"
+
+
+class Window:
+    """A rate's moving window in this process.
+
+    Not of `limits`, which keeps each address for ever, looks through all of them again and again, and starts threads
+    for that.
+    """
+
+    def __init__(self, rate: Rate) -> None:
+        self._rate = rate
+        self._lock = threading.Lock()
+        # when whose requests came that count; who has been away for the longest is the first
+        self._hits: OrderedDict[str, list[float]] = OrderedDict()
+
+    def hit(self, who: str) -> float:
+        """Count a request, and return 0; or don't, and return the seconds until one would count."""
+        now = time.monotonic()
+        begin = now - self._rate.seconds
+        with self._lock:
+            while self._hits and next(iter(self._hits.values()))[-1] <= begin:
+                self._hits.popitem(last=False)
+            hits = self._hits.setdefault(who, [])
+            del hits[: bisect(hits, begin)]
+            if len(hits) >= self._rate.amount:
+                return hits[0] - begin
+            hits.append(now)
+            self._hits.move_to_end(who)
+        return 0.0
+
+
+class RedisWindow:
+    """A rate's moving window in a Redis. Raises limits' StorageError where that is away."""
+
+    def __init__(self, rate: Rate, limiter: RateLimiter) -> None:
+        from limits import parse
+
+        self._item = parse(str(rate))
+        self._limiter = limiter
+
+    def hit(self, who: str) -> float:
+        """As Window.hit."""
+        if self._limiter.hit(self._item, who):
+            return 0.0
+        left = self._limiter.get_window_stats(self._item, who).reset_time - time.time()
+        return max(left, 0.001)  # 0 is for those that count
+
+
+class RateLimits:
+    """Counts requests a key or an address against RATE_LIMIT, in RATE_LIMIT_STORAGE.
+
+    Making one raises ConfigError where a package is missing. Imports `limits` only for a Redis.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._away_until = 0.0
+        said = [rate.split("/") for rate in (settings.rate_limit or "").split(";") if rate]
+        # what a short one refuses is not to count for a longer one
+        self._rates = sorted((Rate(int(amount), unit) for amount, unit in said), key=lambda rate: rate.seconds)
+        self._is_shared = settings.rate_limit_storage != "memory://"
+        if self._rates and self._is_shared:
+            _load_packages()
+        self._here = PerProcess(lambda: {rate: Window(rate) for rate in self._rates})
+        self._limiter = PerProcess(self._make_limiter)
+        self._shared = PerProcess(lambda: {rate: RedisWindow(rate, self._limiter()) for rate in self._rates})
+
+    def count(self, key: str | None, address: str | None) -> None:
+        """Count one request. Raises RateLimitExceeded, or LimitsUnavailable where that is what a lost storage means."""
+        if self._rates:
+            who = f"key {key}" if key else f"address {_counted(address or '')}"
+            if self._is_shared:
+                self._count_shared(who)
+            else:
+                _count(self._here(), who)
+
+    def storage_answers(self) -> bool:
+        """Say whether the Redis can be reached."""
+        return bool(self._limiter().storage.check())
+
+    def _count_shared(self, who: str) -> None:
+        from limits.errors import StorageError
+
+        if time.monotonic() >= self._away_until:
+            try:
+                return _count(self._shared(), who)
+            except StorageError as error:
+                self._away_until = time.monotonic() + LEFT_ALONE
+                logger.error("the storage of the rate limits is away (%s)", type(error.storage_error).__name__)
+        return self._count_without(who)
+
+    def _count_without(self, who: str) -> None:
+        match self._settings.rate_limit_on_failure:
+            case "memory":
+                _count(self._here(), who)
+            case "deny":
+                raise LimitsUnavailable("requests can't be counted now, so none is answered")
+
+    def _make_limiter(self) -> RateLimiter:
+        from limits.storage import storage_from_string
+        from limits.strategies import MovingWindowRateLimiter
+
+        timeouts = dict.fromkeys(("socket_timeout", "socket_connect_timeout"), STORAGE_TIMEOUT)
+        uri = self._settings.rate_limit_storage
+        return MovingWindowRateLimiter(storage_from_string(uri, wrap_exceptions=True, **timeouts))
+
+
+def _load_packages() -> None:
+    """Import all at the start: of threads that do at their first request some find a package that is half there."""
+    try:
+        for package in ("limits.strategies", "redis"):
+            import_module(package)
+    except ImportError:
+        needed = "RATE_LIMIT_STORAGE is a Redis, which needs two packages: pip install limits redis"
+        raise ConfigError(needed) from None
+
+
+def _count(windows: Mapping[Rate, Window] | Mapping[Rate, RedisWindow], who: str) -> None:
+    for rate, window in windows.items():
+        if seconds := window.hit(who):
+            raise RateLimitExceeded(f"more than {rate} (RATE_LIMIT)", retry_after=math.ceil(seconds))

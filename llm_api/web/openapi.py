@@ -1,0 +1,314 @@
+"""The description of the API (OpenAPI 3.1), from the schemas that read the bodies and the views' docstrings."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from apispec import APISpec
+from apispec.ext.marshmallow import MarshmallowPlugin
+from flask import Flask
+from marshmallow import INCLUDE, Schema, fields, validate
+
+from ..dialects.fields import MAX_STOPS, Format, Stop
+from ..dialects.openai import ROLES, ChatSchema, CompletionSchema, Content
+
+Fields = dict[str, fields.Field[Any]]
+Answer = Mapping[str, type[Schema] | None]
+
+TEXT = fields.String(required=True)
+NULLABLE_TEXT = fields.String(required=True, allow_none=True)
+COUNT = fields.Integer(required=True, validate=validate.Range(0))
+NULLABLE_COUNT = fields.Integer(required=True, allow_none=True)
+TIME = fields.Float(required=True)
+FINISH = fields.String(required=True, validate=validate.OneOf(["stop", "length", "tool_calls", "content_filter"]))
+
+ErrorDetail = Schema.from_dict(
+    {"message": TEXT, "type": TEXT, "code": NULLABLE_TEXT, "param": NULLABLE_TEXT}, name="ErrorDetail"
+)
+Error = Schema.from_dict(
+    {"error": fields.Nested(ErrorDetail, required=True), "request_id": TEXT, "fields": fields.Dict()}, name="Error"
+)
+Tokens = Schema.from_dict({"input_tokens": NULLABLE_COUNT, "output_tokens": NULLABLE_COUNT}, name="Tokens")
+Details = Schema.from_dict(
+    {
+        "request_id": TEXT,
+        "backend": TEXT,
+        "model": TEXT,
+        "finish_reason": FINISH,
+        "usage": fields.Nested(Tokens, required=True),
+        "duration_ms": TIME,
+        "fallback": fields.Boolean(required=True),
+        "fallback_reason": NULLABLE_TEXT,
+    },
+    name="Details",
+)
+Generated = Schema.from_dict({"response": TEXT, "details": fields.Nested(Details)}, name="Generated")
+Health = Schema.from_dict(
+    {
+        "status": fields.String(required=True, validate=validate.OneOf(["healthy", "degraded", "unhealthy"])),
+        "backend": TEXT,
+        "timestamp": TIME,
+        "reason": fields.String(),
+    },
+    name="Health",
+)
+
+
+class Config(Schema):
+    """The four that clients rely on; the others are as many as there are settings."""
+
+    class Meta:
+        unknown = INCLUDE
+
+    backend = ollama_model = ollama_url = log_file = TEXT
+
+
+OpenAIUsage = Schema.from_dict(
+    {"prompt_tokens": COUNT, "completion_tokens": COUNT, "total_tokens": COUNT}, name="Usage"
+)
+Spoken = Schema.from_dict({"role": TEXT, "content": NULLABLE_TEXT, "refusal": NULLABLE_TEXT}, name="Spoken")
+CHOICE: Fields = {"index": COUNT, "finish_reason": FINISH, "logprobs": fields.Raw(required=True, allow_none=True)}
+ChatChoice = Schema.from_dict({**CHOICE, "message": fields.Nested(Spoken, required=True)}, name="ChatChoice")
+TextChoice = Schema.from_dict({**CHOICE, "text": TEXT}, name="TextChoice")
+OBJECT: Fields = {"id": TEXT, "object": TEXT, "created": COUNT}
+COMPLETION: Fields = OBJECT | {"model": TEXT, "usage": fields.Nested(OpenAIUsage, required=True, allow_none=True)}
+ChatCompletion = Schema.from_dict(
+    {**COMPLETION, "choices": fields.List(fields.Nested(ChatChoice), required=True)}, name="ChatCompletion"
+)
+TextCompletion = Schema.from_dict(
+    {**COMPLETION, "choices": fields.List(fields.Nested(TextChoice), required=True)}, name="TextCompletion"
+)
+Model = Schema.from_dict({**OBJECT, "owned_by": TEXT}, name="Model")
+ModelList = Schema.from_dict(
+    {"object": TEXT, "data": fields.List(fields.Nested(Model), required=True)}, name="ModelList"
+)
+
+
+def _object(properties: dict[str, Any], *required: str) -> dict[str, Any]:
+    return {"type": "object", "properties": properties, "required": list(required)}
+
+
+# What apispec can't read from a field: our own kinds, and what is checked of a body as a whole.
+ANY_SCHEMA = {"$ref": "#/components/schemas/JSONSchema"}
+JSON_SCHEMA = {
+    "description": "A JSON Schema, draft 2020-12; `patternProperties` and references to elsewhere are not supported.",
+    "type": "object",
+    "properties": {
+        "type": {"enum": ["object", "array", "string", "number", "integer", "boolean", "null"]},
+        "properties": {"type": "object", "additionalProperties": ANY_SCHEMA},
+        "required": {"type": "array", "items": {"type": "string"}, "uniqueItems": True},
+        "items": ANY_SCHEMA,
+    },
+}
+NOT_EMPTY = {"type": "string", "minLength": 1}
+TEXT_PART = _object({"type": {"const": "text"}, "text": {"type": "string"}}, "type", "text")
+OPTIONS = {"name": {"type": ["string", "null"]}, "strict": {"type": ["boolean", "null"]}}
+NAMED_SCHEMA = _object({**OPTIONS, "schema": ANY_SCHEMA}, "schema")
+KINDS: dict[type, list[dict[str, Any]]] = {
+    Stop: [NOT_EMPTY, {"type": "array", "items": NOT_EMPTY, "maxItems": MAX_STOPS}],
+    Content: [{"type": "string"}, {"type": "array", "items": TEXT_PART}],
+    Format: [
+        _object({"type": {"enum": ["text", "json_object"]}}, "type"),
+        _object({"type": {"const": "json_schema"}, "json_schema": NAMED_SCHEMA}, "type", "json_schema"),
+        {**ANY_SCHEMA, "minProperties": 1},
+    ],
+}
+TURN = {"properties": {"role": {"enum": [role for role, meant in ROLES.items() if meant != "system"]}}}
+SAYS_SOMETHING = {
+    "properties": {
+        "content": {"anyOf": [NOT_EMPTY, {"type": "array", "contains": {"properties": {"text": NOT_EMPTY}}}]}
+    },
+    "required": ["content"],
+}
+WHOLES: dict[tuple[type, str], dict[str, Any]] = {
+    (ChatSchema, "messages"): {
+        "description": "At least one is not the system's. All texts together have 1 to MAX_PROMPT_CHARS characters.",
+        "allOf": [{"contains": TURN}, {"contains": SAYS_SOMETHING}],
+    },
+    (CompletionSchema, "prompt"): {"description": "At most MAX_PROMPT_CHARS characters.", "minLength": 1},
+}
+
+JSON = "application/json"
+# Of an event stream, tools take a schema for each event's; so it has words only.
+STREAMS = {
+    "text/plain": {"type": "string", "description": "Prometheus' text format."},
+    "application/x-ndjson": {"type": "string", "description": "One object a line; the last one has `done`."},
+    "text/event-stream": {
+        "description": "Server-sent events; the last one's data is `[DONE]`, or an object with `error`."
+    },
+}
+GENERATION_ERRORS = dict.fromkeys((400, 401, 403, 404, 413, 415, 429, 500, 502, 503, 504), Error)
+LIST_ERRORS = dict.fromkeys((401, 502, 503, 504), Error)
+ERROR_WORDS = {
+    400: "The body is not JSON, or the backend refuses the request",
+    401: "The service has keys, and this is none of them",
+    403: "The caller may not use this model",
+    404: "The model is not known",
+    413: "The body is too large",
+    415: "The body's type is not application/json",
+    422: "A field is wrong",
+    429: "The backend limits the rate of requests",
+    500: "Something broke inside the service",
+    502: "The backend failed",
+    503: "Nothing to serve with, or the log can't be written",
+    504: "No answer within REQUEST_TIMEOUT",
+}
+ALWAYS = {"X-Request-ID": "The request's id, which the log has too; the client's own where it sent one"}
+WHO = {"X-LLM-Backend": "Who answered", "X-LLM-Model": "With which model"}
+FALLBACK = {"X-LLM-Fallback": "Why it was not the configured backend; absent where it was"}
+WAIT = {"Retry-After": "Seconds"}
+QUESTION = "What is the capital of France?"
+# A small model may not know where to stop.
+BRIEF = {"max_tokens": 50}
+ASKED = {"model": "default", "prompt": QUESTION} | BRIEF
+CHAT = {"model": "default", "messages": [{"role": "user", "content": QUESTION}]} | BRIEF
+
+
+@dataclass(frozen=True)
+class Operation:
+    """What a view's docstring does not say. `answer` maps the media types of a 200 to their schemas."""
+
+    answer: Answer
+    body: str | None = None
+    examples: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    errors: Mapping[int, type[Schema]] = field(default_factory=dict)
+
+
+# By the endpoint inside the blueprint.
+OPERATIONS = {
+    "generate": Operation(
+        {JSON: Generated, "application/x-ndjson": None},
+        "generate_schema",
+        {
+            "a prompt": {"prompt": QUESTION} | BRIEF,
+            "with details": {"prompt": QUESTION, "system": "Be brief.", "temperature": 0, "details": True} | BRIEF,
+            "streamed": {"prompt": QUESTION, "stream": True} | BRIEF,
+            "every parameter": {
+                "prompt": "Tell me about the sea.",
+                "system": "Be brief.",
+                "max_tokens": 24,
+                "temperature": 0.5,
+                "top_p": 0.9,
+                "stop": ["\n\n"],
+                "seed": 7,
+                "stream": False,
+                "fallback": True,
+                "details": False,
+            },
+        },
+        GENERATION_ERRORS | {422: Error},
+    ),
+    "health": Operation({JSON: Health}, errors={503: Health}),
+    "live": Operation({JSON: Health}),
+    "config": Operation({JSON: Config}, errors={401: Error}),
+    "metrics": Operation({"text/plain": None}, errors={401: Error}),
+    "openai.chat_completions": Operation(
+        {JSON: ChatCompletion, "text/event-stream": None},
+        "chat_schema",
+        {
+            "a conversation": CHAT,
+            "streamed": CHAT | {"stream": True, "stream_options": {"include_usage": True}},
+        },
+        GENERATION_ERRORS,
+    ),
+    "openai.completions": Operation(
+        {JSON: TextCompletion, "text/event-stream": None},
+        "completion_schema",
+        {"a prompt": ASKED, "streamed": ASKED | {"stream": True}},
+        GENERATION_ERRORS,
+    ),
+    "openai.models": Operation({JSON: ModelList}, errors=LIST_ERRORS),
+    "openai.model": Operation({JSON: Model}, errors=LIST_ERRORS | {404: Error}),
+}
+
+
+def describe(app: Flask, blueprint: str, bodies: object) -> dict[str, Any]:
+    """Return the OpenAPI document of `blueprint`, to be served at its /openapi.json.
+
+    `bodies` has the schemas that read the bodies, under the names that OPERATIONS gives them.
+    """
+    own = f"{blueprint}."
+    rules = {r.endpoint.removeprefix(own): r for r in app.url_map.iter_rules() if r.endpoint.startswith(own)}
+    mount = rules["openapi"].rule.removesuffix("/openapi.json")
+    spec = _empty()
+    for endpoint, rule in rules.items():
+        if said := OPERATIONS.get(endpoint):
+            path = re.sub(r"<(?:\w+:)?(\w+)>", r"{\1}", rule.rule.removeprefix(mount))
+            operation = _operation(said, app.view_functions[rule.endpoint].__doc__ or "", bodies)
+            operation |= _place(endpoint, said) | {"parameters": [_parameter(name) for name in rule.arguments]}
+            spec.path(path, operations={"post" if said.body else "get": operation})
+    document: dict[str, Any] = spec.to_dict()
+    return document
+
+
+def _empty() -> APISpec:
+    plugin = MarshmallowPlugin()
+    spec = APISpec("LLM API", _version(), "3.1.0", plugins=[plugin])
+    assert plugin.converter
+    plugin.converter.add_attribute_function(_beyond)
+    spec.components.schema("JSONSchema", JSON_SCHEMA)
+    # Relative to the document's own address: so it holds under any prefix, whether we are told of it or not.
+    spec.options["servers"] = [{"url": "./"}]
+    return spec
+
+
+def _place(endpoint: str, said: Operation) -> dict[str, Any]:
+    group, _, name = endpoint.rpartition(".")
+    return {"operationId": name, "tags": ["OpenAI" if group else "Generate" if said.body else "State"]}
+
+
+def _beyond(converter: object, field: fields.Field[Any], ret: object) -> dict[str, Any]:
+    """Return what apispec does not see in `field`; the signature is apispec's."""
+    said = dict(WHOLES.get((type(field.parent), field.name or ""), {}))
+    if forms := KINDS.get(type(field)):
+        said["anyOf"] = [*forms, {"type": "null"}] if field.allow_none else forms
+    for rule in field.validators:
+        if isinstance(rule, validate.Range) and not rule.min_inclusive:
+            said["exclusiveMinimum"] = rule.min
+        elif isinstance(rule, validate.Regexp):  # which matches from the start, and \Z is Python's only
+            said["pattern"] = "^" + str(rule.regex.pattern).removesuffix(r"\Z") + "$"
+    return said
+
+
+def _operation(said: Operation, docstring: str, bodies: object) -> dict[str, Any]:
+    summary, _, description = inspect.cleandoc(docstring).partition("\n")
+    operation: dict[str, Any] = {"summary": summary, "description": description.strip()}
+    if said.body:
+        examples = {title: {"value": value} for title, value in said.examples.items()}
+        content = {JSON: {"schema": getattr(bodies, said.body), "examples": examples}}
+        operation["requestBody"] = {"required": True, "content": content}
+    answers = {200: _answer("Answered", said.answer, _headers(WHO) | _headers(FALLBACK, False) if said.body else {})}
+    return operation | {"responses": answers | {status: _error(status, said.errors[status]) for status in said.errors}}
+
+
+def _error(status: int, schema: type[Schema]) -> dict[str, Any]:
+    wait = _headers(WAIT) if schema is Error and status in (429, 503) else {}
+    return _answer(ERROR_WORDS[status], {JSON: schema}, wait)
+
+
+def _answer(words: str, answer: Answer, headers: dict[str, Any]) -> dict[str, Any]:
+    content = {kind: {"schema": schema or STREAMS[kind]} for kind, schema in answer.items()}
+    return {"description": words, "headers": _headers(ALWAYS) | headers, "content": content}
+
+
+def _headers(words: Mapping[str, str], required: bool = True) -> dict[str, Any]:
+    return {
+        name: {"description": about, "required": required, "schema": {"type": "string"}}
+        for name, about in words.items()
+    }
+
+
+def _parameter(name: str) -> dict[str, Any]:
+    return {"name": name, "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}}
+
+
+def _version() -> str:
+    try:
+        return version("llm-api")
+    except PackageNotFoundError:  # run from its folder
+        return "0"
