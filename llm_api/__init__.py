@@ -5,6 +5,7 @@ Imports point down: cli > web > dialects > exchange > backends > log, runtime > 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from .settings import Settings
@@ -12,6 +13,7 @@ from .settings import Settings
 if TYPE_CHECKING:
     from flask import Flask
 
+    from .backends import Backend
     from .web.extension import LLMAPI
 
 __all__ = ["LLMAPI", "Settings", "create_app"]
@@ -26,11 +28,12 @@ def __getattr__(name: str) -> Any:
     raise AttributeError(name)
 
 
-def create_app(settings: Settings | None = None) -> Flask:
-    """Return the service as a Flask app. `settings` default to the environment and `.env` in the working folder.
+def create_app(settings: Settings | None = None, backends: Iterable[Backend] | None = None) -> Flask:
+    """Return the service as a Flask app. `settings` default to the environment and `.env` in the working folder;
+    `backends` stands for those that they name.
 
     Raises ConfigError where a setting is wrong. Nothing is opened and no model is loaded before the first request.
     """
     from .web.extension import make_app
 
-    return make_app(settings or Settings.load())
+    return make_app(settings or Settings.load(), backends)

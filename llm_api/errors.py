@@ -5,14 +5,13 @@
     │   ├── MalformedBody        400    malformed_json
     │   ├── BodyTooLarge         413    body_too_large
     │   ├── UnsupportedMedia     415    unsupported_media_type
-    │   ├── ValidationFailed     422    validation_failed
-    │   │   └── OpenAIInvalid    400    validation_failed   OpenAI's dialect answers 400
+    │   ├── ValidationFailed     422    validation_failed   400 where the dialect says so
     │   ├── NoSuchModel          404    model_not_found     not in the lists of the backends
     │   ├── Unauthorized         401    invalid_api_key
     │   ├── ModelForbidden       403    model_not_allowed   the host says so
     │   ├── RateLimitExceeded    429    rate_limit_exceeded
-    │   └── RequestRefused       400    the backend's code  a backend says that the request itself is wrong
-    │       └── ParameterDropped 400    unsupported_parameter  asked again at once without the parameter
+    │   ├── RequestRefused       400    the backend's code  a backend says that the request itself is wrong
+    │   └── ParameterDropped     400    unsupported_parameter  the backend is asked again at once without it
     ├── BackendError                                        falls back; `code` is the reason code
     │   ├── Unreachable          503    unreachable
     │   ├── TimedOut             504    timeout
@@ -41,7 +40,7 @@ where prompts are logged.
 from __future__ import annotations
 
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import ClassVar
 
 
@@ -52,7 +51,7 @@ class LLMAPIError(Exception):
     field that is to blame, `retry_after` the seconds after which another try makes sense.
     """
 
-    status: ClassVar[int] = 500
+    status: int = 500
     type: ClassVar[str] = "server_error"
     code: str = "internal_error"
 
@@ -91,61 +90,80 @@ class RequestError(LLMAPIError):
 
 
 class MalformedBody(RequestError):
+    """The body is not JSON, or not plain JSON."""
+
     code = "malformed_json"
 
 
 class BodyTooLarge(RequestError):
+    """The body is larger than MAX_BODY_BYTES."""
+
     status = 413
     code = "body_too_large"
 
 
 class UnsupportedMedia(RequestError):
+    """The body's type is not application/json."""
+
     status = 415
     code = "unsupported_media_type"
 
 
 class ValidationFailed(RequestError):
-    """`fields` maps each wrong field to its messages, as marshmallow gives them."""
+    """A field is wrong.
+
+    `fields` maps each wrong field to its messages, as marshmallow gives them.
+    """
 
     status = 422
     code = "validation_failed"
 
-    def __init__(self, message: str, *, param: str | None, fields: Mapping[str, object]) -> None:
+    def __init__(self, message: str, *, param: str | None, fields: Mapping[str, object], status: int = 422) -> None:
         super().__init__(message, param=param)
         self.fields = fields
-
-
-class OpenAIInvalid(ValidationFailed):
-    status = 400
+        self.status = status
 
 
 class NoSuchModel(RequestError):
+    """No backend lists this model."""
+
     status = 404
     code = "model_not_found"
 
 
 class Unauthorized(RequestError):
+    """The key is missing or not known."""
+
     status = 401
     code = "invalid_api_key"
 
 
 class ModelForbidden(RequestError):
+    """The caller may not use this model."""
+
     status = 403
     code = "model_not_allowed"
 
 
 class RateLimitExceeded(RequestError):
+    """The caller asks more often than RATE_LIMIT allows."""
+
     status = 429
     type = "rate_limit_error"
     code = "rate_limit_exceeded"
 
 
 class RequestRefused(RequestError):
+    """The backend refuses the request."""
+
     code = "request_refused"
 
 
-class ParameterDropped(RequestRefused):
-    """The model takes no such parameter; the backend has noted it and is to be asked again at once."""
+class ParameterDropped(RequestError):
+    """The model takes no such parameter.
+
+    The backend has noted it and is to be asked again at once, without it.
+    """
 
     code = "unsupported_parameter"
 
@@ -164,6 +182,8 @@ class BackendError(LLMAPIError):
 
 
 class Unreachable(BackendError):
+    """The backend can't be reached."""
+
     status = 503
     code = "unreachable"
     retryable = True
@@ -171,12 +191,16 @@ class Unreachable(BackendError):
 
 
 class TimedOut(BackendError):
+    """No complete answer came in time."""
+
     status = 504
     code = "timeout"
     trips = True
 
 
 class RateLimited(BackendError):
+    """The backend limits the rate of requests."""
+
     status = 429
     type = "rate_limit_error"
     code = "rate_limited"
@@ -184,11 +208,15 @@ class RateLimited(BackendError):
 
 
 class QuotaExhausted(BackendError):
+    """The backend's quota or credit is used up."""
+
     status = 503
     code = "rate_limited"
 
 
 class Overloaded(BackendError):
+    """The backend is overloaded."""
+
     status = 503
     code = "overloaded"
     retryable = True
@@ -196,41 +224,55 @@ class Overloaded(BackendError):
 
 
 class BadCredentials(BackendError):
+    """The backend does not accept the configured key."""
+
     code = "bad_credentials"
 
 
 class ModelNotFound(BackendError):
+    """The backend does not have this model."""
+
     status = 404
     code = "model_not_found"
 
 
 class ServerError(BackendError):
+    """The backend failed."""
+
     retryable = True
     trips = True
 
 
 class InvalidAnswer(BackendError):
+    """The backend's answer is not what its API promises."""
+
     code = "invalid_answer"
     trips = True
 
 
 class CircuitOpen(BackendError):
+    """The backend keeps failing and is left alone for now."""
+
     status = 503
     code = "circuit_open"
 
 
 class NotRecorded(BackendError):
+    """The log has no answer to replay."""
+
     status = 404
     code = "not_recorded"
 
 
 class NotConfigured(BackendError):
+    """The backend lacks a key or a package."""
+
     status = 503
     code = "not_configured"
 
 
 class ClientGone(LLMAPIError):
-    """Status 499 is nginx's word for it; only the log sees it."""
+    """The client left. Status 499 is nginx's word for it; only the log sees it."""
 
     status = 499
     type = "client_error"
@@ -241,22 +283,31 @@ class ClientGone(LLMAPIError):
 
 
 class NoCapacity(LLMAPIError):
+    """As many requests run as MAX_CONCURRENCY allows."""
+
     status = 503
     code = "no_capacity"
 
 
 class LimitsUnavailable(LLMAPIError):
+    """The storage of the rate limits can't be reached."""
+
     status = 503
     code = "limits_unavailable"
 
 
 class LogUnavailable(LLMAPIError):
+    """The log can't be written."""
+
     status = 503
     code = "log_unavailable"
 
 
 class InternalError(LLMAPIError):
-    """What nobody foresaw; `stack_of` tells the error output where."""
+    """Something broke inside the service.
+
+    `stack_of` tells the error output where.
+    """
 
     def __init__(self, message: str = "something broke inside the service; its error output says more") -> None:
         super().__init__(message)
@@ -265,6 +316,18 @@ class InternalError(LLMAPIError):
 def stack_of(error: BaseException) -> str:
     """Return where an unforeseen error came from, for the error output: never its text, which may quote anything."""
     return f"{type(error).__name__}\n{''.join(traceback.format_tb(error.__traceback__))}"
+
+
+def words_for(status: int) -> str:
+    """Return what an answer of that status may mean: a sentence for each error that ends with it."""
+    return " ".join((kind.__doc__ or "").partition("\n")[0] for kind in _leaves(LLMAPIError) if kind.status == status)
+
+
+def _leaves(kind: type[LLMAPIError]) -> Iterator[type[LLMAPIError]]:
+    for child in kind.__subclasses__():
+        yield from _leaves(child)
+    if not kind.__subclasses__():
+        yield kind
 
 
 class ConfigError(ValueError):

@@ -147,9 +147,31 @@ def _parse_key(entry: str) -> ApiKey:
 RATE_UNITS = {"second": 1, "minute": 60, "hour": 3600, "day": 86_400}
 
 
-def _parse_rates(text: str) -> str:
-    if not all(re.fullmatch(rf"[1-9]\d{{0,8}}/({'|'.join(RATE_UNITS)})", rate) for rate in text.split(";")):
+@dataclass(frozen=True)
+class Rate:
+    """So many requests in each stretch of that length; `unit` is one of RATE_UNITS."""
+
+    amount: int
+    unit: str
+
+    @property
+    def seconds(self) -> int:
+        return RATE_UNITS[self.unit]
+
+    def __str__(self) -> str:
+        return f"{self.amount} per 1 {self.unit}"
+
+
+def rates(text: str) -> tuple[Rate, ...]:
+    """Read `60/minute;1000/day`. Raises ValueError."""
+    found = [re.fullmatch(rf"([1-9]\d{{0,8}})/({'|'.join(RATE_UNITS)})", rate) for rate in text.split(";")]
+    if not all(found):
         raise ValueError
+    return tuple(Rate(int(match[1]), match[2]) for match in found if match)
+
+
+def _parse_rates(text: str) -> str:
+    rates(text)
     return text
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
+import re
 from typing import Any, NoReturn
 
 from .errors import MalformedBody
 
 MAX_DEPTH = 32
 MAX_DIGITS = 20
+UNWANTED = re.compile("[\x00\ud800-\udfff]")
 
 
 def dumps(value: object) -> str:
@@ -41,12 +42,32 @@ def loads(body: bytes) -> dict[str, Any]:
         raise MalformedBody(f"the body is not valid JSON: {error.msg} at character {error.pos}") from None
     if not isinstance(value, dict):
         raise MalformedBody('the body must be a JSON object, such as {"prompt": "Hello"}')
-    if body.count(b"{") + body.count(b"[") > MAX_DEPTH:
-        _check_depth(value, MAX_DEPTH)
-    if b"\\u" in body:
-        for text in _strings(value):
-            _check_text(text)
+    if body.count(b"{") + body.count(b"[") > MAX_DEPTH or b"\\u" in body:
+        check(value)
     return value
+
+
+def check(value: object, levels: int = MAX_DEPTH) -> None:
+    """Raise MalformedBody where `value`, or what is in it, is what `loads` refuses in a body."""
+    if isinstance(value, str):
+        if UNWANTED.search(value):
+            raise MalformedBody("the body has a NUL character or half of a surrogate pair in a string")
+    elif isinstance(value, float):
+        if not math.isfinite(value):
+            raise MalformedBody(f"the body has {value}, which is not JSON")
+    elif isinstance(value, dict | list | tuple):
+        if levels == 0:
+            raise MalformedBody(f"the body is nested deeper than {MAX_DEPTH} levels")
+        for item in (*value, *value.values()) if isinstance(value, dict) else value:
+            check(item, levels - 1)
+
+
+def decode(text: str | bytes) -> Any:
+    """Return the JSON value in `text`. Raises ValueError on what is none: NaN, and what is nested too deeply, too."""
+    try:
+        return _decode(text.decode() if isinstance(text, bytes) else text)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
 
 
 _encode = json.JSONEncoder(allow_nan=False, separators=(", ", ": ")).encode
@@ -63,6 +84,13 @@ def _refuse_constant(name: str) -> NoReturn:
     raise MalformedBody(f"the body has {name}, which is not JSON")
 
 
+def _not_json(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not JSON")
+
+
+_decode = json.JSONDecoder(parse_constant=_not_json).decode
+
+
 def _integer(digits: str) -> int:
     if len(digits.lstrip("-")) > MAX_DIGITS:
         raise MalformedBody(f"the body has an integer of more than {MAX_DIGITS} digits")
@@ -74,29 +102,3 @@ def _float(digits: str) -> float:
     if math.isinf(value):
         raise MalformedBody("the body has a number that is too large")
     return value
-
-
-def _check_depth(value: object, levels: int) -> None:
-    if not isinstance(value, dict | list):
-        return
-    if levels == 0:
-        raise MalformedBody(f"the body is nested deeper than {MAX_DEPTH} levels")
-    for item in value.values() if isinstance(value, dict) else value:
-        _check_depth(item, levels - 1)
-
-
-def _strings(value: object) -> Iterator[str]:
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, dict):
-        for name, item in value.items():
-            yield name
-            yield from _strings(item)
-    elif isinstance(value, list):
-        for item in value:
-            yield from _strings(item)
-
-
-def _check_text(text: str) -> None:
-    if "\x00" in text or any("\ud800" <= char <= "\udfff" for char in text):
-        raise MalformedBody("the body has a NUL character or half of a surrogate pair in a string")

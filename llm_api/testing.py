@@ -16,7 +16,7 @@ import pytest
 from .backends import Backend
 from .errors import BackendError, RequestError
 from .exchange.breaker import Breaker
-from .exchange.exchange import Generator, Link
+from .exchange.chain import Chain, Link, Route
 from .log.writer import RequestLog
 from .runtime.deadline import Deadline
 from .settings import Settings
@@ -78,15 +78,15 @@ def llm_stub(monkeypatch: pytest.MonkeyPatch) -> ScriptedBackend:
     """
     scripted = ScriptedBackend()
 
-    def route(self: Generator, request: GenerationRequest) -> tuple[list[Link], GenerationRequest]:
-        links: list[Link] = [(scripted, Breaker()), *self.chain[1:]]
-        return links if request.fallback else links[:1], request
+    def route(self: Chain, request: GenerationRequest) -> Route:
+        links = [Link(scripted, Breaker()), *self.links[1:]]
+        return Route(links if request.fallback else links[:1], request)
 
     def append(self: RequestLog, record: dict[str, Any]) -> bool:
         scripted.records.append(record)
         return True
 
-    monkeypatch.setattr(Generator, "route", route)
+    monkeypatch.setattr(Chain, "route", route)
     monkeypatch.setattr(RequestLog, "append", append)
     return scripted
 
@@ -105,7 +105,7 @@ class BackendContract:
         raise NotImplementedError("give a fixture `backend` that returns yours")
 
     def _chunks(self, backend: Backend, *, stream: bool) -> list[Chunk]:
-        request = GenerationRequest((Message("user", self.prompt),), max_tokens=16, stream=stream)
+        request = GenerationRequest((Message.of("user", self.prompt),), max_tokens=16, stream=stream)
         return list(backend.stream(request, Deadline(CONTRACT_SECONDS)))
 
     @pytest.mark.parametrize("stream", [False, True])
@@ -133,14 +133,14 @@ class BackendContract:
 
     def test_it_can_be_left(self, backend: Backend) -> None:
         """Closing the iterator after its first chunk stops it without an error."""
-        request = GenerationRequest((Message("user", self.prompt),), stream=True)
+        request = GenerationRequest((Message.of("user", self.prompt),), stream=True)
         chunks = backend.stream(request, Deadline(CONTRACT_SECONDS))
         assert isinstance(next(iter(chunks)), Chunk)
         getattr(chunks, "close", lambda: None)()
 
     def test_it_minds_the_deadline(self, backend: Backend) -> None:
         """A request whose time is over ends soon, with an answer or with an error of the tree."""
-        request = GenerationRequest((Message("user", self.prompt),), stream=True)
+        request = GenerationRequest((Message.of("user", self.prompt),), stream=True)
         started = time.monotonic()
         with suppress(BackendError, RequestError):
             list(backend.stream(request, Deadline(0.01)))

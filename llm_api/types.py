@@ -1,20 +1,82 @@
-"""The frozen types that cross every wall: schemas make requests, backends make chunks, views frame them."""
+"""The middle language, frozen: dialects make requests, backends make chunks, an exchange makes heads and answers."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+# What a request may need beyond text, each with the field that asks for it.
+NEEDS = {"json_object": "response_format", "json_schema": "response_format", "images": "messages", "tools": "messages"}
 PARAMETERS = ("max_tokens", "temperature", "top_p", "stop", "seed", "response_format")
 
 
 @dataclass(frozen=True, slots=True)
+class Text:
+    """Words."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """A picture: base64 `data` of `media_type`, or the `url` it can be fetched from."""
+
+    media_type: str | None = None
+    data: str | None = None
+    url: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCall:
+    """A call that the model made; `arguments` is the JSON text as the model wrote it."""
+
+    id: str
+    name: str
+    arguments: str
+
+
+@dataclass(frozen=True, slots=True)
+class ToolResult:
+    """What the call `call_id` gave."""
+
+    call_id: str
+    parts: tuple[Text | Image, ...]
+    is_error: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Reasoning:
+    """What a model thought; only the provider `made_by` can read `signature` and `data` again."""
+
+    text: str = ""
+    signature: str | None = None
+    data: str | None = None
+    made_by: str | None = None
+
+
+Part = Text | Image | ToolCall | ToolResult | Reasoning
+# What an answer to such a part takes; a backend that lacks it in `serves` is not asked.
+PART_NEEDS = {Image: "images", ToolCall: "tools", ToolResult: "tools"}
+
+
+@dataclass(frozen=True, slots=True)
 class Message:
-    """One turn of a conversation; `role` is `system`, `user` or `assistant`."""
+    """One turn of a conversation; `role` is `system`, `user`, `assistant` or `tool`."""
 
     role: str
-    content: str
+    parts: tuple[Part, ...]
+
+    @classmethod
+    def of(cls, role: str, text: str) -> Message:
+        """Return a message of one text."""
+        return cls(role, (Text(text),))
+
+    @property
+    def content(self) -> str:
+        """The texts, joined."""
+        return "".join(part.text for part in self.parts if isinstance(part, Text))
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +93,10 @@ class ResponseFormat:
 
 @dataclass(frozen=True, slots=True)
 class GenerationRequest:
-    """What a client asks for, whichever dialect it spoke. None means: not said, so not sent either."""
+    """What a client asks for, whichever dialect it spoke. None means: not said, so not sent either.
+
+    `is_prompt`: it came as one text, with at most a system message before it, so the log has it as that.
+    """
 
     messages: tuple[Message, ...]
     model: str | None = None
@@ -43,6 +108,16 @@ class GenerationRequest:
     response_format: ResponseFormat | None = None
     stream: bool = False
     fallback: bool = True
+    is_prompt: bool = False
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """What a backend must serve to answer: `images`, `tools`, `json_object`, `json_schema`."""
+        kinds = {type(part) for message in self.messages for part in message.parts}
+        needs = {PART_NEEDS[kind] for kind in kinds if kind in PART_NEEDS}
+        if self.response_format:
+            needs.add("json_object" if self.response_format.schema is None else "json_schema")
+        return frozenset(needs)
 
     @property
     def system(self) -> str | None:
@@ -94,3 +169,69 @@ class Chunk:
         """Raise TypeError on anything else: it comes from outside."""
         if not isinstance(self.text, str) or not isinstance(self.model, str | None):
             raise TypeError("an answer's text and model are strings")
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """Who answers which request, known when the answer begins. The request came at `created`, in Unix seconds;
+    `started` is the same moment on the monotonic clock.
+    """
+
+    request_id: str
+    created: float
+    started: float
+    backend: str
+    model: str
+    fallback_reason: str | None = None
+
+    def elapsed_ms(self) -> float:
+        """Return the milliseconds since the request came."""
+        return round((time.monotonic() - self.started) * 1000, 3)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A whole answer and who gave it; as a string, its text. `duration_ms` counts from the request's arrival."""
+
+    head: Head
+    parts: tuple[Part, ...]
+    finish_reason: str
+    usage: Usage
+    duration_ms: float
+
+    @classmethod
+    def of(cls, chunks: Sequence[Chunk], head: Head) -> Answer:
+        """Fold all the chunks of an answer."""
+        last = chunks[-1]
+        assert last.finish_reason, "the last chunk of a whole answer has its reason"
+        parts = (Text("".join(chunk.text for chunk in chunks)),)
+        return cls(head, parts, last.finish_reason, last.usage, head.elapsed_ms())
+
+    @property
+    def text(self) -> str:
+        """The texts, joined."""
+        return Message("assistant", self.parts).content
+
+    @property
+    def request_id(self) -> str:
+        return self.head.request_id
+
+    @property
+    def backend(self) -> str:
+        return self.head.backend
+
+    @property
+    def model(self) -> str:
+        return self.head.model
+
+    @property
+    def fallback(self) -> bool:
+        """Whether another backend than the configured one answered; `fallback_reason` says why."""
+        return self.head.fallback_reason is not None
+
+    @property
+    def fallback_reason(self) -> str | None:
+        return self.head.fallback_reason
+
+    def __str__(self) -> str:
+        return self.text

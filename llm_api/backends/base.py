@@ -18,6 +18,8 @@ class Backend(ABC):
     """
 
     name: ClassVar[str]
+    # Which of types.NEEDS a request may have; one with others is refused.
+    serves: frozenset[str] = frozenset({"json_object", "json_schema"})
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings

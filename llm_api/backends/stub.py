@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from ..errors import RequestRefused
 from ..runtime.deadline import Deadline
 from ..types import Chunk, GenerationRequest, Usage
 from .base import Backend, cut_at_stop
@@ -18,10 +17,9 @@ class Stub(Backend):
 
     name = "stub"
     model = "stub"
+    serves = frozenset()
 
     def stream(self, request: GenerationRequest, deadline: Deadline) -> Iterator[Chunk]:
-        if request.response_format:
-            raise RequestRefused("the stub has no JSON", code="unsupported_parameter", param="response_format")
         words = re.findall(r"\S+\s*", _text(request))
         said = words[: request.max_tokens]
         usage = Usage(sum(len(m.content.split()) for m in request.messages), len(said))

@@ -15,10 +15,9 @@ from pathlib import Path
 
 from ..backends import Backend
 from ..errors import LLMAPIError
-from ..exchange.exchange import Generator
 from ..runtime.deadline import Deadline
 from ..settings import Settings
-from ..web.limits import RateLimits
+from ..web.service import Service
 
 CHECK_SECONDS = 5.0
 SOON_DAYS = 90
@@ -49,14 +48,14 @@ class Finding:
     mend: str = ""
 
 
-def examine(generator: Generator, nginx: Path | None) -> Iterator[Finding]:
+def examine(service: Service, nginx: Path | None) -> Iterator[Finding]:
     """Yield what is found of the settings, the log, the backends, gunicorn's configuration, and nginx's where given."""
-    settings = generator.settings
-    for backend, _ in generator.chain:
-        yield from _backend(backend, is_first=backend is generator.chain[0][0])
-    yield from _log(generator)
+    settings = service.settings
+    for backend, _ in service.chain.links:
+        yield from _backend(backend, is_first=backend is service.chain.first)
+    yield from _log(service)
     yield from _callers(settings)
-    yield from _rates(settings)
+    yield from _rates(service)
     yield from _gunicorn(settings)
     if nginx:
         yield from _nginx(settings, nginx.read_text("utf-8", "replace"))
@@ -88,11 +87,11 @@ def _shutdown(backend: Backend, day: date) -> Finding:
     return Finding(level, what, f"set {backend.name.upper()}_MODEL to one that lives on")
 
 
-def _log(generator: Generator) -> Iterator[Finding]:
-    path = Path(generator.settings.log_file)
-    generator.log.check()
-    if generator.log.failure:
-        yield Finding("error", generator.log.failure, f"give the service's user the right to write to {path.parent}")
+def _log(service: Service) -> Iterator[Finding]:
+    path = Path(service.settings.log_file)
+    service.log.check()
+    if service.log.failure:
+        yield Finding("error", service.log.failure, f"give the service's user the right to write to {path.parent}")
         return
     free = shutil.disk_usage(path.parent).free
     level = "ok" if free > FEW_BYTES else "warning"
@@ -117,12 +116,13 @@ def _callers(settings: Settings) -> Iterator[Finding]:
         )  # fmt: skip
 
 
-def _rates(settings: Settings) -> Iterator[Finding]:
+def _rates(service: Service) -> Iterator[Finding]:
+    settings = service.settings
     if not settings.rate_limit:
         return
     if settings.rate_limit_storage == "memory://":
         yield Finding("warning", "each worker counts requests for itself", "set RATE_LIMIT_STORAGE=redis://HOST:PORT/0")
-    elif not RateLimits(settings).storage_answers():
+    elif not service.rate_limits.storage_answers():
         yield Finding("error", "the storage of the rate limits does not answer", "start it, mend RATE_LIMIT_STORAGE")
     if not settings.api_keys and not settings.trusted_proxies and not settings.is_public:
         yield Finding(

@@ -13,8 +13,10 @@ from typing import IO, Any
 
 import click
 
-from ..log.files import Record, parse, question
+from ..log.files import Entry, parse
+from ..log.record import FIELDS
 from ..log.repair import Damage
+from ..log.search import question
 from ..log.stats import Group, Stats
 
 EXCERPT_CHARS = 60
@@ -27,10 +29,7 @@ BACKEND_HEADINGS = (
     *("p50 ms", "p95 ms", "p99 ms", "tokens/s"),
 )
 CSV_FIELDS = (
-    *("timestamp", "request_id", "operation", "backend", "requested_backend", "model", "request_model"),
-    *("prompt", "system", "messages", "response", "parameters", "input_tokens", "output_tokens", "finish_reason"),
-    *("stream", "duration_ms", "time_to_first_chunk_ms", "status", "http_status", "error", "fallback"),
-    *("fallback_reason", "attempts", "client_ip", "caller", "trace_id", "schema_version"),
+    *FIELDS,
     *(
         f"{name}_{what}"
         for name in ("prompt", "system", "response")
@@ -53,12 +52,12 @@ def show_line(data: bytes, as_json: bool) -> None:
         show_record(record, as_json)
 
 
-def show_record(record: Record, as_json: bool) -> None:
+def show_record(record: Entry, as_json: bool) -> None:
     """Print a record in one line."""
     click.echo(json_text(record) if as_json else _summary(record))
 
 
-def _summary(record: Record) -> str:
+def _summary(record: Entry) -> str:
     """The parts are a stranger's text, so each is made printable before it gets its colour."""
     status = str(record.get("status"))
     error = (record.get("error") or {}).get("code")
@@ -83,7 +82,7 @@ def _summary(record: Record) -> str:
     return "  ".join(click.style(text, fg=colour) for text, colour in [*shown, (excerpt, None)])
 
 
-def _excerpt(record: Record) -> str:
+def _excerpt(record: Entry) -> str:
     return f"{_short(question(record))} -> {_short(record.get('response'))}"
 
 
@@ -173,7 +172,7 @@ def show_damage(damage: Damage, as_json: bool) -> None:
     click.echo(f"{damage.lines} lines, {len(damage.broken)} broken, {len(damage.duplicates)} twice")
 
 
-def curl_line(record: Record, url: str) -> str:
+def curl_line(record: Entry, url: str) -> str:
     """Return the curl line that sends a record's request again. Raises ClickException where its text was not kept."""
     kept = {name: value for name in ("prompt", "system", "messages") if (value := record.get(name)) is not None}
     if not kept.keys() & {"prompt", "messages"} or any(map(_is_cut, [record, *(record.get("messages") or [])])):
@@ -193,7 +192,7 @@ def _is_cut(part: Any) -> bool:
     return not isinstance(part, dict) or not part.keys().isdisjoint(cut)
 
 
-def write_csv(records: Iterable[Record], output: IO[str]) -> None:
+def write_csv(records: Iterable[Entry], output: IO[str]) -> None:
     """Write records as CSV, nested fields as JSON; what a spreadsheet would run as a formula gets an apostrophe."""
     writer = csv.writer(output)
     writer.writerow(CSV_FIELDS)

@@ -1,14 +1,14 @@
-"""Bodies to types. Strict: a value of another type is refused, never guessed at; unknown fields are refused."""
+"""The fields that bodies have in common. Strict: a value of another type is refused, never guessed at."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, NamedTuple
+from typing import Any
 
-from marshmallow import RAISE, Schema, ValidationError, fields, post_load, validate
+from marshmallow import Schema, ValidationError, fields, validate
 
 from ..errors import ValidationFailed
-from ..types import GenerationRequest, Message, ResponseFormat
+from ..types import ResponseFormat
 
 # A field that is not known may have any name.
 MAX_NAME_CHARS = 100
@@ -49,7 +49,8 @@ class Stop(fields.Field[tuple[str, ...]]):
 
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> tuple[str, ...]:
         texts = [value] if isinstance(value, str) else value
-        if not isinstance(texts, list) or len(texts) > MAX_STOPS or not all(isinstance(t, str) and t for t in texts):
+        few = isinstance(texts, list | tuple) and len(texts) <= MAX_STOPS
+        if not few or not all(isinstance(text, str) and text for text in texts):
             raise ValidationError("Not a text or a list of up to 4 texts, none of them empty.")
         return tuple(texts)
 
@@ -89,17 +90,8 @@ def _schema(value: dict[str, Any]) -> dict[str, Any]:
     return value
 
 
-class Wish(NamedTuple):
-    """What `POST /generate` asks for."""
-
-    request: GenerationRequest
-    details: bool
-
-
 class Body(Schema):
     """What is said in every dialect in the same words."""
-
-    failure: ClassVar[type[ValidationFailed]] = ValidationFailed
 
     max_tokens = StrictInteger(validate=validate.Range(1, 2**31 - 1))
     temperature = StrictFloat(validate=validate.Range(0, 2))
@@ -110,44 +102,19 @@ class Body(Schema):
     fallback = StrictBoolean()
     response_format = Format()
 
-    def read(self, body: Mapping[str, Any]) -> Any:
-        """Return what `body` asks for. Raises `failure` with the wrong fields."""
+    def read(self, body: Mapping[str, Any], wrong_field: int) -> Any:
+        """Return what `body` asks for. Raises ValidationFailed with the wrong fields, of the status `wrong_field`."""
         try:
             return self.load(body)
         except ValidationError as error:
-            raise self._failed(error.messages_dict) from None
-
-    def _failed(self, wrong: Mapping[str, Any]) -> ValidationFailed:
-        shown = {name[:MAX_NAME_CHARS]: wrong[name] for name in sorted(wrong)[:MAX_SHOWN]}
-        name, messages = next(iter(shown.items()))
-        more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
-        return self.failure(f"{_words(name, messages)}{more}", param=name, fields=shown)
+            raise _failed(error.messages_dict, wrong_field) from None
 
 
-class GenerateSchema(Body):
-    """The body of `POST /generate`; `max_prompt_chars` bounds the prompt and the system message."""
-
-    class Meta:
-        unknown = RAISE
-
-    prompt = fields.String(required=True)
-    system = fields.String()
-    model = fields.String(validate=NAME)
-    details = StrictBoolean()
-
-    def __init__(self, max_prompt_chars: int) -> None:
-        super().__init__()
-        # not appended to: marshmallow's copies of a field share its list
-        self.fields["prompt"].validators = [validate.Length(1, max_prompt_chars)]
-        self.fields["system"].validators = [validate.Length(0, max_prompt_chars)]
-
-    @post_load
-    def make_wish(self, data: dict[str, Any], **kwargs: Any) -> Wish:
-        """Return the types for a valid body."""
-        system = [Message("system", data.pop("system"))] if data.get("system") else []
-        data.pop("system", None)
-        messages = (*system, Message("user", data.pop("prompt")))
-        return Wish(details=data.pop("details", False), request=GenerationRequest(messages, **data))
+def _failed(wrong: Mapping[str, Any], status: int) -> ValidationFailed:
+    shown = {name[:MAX_NAME_CHARS]: wrong[name] for name in sorted(wrong)[:MAX_SHOWN]}
+    name, messages = next(iter(shown.items()))
+    more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
+    return ValidationFailed(f"{_words(name, messages)}{more}", param=name, fields=shown, status=status)
 
 
 def _words(where: str, messages: Any) -> str:

@@ -1,27 +1,32 @@
-"""OpenAI's bodies to types. As OpenAI does: null means not said, and fields that are not known are ignored.
+"""OpenAI's Chat Completions and Completions: docs/providers.md, 8. null means not said; unknown fields are ignored.
 
-Refused is what would change the shape of the answer (tools, more choices, log probabilities, sound); what only tunes
-the sampling and has no counterpart everywhere is ignored with the rest.
+Refused is what would change the shape of the answer (tools, more choices, log probabilities, sound). What only tunes
+the sampling, and not every backend has, is ignored with the rest.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, ClassVar, NamedTuple
+from collections.abc import Iterator, Mapping
+from typing import Any, ClassVar
 
 from marshmallow import EXCLUDE, Schema, ValidationError, fields, post_load, pre_load, validate
 
-from ..errors import OpenAIInvalid
-from ..types import GenerationRequest, Message
+from .. import strict_json
+from ..errors import LLMAPIError
+from ..types import Answer, Chunk, GenerationRequest, Head, Message, Usage
+from .base import Asked, Dialect
 from .fields import NAME, Body, StrictBoolean, StrictInteger
 
 ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
 MAX_MESSAGES = 10_000
 # The configured model: a body must name one. huggingface_hub's InferenceClient puts in `dummy` by itself.
 UNNAMED = ("default", "dummy")
+COMMON = frozenset(Body().fields)
+# A proxy in front gives up on a connection that is silent for a minute (nginx, proxy_read_timeout).
+HEARTBEAT_SECONDS = 10.0
 
 
-class Content(fields.Field[str]):
+class Contents(fields.Field[str]):
     """A string, or a list of text parts."""
 
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> str:
@@ -62,12 +67,12 @@ class MessageSchema(Schema):
     role = fields.String(
         required=True, validate=validate.OneOf(ROLES, error="Only system, developer, user and assistant are served.")
     )
-    content = Content(load_default="", allow_none=True)
+    content = Contents(load_default="", allow_none=True)
 
     @post_load
     def make_message(self, data: dict[str, Any], **kwargs: Any) -> Message:
         """Return the type for a valid message."""
-        return Message(ROLES[data["role"]], data["content"] or "")
+        return Message.of(ROLES[data["role"]], data["content"] or "")
 
 
 class StreamOptions(Schema):
@@ -79,17 +84,8 @@ class StreamOptions(Schema):
     include_usage = StrictBoolean(allow_none=True)
 
 
-class OpenAIWish(NamedTuple):
-    """What a body of OpenAI's asks for."""
-
-    request: GenerationRequest
-    include_usage: bool
-
-
 class OpenAIBody(Body):
     """What Chat Completions and Completions have in common; `max_prompt_chars` bounds all texts together."""
-
-    failure = OpenAIInvalid
 
     class Meta:
         unknown = EXCLUDE
@@ -109,15 +105,15 @@ class OpenAIBody(Body):
         """Null means not said."""
         return {name: value for name, value in data.items() if value is not None}
 
-    def wish(self, messages: tuple[Message, ...], param: str, data: dict[str, Any]) -> OpenAIWish:
+    def asked(self, messages: tuple[Message, ...], param: str, data: dict[str, Any]) -> Asked:
         """Return the types for `messages` and the other valid fields. Raises ValidationError for `param`."""
         chars = sum(len(message.content) for message in messages)
         if not 1 <= chars <= self._max_prompt_chars:
             raise ValidationError(f"Has {chars:,} characters, 1 to {self._max_prompt_chars:,} are allowed.", param)
-        known = {name: data[name] for name in Body().fields if name in data}
+        known = {name: data[name] for name in COMMON if name in data}
         model = None if data["model"] in UNNAMED else data["model"]
-        request = GenerationRequest(messages, model=model, **known)
-        return OpenAIWish(request, (data.get("stream_options") or {}).get("include_usage") or False)
+        request = GenerationRequest(messages, model=model, is_prompt=param == "prompt", **known)
+        return Asked(request, (data.get("stream_options") or {}).get("include_usage") or False)
 
 
 class ChatSchema(OpenAIBody):
@@ -131,14 +127,14 @@ class ChatSchema(OpenAIBody):
     modalities = fields.List(fields.String(validate=validate.OneOf(["text"], error="Only text is served.")))
 
     @post_load
-    def make_wish(self, data: dict[str, Any], **kwargs: Any) -> OpenAIWish:
+    def make_asked(self, data: dict[str, Any], **kwargs: Any) -> Asked:
         """Return the types for a valid body."""
         messages = tuple(data["messages"])
         if all(message.role == "system" for message in messages):
             raise ValidationError("Has no message of a user.", "messages")
         if "max_completion_tokens" in data:
             data["max_tokens"] = data["max_completion_tokens"]
-        return self.wish(messages, "messages", data)
+        return self.asked(messages, "messages", data)
 
 
 class CompletionSchema(OpenAIBody):
@@ -151,6 +147,126 @@ class CompletionSchema(OpenAIBody):
     logprobs = StrictInteger(validate=validate.OneOf((), error="Log probabilities are not served."))
 
     @post_load
-    def make_wish(self, data: dict[str, Any], **kwargs: Any) -> OpenAIWish:
+    def make_asked(self, data: dict[str, Any], **kwargs: Any) -> Asked:
         """Return the types for a valid body."""
-        return self.wish((Message("user", data["prompt"]),), "prompt", data)
+        return self.asked((Message.of("user", data["prompt"]),), "prompt", data)
+
+
+class OpenAIDialect(Dialect):
+    """What both routes frame alike; `piece_object` names an event, `id_prefix` begins an id."""
+
+    media_type = "text/event-stream"
+    wrong_field = 400
+    heartbeat = HEARTBEAT_SECONDS
+    id_prefix: ClassVar[str]
+    whole_object: ClassVar[str]
+    piece_object: ClassVar[str]
+    first: ClassVar[tuple[dict[str, Any], ...]] = ()
+
+    def content(self, text: str) -> dict[str, Any]:
+        """Return what a choice holds of a whole answer."""
+        raise NotImplementedError
+
+    def delta(self, text: str) -> dict[str, Any]:
+        """Return what a choice holds of a piece; of "", what ends a stream."""
+        raise NotImplementedError
+
+    def whole(self, answer: Answer, asked: Asked) -> dict[str, Any]:
+        choice = _choice(self.content(answer.text), answer.finish_reason)
+        return self._object(answer.head, self.whole_object, [choice]) | {"usage": _usage(answer.usage)}
+
+    def pieces(self, head: Head, chunks: Iterator[Chunk], asked: Asked) -> Iterator[str]:
+        empty = self._object(head, self.piece_object, [])
+        no_usage = {"usage": None} if asked.shows else {}
+
+        def event(choice: dict[str, Any], finish_reason: str | None = None) -> str:
+            return _event(empty | {"choices": [_choice(choice, finish_reason)]} | no_usage)
+
+        try:
+            yield from map(event, self.first)
+            for chunk in chunks:
+                if chunk.text:
+                    yield event(self.delta(chunk.text))
+                if chunk.finish_reason:
+                    yield event(self.delta(""), chunk.finish_reason)
+                    if asked.shows:
+                        yield _event(empty | {"usage": _usage(chunk.usage)})
+                    yield "data: [DONE]\n\n"
+                elif not chunk.text:
+                    yield ": keep-alive\n\n"
+        except LLMAPIError as error:
+            yield self.broken(error)
+
+    def broken(self, error: LLMAPIError) -> str:
+        return _event({"error": self._public(error)})
+
+    def _object(self, head: Head, kind: str, choices: list[dict[str, Any]]) -> dict[str, Any]:
+        return {
+            "id": self.id_prefix + head.request_id,
+            "object": kind,
+            "created": int(head.created),
+            "model": f"{head.backend}/{head.model}",
+            "choices": choices,
+        }
+
+
+class ChatCompletions(OpenAIDialect):
+    """Answer a conversation (OpenAI's Chat Completions).
+
+    `model` is a name of the configured backend, or `backend/model` as /v1/models lists it. With `stream`, server-sent
+    events.
+    """
+
+    rule = "/v1/chat/completions"
+    name = "chat_completions"
+    operation = "chat"
+    conversation = "messages"
+    id_prefix = "chatcmpl-"
+    whole_object = "chat.completion"
+    piece_object = "chat.completion.chunk"
+    first = ({"delta": {"role": "assistant", "content": ""}},)
+
+    def __init__(self, max_prompt_chars: int) -> None:
+        self.schema = ChatSchema(max_prompt_chars)
+
+    def content(self, text: str) -> dict[str, Any]:
+        return {"message": {"role": "assistant", "content": text, "refusal": None}}
+
+    def delta(self, text: str) -> dict[str, Any]:
+        return {"delta": {"content": text} if text else {}}
+
+
+class Completions(OpenAIDialect):
+    """Answer a prompt (OpenAI's Completions). The prompt is a user's message to the model, not a text to go on with."""
+
+    rule = "/v1/completions"
+    name = "completions"
+    operation = "completion"
+    id_prefix = "cmpl-"
+    whole_object = "text_completion"
+    piece_object = "text_completion"
+
+    def __init__(self, max_prompt_chars: int) -> None:
+        self.schema = CompletionSchema(max_prompt_chars)
+
+    def content(self, text: str) -> dict[str, Any]:
+        return {"text": text}
+
+    def delta(self, text: str) -> dict[str, Any]:
+        return {"text": text}
+
+
+def _choice(content: dict[str, Any], finish_reason: str | None) -> dict[str, Any]:
+    return {"index": 0} | content | {"logprobs": None, "finish_reason": finish_reason}
+
+
+def _usage(usage: Usage) -> dict[str, int] | None:
+    """The three numbers, or null where the backend did not say both."""
+    if usage.input_tokens is None or usage.output_tokens is None:
+        return None
+    total = usage.input_tokens + usage.output_tokens
+    return {"prompt_tokens": usage.input_tokens, "completion_tokens": usage.output_tokens, "total_tokens": total}
+
+
+def _event(value: object) -> str:
+    return f"data: {strict_json.dumps(value)}\n\n"

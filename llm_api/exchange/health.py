@@ -10,8 +10,9 @@ from dataclasses import dataclass
 
 from ..backends import Backend
 from ..errors import LLMAPIError, stack_of
+from ..log.writer import RequestLog
 from ..runtime.deadline import Deadline
-from .exchange import Generator
+from .chain import Chain
 
 FRESH_SECONDS = 2.0
 LOG_FRESH_SECONDS = 0.5
@@ -33,15 +34,16 @@ class Report:
 class Health:
     """Looks at backends and log in threads of its own, so that one that hangs does not make /health hang."""
 
-    def __init__(self, generator: Generator) -> None:
-        self._generator = generator
+    def __init__(self, chain: Chain, log: RequestLog) -> None:
+        self._chain = chain
+        self._log = log
         self._report: Report | None = None
         self._backends = _Probe(self._look_at_backends, FRESH_SECONDS)
-        self._log = _Probe(generator.log.check, LOG_FRESH_SECONDS)
+        self._disk = _Probe(log.check, LOG_FRESH_SECONDS)
 
     def report(self) -> Report:
         """Return the state of the service, at most about two seconds old, or as old as one hanging probe."""
-        self._log.wait(PATIENCE_SECONDS)
+        self._disk.wait(PATIENCE_SECONDS)
         log = self._log_report()
         if log and log.status == "unhealthy":
             return log
@@ -50,10 +52,10 @@ class Health:
         return log if log and backends.status == "healthy" else backends
 
     def _log_report(self) -> Report | None:
-        log = self._generator.log
+        log = self._log
         if not log.failure:
             return None
-        if self._generator.settings.log_required:
+        if self._chain.settings.log_required:
             return Report("unhealthy", log.failure)
         return Report("degraded", f"{log.failure} ({log.failures} lines went to stderr)")
 
@@ -62,7 +64,7 @@ class Health:
 
     def _backends_report(self) -> Report:
         reasons: list[str] = []
-        for backend, breaker in self._generator.chain:
+        for backend, breaker in self._chain.links:
             reason = "circuit_open" if breaker.open_for() else _trouble(backend) or breaker.recent_trouble()
             if not reason:
                 first = reasons[0] if reasons else None

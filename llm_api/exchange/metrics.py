@@ -18,7 +18,7 @@ from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 
 from ..errors import BackendError, ClientGone, InternalError, RequestRefused
-from ..log.record import Record
+from ..log.record import End
 
 FOLDER = "PROMETHEUS_MULTIPROC_DIR"
 NOBODY = "none"
@@ -65,21 +65,21 @@ def over() -> None:
     _in_flight.dec()
 
 
-def ended(record: Record, status: str, http_status: int, *, logged: bool) -> None:
-    """Count what became of a request; `status` and `http_status` as in its line, `logged` whether that was written."""
-    backend = record.backend or NOBODY
-    _one(_requests, record.operation, backend, status, http_status).inc()
-    _one(_duration, record.operation, backend).observe(record.duration_ms() / 1000)
-    if record.time_to_first_chunk_ms is not None:
-        _one(_first_chunk, backend).observe(record.time_to_first_chunk_ms / 1000)
-    for kind, count in (("input", record.usage.input_tokens), ("output", record.usage.output_tokens)):
+def ended(operation: str, end: End, *, logged: bool) -> None:
+    """Count what became of a request; `logged`: whether its line was written."""
+    backend = end.head.backend if end.head else NOBODY
+    _one(_requests, operation, backend, end.status, end.http_status).inc()
+    _one(_duration, operation, backend).observe(end.duration_ms / 1000)
+    if end.time_to_first_chunk_ms is not None:
+        _one(_first_chunk, backend).observe(end.time_to_first_chunk_ms / 1000)
+    for kind, count in (("input", end.usage.input_tokens), ("output", end.usage.output_tokens)):
         if count:
             _one(_tokens, backend, kind).inc(count)
-    if record.fallback_reason:
-        _one(_fallbacks, record.requested_backend, backend, record.fallback_reason).inc()
-    for attempt in record.attempts:
-        outcome = attempt["outcome"] if attempt["outcome"] in OUTCOMES else RequestRefused.code
-        _one(_attempts, attempt["backend"], outcome).inc()
+    if end.head and end.head.fallback_reason:
+        _one(_fallbacks, end.requested_backend, backend, end.head.fallback_reason).inc()
+    for attempt in end.attempts:
+        outcome = attempt.outcome if attempt.outcome in OUTCOMES else RequestRefused.code
+        _one(_attempts, attempt.backend, outcome).inc()
     if not logged:
         _log_failures.inc()
 

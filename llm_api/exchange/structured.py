@@ -7,7 +7,6 @@ double the work at each level), and no part of it switches to another dialect, w
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 from urllib.parse import urljoin
@@ -50,7 +49,7 @@ def _flat_schema_of_schemas() -> dict[str, Any]:
     for part in (top, *parts):
         flat["properties"] |= part["properties"]
         flat["$defs"] |= part.get("$defs", {})
-    whole: dict[str, Any] = json.loads(json.dumps(flat).replace('"$dynamicRef": "#meta"', '"$ref": "#"'))
+    whole: dict[str, Any] = strict_json.decode(strict_json.dumps(flat).replace('"$dynamicRef": "#meta"', '"$ref": "#"'))
     return whole
 
 
@@ -76,8 +75,8 @@ def check_schema(schema: Mapping[str, Any]) -> None:
 def check_answer(text: str, wanted: ResponseFormat, deadline: Deadline) -> None:
     """Raise InvalidAnswer unless `text` is the JSON that is `wanted`; RequestRefused where its schema can't be used."""
     try:
-        value = json.loads(text, parse_constant=_refuse)
-    except (ValueError, RecursionError):
+        value = strict_json.decode(text)
+    except ValueError:
         raise InvalidAnswer("the model's answer is not JSON, or max_tokens cut it short") from None
     if wanted.schema is None:
         if not isinstance(value, dict):
@@ -119,7 +118,3 @@ def _minding(deadline: Deadline, check: Keyword) -> Keyword:
 def _pattern(validator: Any, pattern: str, instance: Any, schema: Any) -> Iterator[ValidationError]:
     if isinstance(instance, str) and not regex.search(pattern, instance, timeout=PATTERN_SECONDS, concurrent=True):
         yield ValidationError("does not match")
-
-
-def _refuse(name: str) -> None:
-    raise ValueError(name)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import json
 import os
 import re
 import sys
@@ -11,23 +10,16 @@ import zlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from types import NoneType
-from typing import IO, Any, NamedTuple, NoReturn, cast
+from typing import IO, Any, NamedTuple, cast
 
-Record = dict[str, Any]
-# What the tools count or look into; a line in which these are something else is none of ours.
-TYPES: tuple[tuple[str, tuple[type, ...]], ...] = (
-    *((name, (int, float, NoneType)) for name in ("duration_ms", "time_to_first_chunk_ms")),
-    *((name, (int, float, NoneType)) for name in ("input_tokens", "output_tokens")),
-    *((name, (str, NoneType)) for name in ("request_id", "backend", "requested_backend", "model", "status")),
-    ("fallback_reason", (str, NoneType)),
-    *((name, (str, NoneType)) for name in ("prompt", "system", "response")),
-    *((name, (dict, NoneType)) for name in ("error", "parameters")),
-    ("messages", (list, NoneType)),
-)
+from .. import strict_json
+from .record import FIELDS
+
+# A record as it is read back.
+Entry = dict[str, Any]
+_TYPES = [(name, types) for name, types in FIELDS.items() if object not in types]
 # What is read at once going back.
 BACK_BYTES = 2**20
 
@@ -92,29 +84,22 @@ def _raw_lines(file: Path, advance: Callable[[int], object]) -> Iterator[bytes]:
         advance(raw.tell() - done)
 
 
-def read_records(lines: Iterable[Line]) -> Iterator[Record]:
+def read_records(lines: Iterable[Line]) -> Iterator[Entry]:
     """Yield the records, passing over lines that are none."""
     for line in lines:
         if record := parse(line.data):
             yield record
 
 
-def parse(data: bytes) -> Record | None:
+def parse(data: bytes) -> Entry | None:
     """Return the record in a line; None where it is none, or its fields have not the types of one."""
     try:
-        record = _decode(data.decode())
-    except (ValueError, RecursionError):
+        record = strict_json.decode(data)
+    except ValueError:
         return None
     if not isinstance(record, dict) or type(record.get("timestamp")) not in (float, int):
         return None
-    return record if all(isinstance(record.get(name), kind) for name, kind in TYPES) else None
-
-
-def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not JSON")
-
-
-_decode = json.JSONDecoder(parse_constant=_refuse_constant).decode
+    return record if all(isinstance(record.get(name), types) for name, types in _TYPES) else None
 
 
 def last_lines(path: Path, count: int) -> list[bytes]:
@@ -207,54 +192,3 @@ def _reopened(path: Path, file: IO[bytes] | None) -> IO[bytes] | None:
         return open_unbuffered(path)
     except FileNotFoundError:
         return file
-
-
-@dataclass(frozen=True)
-class Wanted:
-    """Which records to look at; None and False mean: any. Times in Unix seconds."""
-
-    text: str | None = None
-    regex: re.Pattern[str] | None = None
-    backend: str | None = None
-    status: str | None = None
-    since: float | None = None
-    until: float | None = None
-    slower_than_ms: float | None = None
-    fallbacks: bool = False
-
-    def has(self, record: Record) -> bool:
-        """Return whether `record` is one of them."""
-        return (
-            (self.backend is None or self.backend in (record.get("backend"), record.get("requested_backend")))
-            and (self.status is None or self.status in (record.get("status"), str(record.get("http_status"))))
-            and (self.since is None or record.get("timestamp", 0) >= self.since)
-            and (self.until is None or record.get("timestamp", 0) < self.until)
-            and (self.slower_than_ms is None or (record.get("duration_ms") or 0) > self.slower_than_ms)
-            and (not self.fallbacks or bool(record.get("fallback")))
-            and self._has_words(record)
-        )
-
-    def _has_words(self, record: Record) -> bool:
-        if self.text is None and self.regex is None:
-            return True
-        words = list(texts(record))
-        return (self.text is None or any(self.text.casefold() in text.casefold() for text in words)) and (
-            self.regex is None or any(map(self.regex.search, words))
-        )
-
-
-def texts(record: Record) -> Iterator[str]:
-    """Yield what was said in a request: system, messages or prompt, response, and an error's message."""
-    error = (record.get("error") or {}).get("message")
-    for text in (record.get("system"), record.get("prompt"), *_turns(record), record.get("response"), error):
-        if isinstance(text, str):
-            yield text
-
-
-def question(record: Record) -> Any:
-    """Return the prompt, or the last of the messages; None where the log has neither."""
-    return record.get("prompt") or next(reversed(_turns(record)), None)
-
-
-def _turns(record: Record) -> list[Any]:
-    return [message.get("content") for message in record.get("messages") or [] if isinstance(message, dict)]

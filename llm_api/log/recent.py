@@ -14,7 +14,8 @@ from typing import Any
 
 from ..errors import NoCapacity
 from ..settings import Settings
-from .files import Record, Wanted, log_files, newest_first, parse, question, read_lines, read_records
+from .files import Entry, log_files, newest_first, parse, read_lines, read_records
+from .search import Wanted, question
 from .stats import Stats
 
 MAX_MINUTES = 366 * 24 * 60
@@ -83,7 +84,7 @@ class Dashboard:
         finally:
             self._readers.release()
 
-    def records(self, request_id: str) -> list[Record]:
+    def records(self, request_id: str) -> list[Entry]:
         """Return the latest records with this id: a client that chooses ids may use one twice. Raises as `data`."""
         name = request_id.encode()
         found = (parse(line) for line in newest_first(self._path, MAX_BYTES) if name in line)
@@ -119,7 +120,7 @@ class Dashboard:
             "slowest": requests.slowest(),
         }
 
-    def _shown(self, record: Record) -> Record:
+    def _shown(self, record: Entry) -> Entry:
         # before it is looked through: what is not to be seen is not to be guessed either
         return _without_words(record) if self._hides else record
 
@@ -132,7 +133,7 @@ class _Requests:
         self._slowest: list[tuple[float, int, dict[str, Any]]] = []
         self._count = 0
 
-    def add(self, record: Record) -> None:
+    def add(self, record: Entry) -> None:
         row = _row(record)
         self._count += 1
         if len(self.latest) < LATEST:
@@ -145,7 +146,7 @@ class _Requests:
         return [row for _, _, row in sorted(self._slowest, reverse=True)]
 
 
-def _row(record: Record) -> dict[str, Any]:
+def _row(record: Entry) -> dict[str, Any]:
     error = (record.get("error") or {}).get("code")
     said = question(record)
     excerpt = said[:EXCERPT_CHARS] if isinstance(said, str) else None

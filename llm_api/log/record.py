@@ -1,26 +1,90 @@
-"""What the log says of one request: design.md's fields, gathered while the request lives."""
+"""What the log says of one request, gathered while the request lives. docs/log.md describes the fields."""
 
 from __future__ import annotations
 
 import hashlib
 import time
 from dataclasses import dataclass, field
-from typing import Any
+from types import NoneType
+from typing import Any, NamedTuple
 
 from .. import strict_json
 from ..errors import LLMAPIError, RequestError
-from ..settings import Settings
-from ..types import Chunk, GenerationRequest, Message, Usage
+from ..types import GenerationRequest, Head, Message, Usage
 
 SCHEMA_VERSION = 1
+_TEXT, _NUMBER, _OBJECT = (str, NoneType), (int, float, NoneType), (dict, NoneType)
+_ANY = (object,)
+# The fields of a line, and the types a reader may find in them: a line with others was not written by this service.
+FIELDS: dict[str, tuple[type, ...]] = {
+    "timestamp": (int, float),
+    "request_id": _TEXT,
+    "operation": _ANY,
+    "backend": _TEXT,
+    "requested_backend": _TEXT,
+    "model": _TEXT,
+    "request_model": _ANY,
+    "prompt": _TEXT,
+    "system": _TEXT,
+    "messages": (list, NoneType),
+    "response": _TEXT,
+    "parameters": _OBJECT,
+    "input_tokens": _NUMBER,
+    "output_tokens": _NUMBER,
+    "finish_reason": _ANY,
+    "stream": _ANY,
+    "duration_ms": _NUMBER,
+    "time_to_first_chunk_ms": _NUMBER,
+    "status": _TEXT,
+    "http_status": _ANY,
+    "error": _OBJECT,
+    "fallback": _ANY,
+    "fallback_reason": _TEXT,
+    "attempts": _ANY,
+    "client_ip": _ANY,
+    "caller": _ANY,
+    "trace_id": _ANY,
+    "schema_version": _ANY,
+}
+
+
+class TextPolicy(NamedTuple):
+    """What the log keeps of a text: its first `most` characters, or, unless `shown`, its length and SHA-256."""
+
+    shown: bool
+    most: int
+
+
+class Attempt(NamedTuple):
+    """One try of a backend; `outcome` is `ok` or an error's code."""
+
+    backend: str
+    outcome: str
+    duration_ms: float
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """How a request ended. `status` is `ok`, `error` or `aborted`; without a `head` no backend has answered."""
+
+    status: str
+    http_status: int
+    error: LLMAPIError | None
+    head: Head | None
+    requested_backend: str
+    finish_reason: str | None
+    usage: Usage
+    duration_ms: float
+    time_to_first_chunk_ms: float | None
+    attempts: tuple[Attempt, ...]
 
 
 class LoggedText:
-    """A text as the log keeps it, whole or cut; or its length and SHA-256. Takes pieces; memory stays bounded."""
+    """A text as the log keeps it. Takes pieces; memory stays bounded."""
 
-    def __init__(self, settings: Settings, text: str = "") -> None:
-        self._limit = settings.log_max_text if settings.log_prompts else 0
-        self._hash = None if settings.log_prompts else hashlib.sha256()
+    def __init__(self, policy: TextPolicy, text: str = "") -> None:
+        self._limit = policy.most
+        self._hash = None if policy.shown else hashlib.sha256()
         self._kept: list[str] = []
         self._kept_chars = self._chars = self._bytes = 0
         self.add(text)
@@ -48,95 +112,67 @@ class LoggedText:
 
 @dataclass
 class Record:
-    """The facts of one request; times are taken from the moment it is made.
+    """What is known of a request before its end: where it came from, what it asks for, what was answered."""
 
-    `operation` is `generate`, `chat` (whose texts are `messages`) or `completion`.
-    """
-
-    settings: Settings
+    policy: TextPolicy
     operation: str
     request_id: str
     client_ip: str | None = None
-    caller: str | None = None
     trace_id: str | None = None
+    caller: str | None = None
     request: GenerationRequest | None = None
-    requested_backend: str | None = None
-    backend: str | None = None
-    model: str | None = None
-    usage: Usage = field(default_factory=Usage)
-    finish_reason: str | None = None
-    fallback_reason: str | None = None
-    attempts: list[dict[str, Any]] = field(default_factory=list)
     timestamp: float = field(default_factory=time.time)
-    time_to_first_chunk_ms: float | None = None
-    _started: float = field(default_factory=time.monotonic)
 
     def __post_init__(self) -> None:
-        self._response = LoggedText(self.settings)
+        self._response = LoggedText(self.policy)
 
-    def duration_ms(self) -> float:
-        """Return the milliseconds since the request came."""
-        return round((time.monotonic() - self._started) * 1000, 3)
-
-    def attempted(self, backend: str, outcome: str, seconds: float) -> None:
-        """Note one try of a backend; `outcome` is `ok` or an error's code."""
-        self.attempts.append({"backend": backend, "outcome": outcome, "duration_ms": round(seconds * 1000, 3)})
-
-    def add(self, chunk: Chunk) -> None:
+    def add(self, text: str) -> None:
         """Note a piece of the answer."""
-        if self.time_to_first_chunk_ms is None:
-            self.time_to_first_chunk_ms = self.duration_ms()
-        self._response.add(chunk.text)
-        if chunk.finish_reason:
-            self.finish_reason = chunk.finish_reason
-            self.usage = chunk.usage
+        self._response.add(text)
 
-    def line(self, status: str, http_status: int, error: LLMAPIError | None) -> dict[str, Any]:
-        """Return the record as it is logged; `status` is `ok`, `error` or `aborted`."""
-        request = self.request
+    def line(self, end: End) -> dict[str, Any]:
+        """Return the record as it is logged."""
+        head, request = end.head, self.request
         return {
             "timestamp": self.timestamp,
             "request_id": self.request_id,
             "operation": self.operation,
-            "backend": self.backend,
-            "requested_backend": self.requested_backend or self.settings.llm_backend,
-            "model": self.model,
+            "backend": head.backend if head else None,
+            "requested_backend": end.requested_backend,
+            "model": head.model if head else None,
             "request_model": request.model if request else None,
-            **self._texts(),
+            **self._texts(is_answered=head is not None),
             "parameters": self._parameters(),
-            "input_tokens": self.usage.input_tokens,
-            "output_tokens": self.usage.output_tokens,
-            "finish_reason": self.finish_reason,
+            "input_tokens": end.usage.input_tokens,
+            "output_tokens": end.usage.output_tokens,
+            "finish_reason": end.finish_reason,
             "stream": request.stream if request else None,
-            "duration_ms": self.duration_ms(),
-            "time_to_first_chunk_ms": self.time_to_first_chunk_ms,
-            "status": status,
-            "http_status": http_status,
-            "error": self._error(error),
-            "fallback": self.fallback_reason is not None,
-            "fallback_reason": self.fallback_reason,
-            "attempts": self.attempts,
+            "duration_ms": end.duration_ms,
+            "time_to_first_chunk_ms": end.time_to_first_chunk_ms,
+            "status": end.status,
+            "http_status": end.http_status,
+            "error": self._error(end.error),
+            "fallback": bool(head and head.fallback_reason),
+            "fallback_reason": head.fallback_reason if head else None,
+            "attempts": [attempt._asdict() for attempt in end.attempts],
             "client_ip": self.client_ip,
             "caller": self.caller,
             "trace_id": self.trace_id,
             "schema_version": SCHEMA_VERSION,
         }
 
-    def _texts(self) -> dict[str, Any]:
+    def _texts(self, *, is_answered: bool) -> dict[str, Any]:
         if not self.request:
             return {"prompt": None, "system": None, "response": None}
-        said = self._messages() if self.operation == "chat" else self._prompt()
-        return said | (self._response.fields("response") if self.backend else {"response": None})
+        said = self._prompt(self.request) if self.request.is_prompt else self._messages(self.request)
+        return said | (self._response.fields("response") if is_answered else {"response": None})
 
-    def _prompt(self) -> dict[str, Any]:
-        assert self.request
-        system = self.request.system
-        prompt = self._logged("prompt", self.request.turns[-1].content)
-        return prompt | ({"system": None} if system is None else self._logged("system", system))
+    def _prompt(self, request: GenerationRequest) -> dict[str, Any]:
+        prompt = self._logged("prompt", request.turns[-1].content)
+        return prompt | ({"system": None} if request.system is None else self._logged("system", request.system))
 
-    def _messages(self) -> dict[str, Any]:
-        assert self.request
-        return {"messages": [self._message(message) for message in self.request.messages]}
+    def _messages(self, request: GenerationRequest) -> dict[str, Any]:
+        return {"messages": [self._message(message) for message in request.messages]}
 
     def _message(self, message: Message) -> dict[str, Any]:
         return {"role": message.role} | self._logged("content", message.content)
@@ -152,14 +188,14 @@ class Record:
         if error is None:
             return None
         # what an upstream says, or a refused field's name, may quote the prompt
-        words = error.public()["message"] if self.settings.log_prompts else error.message
-        hidden = isinstance(error, RequestError) and not self.settings.log_prompts
+        words = error.public()["message"] if self.policy.shown else error.message
+        hidden = isinstance(error, RequestError) and not self.policy.shown
         return {"type": error.type, "code": error.code} | ({} if hidden else {"message": words})
 
     def _logged_words(self, name: str, value: Any) -> dict[str, Any]:
         text = strict_json.dumps(value)
-        fits = self.settings.log_prompts and len(text) <= self.settings.log_max_text
+        fits = self.policy.shown and len(text) <= self.policy.most
         return {name: value} if fits else self._logged(name, text)
 
     def _logged(self, name: str, text: str) -> dict[str, Any]:
-        return LoggedText(self.settings, text).fields(name)
+        return LoggedText(self.policy, text).fields(name)

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import gzip
 import os
+import sqlite3
 import zlib
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext, suppress
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, closing, nullcontext, suppress
 from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
 from typing import IO, cast
 
 from .files import Line, Place, parse
-
-# Two bits in 2**27 (16 MB) for ten million lines let through few that are no duplicates; those are looked at again.
-FILTER_BITS = 2**27
 
 
 @dataclass
@@ -31,40 +29,21 @@ class Damage:
     unfinished: Place | None = None
 
 
-def verify(read: Callable[[], Iterator[Line]], live: Path) -> Damage:
-    """Look at every line; memory does not grow with the log. `read` is called once more where a line may be double."""
+def verify(lines: Iterable[Line], live: Path) -> Damage:
+    """Look at every line once. What was seen is kept in a temporary file: memory does not grow with the log."""
     damage = Damage()
-    seen = _Filter()
-    suspects: dict[int, int] = {}
-    for line in read():
-        damage.lines += 1
-        if not line.whole and line.place.file == live:
-            damage.unfinished = line.place
-        elif not line.whole or not parse(line.data):
-            damage.broken.append(line.place)
-        elif seen.had(hash(line.data)):
-            suspects[hash(line.data)] = 0
-    for line in read() if suspects else ():
-        if hash(line.data) in suspects:
-            suspects[hash(line.data)] += 1
-            if suspects[hash(line.data)] > 1:
+    with closing(sqlite3.connect("", isolation_level=None)) as seen:
+        seen.execute("CREATE TABLE seen (line INTEGER PRIMARY KEY)")
+        seen.execute("BEGIN")
+        for line in lines:
+            damage.lines += 1
+            if not line.whole and line.place.file == live:
+                damage.unfinished = line.place
+            elif not line.whole or not parse(line.data):
+                damage.broken.append(line.place)
+            elif not seen.execute("INSERT OR IGNORE INTO seen VALUES (?)", (hash(line.data),)).rowcount:
                 damage.duplicates.append(line.place)
     return damage
-
-
-class _Filter:
-    """A Bloom filter of two bits a line."""
-
-    def __init__(self) -> None:
-        self._bits = bytearray(FILTER_BITS // 8)
-
-    def had(self, value: int) -> bool:
-        """Return whether `value` was probably here before; it is from now on."""
-        known = True
-        for place in (value % FILTER_BITS, (value >> 32) % FILTER_BITS):
-            known &= bool(self._bits[place >> 3] >> (place & 7) & 1)
-            self._bits[place >> 3] |= 1 << (place & 7)
-        return known
 
 
 def set_aside(file: Path, lock: Callable[[], AbstractContextManager[object]]) -> None:

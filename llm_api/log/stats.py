@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from .files import Record
+from .files import Entry
 
 # Latencies are counted in classes that are 1 % wide, so percentiles are right to 1 %.
 CLASS_WIDTH = math.log(1.01)
@@ -52,14 +52,14 @@ class Group:
     latency: Distribution = field(default_factory=Distribution)
     first_chunk: Distribution = field(default_factory=Distribution)
 
-    def asked(self, record: Record) -> None:
+    def asked(self, record: Entry) -> None:
         """Count a request that came for this group, and how it ended."""
         self.requests += 1
         self.errors += record.get("status") == "error"
         self.aborted += record.get("status") == "aborted"
         self.fallbacks += bool(record.get("fallback"))
 
-    def answered(self, record: Record) -> None:
+    def answered(self, record: Entry) -> None:
         """Count an answer of this group; a failure is fast or slow for other reasons."""
         if record.get("status") == "ok" and record.get("duration_ms") is not None:
             self.latency.add(record["duration_ms"])
@@ -109,7 +109,7 @@ class Stats:
         self._since = since
         self._width = max(until - since, 1e-3) / SLOTS
 
-    def count(self, records: Iterable[Record]) -> None:
+    def count(self, records: Iterable[Entry]) -> None:
         """Count the records."""
         for record in records:
             slot = self.slots[min(max(int((record["timestamp"] - self._since) / self._width), 0), SLOTS - 1)]
@@ -124,7 +124,7 @@ class Stats:
             if record.get("fallback_reason"):
                 self.reasons[record["fallback_reason"]] += 1
 
-    def _groups(self, record: Record) -> tuple[Group, Group]:
+    def _groups(self, record: Entry) -> tuple[Group, Group]:
         if record.get("status") == "error" and not record.get("attempts"):
             return self.refused, self.refused
         asked = record.get("requested_backend") or record.get("backend") or "unknown"

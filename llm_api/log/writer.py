@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import json
 import logging
 import os
 import sys
@@ -341,6 +340,6 @@ def _last_line(file: int, size: int) -> bytes:
 
 def _is_record(line: bytes) -> bool:
     try:
-        return isinstance(json.loads(line), dict)
-    except (ValueError, RecursionError):
+        return isinstance(strict_json.decode(line), dict)
+    except ValueError:
         return False

@@ -51,10 +51,6 @@ class Deadline:
         """Return the seconds left for what runs now, never less than 0."""
         return max(0.0, self._until - time.monotonic())
 
-    def remaining_in_all(self) -> float:
-        """Return the seconds left for the whole request, never less than 0."""
-        return max(0.0, self._end - time.monotonic())
-
     def check(self) -> None:
         """Raise ClientGone or TimedOut if the request is over."""
         if self._gone:

@@ -1,27 +1,29 @@
-"""Reading ahead in a thread, so that whoever waits for the next chunk can do something meanwhile."""
+"""Reading ahead in a thread, so that the reader can do something while it waits for the next item."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
 from queue import Empty, SimpleQueue
+from typing import Generic, TypeVar
 
-from ..types import Chunk
+T = TypeVar("T")
 
 
-class Pump:
-    """Iterates `chunks` in a thread of its own; yields them, and an empty chunk after every `seconds` of silence.
+class ReadAhead(Generic[T]):
+    """Iterates `items` in a thread of its own; yields them, and `idle` after every `seconds` of silence.
 
-    It never ends by itself before `chunks` do: stop those, then `join`.
+    It never ends by itself before `items` do: stop those, then `join`.
     """
 
-    def __init__(self, chunks: Iterator[Chunk], seconds: float) -> None:
-        self._chunks = chunks
+    def __init__(self, items: Iterator[T], seconds: float, idle: T) -> None:
+        self._items = items
         self._seconds = seconds
-        self._ready: SimpleQueue[Chunk | Exception | None] = SimpleQueue()
-        self._thread = threading.Thread(target=self._read, name="llm-api-pump", daemon=True)
+        self._idle = idle
+        self._ready: SimpleQueue[T | Exception | None] = SimpleQueue()
+        self._thread = threading.Thread(target=self._read, name="llm-api-read-ahead", daemon=True)
 
-    def __iter__(self) -> Iterator[Chunk]:
+    def __iter__(self) -> Iterator[T]:
         self._thread.start()
         while (item := self._next()) is not None:
             if isinstance(item, Exception):
@@ -33,16 +35,16 @@ class Pump:
         if self._thread.is_alive():
             self._thread.join()
 
-    def _next(self) -> Chunk | Exception | None:
+    def _next(self) -> T | Exception | None:
         try:
             return self._ready.get(timeout=self._seconds)
         except Empty:
-            return Chunk()
+            return self._idle
 
     def _read(self) -> None:
         try:
-            for chunk in self._chunks:
-                self._ready.put(chunk)
+            for item in self._items:
+                self._ready.put(item)
         except Exception as error:
             self._ready.put(error)
         self._ready.put(None)

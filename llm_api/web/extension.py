@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pkgutil import resolve_name
 from typing import Any
 
@@ -11,7 +11,8 @@ import click
 from flask import Flask
 from werkzeug.exceptions import HTTPException
 
-from ..exchange.exchange import Hooks
+from ..backends import Backend
+from ..exchange.chain import Hooks
 from ..settings import Settings
 from .http import http_error_answer
 from .routes import blueprint
@@ -49,6 +50,8 @@ class LLMAPI:
     llm_api.errors.Unauthorized. `may_use(caller, model)` says whether that one may use `backend/model`.
     `redact(record)` returns the log's record as it is to be written; a stream's has no request context any more.
 
+    `backends` stands for the backends that the settings name, first the one to ask first.
+
     Several may hang in one app, each under a prefix of its own; without one, `/` is the playground.
     Raises ConfigError where a setting is wrong.
     """
@@ -62,12 +65,14 @@ class LLMAPI:
         caller: Callable[[], str | None] | None = None,
         may_use: Callable[[str | None, str], bool] | None = None,
         redact: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
+        backends: Iterable[Backend] | None = None,
         **given: Any,
     ) -> None:
         self._url_prefix = url_prefix
         self._settings = settings
         self._caller = caller
         self._hooks = Hooks(may_use, redact)
+        self._backends = backends
         self._given = given
         if app is not None:
             self.init_app(app)
@@ -76,7 +81,7 @@ class LLMAPI:
         """Hang the views, `flask llm` and the Python calls into `app`. Nothing is opened or loaded yet."""
         mounts = app.extensions.setdefault("llm_api", {})
         name = f"llm_api{len(mounts) + 1}" if mounts else "llm_api"
-        mounts[name] = Service(self._settings or self._load(app), self._hooks, self._caller)
+        mounts[name] = Service(self._settings or self._load(app), self._hooks, self._caller, self._backends)
         app.register_blueprint(blueprint, name=name, url_prefix=self._url_prefix)
         app.cli.commands.setdefault("llm", COMMANDS)  # the host may have one of its own
 
@@ -96,11 +101,11 @@ class LLMAPI:
         return Settings.load(None, given, config)
 
 
-def make_app(settings: Settings) -> Flask:
+def make_app(settings: Settings, backends: Iterable[Backend] | None = None) -> Flask:
     """Return an app that has nothing else."""
     app = Flask("llm_api", static_folder=None)
     app.url_map.merge_slashes = False  # a redirect would be Werkzeug's own page, and say nothing of the API
-    LLMAPI(app, settings=settings)
+    LLMAPI(app, settings=settings, backends=backends)
     app.register_error_handler(HTTPException, http_error_answer)
     return app
 

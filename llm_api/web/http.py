@@ -1,17 +1,16 @@
-"""What all views share: the request's id and body, its Exchange, and answers and errors as JSON."""
+"""What all views share: the request's id, client and body, and answers and errors as JSON."""
 
 from __future__ import annotations
 
 import re
 import secrets
-from collections.abc import Callable, Iterator
-from functools import wraps
-from typing import TYPE_CHECKING, TypeVar
+from collections.abc import Iterator
 
-from flask import Response, current_app, has_request_context, request
+from flask import Response, current_app, request
 from werkzeug.exceptions import ClientDisconnected, HTTPException, RequestEntityTooLarge
 
 from .. import strict_json
+from ..dialects import Dialect
 from ..errors import (
     BackendError,
     BodyTooLarge,
@@ -21,14 +20,11 @@ from ..errors import (
     MalformedBody,
     Unauthorized,
     UnsupportedMedia,
-    ValidationFailed,
     stack_of,
 )
-from ..exchange.exchange import Exchange
-from ..log.record import Record
-from ..rules import Network
-from .limits import client_address, named_key
-from .service import Service
+from ..types import Head
+from .limits import client_address
+from .service import Client, Service, service
 
 # Seconds; what an upstream asks for may be any number.
 MAX_RETRY_AFTER = 3600
@@ -37,75 +33,6 @@ EXPOSED = {"Access-Control-Expose-Headers": "X-Request-ID, X-LLM-Backend, X-LLM-
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 TRACEPARENT = re.compile(r"(?!ff|00.{54})[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(?:-|$)")
 
-if TYPE_CHECKING:
-    from _typeshed.wsgi import WSGIEnvironment
-
-View = TypeVar("View", bound=Callable[..., object])
-_unguarded: set[object] = set()
-
-
-def service() -> Service:
-    """Return the service that the current request came to; outside of its views, the app's first."""
-    mounts: dict[str, Service] = current_app.extensions["llm_api"]
-    if len(mounts) == 1 or not has_request_context():
-        return next(iter(mounts.values()))
-    name = request.blueprints[-1] if request.blueprints else ""
-    return mounts.get(name) or next(iter(mounts.values()))
-
-
-def exchange(operation: str) -> Callable[[Callable[[Service, Exchange], Response]], Callable[[], Response]]:
-    """Give the view an Exchange for `operation`, and end it with a line in the log when the view raises."""
-
-    def decorate(view: Callable[[Service, Exchange], Response]) -> Callable[[], Response]:
-        @wraps(view)
-        def run() -> Response:
-            here = service()
-            started = _start(here, operation)
-            try:
-                started.record.caller = authenticate(here)
-                here.rate_limits.count(started.record.caller, started.record.client_ip)
-                response = view(here, started)
-            except Exception as error:
-                failure = started.fail(error)
-                started.close()
-                raise failure from error
-            # Not left to a stream's own end: closing a generator that was never started runs none of it.
-            response.call_on_close(started.close)
-            return response
-
-        _unguarded.add(run)  # it asks for the key itself, so that the refusal has its line
-        return run
-
-    return decorate
-
-
-def let_in() -> None:
-    """Before each request: refuse callers without a key, where keys are on."""
-    if request.method != "OPTIONS" and current_app.view_functions.get(request.endpoint or "") not in _unguarded:
-        authenticate(service())
-
-
-def is_open(view: View) -> View:
-    """Mark a view that needs no key."""
-    _unguarded.add(view)
-    return view
-
-
-def authenticate(here: Service) -> str | None:
-    """Return who asks: as the host says, or by the name of the key, None without keys. Raises Unauthorized."""
-    if not here.settings.api_keys:
-        return here.caller() if here.caller else None
-    environ = request.environ
-    kind, _, key = environ.get("HTTP_AUTHORIZATION", "").partition(" ")
-    said = key.strip() if kind.lower() == "bearer" else environ.get("HTTP_X_API_KEY")
-    name = named_key(here.settings.api_keys, said)
-    return here.caller() if here.caller else name
-
-
-def client_ip(trusted_proxies: tuple[Network | None, ...], environ: WSGIEnvironment) -> str | None:
-    """Return the address of who asks, as far as trusted proxies say it."""
-    return client_address(environ.get("REMOTE_ADDR"), environ.get("HTTP_X_FORWARDED_FOR", ""), trusted_proxies)
-
 
 def _trace_id(traceparent: str) -> str | None:
     """Return the trace id of `traceparent` (W3C Trace Context, section 3.2), None where it is missing or not valid."""
@@ -113,16 +40,16 @@ def _trace_id(traceparent: str) -> str | None:
     return found[1] if found else None
 
 
-def _start(here: Service, operation: str) -> Exchange:
+def client(here: Service) -> Client:
+    """Return where the current request comes from."""
     environ = request.environ  # looked up once, and the headers in it: what `request` does costs more than the rest
-    record = Record(
-        here.settings,
-        operation,
+    peer, forwarded_for = environ.get("REMOTE_ADDR"), environ.get("HTTP_X_FORWARDED_FOR", "")
+    return Client(
         request_id(),
-        client_ip(here.settings.trusted_proxies, environ),
-        trace_id=_trace_id(environ.get("HTTP_TRACEPARENT", "")),
+        client_address(peer, forwarded_for, here.settings.trusted_proxies),
+        _trace_id(environ.get("HTTP_TRACEPARENT", "")),
+        environ.get("gunicorn.socket") or environ.get("werkzeug.socket"),
     )
-    return here.start(record, environ.get("gunicorn.socket") or environ.get("werkzeug.socket"))
 
 
 def request_id() -> str:
@@ -182,21 +109,18 @@ def json_answer(body: object, status: int = 200, headers: dict[str, str] | None 
     return Response(strict_json.dumps(body) + "\n", status, headers, mimetype="application/json")
 
 
-def stream_answer(parts: Iterator[str], mimetype: str, exchange: Exchange) -> Response:
+def stream_answer(parts: Iterator[str], media_type: str, headers: dict[str, str]) -> Response:
     """Return `parts` as an answer that no proxy holds back."""
-    response = Response(parts, mimetype=mimetype, headers=who(exchange))
+    response = Response(parts, mimetype=media_type, headers=headers)
     response.headers["X-Accel-Buffering"] = "no"
     response.headers["Cache-Control"] = "no-cache"
     return response
 
 
-def who(exchange: Exchange) -> dict[str, str]:
+def who(head: Head) -> dict[str, str]:
     """Return the headers that say who answers."""
-    record = exchange.record
-    headers = {"X-LLM-Backend": record.backend or "", "X-LLM-Model": _header_text(record.model or "")}
-    if record.fallback_reason:
-        headers["X-LLM-Fallback"] = record.fallback_reason
-    return headers
+    headers = {"X-LLM-Backend": head.backend, "X-LLM-Model": _header_text(head.model)}
+    return headers | {"X-LLM-Fallback": head.fallback_reason} if head.fallback_reason else headers
 
 
 def _header_text(text: str) -> str:
@@ -237,9 +161,7 @@ def answer_error(error: Exception) -> Response:
 
 def error_answer(error: LLMAPIError) -> Response:
     """Return the JSON envelope for one of our errors."""
-    body: dict[str, object] = {"error": error.public(), "request_id": request_id()}
-    if isinstance(error, ValidationFailed):
-        body["fields"] = error.fields
+    body = _dialect().error(error, request_id())
     # a client that left while it sent its request may have closed one direction only
     response = json_answer(body, 400 if isinstance(error, ClientGone) else error.status)
     if error.status in (429, 503):
@@ -250,6 +172,12 @@ def error_answer(error: LLMAPIError) -> Response:
         # Our own retries are used up; the SDKs' on top of them would make nine of three (providers.md, section 1.5).
         response.headers["x-should-retry"] = "false"
     return response
+
+
+def _dialect() -> Dialect:
+    """Return the dialect of the current route; the service's own where it has none."""
+    dialects = service().dialects
+    return dialects.get((request.endpoint or "").rpartition(".")[2]) or dialects["generate"]
 
 
 def http_error_answer(error: HTTPException) -> Response:

@@ -1,9 +1,7 @@
-"""Who may ask, and how often; how many at once is the generator's to know."""
+"""How often a caller may ask, counted by key or by address."""
 
 from __future__ import annotations
 
-import hashlib
-import hmac
 import ipaddress
 import logging
 import math
@@ -12,13 +10,12 @@ import time
 from bisect import bisect
 from collections import OrderedDict
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import lru_cache
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from ..errors import ConfigError, LimitsUnavailable, RateLimitExceeded, Unauthorized
-from ..rules import RATE_UNITS, ApiKey, Network
+from ..errors import ConfigError, LimitsUnavailable, RateLimitExceeded
+from ..rules import Network, Rate, rates
 from ..runtime.per_process import PerProcess
 from ..settings import Settings
 
@@ -32,18 +29,6 @@ LEFT_ALONE = 1.0
 IPV6_PREFIX = 64
 
 logger = logging.getLogger(__name__)
-
-
-def named_key(keys: tuple[ApiKey, ...], said: str | None) -> str:
-    """Return the name of the key that was said. Raises Unauthorized.
-
-    All are compared, each in constant time, so that the time it takes tells nothing.
-    """
-    digest = hashlib.sha256((said or "").encode("utf-8", "surrogateescape")).hexdigest()
-    matching = [key.name for key in keys if hmac.compare_digest(key.sha256, digest)]
-    if not matching:
-        raise Unauthorized("this key is not known" if said else "send a key: Authorization: Bearer KEY, or x-api-key")
-    return matching[0]
 
 
 def client_address(peer: str | None, forwarded_for: str, proxies: tuple[Network | None, ...]) -> str | None:
@@ -81,21 +66,6 @@ def _counted(address: str) -> str:
         return str(ipaddress.IPv6Network((_ip(address), IPV6_PREFIX), strict=False))
     except ValueError:
         return address
-
-
-@dataclass(frozen=True)
-class Rate:
-    """So many requests in each stretch of that length; `unit` is one of RATE_UNITS."""
-
-    amount: int
-    unit: str
-
-    @property
-    def seconds(self) -> int:
-        return RATE_UNITS[self.unit]
-
-    def __str__(self) -> str:
-        return f"{self.amount} per 1 {self.unit}"
 
 
 class Window:
@@ -153,9 +123,8 @@ class RateLimits:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._away_until = 0.0
-        said = [rate.split("/") for rate in (settings.rate_limit or "").split(";") if rate]
         # what a short one refuses is not to count for a longer one
-        self._rates = sorted((Rate(int(amount), unit) for amount, unit in said), key=lambda rate: rate.seconds)
+        self._rates = sorted(rates(settings.rate_limit) if settings.rate_limit else (), key=lambda rate: rate.seconds)
         self._is_shared = settings.rate_limit_storage != "memory://"
         if self._rates and self._is_shared:
             _load_packages()

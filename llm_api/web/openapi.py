@@ -14,11 +14,13 @@ from apispec.ext.marshmallow import MarshmallowPlugin
 from flask import Flask
 from marshmallow import INCLUDE, Schema, fields, validate
 
+from ..dialects import Dialect
 from ..dialects.fields import MAX_STOPS, Format, Stop
-from ..dialects.openai import ROLES, ChatSchema, CompletionSchema, Content
+from ..dialects.openai import ROLES, ChatSchema, CompletionSchema, Contents
+from ..errors import words_for
 
 Fields = dict[str, fields.Field[Any]]
-Answer = Mapping[str, type[Schema] | None]
+Content = Mapping[str, type[Schema] | None]
 
 TEXT = fields.String(required=True)
 NULLABLE_TEXT = fields.String(required=True, allow_none=True)
@@ -48,7 +50,7 @@ Details = Schema.from_dict(
     name="Details",
 )
 Generated = Schema.from_dict({"response": TEXT, "details": fields.Nested(Details)}, name="Generated")
-Health = Schema.from_dict(
+HealthBody = Schema.from_dict(
     {
         "status": fields.String(required=True, validate=validate.OneOf(["healthy", "degraded", "unhealthy"])),
         "backend": TEXT,
@@ -111,7 +113,7 @@ OPTIONS = {"name": {"type": ["string", "null"]}, "strict": {"type": ["boolean", 
 NAMED_SCHEMA = _object({**OPTIONS, "schema": ANY_SCHEMA}, "schema")
 KINDS: dict[type, list[dict[str, Any]]] = {
     Stop: [NOT_EMPTY, {"type": "array", "items": NOT_EMPTY, "maxItems": MAX_STOPS}],
-    Content: [{"type": "string"}, {"type": "array", "items": TEXT_PART}],
+    Contents: [{"type": "string"}, {"type": "array", "items": TEXT_PART}],
     Format: [
         _object({"type": {"enum": ["text", "json_object"]}}, "type"),
         _object({"type": {"const": "json_schema"}, "json_schema": NAMED_SCHEMA}, "type", "json_schema"),
@@ -144,20 +146,6 @@ STREAMS = {
 }
 GENERATION_ERRORS = dict.fromkeys((400, 401, 403, 404, 413, 415, 429, 500, 502, 503, 504), Error)
 LIST_ERRORS = dict.fromkeys((401, 502, 503, 504), Error)
-ERROR_WORDS = {
-    400: "The body is not JSON, or the backend refuses the request",
-    401: "The service has keys, and this is none of them",
-    403: "The caller may not use this model",
-    404: "The model is not known",
-    413: "The body is too large",
-    415: "The body's type is not application/json",
-    422: "A field is wrong",
-    429: "The backend limits the rate of requests",
-    500: "Something broke inside the service",
-    502: "The backend failed",
-    503: "Nothing to serve with, or the log can't be written",
-    504: "No answer within REQUEST_TIMEOUT",
-}
 ALWAYS = {"X-Request-ID": "The request's id, which the log has too; the client's own where it sent one"}
 WHO = {"X-LLM-Backend": "Who answered", "X-LLM-Model": "With which model"}
 FALLBACK = {"X-LLM-Fallback": "Why it was not the configured backend; absent where it was"}
@@ -173,8 +161,7 @@ CHAT = {"model": "default", "messages": [{"role": "user", "content": QUESTION}]}
 class Operation:
     """What a view's docstring does not say. `answer` maps the media types of a 200 to their schemas."""
 
-    answer: Answer
-    body: str | None = None
+    answer: Content
     examples: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     errors: Mapping[int, type[Schema]] = field(default_factory=dict)
 
@@ -183,7 +170,6 @@ class Operation:
 OPERATIONS = {
     "generate": Operation(
         {JSON: Generated, "application/x-ndjson": None},
-        "generate_schema",
         {
             "a prompt": {"prompt": QUESTION} | BRIEF,
             "with details": {"prompt": QUESTION, "system": "Be brief.", "temperature": 0, "details": True} | BRIEF,
@@ -203,34 +189,32 @@ OPERATIONS = {
         },
         GENERATION_ERRORS | {422: Error},
     ),
-    "health": Operation({JSON: Health}, errors={503: Health}),
-    "live": Operation({JSON: Health}),
+    "health": Operation({JSON: HealthBody}, errors={503: HealthBody}),
+    "live": Operation({JSON: HealthBody}),
     "config": Operation({JSON: Config}, errors={401: Error}),
     "metrics": Operation({"text/plain": None}, errors={401: Error}),
-    "openai.chat_completions": Operation(
+    "chat_completions": Operation(
         {JSON: ChatCompletion, "text/event-stream": None},
-        "chat_schema",
         {
             "a conversation": CHAT,
             "streamed": CHAT | {"stream": True, "stream_options": {"include_usage": True}},
         },
         GENERATION_ERRORS,
     ),
-    "openai.completions": Operation(
+    "completions": Operation(
         {JSON: TextCompletion, "text/event-stream": None},
-        "completion_schema",
         {"a prompt": ASKED, "streamed": ASKED | {"stream": True}},
         GENERATION_ERRORS,
     ),
-    "openai.models": Operation({JSON: ModelList}, errors=LIST_ERRORS),
-    "openai.model": Operation({JSON: Model}, errors=LIST_ERRORS | {404: Error}),
+    "models": Operation({JSON: ModelList}, errors=LIST_ERRORS),
+    "model": Operation({JSON: Model}, errors=LIST_ERRORS | {404: Error}),
 }
 
 
-def describe(app: Flask, blueprint: str, bodies: object) -> dict[str, Any]:
+def describe(app: Flask, blueprint: str, dialects: Mapping[str, Dialect]) -> dict[str, Any]:
     """Return the OpenAPI document of `blueprint`, to be served at its /openapi.json.
 
-    `bodies` has the schemas that read the bodies, under the names that OPERATIONS gives them.
+    `dialects` are those of the routes that generate, by endpoint.
     """
     own = f"{blueprint}."
     rules = {r.endpoint.removeprefix(own): r for r in app.url_map.iter_rules() if r.endpoint.startswith(own)}
@@ -239,9 +223,12 @@ def describe(app: Flask, blueprint: str, bodies: object) -> dict[str, Any]:
     for endpoint, rule in rules.items():
         if said := OPERATIONS.get(endpoint):
             path = re.sub(r"<(?:\w+:)?(\w+)>", r"{\1}", rule.rule.removeprefix(mount))
-            operation = _operation(said, app.view_functions[rule.endpoint].__doc__ or "", bodies)
-            operation |= _place(endpoint, said) | {"parameters": [_parameter(name) for name in rule.arguments]}
-            spec.path(path, operations={"post" if said.body else "get": operation})
+            dialect = dialects.get(endpoint)
+            operation = _operation(said, app.view_functions[rule.endpoint].__doc__ or "", dialect)
+            tag = "OpenAI" if path.startswith("/v1/") else "Generate" if dialect else "State"
+            operation |= {"operationId": endpoint, "tags": [tag]}
+            operation |= {"parameters": [_parameter(name) for name in rule.arguments]}
+            spec.path(path, operations={"post" if dialect else "get": operation})
     document: dict[str, Any] = spec.to_dict()
     return document
 
@@ -257,11 +244,6 @@ def _empty() -> APISpec:
     return spec
 
 
-def _place(endpoint: str, said: Operation) -> dict[str, Any]:
-    group, _, name = endpoint.rpartition(".")
-    return {"operationId": name, "tags": ["OpenAI" if group else "Generate" if said.body else "State"]}
-
-
 def _beyond(converter: object, field: fields.Field[Any], ret: object) -> dict[str, Any]:
     """Return what apispec does not see in `field`; the signature is apispec's."""
     said = dict(WHOLES.get((type(field.parent), field.name or ""), {}))
@@ -275,23 +257,23 @@ def _beyond(converter: object, field: fields.Field[Any], ret: object) -> dict[st
     return said
 
 
-def _operation(said: Operation, docstring: str, bodies: object) -> dict[str, Any]:
+def _operation(said: Operation, docstring: str, dialect: Dialect | None) -> dict[str, Any]:
     summary, _, description = inspect.cleandoc(docstring).partition("\n")
     operation: dict[str, Any] = {"summary": summary, "description": description.strip()}
-    if said.body:
+    if dialect:
         examples = {title: {"value": value} for title, value in said.examples.items()}
-        content = {JSON: {"schema": getattr(bodies, said.body), "examples": examples}}
+        content = {JSON: {"schema": dialect.schema, "examples": examples}}
         operation["requestBody"] = {"required": True, "content": content}
-    answers = {200: _answer("Answered", said.answer, _headers(WHO) | _headers(FALLBACK, False) if said.body else {})}
+    answers = {200: _answer("Answered", said.answer, _headers(WHO) | _headers(FALLBACK, False) if dialect else {})}
     return operation | {"responses": answers | {status: _error(status, said.errors[status]) for status in said.errors}}
 
 
 def _error(status: int, schema: type[Schema]) -> dict[str, Any]:
     wait = _headers(WAIT) if schema is Error and status in (429, 503) else {}
-    return _answer(ERROR_WORDS[status], {JSON: schema}, wait)
+    return _answer(words_for(status), {JSON: schema}, wait)
 
 
-def _answer(words: str, answer: Answer, headers: dict[str, Any]) -> dict[str, Any]:
+def _answer(words: str, answer: Content, headers: dict[str, Any]) -> dict[str, Any]:
     content = {kind: {"schema": schema or STREAMS[kind]} for kind, schema in answer.items()}
     return {"description": words, "headers": _headers(ALWAYS) | headers, "content": content}
 

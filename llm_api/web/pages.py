@@ -7,7 +7,9 @@ from pathlib import Path
 import flask_swagger_ui
 from flask import Blueprint, Response, abort, request, send_from_directory
 
-from .http import is_open, json_answer, service
+from .guard import is_open
+from .http import json_answer
+from .service import service
 
 STATIC = Path(__file__).parent / "static"
 # Its own page names its files from the top of the host and has a script inside; only its copy of Swagger UI is used.

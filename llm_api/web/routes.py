@@ -1,54 +1,77 @@
-"""The blueprint: /generate, /health, /config."""
+"""The blueprint: the routes that generate, one view for all dialects, and what the service says of itself."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable
+from functools import wraps
 
 from flask import Blueprint, Response, current_app, request
 
-from .. import strict_json
-from ..errors import LLMAPIError
+from ..dialects import DIALECTS, Dialect
+from ..errors import NoSuchModel
 from ..exchange.exchange import Exchange
 from ..exchange.metrics import exposition
-from . import openai_routes, pages
-from .http import (
-    answer_error,
-    exchange,
-    is_open,
-    json_answer,
-    let_in,
-    name_request,
-    read_body,
-    service,
-    stream_answer,
-    who,
-)
-from .service import Service
+from . import pages
+from .guard import caller, is_open, let_in
+from .http import answer_error, client, json_answer, name_request, read_body, stream_answer, who
+from .service import Service, service
 
 blueprint = Blueprint("llm_api", __name__)
-blueprint.register_blueprint(openai_routes.blueprint)
 blueprint.register_blueprint(pages.blueprint)
 blueprint.before_request(let_in)
 blueprint.after_request(name_request)
 blueprint.register_error_handler(Exception, answer_error)
 
 
-@blueprint.post("/generate")
-@exchange("generate")
-def generate(here: Service, exchange: Exchange) -> Response:
-    """Turn a prompt into text.
+def view(kind: type[Dialect]) -> Callable[[], Response]:
+    """Return the view of a dialect. Its docstring, the dialect's, is the route's in the description of the API."""
 
-    The configured backend answers, or the next one of LLM_FALLBACK; the headers say who. With `stream`, NDJSON.
-    """
-    wish = here.generate_schema.read(read_body(here.settings.max_body_bytes))
-    exchange.open(wish.request)
-    if wish.request.stream:
-        return stream_answer(_lines(exchange, wish.details), "application/x-ndjson", exchange)
-    answer: dict[str, object] = {"response": exchange.text()}
-    if wish.details:
-        answer["details"] = exchange.details()
-    return json_answer(answer, headers=who(exchange))
+    @wraps(kind, updated=())
+    def run() -> Response:
+        here = service()
+        dialect = here.dialects[kind.name]
+        with here.exchange(dialect.operation, client(here)) as exchange:
+            return answer(here, dialect, exchange)
+
+    return is_open(run)  # it asks for the key itself, so that the refusal has its line
+
+
+def answer(here: Service, dialect: Dialect, exchange: Exchange) -> Response:
+    """Read what the current request asks for, and answer it."""
+    record = exchange.record
+    record.caller = caller(here)
+    here.rate_limits.count(record.caller, record.client_ip)
+    asked = dialect.read(read_body(here.settings.max_body_bytes))
+    head = exchange.open(asked.request)
+    if asked.request.stream:
+        pieces = dialect.pieces(head, exchange.chunks(dialect.heartbeat), asked)
+        response = stream_answer(pieces, dialect.media_type, who(head))
+    else:
+        whole = exchange.answer()
+        response = json_answer(dialect.whole(whole, asked), headers=who(whole.head))
+    # Not left to a stream's own end: closing a generator that was never started runs none of it.
+    exchange.hand_over()
+    response.call_on_close(exchange.close)
+    return response
+
+
+for each in DIALECTS:
+    blueprint.add_url_rule(each.rule, each.name, view(each), methods=["POST"])
+
+
+@blueprint.get("/v1/models")
+def models() -> Response:
+    """List the models that a request may name, as `backend/model`."""
+    return json_answer({"object": "list", "data": [_model(name) for name in _names()]})
+
+
+@blueprint.get("/v1/models/<path:model>")
+def model(model: str) -> Response:
+    """Show one model."""
+    if model not in _names():
+        raise NoSuchModel(f"there is no model {model!r} here; /v1/models lists those there are", param="model")
+    return json_answer(_model(model))
 
 
 @blueprint.get("/health")
@@ -79,9 +102,9 @@ def metrics() -> Response:
 @blueprint.get("/openapi.json")
 def openapi() -> Response:
     """Describe the API (OpenAPI 3.1)."""
-    from .openapi import describe
+    from .openapi import describe  # not above: apispec is for this alone
 
-    return json_answer(describe(current_app, request.blueprints[0], service()))
+    return json_answer(describe(current_app, request.blueprints[0], service().dialects))
 
 
 @blueprint.get("/config")
@@ -93,17 +116,11 @@ def config() -> Response:
     return json_answer(first | public)
 
 
-def _lines(exchange: Exchange, details: bool) -> Iterator[str]:
-    try:
-        for chunk in exchange:
-            if chunk.text:
-                yield _line({"response": chunk.text})
-            if chunk.finish_reason:
-                last = {"response": "", "done": True, "finish_reason": chunk.finish_reason}
-                yield _line(last | ({"details": exchange.details()} if details else {}))
-    except LLMAPIError as error:
-        yield _line({"error": error.public(), "done": True})
+def _names() -> list[str]:
+    here = service()
+    return [name for name in here.chain.models() if here.chain.hooks.permit(caller(here), name)]
 
 
-def _line(value: object) -> str:
-    return strict_json.dumps(value) + "\n"
+def _model(name: str) -> dict[str, object]:
+    # when a model was made is known to none of the backends
+    return {"id": name, "object": "model", "created": 0, "owned_by": name.partition("/")[0]}

@@ -4,90 +4,96 @@ from __future__ import annotations
 
 import secrets
 import socket
-from collections.abc import Callable, Iterator, Mapping
-from collections.abc import Generator as PythonGenerator
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
+
+from flask import current_app, has_request_context, request
 
 from .. import strict_json
-from ..dialects.fields import GenerateSchema
-from ..dialects.openai import ChatSchema, CompletionSchema
-from ..exchange.exchange import Exchange, Generator, Hooks
+from ..backends import Backend
+from ..dialects import DIALECTS, Dialect
+from ..exchange.chain import Chain, Hooks
+from ..exchange.exchange import Exchange
 from ..exchange.health import Health
-from ..exchange.models import Models
 from ..log.recent import Dashboard
-from ..log.record import Record
+from ..log.record import Record, TextPolicy
 from ..log.writer import RequestLog
 from ..runtime.deadline import Deadline
 from ..settings import Settings
+from ..types import Answer, Chunk
 from .limits import RateLimits
 
 
-@dataclass(frozen=True)
-class Answer:
-    """A whole answer and who gave it; as a string, its text. `usage` has `input_tokens` and `output_tokens`."""
+class Client(NamedTuple):
+    """Where a request comes from; `sock` is the connection to its client, where there is one."""
 
-    text: str
     request_id: str
-    backend: str
-    model: str
-    finish_reason: str
-    usage: Mapping[str, int | None]
-    duration_ms: float
-    fallback: bool
-    fallback_reason: str | None
-
-    def __str__(self) -> str:
-        return self.text
+    address: str | None = None
+    trace_id: str | None = None
+    sock: socket.socket | None = None
 
 
 class Service:
-    """Shared by all threads. `caller()` returns who asks in the current request; without it the key's name says so."""
+    """Shared by all threads. `caller()` returns who asks in the current request; without it the key's name says so.
 
-    def __init__(self, settings: Settings, hooks: Hooks, caller: Callable[[], str | None] | None = None) -> None:
+    `backends` stands for those that `settings` name.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        hooks: Hooks = Hooks(),  # noqa: B008  (frozen)
+        caller: Callable[[], str | None] | None = None,
+        backends: Iterable[Backend] | None = None,
+    ) -> None:
         self.settings = settings
         self.caller = caller
-        self.generator = Generator(settings, RequestLog(settings), hooks)
-        self.health = Health(self.generator)
-        self.models = Models(self.generator)
+        self.log = RequestLog(settings)
+        self.chain = Chain(settings, hooks, backends)
+        self.health = Health(self.chain, self.log)
         self.dashboard = Dashboard(settings)
         self.rate_limits = RateLimits(settings)
-        self.generate_schema = GenerateSchema(settings.max_prompt_chars)
-        self.chat_schema = ChatSchema(settings.max_prompt_chars)
-        self.completion_schema = CompletionSchema(settings.max_prompt_chars)
+        self.dialects: dict[str, Dialect] = {kind.name: kind(settings.max_prompt_chars) for kind in DIALECTS}
+        self._policy = TextPolicy(settings.log_prompts, settings.log_max_text)
 
     def generate(self, prompt: str, *, caller: str | None = None, **fields: Any) -> Answer:
         """Return the answer to `prompt`; `fields` are those of `POST /generate`. Raises LLMAPIError.
 
         Needs no app context; works in threads, commands and forked workers. `caller` is for the log and `may_use`.
         """
-        with self._exchange({"prompt": prompt} | fields, caller) as exchange:
-            return Answer(exchange.text(), **exchange.details())
+        with self._asked({"prompt": prompt} | fields, caller) as exchange:
+            return exchange.answer()
 
-    def stream(self, prompt: str, *, caller: str | None = None, **fields: Any) -> PythonGenerator[str, None, Answer]:
+    def stream(self, prompt: str, *, caller: str | None = None, **fields: Any) -> Generator[str, None, Answer]:
         """Yield the answer in pieces, as `generate`; return it whole. Close the iterator to stop early."""
-        with self._exchange({"prompt": prompt, "stream": True} | fields, caller) as exchange:
-            said = []
-            for chunk in exchange:
-                said.append(chunk.text)
+        with self._asked({"prompt": prompt, "stream": True} | fields, caller) as exchange:
+            said: list[Chunk] = []
+            for chunk in exchange.chunks():
+                said.append(chunk)
                 if chunk.text:
                     yield chunk.text
-            return Answer("".join(said), **exchange.details())
+            return Answer.of(said, exchange.answering())
 
-    def start(self, record: Record, client: socket.socket | None = None) -> Exchange:
-        """Begin a request's life; the view or caller opens and closes it. `client` is the socket to who asks."""
-        return Exchange(self.generator, record, Deadline(self.settings.request_timeout, client))
+    def exchange(self, operation: str, client: Client) -> Exchange:
+        """Begin a request's life."""
+        record = Record(self._policy, operation, client.request_id, client.address, client.trace_id)
+        return Exchange(self.chain, self.log, record, Deadline(self.settings.request_timeout, client.sock))
 
     @contextmanager
-    def _exchange(self, body: Mapping[str, Any], caller: str | None) -> Iterator[Exchange]:
-        exchange = self.start(Record(self.settings, "generate", secrets.token_hex(16), caller=caller))
-        try:
-            # as a body would come: held against the same rules; None is what the caller has not said
-            said = strict_json.dumps({name: value for name, value in body.items() if value is not None})
-            exchange.open(self.generate_schema.read(strict_json.loads(said.encode())).request)
+    def _asked(self, body: Mapping[str, Any], caller: str | None) -> Iterator[Exchange]:
+        with self.exchange("generate", Client(secrets.token_hex(16))) as exchange:
+            exchange.record.caller = caller
+            said = {name: value for name, value in body.items() if value is not None}
+            strict_json.check(said)  # held against the rules for a body
+            exchange.open(self.dialects["generate"].read(said).request)
             yield exchange
-        except Exception as error:
-            raise exchange.fail(error) from error
-        finally:
-            exchange.close()
+
+
+def service() -> Service:
+    """Return the service that the current request came to; outside of its views, the app's first."""
+    mounts: dict[str, Service] = current_app.extensions["llm_api"]
+    if len(mounts) == 1 or not has_request_context():
+        return next(iter(mounts.values()))
+    name = request.blueprints[-1] if request.blueprints else ""
+    return mounts.get(name) or next(iter(mounts.values()))

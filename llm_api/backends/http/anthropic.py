@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from ...errors import LLMAPIError, QuotaExhausted, RequestRefused
+from ...errors import LLMAPIError, QuotaExhausted
 from ...runtime.deadline import Deadline
 from ...types import Chunk, GenerationRequest, Usage
 from .base import HttpBackend
@@ -28,6 +28,7 @@ SPENT = ("contract_spend_limit_reached", "enforced_spend_limit_reached")
 class Claude(HttpBackend):
     name = "claude"
     path = "/v1/messages"
+    serves = frozenset({"json_schema"})
 
     @property
     def model(self) -> str:
@@ -58,7 +59,7 @@ class Claude(HttpBackend):
         if request.stop:
             fields["stop_sequences"] = list(request.stop)
         if request.response_format:
-            fields["output_config"] = _output_config(request.response_format.schema)
+            fields["output_config"] = {"format": {"type": "json_schema", "schema": request.response_format.schema}}
         return fields
 
     def whole(self, body: dict[str, Any]) -> Chunk:
@@ -94,14 +95,6 @@ class Claude(HttpBackend):
 
     def list_models(self, deadline: Deadline) -> list[str]:
         return self.get("/v1/models?limit=1000", deadline, listed_ids)
-
-
-def _output_config(schema: Mapping[str, Any] | None) -> dict[str, Any]:
-    if schema is None:
-        raise RequestRefused(
-            "claude has no json_object: send a JSON schema", code="unsupported_parameter", param="response_format"
-        )
-    return {"format": {"type": "json_schema", "schema": schema}}
 
 
 def _input_tokens(usage: Mapping[str, Any]) -> int | None:

@@ -78,7 +78,7 @@ class HuggingFaceLocal(Backend):
         # without a system message SmolLM2's template puts in its own, and the answers get worse
         if request.system is not None:
             return request
-        system = Message("system", self.settings.hf_system)
+        system = Message.of("system", self.settings.hf_system)
         return dataclasses.replace(request, messages=(system, *request.messages))
 
     def _loaded(self, deadline: Deadline) -> Engine:

@@ -1,0 +1,70 @@
+"""What a dialect is: data and five pure functions."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from ..errors import LLMAPIError, ValidationFailed
+from ..types import Answer, Chunk, GenerationRequest, Head
+from .fields import Body
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What a body asks for: the request, and `shows`, whether the answer also has what the dialect adds on demand."""
+
+    request: GenerationRequest
+    shows: bool = False
+
+
+class Dialect(ABC):
+    """How one route reads bodies and frames answers; made once for a service, shared by all threads.
+
+    `rule` is the route, `name` its endpoint, `operation` its name in log and metrics, `media_type` that of its streams.
+    `wrong_field` is the status for a wrong field, `conversation` the field that holds what the model reads.
+    `heartbeat`: seconds of silence after which `pieces` is given an empty chunk; None: never.
+    """
+
+    rule: ClassVar[str]
+    name: ClassVar[str]
+    operation: ClassVar[str]
+    media_type: ClassVar[str]
+    wrong_field: ClassVar[int] = 422
+    conversation: ClassVar[str] = "prompt"
+    heartbeat: ClassVar[float | None] = None
+
+    schema: Body
+
+    @abstractmethod
+    def __init__(self, max_prompt_chars: int) -> None:
+        """Make the schema of the body, whose texts have at most `max_prompt_chars` characters."""
+
+    def read(self, body: Mapping[str, Any]) -> Asked:
+        """Return what a body asks for. Raises ValidationFailed with the wrong fields."""
+        asked: Asked = self.schema.read(body, self.wrong_field)
+        return asked
+
+    @abstractmethod
+    def whole(self, answer: Answer, asked: Asked) -> dict[str, Any]:
+        """Return the body of a whole answer."""
+
+    @abstractmethod
+    def pieces(self, head: Head, chunks: Iterator[Chunk], asked: Asked) -> Iterator[str]:
+        """Yield the texts of a streamed answer. An error of `chunks` becomes the last of them."""
+
+    def error(self, error: LLMAPIError, request_id: str) -> dict[str, Any]:
+        """Return the body of an error."""
+        body: dict[str, Any] = {"error": self._public(error), "request_id": request_id}
+        return body | {"fields": error.fields} if isinstance(error, ValidationFailed) else body
+
+    @abstractmethod
+    def broken(self, error: LLMAPIError) -> str:
+        """Return the text that ends a stream which breaks off."""
+
+    def _public(self, error: LLMAPIError) -> dict[str, str | None]:
+        said = error.public()
+        # the backends call what the model reads the prompt
+        return said | {"param": self.conversation} if error.param == "prompt" else said

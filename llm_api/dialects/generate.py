@@ -1,0 +1,97 @@
+"""The service's own dialect: POST /generate."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from marshmallow import RAISE, fields, post_load, validate
+
+from .. import strict_json
+from ..errors import LLMAPIError
+from ..types import Answer, Chunk, GenerationRequest, Head, Message, Usage
+from .base import Asked, Dialect
+from .fields import NAME, Body, StrictBoolean
+
+
+class GenerateSchema(Body):
+    """The body of `POST /generate`; `max_prompt_chars` bounds the prompt and the system message."""
+
+    class Meta:
+        unknown = RAISE
+
+    prompt = fields.String(required=True)
+    system = fields.String()
+    model = fields.String(validate=NAME)
+    details = StrictBoolean()
+
+    def __init__(self, max_prompt_chars: int) -> None:
+        super().__init__()
+        # not appended to: marshmallow's copies of a field share its list
+        self.fields["prompt"].validators = [validate.Length(1, max_prompt_chars)]
+        self.fields["system"].validators = [validate.Length(0, max_prompt_chars)]
+
+    @post_load
+    def make_asked(self, data: dict[str, Any], **kwargs: Any) -> Asked:
+        """Return the types for a valid body."""
+        system = [Message.of("system", data.pop("system"))] if data.get("system") else []
+        data.pop("system", None)
+        messages = (*system, Message.of("user", data.pop("prompt")))
+        details = data.pop("details", False)
+        return Asked(GenerationRequest(messages, is_prompt=True, **data), details)
+
+
+class Generate(Dialect):
+    """Turn a prompt into text.
+
+    The configured backend answers, or the next one of LLM_FALLBACK; the headers say who. With `stream`, NDJSON.
+    """
+
+    rule = "/generate"
+    name = "generate"
+    operation = "generate"
+    media_type = "application/x-ndjson"
+
+    def __init__(self, max_prompt_chars: int) -> None:
+        self.schema = GenerateSchema(max_prompt_chars)
+
+    def whole(self, answer: Answer, asked: Asked) -> dict[str, Any]:
+        said: dict[str, Any] = {"response": answer.text}
+        return said | {"details": answer_details(answer)} if asked.shows else said
+
+    def pieces(self, head: Head, chunks: Iterator[Chunk], asked: Asked) -> Iterator[str]:
+        try:
+            for chunk in chunks:
+                if chunk.text:
+                    yield _line({"response": chunk.text})
+                if chunk.finish_reason:
+                    last = {"response": "", "done": True, "finish_reason": chunk.finish_reason}
+                    shown = _details(head, chunk.finish_reason, chunk.usage, head.elapsed_ms())
+                    yield _line(last | ({"details": shown} if asked.shows else {}))
+        except LLMAPIError as error:
+            yield self.broken(error)
+
+    def broken(self, error: LLMAPIError) -> str:
+        return _line({"error": self._public(error), "done": True})
+
+
+def answer_details(answer: Answer) -> dict[str, Any]:
+    """Return what `details` has of an answer."""
+    return _details(answer.head, answer.finish_reason, answer.usage, answer.duration_ms)
+
+
+def _details(head: Head, finish_reason: str, usage: Usage, duration_ms: float) -> dict[str, Any]:
+    return {
+        "request_id": head.request_id,
+        "backend": head.backend,
+        "model": head.model,
+        "finish_reason": finish_reason,
+        "usage": {"input_tokens": usage.input_tokens, "output_tokens": usage.output_tokens},
+        "duration_ms": duration_ms,
+        "fallback": head.fallback_reason is not None,
+        "fallback_reason": head.fallback_reason,
+    }
+
+
+def _line(value: object) -> str:
+    return strict_json.dumps(value) + "\n"

@@ -1,0 +1,141 @@
+"""The attempts: how often one backend is asked, and how its breaker learns of it. The only retry loop there is."""
+
+from __future__ import annotations
+
+import math
+import random
+import time
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import chain
+
+from ..backends import Backend
+from ..errors import (
+    BackendError,
+    CircuitOpen,
+    InternalError,
+    InvalidAnswer,
+    LLMAPIError,
+    ParameterDropped,
+    RequestError,
+    RequestRefused,
+    TimedOut,
+)
+from ..log.record import Attempt
+from ..runtime.deadline import Deadline
+from ..types import NEEDS, Chunk, GenerationRequest
+from . import metrics
+from .breaker import Breaker
+
+# What the official SDKs do: docs/providers.md, 1.5.
+FIRST_PAUSE = 0.5
+LONGEST_PAUSE = 8.0
+LONGEST_RETRY_AFTER = 120.0
+
+Note = Callable[[Attempt], object]
+
+
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """An answer that has begun. Iterate `chunks` once; `close` stops the backend."""
+
+    backend: str
+    model: str
+    chunks: Iterator[Chunk]
+    close: Callable[[], object]
+    fallback_reason: str | None = None
+
+
+def ask(
+    backend: Backend, breaker: Breaker, request: GenerationRequest, deadline: Deadline, note: Note, max_retries: int
+) -> Begun:
+    """Ask `backend`, again where that is due; `note` is told of each attempt. Raises LLMAPIError."""
+    retries = 0
+    while True:
+        try:
+            with _noted(backend.name, note):
+                return _begin(backend, breaker, request, deadline)
+        except ParameterDropped:
+            continue  # it can be dropped only once
+        except BackendError as error:
+            pause = _pause(error.retry_after, retries)
+            last = retries >= max_retries or pause >= deadline.remaining()
+            if last or not error.retryable or breaker.open_for():
+                raise
+            deadline.wait(pause)
+            retries += 1
+
+
+@contextmanager
+def _noted(backend: str, note: Note) -> Iterator[None]:
+    started = time.monotonic()
+    outcome = "ok"
+    try:
+        yield
+    except Exception as error:
+        outcome = error.code if isinstance(error, LLMAPIError) else InternalError.code
+        raise
+    finally:
+        note(Attempt(backend, outcome, round((time.monotonic() - started) * 1000, 3)))
+
+
+def _begin(backend: Backend, breaker: Breaker, request: GenerationRequest, deadline: Deadline) -> Begun:
+    if missing := request.needs - backend.serves:
+        raise _unserved(backend, sorted(missing))
+    if seconds := breaker.admit():
+        raise CircuitOpen(f"{backend.name} keeps failing and is left alone for now", retry_after=seconds)
+    source = _to_its_end(backend, request, breaker, deadline)
+    # JSON is checked before any of it leaves, so a stream of it comes at once
+    ready = [next(source)] if request.stream and not request.response_format else list(source)
+    if request.response_format:
+        from .structured import check_answer  # not above: jsonschema takes a tenth of the package's import time
+
+        check_answer("".join(chunk.text for chunk in ready), request.response_format, deadline)
+    model = next((chunk.model for chunk in ready if chunk.model), request.model or backend.model)
+    return Begun(backend.name, model, chain(ready, source), source.close)
+
+
+def _unserved(backend: Backend, missing: list[str]) -> RequestRefused:
+    served = ", ".join(sorted(need for need in backend.serves if NEEDS[need] == NEEDS[missing[0]]))
+    return RequestRefused(
+        f"{backend.name} does not serve {', '.join(missing)}{f', only {served}' if served else ''}",
+        code="unsupported_parameter",
+        param=NEEDS[missing[0]],
+    )
+
+
+def _to_its_end(
+    backend: Backend, request: GenerationRequest, breaker: Breaker, deadline: Deadline
+) -> Generator[Chunk, None, None]:
+    """Pass an answer on, and tell the breaker how it went. Raises InvalidAnswer where it stops before its end."""
+    begun = False
+    tell = breaker.abandoned
+    try:
+        for chunk in backend.stream(request, deadline):
+            begun = True
+            if chunk.finish_reason:
+                tell = breaker.succeeded
+                yield chunk
+                return
+            yield chunk
+        deadline.check()
+        raise InvalidAnswer("the answer ended before it was complete")
+    except BackendError as error:
+        # a stream that is late after its beginning may have had a slow reader
+        slow_reader = begun and isinstance(error, TimedOut)
+        tell = breaker.failed if error.trips and not slow_reader else breaker.succeeded
+        raise
+    except RequestError:
+        tell = breaker.succeeded
+        raise
+    finally:
+        tell()
+        metrics.breaker(backend.name, breaker.is_open)
+
+
+def _pause(retry_after: float | None, retries: int) -> float:
+    """Return the seconds before the next try; infinity where the server asks for more than the SDKs grant."""
+    if retry_after is None or retry_after <= 0:
+        return min(FIRST_PAUSE * 2.0**retries, LONGEST_PAUSE) * random.uniform(0.75, 1)
+    return retry_after if retry_after <= LONGEST_RETRY_AFTER else math.inf

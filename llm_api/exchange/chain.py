@@ -1,0 +1,150 @@
+"""The chain: which backends a service has, which of them a request is for, and who is asked when one can't serve."""
+
+from __future__ import annotations
+
+import dataclasses
+import threading
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from ..backends import Backend, make_backend
+from ..errors import BackendError, LLMAPIError, ModelForbidden, RequestError
+from ..runtime.deadline import Deadline
+from ..runtime.per_process import PerProcess
+from ..settings import Settings
+from ..types import GenerationRequest
+from .attempts import Begun, Note, ask
+from .breaker import Breaker
+
+# A backend that hangs must leave time for those behind it: each of them keeps this share of the whole.
+KEPT_FOR_FALLBACK = 0.1
+LIST_SECONDS = 5.0
+
+
+class Link(NamedTuple):
+    """A backend of the chain, with its breaker."""
+
+    backend: Backend
+    breaker: Breaker
+
+
+class Route(NamedTuple):
+    """The links that a request may go to, in order, and the request as the first of them is asked."""
+
+    links: list[Link]
+    request: GenerationRequest
+
+
+@dataclass(frozen=True)
+class Hooks:
+    """What a host decides: whether its caller may use `backend/model`, and how a line of the log is written."""
+
+    may_use: Callable[[str | None, str], bool] | None = None
+    redact: Callable[[dict[str, Any]], dict[str, Any]] | None = None
+
+    def permit(self, caller: str | None, model: str) -> bool:
+        """Return whether `caller` may use `model`."""
+        return self.may_use is None or self.may_use(caller, model)
+
+
+class Chain:
+    """The backends of one service in the order they are asked. Shared by all threads.
+
+    `backends` stands for those that `settings` name.
+    """
+
+    def __init__(self, settings: Settings, hooks: Hooks, backends: Iterable[Backend] | None = None) -> None:
+        self.settings = settings
+        self.hooks = hooks
+        names = dict.fromkeys((settings.llm_backend, *settings.llm_fallback))
+        found = backends if backends is not None else [make_backend(name, settings) for name in names]
+        self.links = [Link(backend, Breaker()) for backend in found]
+        # a forked child has none of its parent's requests
+        self.places = PerProcess(lambda: threading.BoundedSemaphore(settings.concurrency))
+
+    @property
+    def first(self) -> Backend:
+        """The configured backend."""
+        return self.links[0].backend
+
+    @property
+    def choices(self) -> list[Backend]:
+        """The backends that a request's `model` may choose."""
+        return [link.backend for link in (self.links if self.settings.allow_model_choice else self.links[:1])]
+
+    def models(self) -> list[str]:
+        """Return the names that a request's `model` may have, as `backend/model`.
+
+        A backend that can't tell is left out; raises its BackendError when none can.
+        """
+        with ThreadPoolExecutor(len(self.choices)) as pool:
+            found = list(pool.map(_listed, self.choices))
+        lists = [names for names in found if isinstance(names, list)]
+        if not lists and isinstance(found[0], LLMAPIError):
+            raise found[0]
+        return [name for names in lists for name in names]
+
+    def route(self, request: GenerationRequest) -> Route:
+        """Return where `request` goes, with its model as the first backend calls it."""
+        first, model = self._named(request.model)
+        links = [first, *(link for link in self.links[1:] if link is not first)]
+        if model != request.model:
+            request = dataclasses.replace(request, model=model)
+        return Route(links if request.fallback else links[:1], request)
+
+    def permitted(self, route: Route, caller: str | None) -> Route:
+        """Return `route` without the fallbacks that `caller` may not use. Raises ModelForbidden for the first."""
+        first, *others = route.links
+        if not self.hooks.permit(caller, f"{first.backend.name}/{route.request.model or first.backend.model}"):
+            raise ModelForbidden("this caller may not use this model", param="model")
+        allowed = [x for x in others if self.hooks.permit(caller, f"{x.backend.name}/{x.backend.model}")]
+        return Route([first, *allowed], route.request)
+
+    def begin(self, route: Route, deadline: Deadline, note: Note) -> Begun:
+        """Ask the backends of `route` in turn; return the answer that has begun.
+
+        Raises the first backend's error when none can serve, RequestRefused when the request itself is wrong,
+        ClientGone or TimedOut.
+        """
+        failure: BackendError | None = None
+        request = route.request
+        for behind, link in zip(reversed(range(len(route.links))), route.links, strict=True):
+            try:
+                with deadline.keeping(behind * KEPT_FOR_FALLBACK * self.settings.request_timeout):
+                    begun = ask(link.backend, link.breaker, request, deadline, note, self.settings.max_retries)
+            except BackendError as error:
+                failure = failure or error
+                _remember(link, request, error)
+                # a model's name means something to the first backend only
+                request = dataclasses.replace(request, model=None)
+            except RequestError as error:
+                raise failure or error from None
+            else:
+                link.breaker.remember(None)
+                return dataclasses.replace(begun, fallback_reason=failure.code if failure else None)
+        assert failure, "a chain is never empty"
+        raise failure
+
+    def _named(self, name: str | None) -> tuple[Link, str | None]:
+        """Read `backend/model`. Any other name, also one with a slash of its own, is a model of the configured one."""
+        if name and name != self.first.model:
+            prefix, _, model = name.partition("/")
+            for link, backend in zip(self.links, self.choices, strict=False):
+                if model and backend.name == prefix:
+                    return link, model
+        return self.links[0], name
+
+
+def _remember(link: Link, request: GenerationRequest, error: BackendError) -> None:
+    """Note why a backend did not serve, for /health, unless a model or schema of the client's own choice is why."""
+    if request.model in (None, link.backend.model) and not request.response_format:
+        link.breaker.remember(error.message)
+
+
+def _listed(backend: Backend) -> list[str] | LLMAPIError:
+    try:
+        return [f"{backend.name}/{model}" for model in backend.list_models(Deadline(LIST_SECONDS))]
+    except LLMAPIError as error:
+        return error

@@ -1,0 +1,61 @@
+"""What to look for in the records of a log."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from .files import Entry
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Which records to look at; None and False mean: any. Times in Unix seconds."""
+
+    text: str | None = None
+    regex: re.Pattern[str] | None = None
+    backend: str | None = None
+    status: str | None = None
+    since: float | None = None
+    until: float | None = None
+    slower_than_ms: float | None = None
+    fallbacks: bool = False
+
+    def has(self, record: Entry) -> bool:
+        """Return whether `record` is one of them."""
+        return (
+            (self.backend is None or self.backend in (record.get("backend"), record.get("requested_backend")))
+            and (self.status is None or self.status in (record.get("status"), str(record.get("http_status"))))
+            and (self.since is None or record.get("timestamp", 0) >= self.since)
+            and (self.until is None or record.get("timestamp", 0) < self.until)
+            and (self.slower_than_ms is None or (record.get("duration_ms") or 0) > self.slower_than_ms)
+            and (not self.fallbacks or bool(record.get("fallback")))
+            and self._has_words(record)
+        )
+
+    def _has_words(self, record: Entry) -> bool:
+        if self.text is None and self.regex is None:
+            return True
+        words = list(texts(record))
+        return (self.text is None or any(self.text.casefold() in text.casefold() for text in words)) and (
+            self.regex is None or any(map(self.regex.search, words))
+        )
+
+
+def texts(record: Entry) -> Iterator[str]:
+    """Yield what was said in a request: system, messages or prompt, response, and an error's message."""
+    error = (record.get("error") or {}).get("message")
+    for text in (record.get("system"), record.get("prompt"), *_turns(record), record.get("response"), error):
+        if isinstance(text, str):
+            yield text
+
+
+def question(record: Entry) -> Any:
+    """Return the prompt, or the last of the messages; None where the log has neither."""
+    return record.get("prompt") or next(reversed(_turns(record)), None)
+
+
+def _turns(record: Entry) -> list[Any]:
+    return [message.get("content") for message in record.get("messages") or [] if isinstance(message, dict)]
