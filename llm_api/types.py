@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 # What a request may need beyond text, each with the field that asks for it.
@@ -108,7 +108,7 @@ class GenerationRequest:
     response_format: ResponseFormat | None = None
     stream: bool = False
     fallback: bool = True
-    is_prompt: bool = False
+    is_prompt: bool = field(default=False, compare=False)
 
     @property
     def needs(self) -> frozenset[str]:

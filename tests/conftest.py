@@ -23,11 +23,17 @@ def log_path(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def make_app(log_path: Path) -> Callable[..., Flask]:
-    """Return a maker of apps; its keywords are fields of Settings. Without any: the stub, no retries, no fallback."""
+    """Return a maker of apps; its arguments are backends, its keywords fields of Settings.
 
-    def make(**settings: Any) -> Flask:
-        given = {"llm_backend": "stub", "llm_fallback": (), "max_retries": 0, "log_file": str(log_path)} | settings
-        return create_app(Settings(**given))
+    Without any: the stub, no retries, no fallback.
+    """
+
+    def make(*backends: Backend, **settings: Any) -> Flask:
+        first, *others = [backend.name for backend in backends] or ["stub"]
+        given = {"llm_backend": first, "llm_fallback": tuple(others), "max_retries": 0, "log_file": str(log_path)}
+        chosen = Settings(**given | settings)
+        named = [backend for backend in backends if backend.name in (chosen.llm_backend, *chosen.llm_fallback)]
+        return create_app(chosen, named or None)
 
     return make
 
@@ -35,20 +41,13 @@ def make_app(log_path: Path) -> Callable[..., Flask]:
 @pytest.fixture
 def make_client(make_app: Callable[..., Flask]) -> Callable[..., FlaskClient]:
     """As `make_app`, but return a client of the app."""
-    return lambda **settings: make_app(**settings).test_client()
+    return lambda *backends, **settings: make_app(*backends, **settings).test_client()
 
 
 @pytest.fixture
-def serve(monkeypatch: pytest.MonkeyPatch, make_client: Callable[..., FlaskClient]) -> Callable[..., FlaskClient]:
-    """Return a maker of clients whose chain is the given backends."""
-
-    def make(first: Backend, *others: Backend, **settings: Any) -> FlaskClient:
-        known = {backend.name: backend for backend in (first, *others)}
-        monkeypatch.setattr("llm_api.exchange.exchange.make_backend", lambda name, settings: known[name])
-        names = tuple(backend.name for backend in others)
-        return make_client(**{"llm_backend": first.name, "llm_fallback": names} | settings)
-
-    return make
+def serve(make_client: Callable[..., FlaskClient]) -> Callable[..., FlaskClient]:
+    """The same by the name of what its first argument is: the backends."""
+    return make_client
 
 
 @pytest.fixture

@@ -191,7 +191,7 @@ def test_what_the_official_client_sends(serve: Serve) -> None:
 
 # What may be said
 
-UNSAID = GenerationRequest((Message("user", "Hi"),))
+UNSAID = GenerationRequest((Message.of("user", "Hi"),))
 SAID = {
     "plain": ({}, {}),
     "model": ({"model": "gpt-x"}, {"model": "gpt-x"}),
@@ -545,7 +545,7 @@ def test_fallback(serve: Serve, log_lines: Log, path: str, stream: bool) -> None
 @BOTH
 def test_heartbeat(serve: Serve, monkeypatch: pytest.MonkeyPatch, log_lines: Log, path: str) -> None:
     """While the backend is silent comments keep proxies from giving up; they are no part of the answer."""
-    monkeypatch.setattr("llm_api.web.openai_routes.HEARTBEAT_SECONDS", 0.01)
+    monkeypatch.setattr("llm_api.dialects.openai.OpenAIDialect.heartbeat", 0.01)
     resume = threading.Event()
     fake = Fake("one", Chunk("Hi "), lambda over: resume.wait(PATIENCE), Chunk("there"), END)
     reply = ask_unbuffered(serve(fake), path)
@@ -596,7 +596,7 @@ def test_client_that_leaves(serve: Serve, log_lines: Log, path: str, frames: int
 
 def test_client_that_leaves_a_silent_backend(serve: Serve, log_lines: Log, monkeypatch: pytest.MonkeyPatch) -> None:
     """One that leaves at a heartbeat: the waiting backend is told, and doesn't wait to its end."""
-    monkeypatch.setattr("llm_api.web.openai_routes.HEARTBEAT_SECONDS", 0.01)
+    monkeypatch.setattr("llm_api.dialects.openai.OpenAIDialect.heartbeat", 0.01)
     fake = Fake("one", Chunk("Hi "), lambda over: over.wait(PATIENCE), END)
     leave(serve, "chat/completions", fake, 4)
     assert fake.over.is_set()

@@ -222,7 +222,7 @@ def test_shutdown(
 @pytest.mark.parametrize("provider", [OPENAI, CLAUDE], ids=str)
 def test_the_default_models_live_on(make_app: Callable[..., Flask], doctor: Doctor, provider: Provider) -> None:
     """No date is known for what one gets without a setting."""
-    model = LLMAPI.of(make_app(**provider.settings)).generator.chain[0][0].model
+    model = LLMAPI.of(make_app(**provider.settings)).chain.first.model
     assert doctor(Fake(provider.name, model=model)).about("shut down") == []
 
 

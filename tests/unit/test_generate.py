@@ -57,17 +57,6 @@ class Fake(Backend):
         return [self.model]
 
 
-@pytest.fixture
-def serve(monkeypatch: pytest.MonkeyPatch, make_client: Callable[..., FlaskClient]) -> Callable[..., FlaskClient]:
-    """Return a maker of clients whose only backend is the given Fake."""
-
-    def make(fake: Fake, **settings: Any) -> FlaskClient:
-        monkeypatch.setattr("llm_api.exchange.exchange.make_backend", lambda name, settings: fake)
-        return make_client(**settings)
-
-    return make
-
-
 def lines_of(answer: TestResponse) -> list[dict[str, Any]]:
     *lines, rest = answer.data.split(b"\n")
     assert rest == b"", "a stream ends with a newline"
@@ -117,10 +106,10 @@ SCHEMA = {"type": "object", "properties": {"a": {"type": "integer"}}}
 @pytest.mark.parametrize(
     ("body", "field", "value"),
     [
-        ({}, "messages", (Message("user", "x"),)),
-        ({"system": "Be kind."}, "messages", (Message("system", "Be kind."), Message("user", "x"))),
-        ({"system": ""}, "messages", (Message("user", "x"),)),
-        ({"prompt": " \n"}, "messages", (Message("user", " \n"),)),
+        ({}, "messages", (Message.of("user", "x"),)),
+        ({"system": "Be kind."}, "messages", (Message.of("system", "Be kind."), Message.of("user", "x"))),
+        ({"system": ""}, "messages", (Message.of("user", "x"),)),
+        ({"prompt": " \n"}, "messages", (Message.of("user", " \n"),)),
         ({"model": "some/model:7b"}, "model", "some/model:7b"),
         ({"max_tokens": 1}, "max_tokens", 1),
         ({"max_tokens": 40.0}, "max_tokens", 40),
@@ -157,7 +146,7 @@ def test_each_field_reaches_the_backend(
     """The backend gets each field as it was said, and None or the default for every other."""
     fake = Fake(Chunk("{}"), END)
     assert serve(fake).post("/generate", json={"prompt": "x"} | body).status_code == 200
-    unsaid = GenerationRequest(messages=(Message("user", "x"),))
+    unsaid = GenerationRequest(messages=(Message.of("user", "x"),), is_prompt=True)
     assert getattr(fake.asked[0], field) == value
     assert type(getattr(fake.asked[0], field)) is type(value)
     for name in GenerationRequest.__dataclass_fields__:

@@ -42,7 +42,7 @@ from llm_api import Settings
 from llm_api.backends import make_backend
 from llm_api.backends.http.base import MAX_ANSWER_BYTES
 from llm_api.errors import ServerError
-from llm_api.exchange import exchange as generator
+from llm_api.exchange import attempts as generator
 from llm_api.runtime.deadline import Deadline
 
 KEYED = [provider for provider in PROVIDERS if provider.key]

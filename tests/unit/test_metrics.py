@@ -125,7 +125,7 @@ def test_failure_and_fallback(
 
 def test_retries_are_tries(serve: Serve, changes: Changes, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each try of the same backend counts; the request itself once."""
-    monkeypatch.setattr("llm_api.exchange.exchange.FIRST_PAUSE", 0.001)
+    monkeypatch.setattr("llm_api.exchange.attempts.FIRST_PAUSE", 0.001)
     client = serve(Fake("one", ServerError("m"), ServerError("m")), max_retries=2)
     assert changes(client, ask) == answered() | {sample("attempts_total", backend="one", outcome="server_error"): 2}
 

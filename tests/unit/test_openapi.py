@@ -182,41 +182,44 @@ SYSTEM = {"role": "system", "content": "Hello"}
 PARTS = {"role": "user", "content": [{"type": "text", "text": "Hello"}]}
 
 
+COMPONENTS = {"generate": "Generate", "chat_completions": "Chat", "completions": "Completion"}
+
+
 @pytest.mark.parametrize(
     ("schema", "body", "fits"),
     [
-        *[("generate_schema", {"prompt": "Hello", "response_format": value}, True) for value in FORMATS],
-        *[("generate_schema", {"prompt": "Hello", "response_format": value}, False) for value in NO_FORMATS],
-        ("generate_schema", {"prompt": "Hello", "response_format": None}, False),
-        ("generate_schema", {"prompt": "Hello", "stop": None}, False),
-        ("generate_schema", {"prompt": "Hello", "stop": ["a", "b", "c", "d"]}, True),
-        ("generate_schema", {"prompt": "Hello", "stop": ["a", "b", "c", "d", "e"]}, False),
-        ("generate_schema", {"prompt": "Hello", "top_p": 0}, False),
-        ("generate_schema", {"prompt": "Hello", "top_p": 0.1}, True),
-        ("generate_schema", {"prompt": "Hello", "model": "a\nb"}, False),
-        ("generate_schema", {"prompt": "Hello", "model": "\na"}, False),
-        ("generate_schema", {"prompt": "Hello", "model": "a b"}, True),
-        ("chat_schema", {"messages": [USER], "response_format": None, "stop": None}, True),
-        ("chat_schema", {"messages": [SYSTEM]}, False),
-        ("chat_schema", {"messages": [SYSTEM, PARTS]}, True),
-        ("chat_schema", {"messages": [PARTS | {"content": []}]}, False),
-        ("chat_schema", {"messages": [PARTS | {"content": ""}]}, False),
-        ("chat_schema", {"messages": [SYSTEM, PARTS | {"content": None}]}, True),
-        ("chat_schema", {"messages": [{"role": "user"}]}, False),
-        ("chat_schema", {"messages": [USER, {"role": "tool", "content": "Hello"}]}, False),
-        ("chat_schema", {"messages": [USER | {"content": [{"type": "image_url"}]}]}, False),
-        ("completion_schema", {"prompt": ""}, False),
-        ("completion_schema", {"prompt": "Hello", "logprobs": None}, True),
+        *[("generate", {"prompt": "Hello", "response_format": value}, True) for value in FORMATS],
+        *[("generate", {"prompt": "Hello", "response_format": value}, False) for value in NO_FORMATS],
+        ("generate", {"prompt": "Hello", "response_format": None}, False),
+        ("generate", {"prompt": "Hello", "stop": None}, False),
+        ("generate", {"prompt": "Hello", "stop": ["a", "b", "c", "d"]}, True),
+        ("generate", {"prompt": "Hello", "stop": ["a", "b", "c", "d", "e"]}, False),
+        ("generate", {"prompt": "Hello", "top_p": 0}, False),
+        ("generate", {"prompt": "Hello", "top_p": 0.1}, True),
+        ("generate", {"prompt": "Hello", "model": "a\nb"}, False),
+        ("generate", {"prompt": "Hello", "model": "\na"}, False),
+        ("generate", {"prompt": "Hello", "model": "a b"}, True),
+        ("chat_completions", {"messages": [USER], "response_format": None, "stop": None}, True),
+        ("chat_completions", {"messages": [SYSTEM]}, False),
+        ("chat_completions", {"messages": [SYSTEM, PARTS]}, True),
+        ("chat_completions", {"messages": [PARTS | {"content": []}]}, False),
+        ("chat_completions", {"messages": [PARTS | {"content": ""}]}, False),
+        ("chat_completions", {"messages": [SYSTEM, PARTS | {"content": None}]}, True),
+        ("chat_completions", {"messages": [{"role": "user"}]}, False),
+        ("chat_completions", {"messages": [USER, {"role": "tool", "content": "Hello"}]}, False),
+        ("chat_completions", {"messages": [USER | {"content": [{"type": "image_url"}]}]}, False),
+        ("completions", {"prompt": ""}, False),
+        ("completions", {"prompt": "Hello", "logprobs": None}, True),
     ],
 )
 def test_bodies_are_described_as_they_are_read(
     make_app: Callable[..., Flask], document: Document, schema: str, body: dict[str, Any], fits: bool
 ) -> None:
     """Of what apispec can't see by itself: a body fits the description where, and only where, the service takes it."""
-    body = body if schema == "generate_schema" else {"model": "default"} | body
-    component = document["components"]["schemas"][schema.removesuffix("_schema").capitalize()]
+    body = body if schema == "generate" else {"model": "default"} | body
+    component = document["components"]["schemas"][COMPONENTS[schema]]
     assert (holds(document, component, body) == []) == fits
-    reader = getattr(LLMAPI.of(make_app()), schema)
+    reader = LLMAPI.of(make_app()).dialects[schema]
     with nullcontext() if fits else pytest.raises(ValidationFailed):
         reader.read(body)
 

@@ -28,6 +28,7 @@ from llm_api.errors import (
     ValidationFailed,
 )
 from llm_api.testing import ScriptedBackend
+from llm_api.types import Usage
 from llm_api.web.service import Service
 
 Make = Callable[..., Flask]
@@ -51,7 +52,7 @@ def test_an_answer(llm: Service, log_lines: Log) -> None:
     assert answer.text.startswith("[stub]")
     assert (answer.backend, answer.model, answer.finish_reason) == ("stub", "stub", "stop")
     assert (answer.fallback, answer.fallback_reason) == (False, None)
-    assert answer.usage == {"input_tokens": line["input_tokens"], "output_tokens": line["output_tokens"]}
+    assert answer.usage == Usage(line["input_tokens"], line["output_tokens"])
     assert answer.request_id == line["request_id"]
     assert (line["operation"], line["prompt"], line["system"]) == ("generate", "Hello", "Be brief.")
     assert (line["caller"], line["client_ip"], line["stream"]) == ("nightly", None, False)

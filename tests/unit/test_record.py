@@ -14,7 +14,7 @@ from werkzeug.test import EnvironBuilder
 from llm_api import Settings
 from llm_api.backends.base import Backend
 from llm_api.errors import ModelNotFound, Overloaded, RequestRefused, ServerError, Unreachable
-from llm_api.log.record import LoggedText
+from llm_api.log.record import LoggedText, TextPolicy
 from llm_api.runtime.deadline import Deadline
 from llm_api.types import Chunk, GenerationRequest, Usage
 
@@ -449,7 +449,7 @@ def test_long_parameters_are_cut(serve: Serve, log_lines: LogLines, body: dict[s
 @pytest.mark.parametrize("log_prompts", [True, False])
 def test_memory_is_bounded(log_prompts: bool) -> None:
     """A stream of any length takes the memory of what is kept of it."""
-    text = LoggedText(Settings(log_max_text=1000, log_prompts=log_prompts))
+    text = LoggedText(TextPolicy(shown=log_prompts, most=1000))
     piece = "x" * 10_000
     tracemalloc.start()
     try:
@@ -468,7 +468,7 @@ def test_memory_is_bounded(log_prompts: bool) -> None:
 
 def test_many_small_pieces_are_bounded() -> None:
     """Pieces beyond the limit are not kept one by one either."""
-    text = LoggedText(Settings(log_max_text=10))
+    text = LoggedText(TextPolicy(shown=True, most=10))
     tracemalloc.start()
     try:
         for _ in range(20_000):

@@ -17,6 +17,7 @@ from turns import GENERATE, Fake
 from werkzeug.test import TestResponse
 
 from llm_api import LLMAPI, Settings, create_app
+from llm_api.backends import Backend
 from llm_api.errors import ConfigError, ServerError
 from llm_api.rules import ADDRESSES, KEYS
 from llm_api.types import Chunk
@@ -77,9 +78,9 @@ Watch = Callable[..., None]
 def start(environ: None, log_path: Path) -> Callable[..., Flask]:
     """Return a maker of apps with all those settings, read as at a start."""
 
-    def make(**changes: Any) -> Flask:
+    def make(*backends: Backend, **changes: Any) -> Flask:
         given = {"llm_fallback": (), "max_retries": 0, "log_file": str(log_path), "hf_mode": "cloud"} | changes
-        return create_app(dataclasses.replace(Settings.load(None), **given))
+        return create_app(dataclasses.replace(Settings.load(None), **given), backends or None)
 
     return make
 
@@ -222,9 +223,7 @@ ALL_SECRETS = [canary(field) for field in SECRET if field.metadata["rule"] is no
 @pytest.mark.parametrize("secret", [*ALL_SECRETS, CALLERS_KEY, PASSWORD, "canary pass/word"])
 @pytest.mark.parametrize("begun", [False, True])
 @pytest.mark.parametrize("is_ours", [False, True])
-def test_a_backend_that_breaks(
-    start: Start, monkeypatch: pytest.MonkeyPatch, watch: Watch, secret: str, begun: bool, is_ours: bool
-) -> None:
+def test_a_backend_that_breaks(start: Start, watch: Watch, secret: str, begun: bool, is_ours: bool) -> None:
     """A bug, and an error with an upstream's words, in the middle of an answer or before it: no text of theirs."""
 
     def error() -> Exception:
@@ -232,8 +231,7 @@ def test_a_backend_that_breaks(
 
     one = Fake("stub")
     one.trouble = RuntimeError(secret)
-    monkeypatch.setattr("llm_api.exchange.exchange.make_backend", lambda name, settings: one)
-    client = start(llm_backend="stub").test_client()
+    client = start(one, llm_backend="stub").test_client()
     for path in GENERATE:
         for stream in (False, True):
             one.turns = [[Chunk("Hi "), error()] if begun else error()]

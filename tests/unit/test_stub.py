@@ -93,7 +93,7 @@ def test_stop(make_client: Callable[..., FlaskClient], stop: str | list[str], en
 
 def test_it_streams_word_by_word() -> None:
     """Pieces join to the whole; only the last chunk has a finish reason and the usage."""
-    request = GenerationRequest((Message("user", "a b c"),), stream=True)
+    request = GenerationRequest((Message.of("user", "a b c"),), stream=True)
     *pieces, last = chunks(request)
     assert [piece.text.strip() for piece in pieces] == WORDS
     assert "".join(piece.text for piece in pieces) == TEXT
@@ -104,7 +104,7 @@ def test_it_streams_word_by_word() -> None:
 
 def test_it_quotes_the_last_turn() -> None:
     """Of a conversation the newest message is the prompt."""
-    turns = (Message("user", "first"), Message("assistant", "well"), Message("user", "a b c"))
+    turns = (Message.of("user", "first"), Message.of("assistant", "well"), Message.of("user", "a b c"))
     assert "".join(chunk.text for chunk in chunks(GenerationRequest(turns))) == TEXT
 
 
