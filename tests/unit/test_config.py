@@ -605,7 +605,8 @@ def test_descriptors_are_enough_for_all_threads(start: Start, threads: int, hard
     Else there are fewer connections that ask nothing: a worker that can take no more of them would end.
     """
     limit = f"import resource as r; n = r.RLIMIT_NOFILE; r.setrlimit(n, (100, {hard}))"
-    code = f"{limit}; import runpy; c = runpy.run_path('gunicorn.conf.py'); print(r.getrlimit(n)[0], c['max_idle'])"
+    code = f"{limit}; import runpy; c = runpy.run_path('gunicorn.conf.py')['worker_class']"
+    code += "; print(r.getrlimit(n)[0], c.max_idle)"
     assert start("-c", code, THREADS=str(threads)).stdout == f"{raised}\n"
 
 

@@ -16,6 +16,7 @@ import weakref
 from collections import deque
 from collections.abc import Mapping
 from contextlib import suppress
+from functools import cache
 from typing import Any, BinaryIO
 from urllib.parse import SplitResult, urlsplit
 
@@ -168,7 +169,7 @@ class Adapter(HTTPAdapter):
         self._proxy = urlsplit(proxy) if proxy else None
         self._free: deque[http.client.HTTPConnection] = deque(maxlen=idle)
         weakref.finalize(self, _close, self._free)
-        self._tls = ssl.create_default_context(cafile=certifi.where()) if self._server.scheme == "https" else None
+        self._tls = _tls() if self._server.scheme == "https" else None
         self._headers = {"Host": self._server.netloc.rpartition("@")[2]}
         self._root = self._server.path
         if self._proxy and not self._tls:  # it sees the request, and needs all of the address (RFC 9112, section 3.2.2)
@@ -227,6 +228,12 @@ class Adapter(HTTPAdapter):
             connection.port = self._proxy.port or 80
             connection.set_tunnel(self._server.hostname or "", self._server.port or 443, _proxy_headers(self._proxy))
         return connection
+
+
+@cache
+def _tls() -> ssl.SSLContext:
+    """One for all providers: reading the authorities takes 15 ms, and memory for each."""
+    return ssl.create_default_context(cafile=certifi.where())
 
 
 def _failure(error: Exception) -> requests.RequestException:

@@ -1,0 +1,238 @@
+"""gunicorn's workers and hooks, as gunicorn.conf.py sets them: what gunicorn itself would do wrong for this service."""
+
+from __future__ import annotations
+
+import atexit
+import errno
+import gc
+import os
+import resource
+import select
+import selectors
+import shutil
+import tempfile
+import time
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from gunicorn.http import get_parser
+from gunicorn.util import close_graceful
+from gunicorn.workers.base import Worker
+from gunicorn.workers.gthread import _DEFER, ThreadWorker
+
+from ..errors import ConfigError
+from ..settings import Settings
+
+# What a thread waits for a request that may follow at once, before the worker's loop does.
+MORE_MILLISECONDS = 10
+# Connections that ask nothing now, to each thread.
+IDLE = 3
+# As gunicorn's threads have it.
+MAX_UNREAD_BYTES = 65_536
+METRICS, OWNER = "PROMETHEUS_MULTIPROC_DIR", "LLM_API_METRICS_OWNER"
+
+
+class GThread(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
+    """gunicorn's threads, with connections that hold one hardly longer than an answer takes, and are closed in it.
+
+    `max_idle` is how many connections it may have that ask nothing now.
+    """
+
+    max_idle = 0
+
+    @property
+    def worker_connections(self) -> int:
+        """How many connections it has when it takes no more: those that wait for a request have no thread."""
+        return int(self.cfg.threads) + min(len(self.keepalived_conns) + len(self.pending_conns), self.max_idle)
+
+    @worker_connections.setter
+    def worker_connections(self, _: int) -> None:
+        """Ignore the number that gunicorn sets."""
+
+    def handle(self, conn: Any) -> Any:
+        """Answer a request and those that follow at once, and close the connection where it is not kept.
+
+        gunicorn closes in the worker's one loop, and waits there, two seconds at most, until the client has closed its
+        end: 24 clients that had their answers and did not close held up the next one for 42 s. And it waits 5 s for a
+        first request, in a thread: 24 that said nothing held it up for 15 s.
+        """
+        conn.wait_for_data = lambda _, sock=conn.sock: has_more(sock)
+        kept = super().handle(conn)
+        # Otherwise each request goes through the worker's one loop, twice: a client that asks one thing after the
+        # other got half as much done.
+        while kept is True and self.nr_conns < self.cfg.threads and asks_again(conn):
+            kept = super().handle(conn)
+        if kept is False:
+            # Only a client that may still be sending is waited for: its answer would be lost.
+            with suppress(OSError):
+                conn.close(graceful=is_sending(conn.parser))
+            conn.close = lambda graceful=False: None
+        return kept
+
+    def finish_request(self, conn: Any, future: Any) -> None:
+        """Do what is left when a thread is done with a connection.
+
+        In a worker that stops, gunicorn's own would close one whose first request is still on its way.
+        """
+        if self.alive or future.exception() or future.result() is not _DEFER:
+            super().finish_request(conn, future)
+            return
+        conn.sock.setblocking(False)
+        conn.set_timeout()
+        self.pending_conns.append(conn)
+        self.poller.register(conn.sock, selectors.EVENT_READ, partial(self.on_pending_socket_readable, conn))
+
+    def accept(self, listener: Any) -> None:
+        """Take a connection, or leave it for later where there are no descriptors left: gunicorn's own would end."""
+        try:
+            super().accept(listener)
+        except OSError as error:
+            if error.errno not in (errno.EMFILE, errno.ENFILE):
+                raise
+            time.sleep(0.05)  # the loop would be told of it again and again
+
+    def set_accept_enabled(self, enabled: bool) -> None:
+        """Let a worker that stops take what has connected already, and then close the door.
+
+        gunicorn's own keeps it open until its last request has ended: a client that connects meanwhile waits for
+        nobody, then is cut off, where nginx would have gone to another machine at once.
+        """
+        super().set_accept_enabled(enabled)
+        if self.alive:
+            return
+        super().set_accept_enabled(False)  # it may be told to stop while it begins
+        listeners = list(self.sockets)
+        self.sockets.clear()
+        for listener in listeners:
+            before = -1
+            while before < self.nr_conns < self.worker_connections:
+                before = self.nr_conns
+                self.accept(listener)
+            listener.close()
+
+
+def asks_again(conn: Any) -> bool:
+    """Whether another request is there already, or comes at once."""
+    return bool(conn.parser.unreader.buf.getvalue()) or has_more(conn.sock)
+
+
+def has_more(sock: Any) -> bool:
+    """Whether more is there, or comes within the time that a thread may be held for it."""
+    poll = select.poll()
+    poll.register(sock, select.POLLIN)
+    return bool(poll.poll(MORE_MILLISECONDS))
+
+
+def is_sending(parser: Any) -> bool:
+    """Whether there is more of a connection's request than was read."""
+    try:
+        return not parser.finish_body(deadline=time.monotonic() + 0.01)
+    except Exception:
+        return True
+
+
+def choose_worker(settings: Settings) -> type[Worker]:
+    """Return the class of WORKER_CLASS; for gevent's, patch all that blocks, so call it before the service is imported.
+
+    Raises ConfigError where gevent is not installed, or would run a model in the process.
+    """
+    if settings.worker_class == "gthread":
+        return GThread
+    if settings.local_model:
+        raise ConfigError("WORKER_CLASS=gevent can't run a model in the process, it would stop all else: use gthread")
+    try:
+        from gevent import monkey
+    except ImportError:
+        raise ConfigError("WORKER_CLASS=gevent needs a package: pip install gevent") from None
+    monkey.patch_all()
+    from .gevent import GEvent
+
+    return GEvent
+
+
+def make_metrics_folder() -> None:
+    """Make the folder in which the workers' numbers for /metrics meet, unless PROMETHEUS_MULTIPROC_DIR names one.
+
+    It must not share a disk that may fill up: a process that can't write there dies. There is one for each master:
+    gunicorn.conf.py is read again at a reload, and by the new master at an upgrade.
+    """
+    if METRICS in os.environ and os.environ.get(OWNER, str(os.getpid())) == str(os.getpid()):
+        return
+    memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None  # noqa: S108  (mkdtemp's folder is our own)
+    os.environ[METRICS] = tempfile.mkdtemp(prefix="llm-api-metrics-", dir=memory)
+    os.environ[OWNER] = str(os.getpid())
+    atexit.register(_remove_metrics_folder)
+
+
+def _remove_metrics_folder() -> None:
+    if os.environ[OWNER] == str(os.getpid()):  # the workers have this function too
+        shutil.rmtree(os.environ[METRICS], ignore_errors=True)
+
+
+def clear_metrics() -> None:
+    """Remove the numbers of an earlier run."""
+    for file in Path(os.environ[METRICS]).glob("*.db"):
+        file.unlink()
+
+
+def allow_descriptors(threads: int) -> int:
+    """Raise the limit of open files to what a worker needs, if it may be; return how many connections may ask nothing.
+
+    A request that waits has two descriptors, its client's and its provider's; as many providers' may be kept, and
+    clients' that ask nothing now: where the limit is too low, those are fewer. It is usually 1,024.
+    """
+    idle = IDLE * threads
+    wanted = 3 * threads + idle + 200
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft >= wanted:
+        return idle
+    limit = min(wanted, hard)  # Linux has no hard limit of infinity here (setrlimit(2), fs.nr_open)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
+    return max(0, idle - (wanted - limit))
+
+
+def announce(settings: Settings, log: Any) -> None:
+    """Say at the start which backends will answer, and whom."""
+    chain = ", then ".join(dict.fromkeys((settings.llm_backend, *settings.llm_fallback)))
+    log.info("Answers come from %s; log: %s", chain, settings.log_file)
+    if settings.is_public and not settings.api_keys:
+        log.warning("EVERYBODY WHO REACHES %s MAY USE THIS SERVICE: set API_KEYS", settings.bind)
+
+
+def share_memory() -> None:
+    """Let the workers share what the master has: a collection writes into each object, which would unshare it."""
+    gc.collect()
+    gc.freeze()
+
+
+def pre_request(worker: Any, request: Any) -> None:
+    """Keep no connection where that may take a place from others, or where a body may be left that has no end.
+
+    A request may be refused before its body is read, and the worker that keeps the connection must read that. The
+    answer's head tells the client, so it is too late to decide this after it.
+    """
+    headers = dict(request.headers)
+    is_long = int(headers.get("CONTENT-LENGTH", 0)) > MAX_UNREAD_BYTES or "TRANSFER-ENCODING" in headers
+    if is_long or worker.nr_conns >= worker.cfg.threads:
+        request.force_close()
+
+
+def post_request(worker: Any, request: Any, environ: Any, response: Any) -> None:
+    """Let a client that may still be sending have its answer under gevent too, where gunicorn would break it off."""
+    refused = not isinstance(worker, GThread) and response and (response.status_code or 0) >= 400
+    if refused and response.should_close():
+        sock = request.unreader.sock
+        parser = get_parser(worker.cfg, sock, None)  # the worker keeps its own to itself
+        parser.mesg = request
+        if is_sending(parser):
+            # with gunicorn's 64 kB some 413s were still lost, before bodies of 2.6 MB
+            close_graceful(sock, max_drain=1_000_000)
+
+
+def child_exit(server: Any, worker: Any) -> None:
+    """Take a dead worker's gauges away: what it was doing is over."""
+    from prometheus_client.multiprocess import mark_process_dead
+
+    mark_process_dead(worker.pid)

@@ -1,0 +1,138 @@
+"""gunicorn's workers and hooks, on real sockets and gunicorn's parser; tests/e2e and tests/faults run them whole."""
+
+from __future__ import annotations
+
+import logging
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from gunicorn.config import Config
+from gunicorn.http import get_parser
+
+from llm_api import Settings
+from llm_api.errors import ConfigError
+from llm_api.rules import ApiKey
+from llm_api.runtime.gunicorn import (
+    GThread,
+    announce,
+    asks_again,
+    choose_worker,
+    clear_metrics,
+    has_more,
+    is_sending,
+    pre_request,
+)
+
+Pair = tuple[socket.socket, socket.socket]
+POST = "POST / HTTP/1.1\r\nHost: x\r\n"
+
+
+@pytest.fixture
+def pair() -> Iterator[Pair]:
+    """The client's socket, and the worker's."""
+    client, served = socket.socketpair()
+    with client, served:
+        yield client, served
+
+
+def parse(pair: Pair, text: str) -> Any:
+    """Return gunicorn's parser after it has read the head of the request `text`."""
+    client, served = pair
+    client.sendall(text.encode())
+    parser = get_parser(Config(), served, ("127.0.0.1", 1))
+    parser.mesg = next(parser)
+    return parser
+
+
+def test_has_more(pair: Pair) -> None:
+    """A silent client has no more; one that has sent or closed has."""
+    client, served = pair
+    assert not has_more(served)
+    client.sendall(b"x")
+    assert has_more(served)
+    served.recv(1)
+    client.close()
+    assert has_more(served)
+
+
+@pytest.mark.parametrize(("after", "again"), [("", False), (POST + "\r\n", True)])
+def test_asks_again(pair: Pair, after: str, again: bool) -> None:
+    """The next request is seen where the parser has read it together with the first."""
+    parser = parse(pair, POST + "\r\n" + after)
+    assert asks_again(SimpleNamespace(parser=parser, sock=pair[1])) is again
+
+
+@pytest.mark.parametrize(("body", "sending"), [("12345", False), ("123", True), ("", True)])
+def test_is_sending(pair: Pair, body: str, sending: bool) -> None:
+    """A client whose body is not all there may still be sending it."""
+    assert is_sending(parse(pair, f"{POST}Content-Length: 5\r\n\r\n{body}")) is sending
+
+
+@pytest.mark.parametrize(
+    ("head", "connections", "closes"),
+    [
+        ("Content-Length: 65536\r\n", 3, False),
+        ("Content-Length: 65537\r\n", 3, True),
+        ("Transfer-Encoding: chunked\r\n", 3, True),
+        ("", 4, True),
+    ],
+    ids=["short", "long", "no length", "no thread left"],
+)
+def test_which_connections_are_kept(pair: Pair, head: str, connections: int, closes: bool) -> None:
+    """A connection is closed after a body that may be left unread, and where it would take another one's thread."""
+    request = parse(pair, f"{POST}{head}\r\n").mesg
+    pre_request(SimpleNamespace(nr_conns=connections, cfg=SimpleNamespace(threads=4)), request)
+    assert request.should_close() is closes
+
+
+@pytest.mark.parametrize(("idle", "room"), [(0, 2), (3, 5), (9, 6)])
+def test_room_for_connections(monkeypatch: pytest.MonkeyPatch, idle: int, room: int) -> None:
+    """A worker has room for its threads and for those that ask nothing now, the latter up to `max_idle`."""
+    monkeypatch.setattr(GThread, "max_idle", 4)
+    config = Config()
+    config.set("threads", 2)
+    worker = GThread(0, 0, [], None, 60, config, logging.getLogger())
+    worker.tmp.close()
+    worker.keepalived_conns.extend(range(idle))
+    assert worker.worker_connections == room
+
+
+def test_gthread_is_the_default() -> None:
+    """Without WORKER_CLASS the workers are threads."""
+    assert choose_worker(Settings()) is GThread
+
+
+def test_gevent_runs_no_model() -> None:
+    """A model in the process would stop all requests of a gevent worker."""
+    with pytest.raises(ConfigError, match="can't run a model in the process"):
+        choose_worker(Settings(worker_class="gevent", llm_backend="huggingface"))
+
+
+def test_numbers_of_an_earlier_run_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A start removes the metrics files that are left, and nothing else."""
+    monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path))
+    for name in ("counter_1.db", "mine"):
+        (tmp_path / name).touch()
+    clear_metrics()
+    assert [path.name for path in tmp_path.iterdir()] == ["mine"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "warned"),
+    [
+        ({"bind": "127.0.0.1:1"}, False),
+        ({"bind": "0.0.0.0:1"}, True),
+        ({"bind": "0.0.0.0:1", "api_keys": (ApiKey("alice", "0" * 64),)}, False),
+    ],
+    ids=["here", "everywhere", "with keys"],
+)
+def test_what_the_start_says(caplog: pytest.LogCaptureFixture, settings: dict[str, Any], warned: bool) -> None:
+    """The chain, each backend once; and a warning where strangers may use the service."""
+    caplog.set_level("INFO")
+    announce(Settings(llm_backend="stub", llm_fallback=("ollama", "stub"), **settings), logging.getLogger())
+    assert "Answers come from stub, then ollama; log: " in caplog.text
+    assert ("EVERYBODY WHO REACHES" in caplog.text) is warned
