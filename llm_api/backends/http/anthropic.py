@@ -8,7 +8,7 @@ from typing import Any
 from ...errors import LLMAPIError, QuotaExhausted
 from ...runtime.deadline import Deadline
 from ...types import Chunk, GenerationRequest, Usage
-from .base import HttpBackend
+from .base import Vendor
 from .openai import listed_ids, stream_error
 from .replies import Reply, error_for, event_data, json_object
 
@@ -25,22 +25,13 @@ FINISH_REASONS = {
 SPENT = ("contract_spend_limit_reached", "enforced_spend_limit_reached")
 
 
-class Claude(HttpBackend):
-    name = "claude"
+class Claude(Vendor):
+    name = prefix = "claude"
     path = "/v1/messages"
     serves = frozenset({"json_schema"})
 
-    @property
-    def model(self) -> str:
-        return self.settings.claude_model
-
-    @property
-    def base_url(self) -> str:
-        return self.settings.claude_base_url
-
     def headers(self) -> dict[str, str]:
-        official = self.base_url == self.settings.default("claude_base_url")
-        key = self.key(self.settings.claude_api_key, "CLAUDE_API_KEY", official)
+        key = self.key()
         return {"anthropic-version": self.settings.claude_version} | ({"x-api-key": key} if key else {})
 
     def payload(self, request: GenerationRequest) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import cached_property
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 from urllib.parse import urlsplit
 
 import requests
@@ -29,7 +29,7 @@ from ...runtime.per_process import PerProcess
 from ...settings import Settings
 from ...types import Chunk, GenerationRequest
 from ..base import Backend
-from .connections import Adapter, Answer, Call, authority
+from .connections import Adapter, Call, Received, authority
 from .replies import Reply, error_for, in_shape, json_object, split_lines
 
 MAX_ANSWER_BYTES = 16 * 1024 * 1024
@@ -69,20 +69,12 @@ class HttpBackend(Backend):
     def pieces(self, lines: Iterator[bytes]) -> Iterator[Chunk]:
         """Translate a stream; may raise KeyError and its like on a wrong shape."""
 
-    def key(self, key: str | None, variable: str, official: bool) -> str | None:
-        """Return `key`. Raises NotConfigured without one, unless it is a server of one's own that may need none."""
-        if key or not official:
-            return key
-        raise NotConfigured(
-            f"{self.name} needs a key: put {variable}=... into .env, or export {variable} where the service is started"
-        )
-
     def error(self, reply: Reply, payload: Mapping[str, Any] | None, deadline: Deadline) -> LLMAPIError:
         """Translate an error reply to `payload`; a provider with more than a status to go by says so here."""
         return error_for(self.name, reply)
 
     def stream(self, request: GenerationRequest, deadline: Deadline) -> Iterator[Chunk]:
-        with self._exchange("POST", self.path, deadline, request) as response:
+        with self._sent("POST", self.path, deadline, request) as response:
             parts = _read(response, deadline)
             if not request.stream:
                 yield in_shape(self.whole, json_object(b"".join(parts)))
@@ -93,13 +85,13 @@ class HttpBackend(Backend):
 
     def get(self, path: str, deadline: Deadline, read: Callable[[dict[str, Any]], T]) -> T:
         """Return what `read` makes of the JSON object at `path`. Raises as `stream` does."""
-        with self._exchange("GET", path, deadline) as response:
+        with self._sent("GET", path, deadline) as response:
             return in_shape(read, json_object(b"".join(_read(response, deadline))))
 
     @contextmanager
-    def _exchange(
+    def _sent(
         self, method: str, path: str, deadline: Deadline, request: GenerationRequest | None = None
-    ) -> Iterator[Answer]:
+    ) -> Iterator[Received]:
         payload = self.payload(request) if request else None
         call = self._call(method, path, payload, deadline)
         reply = None
@@ -124,14 +116,14 @@ class HttpBackend(Backend):
     def _authority(self) -> dict[str, str]:
         return authority(urlsplit(self.base_url))
 
-    def _send(self, call: Call, deadline: Deadline) -> Answer:
+    def _send(self, call: Call, deadline: Deadline) -> Received:
         try:
             return self._adapter().send(call, stream=True)
         except requests.RequestException as error:
             deadline.check()
             raise _failure(self.name, error) from None
 
-    def _reply(self, response: Answer, deadline: Deadline) -> Reply:
+    def _reply(self, response: Received, deadline: Deadline) -> Reply:
         body = b""
         with suppress(InvalidAnswer):  # the status says enough
             body = b"".join(_read(response, deadline))
@@ -140,6 +132,41 @@ class HttpBackend(Backend):
     def _make_adapter(self) -> Adapter:
         proxy = None if _is_loopback(self.base_url) else self.settings.http_proxy_url
         return Adapter(self.base_url, proxy, self.settings.threads)
+
+
+class Vendor(HttpBackend):
+    """A provider whose model, address and key are settings: `prefix` with `_model`, `_base_url` and `_api_key`.
+
+    `address` is the second of these names where it is another one.
+    """
+
+    prefix: ClassVar[str]
+    address: ClassVar[str] = "base_url"
+
+    @property
+    def model(self) -> str:
+        model: str = getattr(self.settings, f"{self.prefix}_model")
+        return model
+
+    @property
+    def base_url(self) -> str:
+        url: str = getattr(self.settings, f"{self.prefix}_{self.address}")
+        return url
+
+    @property
+    def is_official(self) -> bool:
+        """Whether it is the vendor's own address, which needs a key; a server of one's own may need none."""
+        official: str = self.settings.default(f"{self.prefix}_{self.address}")
+        return self.base_url == official
+
+    def key(self) -> str | None:
+        """Return the key. Raises NotConfigured where there has to be one."""
+        name = f"{self.prefix}_api_key"
+        key: str | None = getattr(self.settings, name)
+        if key or not self.is_official:
+            return key
+        where = f"put {name.upper()}=... into .env, or export {name.upper()} where the service is started"
+        raise NotConfigured(f"{self.name} needs a key: {where}")
 
 
 def _is_loopback(url: str) -> bool:
@@ -178,7 +205,7 @@ def _reason(error: object) -> str:
     return "the connection was refused" if isinstance(error, ConnectionRefusedError) else "no connection"
 
 
-def _read(response: Answer, deadline: Deadline) -> Iterator[bytes]:
+def _read(response: Received, deadline: Deadline) -> Iterator[bytes]:
     """Yield the body as it arrives, bounded in bytes and time."""
     if response.headers.get("content-encoding", "identity") != "identity":
         raise InvalidAnswer("the answer is compressed, which was not asked for")
@@ -190,7 +217,7 @@ def _read(response: Answer, deadline: Deadline) -> Iterator[bytes]:
         yield data
 
 
-def _read_some(response: Answer, deadline: Deadline) -> bytes:
+def _read_some(response: Received, deadline: Deadline) -> bytes:
     try:
         data: bytes = response.raw.read1(READ_BYTES, decode_content=False)
     except (urllib3.exceptions.HTTPError, http.client.HTTPException, OSError):

@@ -122,7 +122,7 @@ def _read_line(file: BinaryIO) -> str:
     return line.decode("latin-1").rstrip("\r\n")
 
 
-class Answer:
+class Received:
     """What is used of requests' Response, and its `raw` too: the body as it arrives.
 
     Its connection is kept when it has been read to its end.
@@ -133,7 +133,7 @@ class Answer:
         self.headers: Mapping[str, str] = response.fields
         self._adapter, self._call, self._response = adapter, call, response
 
-    def __enter__(self) -> Answer:
+    def __enter__(self) -> Received:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -176,7 +176,7 @@ class Adapter(HTTPAdapter):
             self._root = f"http://{self._headers['Host']}{self._root}"
             self._headers |= _proxy_headers(self._proxy)
 
-    def send(self, request: Call, **_: Any) -> Answer:  # type: ignore[override]  # only our own calls
+    def send(self, request: Call, **_: Any) -> Received:  # type: ignore[override]  # only our own calls
         """Return the beginning of the answer. Raises requests' exceptions.
 
         A ConnectionError with a ProtocolError in it is one that came after the request was sent.
@@ -192,7 +192,7 @@ class Adapter(HTTPAdapter):
             response.close()
             connection.close()
             raise requests.ConnectionError(ProtocolError(error)) from None
-        return Answer(self, request, response)
+        return Received(self, request, response)
 
     def _connected(self, call: Call) -> http.client.HTTPConnection:
         if idle := self._alive():

@@ -7,7 +7,7 @@ from typing import Any
 
 from ...errors import LLMAPIError, ModelNotFound
 from ...runtime.deadline import Deadline
-from .openai import OpenAIWire, bearer
+from .openai import OpenAIWire
 from .replies import Reply, error_for
 
 DEFAULT_MODEL = "openai/gpt-oss-20b"
@@ -15,18 +15,11 @@ DEFAULT_MODEL = "openai/gpt-oss-20b"
 
 class HuggingFaceCloud(OpenAIWire):
     name = "huggingface"
+    prefix = "hf"
 
     @property
     def model(self) -> str:
         return self.settings.hf_model or DEFAULT_MODEL
-
-    @property
-    def base_url(self) -> str:
-        return self.settings.hf_base_url
-
-    def headers(self) -> dict[str, str]:
-        official = self.base_url == self.settings.default("hf_base_url")
-        return bearer(self.key(self.settings.hf_api_key, "HF_API_KEY", official))
 
     def error(self, reply: Reply, payload: Mapping[str, Any] | None, deadline: Deadline) -> LLMAPIError:
         if reply.status == 400 and reply.code == "model_not_supported":

@@ -9,24 +9,17 @@ from typing import Any
 from ...errors import LLMAPIError, ModelNotFound
 from ...runtime.deadline import Deadline
 from ...types import Chunk, GenerationRequest, Usage
-from .base import HttpBackend
+from .base import Vendor
 from .openai import stream_error
 from .replies import Reply, error_for, json_object
 
 OPTIONS = {"max_tokens": "num_predict", "temperature": "temperature", "top_p": "top_p", "seed": "seed"}
 
 
-class Ollama(HttpBackend):
-    name = "ollama"
+class Ollama(Vendor):
+    name = prefix = "ollama"
+    address = "url"
     path = "/api/chat"
-
-    @property
-    def model(self) -> str:
-        return self.settings.ollama_model
-
-    @property
-    def base_url(self) -> str:
-        return self.settings.ollama_url
 
     def headers(self) -> dict[str, str]:
         return {}

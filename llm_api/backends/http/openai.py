@@ -12,7 +12,7 @@ from ...runtime.deadline import Deadline
 from ...settings import Settings
 from ...types import Chunk, GenerationRequest, ResponseFormat, Usage
 from ..base import cut_at_stop
-from .base import HttpBackend
+from .base import Vendor
 from .replies import Reply, error_for, error_object, event_data, json_object
 
 # providers.md, table 1.3; the last three are what Hugging Face's older servers say.
@@ -27,10 +27,14 @@ FINISH_REASONS = {
 }
 
 
-class OpenAIWire(HttpBackend):
+class OpenAIWire(Vendor):
     """A backend with OpenAI's wire."""
 
     path = "/chat/completions"
+
+    def headers(self) -> dict[str, str]:
+        key = self.key()
+        return {"Authorization": f"Bearer {key}"} if key else {}
 
     def payload(self, request: GenerationRequest) -> dict[str, Any]:
         return {"model": request.model or self.model, "stream": request.stream, **chat_fields(request)}
@@ -54,22 +58,11 @@ class OpenAIWire(HttpBackend):
 class OpenAI(OpenAIWire):
     """OpenAI itself, or the server at OPENAI_BASE_URL."""
 
-    name = "openai"
+    name = prefix = "openai"
 
     def __init__(self, settings: Settings) -> None:
         super().__init__(settings)
         self._refused: dict[str, frozenset[str]] = {}
-
-    @property
-    def model(self) -> str:
-        return self.settings.openai_model
-
-    @property
-    def base_url(self) -> str:
-        return self.settings.openai_base_url
-
-    def headers(self) -> dict[str, str]:
-        return bearer(self.key(self.settings.openai_api_key, "OPENAI_API_KEY", self._is_official))
 
     def stream(self, request: GenerationRequest, deadline: Deadline) -> Iterator[Chunk]:
         chunks = super().stream(request, deadline)
@@ -80,7 +73,7 @@ class OpenAI(OpenAIWire):
     def payload(self, request: GenerationRequest) -> dict[str, Any]:
         fields = super().payload(request)
         model = fields["model"]
-        if self._is_official or REASONS.match(model):
+        if self.is_official or REASONS.match(model):
             _rename(fields, "max_tokens", "max_completion_tokens")
         if TAKES_NO_STOP.match(model):
             fields.pop("stop", None)
@@ -108,7 +101,7 @@ class OpenAI(OpenAIWire):
         return True
 
     @property
-    def _is_official(self) -> bool:
+    def is_official(self) -> bool:
         return f".{urlsplit(self.base_url).hostname}".endswith(".api.openai.com")
 
 
@@ -135,11 +128,6 @@ def _rename(fields: dict[str, Any], name: str, new_name: str | None) -> None:
         value = fields.pop(name)
         if new_name:
             fields[new_name] = value
-
-
-def bearer(key: str | None) -> dict[str, str]:
-    """Return the header that carries a key, if there is one."""
-    return {"Authorization": f"Bearer {key}"} if key else {}
 
 
 def chat_fields(request: GenerationRequest) -> dict[str, Any]:
