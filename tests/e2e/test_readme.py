@@ -12,13 +12,33 @@ from .service import Service
 README = Path(__file__).parents[2] / "README.md"
 
 
-def test_curl_and_its_answer(smollm2: Service) -> None:
-    """The README's curl line, sent to the model that make run starts, gets the answer that stands below it."""
-    found = re.search(r"```sh\n(curl .*?)```\n\n```json\n(.*?)```", README.read_text(), re.DOTALL)
-    assert found
-    line, answer = found.groups()
+EXAMPLES = re.findall(r"```sh\n(curl (?:(?!```).)*)```\n\n```json\n(.*?)```", README.read_text(), re.DOTALL)
+
+
+@pytest.mark.parametrize(("line", "answer"), EXAMPLES, ids=["whole", "stream"])
+def test_curl_and_its_answer(smollm2: Service, line: str, answer: str) -> None:
+    """Each curl line of the README, sent to the model that make run starts, gets the answer printed below it."""
     words = shlex.split(line.replace("http://127.0.0.1:8000", f"http://127.0.0.1:{smollm2.port}").replace("\\\n", ""))
     assert subprocess.run([*words, "-s"], capture_output=True, text=True, check=True).stdout == answer
+
+
+@pytest.fixture
+def client(smollm2: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    """OpenAI's client, whose address is the service's."""
+    openai = pytest.importorskip("openai")
+    url = f"http://127.0.0.1:{smollm2.port}/v1"
+    monkeypatch.setattr("openai.OpenAI", lambda base_url, api_key: openai.Client(base_url=url, api_key=api_key))
+
+
+@pytest.mark.usefixtures("client")
+def test_the_openai_client(capsys: pytest.CaptureFixture[str]) -> None:
+    """The README's Python prints an answer of the model."""
+    (code,) = re.findall(r"```python\n(from openai .*?)```", README.read_text(), re.DOTALL)
+    assert 'base_url="http://127.0.0.1:8000/v1"' in code
+    exec(compile(code, "README.md", "exec"), {})
+    printed = capsys.readouterr().out.strip()
+    assert printed
+    assert not printed.startswith("[stub]")
 
 
 @pytest.mark.parametrize("words", ["make run", "make test", "requirements-local.txt", "requirements-dev.txt"])
