@@ -116,3 +116,17 @@ def test_shutdowns_are_documented() -> None:
         (row,) = [row for row in rows if row.endswith(f"| {day} |")]
         for name in re.findall(r"`(.*?)`", row):
             assert any(model.startswith(name) for model in models.split()), name
+
+
+def test_make_bench_finds_its_places(monkeypatch: pytest.MonkeyPatch) -> None:
+    """docs/bench/README.md has the markers that make bench writes between, and the text around them is kept."""
+    monkeypatch.syspath_prepend(ROOT)
+    from bench.readme import PAGE, PARTS, between
+
+    page = PAGE.read_text()
+    for name in PARTS:
+        page = between(page, name, "new\n")
+    assert page.count("-->\nnew\n<!--") == len(PARTS)
+    assert "| --- |" not in page
+    assert page.startswith("# What it costs\n")
+    assert "**Worse:**" in page
