@@ -128,5 +128,5 @@ def test_make_bench_finds_its_places(monkeypatch: pytest.MonkeyPatch) -> None:
         page = between(page, name, "new\n")
     assert page.count("-->\nnew\n<!--") == len(PARTS)
     assert "| --- |" not in page
-    assert page.startswith("# What it costs\n")
+    assert page.startswith("# Benchmarks\n")
     assert "**Worse:**" in page
