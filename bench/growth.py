@@ -24,7 +24,7 @@ def _publish(name: str, what: str, unit: str, lines: Lines, *, log_y: bool = Tru
     sizes = list(next(iter(lines.values())))
     rows = [[label, *(harness.number(points[size]) for size in sizes)] for label, points in lines.items()]
     table = harness.table([what, *(f"{size:,.0f}" for size in sizes)], rows)
-    parts = (f"## {unit}", note, table.rstrip(), f"![{unit}, by {what}](growth-{name}.png)\n")
+    parts = (f"### {unit}", note, table.rstrip(), f"![{unit}, by {what}](growth-{name}.png)\n")
     harness.publish(f"growth-{name}", "\n\n".join(filter(None, parts)))
     harness.plot(f"growth-{name}", what, unit, lines, log_y=log_y)
 

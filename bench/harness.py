@@ -64,7 +64,7 @@ def machine() -> str:
 
 
 def publish(part: str, text: str) -> None:
-    """Print a result, and keep it for the README and docs/bench."""
+    """Print a result, and keep it for docs/bench."""
     print(text, flush=True)
     RESULTS.mkdir(parents=True, exist_ok=True)
     (RESULTS / f"{part}.md").write_text(text.rstrip() + "\n")

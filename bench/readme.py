@@ -1,4 +1,4 @@
-"""Put what the benchmarks found where people read it; a --short run shows it only."""
+"""Put what the benchmarks found into docs/bench/README.md, between its markers; a --short run shows it only."""
 
 from __future__ import annotations
 
@@ -7,25 +7,30 @@ import shutil
 from . import harness
 from .services import PROJECT
 
-README = PROJECT / "README.md"
 PAGE = PROJECT / "docs" / "bench" / "README.md"
-BEGIN, END = "<!-- bench: written by make bench -->\n", "<!-- bench: end -->"
-MAIN = ("compare", "append", "model")
-GROWTH = ("prompts", "answers", "memory", "logs", "clients", "p99")
-ABOUT = "# How the cost grows\n\nWritten by `make bench`; what is measured, and beside what, is in `bench/growth.py`.\n"
+# The markers' names, and the results that lie between them.
+PARTS = {
+    "bench": ("compare", "append", "model"),
+    "growth": tuple(f"growth-{name}" for name in ("prompts", "answers", "memory", "logs", "clients", "p99")),
+}
 
 
 def main() -> None:
-    """Write the README's table, and the page beside the pictures."""
-    table = "\n".join([harness.machine() + "\n", *map(_result, MAIN)])
-    page = "\n".join([ABOUT, harness.machine() + "\n", *(_result(f"growth-{name}") for name in GROWTH)])
+    """Write the tables, and the pictures beside them."""
+    page = PAGE.read_text()
+    for name, results in PARTS.items():
+        page = between(page, name, "\n".join([harness.machine() + "\n", *map(_result, results)]))
     if not harness.is_short(__doc__):
-        before, _, rest = README.read_text().partition(BEGIN)
-        README.write_text(f"{before}{BEGIN}{table}{END}{rest.partition(END)[2]}")
-        PAGE.parent.mkdir(exist_ok=True)
         PAGE.write_text(page)
         for picture in harness.RESULTS.glob("*.png"):
             shutil.copy(picture, PAGE.parent)
+
+
+def between(page: str, name: str, text: str) -> str:
+    """Return `page` with `text` between the markers `name`. Raises ValueError where they are missing."""
+    before, rest = page.split(f"<!-- {name}: written by make bench -->\n")
+    _, after = rest.split(f"<!-- {name}: end -->")
+    return f"{before}<!-- {name}: written by make bench -->\n{text}<!-- {name}: end -->{after}"
 
 
 def _result(part: str) -> str:

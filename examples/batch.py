@@ -1,4 +1,4 @@
-"""Answer a file of prompts, one a line, four at once; the answers come as JSON lines in the same order.
+"""Answer a file of prompts, one per line, four at a time. The answers are JSON lines in the same order.
 
 pip install .  &&  LLM_BACKEND=stub python examples/batch.py < prompts.txt > answers.jsonl
 """
@@ -14,7 +14,7 @@ llm = LLMAPI.of(create_app())
 
 
 def answer(prompt: str) -> dict[str, object]:
-    """Return what became of one prompt."""
+    """Return the result for one prompt."""
     try:
         answered = llm.generate(prompt)
     except LLMAPIError as error:

@@ -1,4 +1,4 @@
-"""A Flask app that was there before: users log in, and may ask. LLM API hangs under /llm, its callers are the users.
+"""An existing Flask app with a login. LLM API is mounted under /llm, and its callers are the users.
 
 pip install flask-login .  &&  LLM_BACKEND=stub flask --app examples/host_app run
 """
@@ -13,14 +13,14 @@ USERS = {"ada": "lovelace"}
 
 
 class User(UserMixin):
-    """Somebody who has logged in."""
+    """A user who has logged in."""
 
     def __init__(self, name: str) -> None:
         self.id = name
 
 
 def caller() -> str:
-    """Say who asks; nobody may who has not logged in."""
+    """Return the user's name. Raises Unauthorized before a login."""
     if not current_user.is_authenticated:
         raise Unauthorized("log in first: POST /login")
     name: str = current_user.get_id()
@@ -48,5 +48,5 @@ def login() -> str:
 @app.get("/poem/<subject>")
 @login_required
 def poem(subject: str) -> str:
-    """Ask without HTTP, from a view of one's own."""
+    """Call the model without HTTP, from the app's own view."""
     return str(LLMAPI.of(app).generate(f"Write a short poem about {subject}.", caller=caller())) + "\n"

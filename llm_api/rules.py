@@ -214,15 +214,15 @@ STORAGE = Rule(_parse_storage, "memory:// or redis://HOST:PORT/NUMBER")
 # They may hold a password.
 ADDRESSES = (URL, OLLAMA_ADDRESS, PROXY, STORAGE)
 BACKEND = Rule(_parse_backend, f"one of {', '.join(BACKENDS)}, a plugin's name, or module:Class")
-CHAIN = Rule(_parse_chain, "none, or a list of such names without repeats")
+CHAIN = Rule(_parse_chain, "none, or backend names separated by commas, each only once")
 # What a header may carry; it also keeps a key that was pasted with a line break from reaching an exception's text.
-SECRET = Rule(_matching(r"[\x21-\x7e]+"), "printable ASCII without blanks")
+SECRET = Rule(_matching(r"[\x21-\x7e]+"), "printable ASCII without spaces")
 TEXT = Rule(_matching(r"[^\x00-\x1f\x7f]+"), "one line of text")
-DATE = Rule(_parse_date, "a date as YYYY-MM-DD")
+DATE = Rule(_parse_date, "a date in the form YYYY-MM-DD")
 KEYS = Rule(_parse_keys, "KEY, NAME:KEY or NAME:sha256:HEX, separated by commas; a KEY has 8 characters or more")
-RATES = Rule(_parse_rates, "NUMBER/second, minute, hour or day, several with ; between")
-NETWORKS = Rule(_parse_networks, "addresses, networks as 10.0.0.0/8, or unix, separated by commas")
-ORIGINS = Rule(_parse_origins, "* or origins as https://app.example.com, separated by commas")
+RATES = Rule(_parse_rates, "NUMBER/second, minute, hour or day, separated by semicolons")
+NETWORKS = Rule(_parse_networks, "addresses, networks such as 10.0.0.0/8, or unix, separated by commas")
+ORIGINS = Rule(_parse_origins, "* or origins such as https://app.example.com, separated by commas")
 ADDRESS = Rule(_parse_address, "HOST:PORT or unix:PATH")
 
 

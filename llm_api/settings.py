@@ -1,7 +1,7 @@
 """Every setting, declared once: name, default, what is allowed, what it does.
 
 Environment variables beat the `.env` file, which beats the default (python-decouple's order); an empty value
-counts as not set. `env.example`, the README's table and `/config` are tested against this declaration.
+counts as not set. `env.example`, the table in docs/settings.md and `/config` are tested against this declaration.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ from .rules import (
 REDACTED = "[redacted]"
 # A shorter key is more likely to be a placeholder, and to occur in any text.
 MIN_SECRET_CHARS = 8
-# More than a model on two cores answers within REQUEST_TIMEOUT: who is refused at once can go elsewhere.
+# More than a model on two cores answers within REQUEST_TIMEOUT; a request that is refused at once can go elsewhere.
 LOCAL_CONCURRENCY = 14
 Field = dataclasses.Field[Any]
 
@@ -67,108 +67,116 @@ def setting(default: Any, rule: Rule, about: str, *, secret: bool = False, other
 class Settings:
     """The settings of one service. A field's environment variable is its name in capitals."""
 
-    llm_backend: str = setting("ollama", BACKEND, "who answers")
+    llm_backend: str = setting("ollama", BACKEND, "the backend that answers")
     llm_fallback: tuple[str, ...] = setting(
-        ("stub",), CHAIN, "who answers when the backend can't, in this order, as openai,stub; none switches it off"
+        ("stub",),
+        CHAIN,
+        "backends to try in this order when the first one fails, such as openai,stub; none: no fallback",
     )
-    ollama_model: str = setting("llama2", TEXT, "model for Ollama; pull it first: ollama pull llama2")
+    ollama_model: str = setting("llama2", TEXT, "model for Ollama; download it first: ollama pull llama2")
     ollama_url: str = setting(
-        "http://localhost:11434", OLLAMA_ADDRESS, "where Ollama listens", other_names=("OLLAMA_HOST",)
+        "http://localhost:11434", OLLAMA_ADDRESS, "address of the Ollama server", other_names=("OLLAMA_HOST",)
     )
-    hf_mode: str = setting("local", one_of("local", "cloud"), "local: in this process; cloud: HF_BASE_URL")
+    hf_mode: str = setting(
+        "local", one_of("local", "cloud"), "local: the model runs on this machine; cloud: HF_BASE_URL runs it"
+    )
     hf_model: str | None = setting(
         None,
         TEXT,
-        "local: a .gguf file, a model folder or a hub name, unset: the packaged SmolLM2-135M-Instruct; "
-        "cloud: unset: openai/gpt-oss-20b",
+        "local: a .gguf file, a model folder or a hub name, by default the packaged SmolLM2-135M-Instruct; "
+        "cloud: a hub name, by default openai/gpt-oss-20b",
     )
-    hf_system: str = setting("You are a helpful assistant.", TEXT, "local: the system message where a request has none")
+    hf_system: str = setting("You are a helpful assistant.", TEXT, "local: system message for requests that have none")
     hf_api_key: str | None = setting(
-        None, SECRET, "key for Hugging Face's cloud", secret=True, other_names=("HF_TOKEN",)
+        None, SECRET, "API key for Hugging Face's cloud", secret=True, other_names=("HF_TOKEN",)
     )
     hf_base_url: str = setting(
-        "https://router.huggingface.co/v1", URL, "Hugging Face's router, or another server with its wire"
+        "https://router.huggingface.co/v1", URL, "address of Hugging Face's router or a compatible server"
     )
-    openai_api_key: str | None = setting(None, SECRET, "key for OpenAI", secret=True)
+    openai_api_key: str | None = setting(None, SECRET, "API key for OpenAI", secret=True)
     openai_model: str = setting("gpt-6-luna", TEXT, "model for OpenAI (gpt-3.5-turbo was shut down on 2026-10-23)")
     openai_base_url: str = setting(
-        "https://api.openai.com/v1", URL, "OpenAI, or a server with its wire: vLLM, SGLang, TGI, llama.cpp"
+        "https://api.openai.com/v1", URL, "address of OpenAI or a compatible server: vLLM, SGLang, TGI, llama.cpp"
     )
     claude_api_key: str | None = setting(
-        None, SECRET, "key for Claude", secret=True, other_names=("ANTHROPIC_API_KEY",)
+        None, SECRET, "API key for Claude", secret=True, other_names=("ANTHROPIC_API_KEY",)
     )
     claude_model: str = setting(
         "claude-haiku-5-5", TEXT, "model for Claude (claude-3-sonnet-20240229 was shut down on 2025-07-21)"
     )
-    claude_base_url: str = setting("https://api.anthropic.com", URL, "Anthropic, or a server with its wire")
+    claude_base_url: str = setting("https://api.anthropic.com", URL, "address of Anthropic or a compatible server")
     claude_version: str = setting(
-        "2023-06-01", DATE, "anthropic-version header; 2026-10-21 takes no temperature and no top_p"
+        "2023-06-01", DATE, "anthropic-version header; version 2026-10-21 rejects temperature and top_p"
     )
-    replay_file: str | None = setting(None, TEXT, "the log that replay answers from; unset: LOG_FILE")
+    replay_file: str | None = setting(None, TEXT, "log file that replay answers from; unset: LOG_FILE")
     replay_miss: str = setting(
         "error",
         one_of("error", "fallback"),
-        "what replay has no answer to: error: is a 400; fallback: is asked of LLM_FALLBACK",
+        "requests that the log has no answer to: error: answer 400; fallback: ask LLM_FALLBACK",
     )
     allow_model_choice: bool = setting(
-        False, BOOLEAN, "true: a request's model may choose any backend of the chain, as openai/gpt-6-luna"
+        False, BOOLEAN, "true: a request may choose any backend of the chain by its model, such as openai/gpt-6-luna"
     )
     request_timeout: float = setting(
-        120.0, number(float, 0.1, 3600), "seconds one request may take, with retries, fallback and stream"
+        120.0, number(float, 0.1, 3600), "seconds that a request may take, including retries, fallback and streaming"
     )
     connect_timeout: float = setting(5.0, number(float, 0.1, 60), "seconds to connect to a backend")
-    max_retries: int = setting(2, number(int, 0, 10), "times a backend is asked again before the next one is")
-    max_prompt_chars: int = setting(100_000, number(int, 1, 10_000_000), "characters of a prompt")
-    max_body_bytes: int = setting(1_048_576, number(int, 1, 100_000_000), "bytes of a request's body")
+    max_retries: int = setting(2, number(int, 0, 10), "retries of a backend before the next one is tried")
+    max_prompt_chars: int = setting(100_000, number(int, 1, 10_000_000), "longest prompt, in characters")
+    max_body_bytes: int = setting(1_048_576, number(int, 1, 100_000_000), "largest request body, in bytes")
     max_concurrency: int | None = setting(
         None,
         number(int, 1, 1024),
-        "generations at once in one worker, the rest get 503; unset: THREADS - 2; 14 before a local model",
+        "most generations at once in one worker, others get 503; unset: THREADS - 2, or 14 with a local model",
     )
     api_keys: tuple[ApiKey, ...] = setting(
-        (), KEYS, "who may ask; flask llm keys new NAME makes one; unset: everybody", secret=True
+        (), KEYS, "keys that callers must send; flask llm keys new NAME makes one; unset: no key is needed", secret=True
     )
     rate_limit: str | None = setting(
-        None, RATES, "requests that one key, or without keys one address, may make; unset: any number"
+        None, RATES, "most requests for each key, or for each address where there are no keys; unset: no limit"
     )
     rate_limit_storage: str = setting(
-        "memory://", STORAGE, "where they are counted; with memory:// each worker counts for itself"
+        "memory://", STORAGE, "where requests are counted; memory:// counts in each worker separately"
     )
     rate_limit_on_failure: str = setting(
         "memory",
         one_of("memory", "allow", "deny"),
-        "when that storage is away: memory: each worker counts for itself; allow: nobody does; deny: 503",
+        "when that storage fails: memory: each worker counts separately; allow: no limit applies; deny: answer 503",
     )
     trusted_proxies: tuple[Network | None, ...] = setting(
-        (), NETWORKS, "whose X-Forwarded-For counts; unix: who asks by a unix socket; unset: nobody's"
+        (), NETWORKS, "proxies whose X-Forwarded-For is trusted; unix: any client of the unix socket; unset: none"
     )
-    cors_origins: tuple[str, ...] = setting((), ORIGINS, "pages of other sites that may call from a browser")
+    cors_origins: tuple[str, ...] = setting((), ORIGINS, "web origins whose pages may call the API from a browser")
     http_proxy_url: str | None = setting(
-        None, PROXY, "proxy to backends on other machines; HTTP_PROXY and its like are not read"
+        None, PROXY, "proxy for backends on other machines; HTTP_PROXY and similar variables are ignored"
     )
-    log_file: str = setting("logs/log.jsonl", TEXT, "the log: one JSON object a line, one line a request")
+    log_file: str = setting("logs/log.jsonl", TEXT, "log file: one line of JSON for each request")
     log_prompts: bool = setting(
-        True, BOOLEAN, "false: the log has the length and SHA-256 of prompts and answers in place of their text"
+        True, BOOLEAN, "false: log the length and SHA-256 of prompts and answers instead of their text"
     )
-    log_max_text: int = setting(100_000, number(int, 0, 10_000_000), "characters of a text in the log, the rest is cut")
+    log_max_text: int = setting(
+        100_000, number(int, 0, 10_000_000), "longest text in the log, in characters; the rest is cut"
+    )
     log_required: bool = setting(
-        True, BOOLEAN, "false: a request whose line can't be written is answered all the same, its line goes to stderr"
+        True, BOOLEAN, "false: a request whose log line can't be written is still answered, and the line goes to stderr"
     )
-    log_fsync: bool = setting(False, BOOLEAN, "true: each line is on the disk before its answer leaves (fdatasync)")
+    log_fsync: bool = setting(False, BOOLEAN, "true: sync each line to the disk before its answer is sent (fdatasync)")
     log_max_bytes: int = setting(
-        0, number(int, 0, 2**50), "bytes after which the log is renamed to LOG_FILE.1 and begun anew; 0: never"
+        0,
+        number(int, 0, 2**50),
+        "size in bytes at which the log is renamed to LOG_FILE.1 and a new one is started; 0: never",
     )
-    log_backups: int = setting(5, number(int, 1, 1000), "renamed logs that are kept with LOG_MAX_BYTES")
-    bind: str = setting("127.0.0.1:8000", ADDRESS, "where gunicorn listens")
+    log_backups: int = setting(5, number(int, 1, 1000), "number of renamed logs to keep with LOG_MAX_BYTES")
+    bind: str = setting("127.0.0.1:8000", ADDRESS, "address that gunicorn listens on")
     worker_class: str = setting(
         "gthread",
         one_of("gthread", "gevent"),
-        "gunicorn's workers; gevent (pip install gevent) for hundreds of slow remote calls at once",
+        "type of gunicorn's workers; gevent (pip install gevent) is for hundreds of slow remote calls at once",
     )
     web_concurrency: int | None = setting(
-        None, number(int, 1, 512), "gunicorn's worker processes; unset: 2, or 1 with a local model"
+        None, number(int, 1, 512), "number of gunicorn's worker processes; unset: 2, or 1 with a local model"
     )
-    threads: int = setting(64, number(int, 1, 1024), "requests at once in one worker, of either class")
+    threads: int = setting(64, number(int, 1, 1024), "requests at once in one worker, of either type")
 
     @classmethod
     def load(cls, env_file: str | Path | None = ".env", *earlier: Mapping[str, Any]) -> Settings:
@@ -192,7 +200,7 @@ class Settings:
 
     @property
     def concurrency(self) -> int:
-        """Generations at once in one worker: two threads are left to refuse the rest and to say how things are."""
+        """Generations at once in one worker: two threads are left to refuse the rest and to answer /health."""
         most = LOCAL_CONCURRENCY if self.local_model and self.llm_backend == "huggingface" else self.threads
         return self.max_concurrency or max(1, min(self.threads - 2, most))
 
@@ -211,7 +219,7 @@ class Settings:
         return {field.name: _shown(getattr(self, field.name), field) for field in fields}
 
     def redact(self, text: str) -> str:
-        """Return `text` without the values that must never leave the process, wherever they stand."""
+        """Return `text` without the values that must never leave the process, wherever they occur."""
         for secret in self.secrets:
             text = text.replace(secret, REDACTED)
         return text
@@ -246,7 +254,7 @@ def _sources(env_file: str | Path | None) -> list[Mapping[str, str]]:
 
 
 def _check_lines(text: str, env_file: str | Path) -> None:
-    """Refuse what would be passed over in silence: a line that sets nothing, and a name that is nearly one of ours."""
+    """Refuse a line that sets nothing, and a name that is nearly one of ours: both would be ignored silently."""
     known = {field.name.upper() for field in dataclasses.fields(Settings)}
     for place, line in enumerate(text.splitlines(), 1):
         name = line.partition("=")[0].strip()
@@ -255,14 +263,14 @@ def _check_lines(text: str, env_file: str | Path) -> None:
         if "=" not in line or not re.fullmatch(r"\w+", name):
             raise ConfigError(f"{env_file}, line {place}: write NAME=value, without export")
         if name not in known and (close := difflib.get_close_matches(name, known, 1, 0.85)):
-            raise ConfigError(f"{env_file}, line {place}: {name} is no setting, did you mean {close[0]}?")
+            raise ConfigError(f"{env_file}, line {place}: {name} is not a setting, did you mean {close[0]}?")
 
 
 def _check_names(names: set[str]) -> None:
     known = {field.name.upper() for field in dataclasses.fields(Settings)}
     for name in names - known:
         close = difflib.get_close_matches(name, known, 1)
-        raise ConfigError(f"{name} is no setting{f', did you mean {close[0]}?' if close else ''}")
+        raise ConfigError(f"{name} is not a setting{f', did you mean {close[0]}?' if close else ''}")
 
 
 def _read(field: Field, sources: list[Mapping[str, Any]]) -> Any:
@@ -274,7 +282,7 @@ def _read(field: Field, sources: list[Mapping[str, Any]]) -> Any:
 
 
 def _text(value: Any, field: Field) -> str:
-    """Return a value of a program's as it would stand in the environment."""
+    """Return a value from Python as its environment variable would have it."""
     if isinstance(value, list | tuple):
         return ",".join(map(str, value)) or ("none" if field.metadata["rule"] is CHAIN else "")
     return "" if value is None else str(value)

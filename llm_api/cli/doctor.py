@@ -22,7 +22,7 @@ from ..web.service import Service
 CHECK_SECONDS = 5.0
 SOON_DAYS = 90
 FEW_BYTES = 2**30
-# The vendors' announced dates: providers.md, sections 3.5 and 4.7.
+# The vendors' announced dates: docs/providers.md, 3.5 and 4.7.
 SHUTDOWNS = {
     date(2025, 7, 21): "claude-3-sonnet-20240229",
     date(2026, 1, 5): "claude-3-opus-20240229",

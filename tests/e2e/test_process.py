@@ -103,7 +103,7 @@ def test_sigterm_lets_the_local_model_finish(require: Callable[..., None], serve
     [
         ("LLM_BACKEND", "gpt", "one of ollama"),
         ("REQUEST_TIMEOUT", "soon", "a number from"),
-        ("LLM_FALLBACK", "stub,gpt", "none, or a list"),
+        ("LLM_FALLBACK", "stub,gpt", "none, or backend names"),
         ("BIND", "nowhere", "HOST:PORT"),
     ],
 )

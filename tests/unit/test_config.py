@@ -305,7 +305,7 @@ def test_bad_values(monkeypatch: pytest.MonkeyPatch, name: str, text: str) -> No
     ("name", "allowed"),
     [
         ("llm_backend", A_BACKEND),
-        ("llm_fallback", "none, or a list of such names without repeats"),
+        ("llm_fallback", "none, or backend names separated by commas, each only once"),
         ("max_body_bytes", "a whole number from 1 to 100,000,000"),
         ("request_timeout", "a number from 0.1 to 3,600"),
         ("log_prompts", "true or false"),
@@ -613,7 +613,7 @@ def test_descriptors_are_enough_for_all_threads(start: Start, threads: int, hard
 @pytest.mark.parametrize(
     ("line", "words"),
     [
-        ("LLM_BACKED=stub", "line 2: LLM_BACKED is no setting, did you mean LLM_BACKEND?"),
+        ("LLM_BACKED=stub", "line 2: LLM_BACKED is not a setting, did you mean LLM_BACKEND?"),
         ("LLM_BACKEND stub", "line 2: write NAME=value, without export"),
         ("export LLM_BACKEND=stub", "line 2: write NAME=value, without export"),
     ],

@@ -1,4 +1,4 @@
-"""The README and env.example say what the declaration in config.py says."""
+"""docs/settings.md and env.example say what the declaration in settings.py says; other pages, what their code says."""
 
 import dataclasses
 import re
@@ -9,7 +9,9 @@ import pytest
 from flask.testing import FlaskClient
 
 from llm_api import Settings
+from llm_api.cli.doctor import SHUTDOWNS
 from llm_api.errors import BackendError
+from llm_api.rules import BACKENDS
 
 ROOT = Path(__file__).parents[2]
 FIELDS = dataclasses.fields(Settings)
@@ -29,15 +31,18 @@ def about(field: dataclasses.Field) -> str:
     return field.metadata["about"] + (f" (or {', '.join(others)})" if others else "")
 
 
-def readme_rows(heading: str) -> list[list[str]]:
-    section = (ROOT / "README.md").read_text().split(heading)[1].split("\n## ")[0]
-    rows = [line.strip("| ").split(" | ") for line in section.splitlines() if line.startswith("| `")]
+def section(page: str, heading: str) -> str:
+    return (ROOT / page).read_text().split(f"{heading}\n")[1].split("\n## ")[0]
+
+
+def table(page: str, heading: str) -> list[list[str]]:
+    rows = [line.strip("| ").split(" | ") for line in section(page, heading).splitlines() if line.startswith("| `")]
     return [[cell.strip().strip("`").rstrip() for cell in row] for row in rows]
 
 
-def test_readme_table_is_the_declaration() -> None:
-    """Each setting stands in the README with its default, what is allowed and what it does, and no other does."""
-    rows = {row[0]: row[1:] for row in readme_rows("## Settings")}
+def test_the_table_of_settings_is_the_declaration() -> None:
+    """Each setting is in docs/settings.md with its default, what is allowed and what it does, and no other is."""
+    rows = {row[0]: row[1:] for row in table("docs/settings.md", "# Settings")}
     declared = {f.name.upper(): [shown(f.default), f.metadata["rule"].allowed, about(f)] for f in FIELDS}
     # a cell without a default leaves three columns
     rows = {name: (cells if len(cells) == 3 else ["", *cells[-2:]]) for name, cells in rows.items()}
@@ -69,7 +74,59 @@ def test_config_shows_each_public_setting(make_client: Callable[..., FlaskClient
     assert set(make_client().get("/config").get_json()) == public - {"llm_backend"} | {"backend"}
 
 
-def test_readme_names_each_reason_code() -> None:
+def test_each_reason_code_is_documented() -> None:
     """The table of reasons for a fallback is the error tree's list of codes."""
     in_tree = {kind.code for kind in BackendError.__subclasses__()}
-    assert {row[0] for row in readme_rows("### How it falls back")} == in_tree
+    assert {row[0] for row in table("docs/api.md", "## Fallback")} == in_tree
+
+
+def test_the_readme_is_short() -> None:
+    """The README is a first screen: at most 180 lines."""
+    assert len((ROOT / "README.md").read_text().splitlines()) <= 180
+
+
+def test_the_readme_has_a_row_for_each_backend() -> None:
+    """The README's table says of each backend who answers."""
+    named = {re.split(r"\W", row[0])[0] for row in table("README.md", "## Who answers")}
+    assert named >= set(BACKENDS)
+
+
+ENVS = re.findall(r"```ini\n(.*?)```", section("README.md", "## Use your own model"), re.DOTALL)
+
+
+@pytest.mark.parametrize(("env", "backend"), [*zip(ENVS, ("ollama", "openai", "claude"), strict=True)])
+def test_each_env_of_the_readme_is_two_valid_lines(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, env: str, backend: str
+) -> None:
+    """Each `.env` block has two lines, chooses its backend, and sets something of that backend's."""
+    for name in ("LLM_BACKEND", "OLLAMA_MODEL", "OPENAI_API_KEY", "CLAUDE_API_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    (tmp_path / ".env").write_text(env)
+    settings, default = Settings.load(tmp_path / ".env"), Settings()
+    changed = {f.name for f in FIELDS if getattr(settings, f.name) != getattr(default, f.name)}
+    assert len(env.splitlines()) == 2
+    assert settings.llm_backend == backend
+    assert [name.split("_")[0] for name in changed - {"llm_backend"}] == [backend]
+
+
+def test_shutdowns_are_documented() -> None:
+    """Each date that the doctor knows is in docs/providers.md, with its models."""
+    rows = [line for line in (ROOT / "docs" / "providers.md").read_text().splitlines() if line.startswith("| `")]
+    for day, models in SHUTDOWNS.items():
+        (row,) = [row for row in rows if row.endswith(f"| {day} |")]
+        for name in re.findall(r"`(.*?)`", row):
+            assert any(model.startswith(name) for model in models.split()), name
+
+
+def test_make_bench_finds_its_places(monkeypatch: pytest.MonkeyPatch) -> None:
+    """docs/bench/README.md has the markers that make bench writes between, and the text around them is kept."""
+    monkeypatch.syspath_prepend(ROOT)
+    from bench.readme import PAGE, PARTS, between
+
+    page = PAGE.read_text()
+    for name in PARTS:
+        page = between(page, name, "new\n")
+    assert page.count("-->\nnew\n<!--") == len(PARTS)
+    assert "| --- |" not in page
+    assert page.startswith("# Benchmarks\n")
+    assert "**Worse:**" in page

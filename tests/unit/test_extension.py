@@ -153,8 +153,8 @@ def test_settings_as_python_values(mount: Callable[..., Flask]) -> None:
     ("said", "config", "words"),
     [
         ({"llm_backend": "gpt"}, {}, "LLM_BACKEND='gpt' is not valid"),
-        ({"llm_backnd": "stub"}, {}, "LLM_BACKND is no setting, did you mean LLM_BACKEND"),
-        ({}, {"LLM_API_BACKEND": "stub"}, "BACKEND is no setting, did you mean LLM_BACKEND"),
+        ({"llm_backnd": "stub"}, {}, "LLM_BACKND is not a setting, did you mean LLM_BACKEND"),
+        ({}, {"LLM_API_BACKEND": "stub"}, "BACKEND is not a setting, did you mean LLM_BACKEND"),
         ({}, {"LLM_API_MAX_RETRIES": -1}, "MAX_RETRIES='-1' is not valid"),
     ],
 )

@@ -1,4 +1,4 @@
-"""The README's section for Flask apps is true: its code runs as it stands there."""
+"""docs/flask.md, and the README's section for Flask apps, are true: their code runs as it is printed."""
 
 from __future__ import annotations
 
@@ -12,22 +12,88 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-SECTION = (ROOT / "README.md").read_text().split("## In your Flask app\n")[1].split("\n## ")[0]
+PAGE = (ROOT / "docs" / "flask.md").read_text()
+README = (ROOT / "README.md").read_text()
+# These need Flask-WTF, and a gunicorn: tests/package/test_csrf.py and tests/e2e/test_host_gunicorn.py run them.
+ELSEWHERE = ("## CSRF protection", "## Metrics under your own gunicorn")
 
 pytest_plugins = ["pytester"]
 
 
+def python(text: str) -> str:
+    """Return the Python in `text` as one file."""
+    return "\n\n".join(re.findall(r"```python\n(.*?)```", text, re.DOTALL))
+
+
+def sections(page: str, *without: str) -> str:
+    return "".join(part for part in re.split(r"(?m)^(?=## )", page) if not part.startswith(without or ("\0",)))
+
+
 def test_the_app_and_its_tests(pytester: pytest.Pytester) -> None:
-    """The app and the tests, in a file of their own, pass; nothing is written into the app's log."""
-    app, tests = re.findall(r"```python\n(.*?)```", SECTION, re.DOTALL)
-    pytester.makepyfile(app + tests)
-    pytester.runpytest_inprocess("-p", "llm_api.testing").assert_outcomes(passed=2)
+    """The app, its views and its tests, in a file of their own, pass; nothing is written into the app's log."""
+    pytester.makepyfile(python(sections(PAGE, *ELSEWHERE)))
+    pytester.runpytest_inprocess("-p", "llm_api.testing").assert_outcomes(passed=3)
     assert not (pytester.path / "instance").exists()
+
+
+FAILS = """
+
+def test_an_error_in_a_view(llm_stub):
+    llm_stub.fails(LLMAPIError("no", code="too_bad"))
+    answer = app.test_client().get("/poem")
+    assert answer.status_code == LLMAPIError.status
+    assert answer.get_json() == {"error": {"message": "no", "type": "server_error", "code": "too_bad", "param": None}}
+
+
+def test_an_error_of_the_apis_own(llm_stub):
+    answer = app.test_client().post("/llm/generate", json={"prompt": "x"})
+    assert (answer.status_code, set(answer.get_json())) == (401, {"error", "request_id"})
+
+
+def test_a_stream_that_fails_at_once(llm_stub):
+    llm_stub.fails(LLMAPIError("no"))
+    assert app.test_client().get("/poem/live").status_code == LLMAPIError.status
+
+
+def test_a_browser_that_goes(llm_stub):
+    llm_stub.answers("a b c")
+    answer = app.test_client().get("/poem/live")
+    assert next(answer.response) == b"a"
+    answer.close()
+    assert [record["status"] for record in llm_stub.records] == ["aborted"]
+"""
+
+
+def test_errors_and_streams(pytester: pytest.Pytester) -> None:
+    """The page's handler answers an error of our code in a view and before a stream, and leaves the API's own alone."""
+    app = python(sections(PAGE, *ELSEWHERE, "## Testing"))
+    pytester.makepyfile(app + FAILS)
+    pytester.runpytest_inprocess("-p", "llm_api.testing").assert_outcomes(passed=4)
+
+
+READMES = """
+
+def test_it(llm_stub):
+    llm_stub.answers("The sea, the sea.")
+    client = app.test_client()
+    assert client.get("/poem").text == "The sea, the sea."
+    assert llm_stub.requests[0].max_tokens == 200
+    assert client.get("/llm/health/live").get_json()["backend"] == "openai"
+    assert client.get("/llm/docs", buffered=True).status_code == 200
+"""
+
+
+def test_the_readmes_app(pytester: pytest.Pytester) -> None:
+    """The README's app has ten lines; its view answers, and the API and its pages are under the prefix."""
+    app = python(README.split("## In your Flask app\n")[1].split("\n## ")[0])
+    assert len(app.splitlines()) == 10
+    pytester.makepyfile(app + READMES)
+    pytester.runpytest_inprocess("-p", "llm_api.testing").assert_outcomes(passed=1)
 
 
 def test_the_shell_line(tmp_path: Path) -> None:
     """`flask --app wsgi llm generate` does what is said."""
-    (line,) = re.findall(r"```sh\n(flask .*)\n```", SECTION)
+    (line,) = re.findall(r"```sh\n(flask .*)\n```", PAGE)
     command = [sys.executable, "-m", *shlex.split(line, comments=True)]
     environ = os.environ | {"PYTHONPATH": str(ROOT), "LLM_BACKEND": "stub", "FLASK_SKIP_DOTENV": "1"}
     ran = subprocess.run(

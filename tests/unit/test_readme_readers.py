@@ -1,4 +1,4 @@
-"""The README's "Reading the log": each of its commands and one-liners, run on a log of real requests."""
+"""docs/log.md, "Reading the log": each of its commands and one-liners, run on a log of real requests."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from flask import Flask
 from flask.testing import FlaskClient
 from records import ROOT, answered
 
-SECTION = (ROOT / "README.md").read_text().split("\n### Reading the log\n")[1].split("\n## ")[0]
+SECTION = (ROOT / "docs" / "log.md").read_text().split("\n## Reading the log\n")[1].split("\n## ")[0]
 COMMANDS, *ONE_LINERS = re.findall(r"```sh\n(.*?)```", SECTION, re.DOTALL)
 Records = list[dict[str, Any]]
 
@@ -47,7 +47,7 @@ def one_liner(words: str) -> str:
     tools = ["jq"] if found.startswith("jq") else re.findall(r"import (\w+)", found)
     missing = [tool for tool in tools if not (shutil.which(tool) or importlib.util.find_spec(tool))]
     if missing and os.environ.get("CI"):
-        pytest.fail(f"{', '.join(missing)} must be there in CI: the README's one-liners are tested with it")
+        pytest.fail(f"{', '.join(missing)} must be there in CI: the one-liners of docs/log.md are tested with it")
     if missing:
         pytest.skip(f"NOT TESTED, {', '.join(missing)} is not installed: pip install -r requirements-dev.txt, and jq")
     return found
@@ -135,7 +135,7 @@ def test_a_missing_tool_fails_in_ci(monkeypatch: pytest.MonkeyPatch, ci: str, en
 
 
 def test_each_one_liner_has_its_test() -> None:
-    """No one-liner stands in the README that no test above runs."""
+    """No one-liner is in docs/log.md that no test above runs."""
     tested = re.findall(r'output\(["\'](.+?)["\'], tmp_path\)', Path(__file__).read_text())
     assert sorted(line for words in tested for line in ONE_LINERS if words in line) == sorted(ONE_LINERS)
 

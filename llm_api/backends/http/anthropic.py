@@ -12,9 +12,9 @@ from .base import Vendor
 from .openai import listed_ids, stream_error
 from .replies import Reply, error_for, event_data, json_object
 
-# `max_tokens` is required; thinking counts too and the newer tokenizers need more of them (providers.md, 4.7).
+# `max_tokens` is required; thinking counts too and the newer tokenizers need more of them (docs/providers.md, 4.7).
 DEFAULT_MAX_TOKENS = 4096
-# providers.md, table 1.3
+# docs/providers.md, 1.3
 FINISH_REASONS = {
     "max_tokens": "length",
     "model_context_window_exceeded": "length",
@@ -89,7 +89,7 @@ class Claude(Vendor):
 
 
 def _input_tokens(usage: Mapping[str, Any]) -> int | None:
-    """What was read from or written to the cache is not in `input_tokens` (providers.md, table 1.4)."""
+    """What was read from or written to the cache is not in `input_tokens` (docs/providers.md, 1.4)."""
     names = ("input_tokens", "cache_creation_input_tokens", "cache_read_input_tokens")
     return sum(usage.get(name) or 0 for name in names) if "input_tokens" in usage else None
 
@@ -99,7 +99,7 @@ def _finish_reason(said: str | None) -> str:
 
 
 def _is_spent(reply: Reply) -> bool:
-    """A rate limit names the time to wait; a spend limit does not (providers.md, section 1.5)."""
+    """A rate limit names the time to wait; a spend limit does not (docs/providers.md, 1.5)."""
     details = reply.error.get("details")
     said = details.get("error_code") if isinstance(details, dict) else None
     return "retry-after" not in reply.headers or said in SPENT

@@ -15,7 +15,7 @@ from ..base import cut_at_stop
 from .base import Vendor
 from .replies import Reply, error_for, error_object, event_data, json_object
 
-# providers.md, table 1.3; the last three are what Hugging Face's older servers say.
+# docs/providers.md, 1.3; the last three are from Hugging Face's older servers.
 FINISH_REASONS = {
     "length": "length",
     "tool_calls": "tool_calls",
@@ -105,7 +105,7 @@ class OpenAI(OpenAIWire):
         return f".{urlsplit(self.base_url).hostname}".endswith(".api.openai.com")
 
 
-# providers.md, section 3.3. Models not listed here are asked, and what they refuse is remembered.
+# docs/providers.md, 3.3. Models not listed here are asked, and the parameters that they reject are remembered.
 REASONS = re.compile(r"gpt-[5-9]|o\d")
 TAKES_NO_STOP = re.compile(r"gpt-5|o[34]")
 EFFORT_NONE = re.compile(r"gpt-5\.[1-9]|gpt-6-(luna|sol)|gpt-6\.1-terra")

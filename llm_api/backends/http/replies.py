@@ -28,7 +28,7 @@ MAX_DETAIL_CHARS = 500
 # 16 MiB of empty lists became 450 MB of memory.
 MAX_BRACKETS = 200_000
 
-# Anthropic (providers.md, 4.5), OpenAI's newer wording (3.4), llama.cpp and Ollama.
+# Anthropic (docs/providers.md, 4.5), OpenAI's newer wording (3.4), llama.cpp and Ollama.
 TOO_LONG = re.compile(
     r"prompt is too long|input tokens exceed|exceed\w* (the )?(available |maximum )?context|maximum context length",
     re.IGNORECASE,
@@ -84,7 +84,7 @@ def error_object(body: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def error_for(backend: str, reply: Reply) -> LLMAPIError:
-    """Return the error for a reply, by its status alone (providers.md, tables 1.5 and 1.6)."""
+    """Return the error for a reply, by its status alone (docs/providers.md, 1.5 and 1.6)."""
     status = reply.status
     if status in (400, 413, 422):
         if status == 413 or reply.is_too_long:
