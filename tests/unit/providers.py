@@ -61,6 +61,13 @@ def openai_stream(*texts: str, finish: str = "stop") -> bytes:
     return b"".join([delta(""), *map(delta, texts), delta(None, finish), openai_usage(), event("[DONE]")])
 
 
+def openai_error(
+    code: str | None, message: str = "no", param: str | None = None, kind: str = "invalid_request_error"
+) -> dict[str, Any]:
+    """Return OpenAI's error envelope."""
+    return {"error": {"message": message, "type": kind, "param": param, "code": code}}
+
+
 def claude_answer(text: str, **changes: Any) -> dict[str, Any]:
     """Return providers.md 4.2's answer with `changes`."""
     usage = {"input_tokens": 12, "cache_creation_input_tokens": 0, "cache_read_input_tokens": 0, "output_tokens": 2}
@@ -97,6 +104,12 @@ def claude_end(reason: str | None = "end_turn", output_tokens: int = 2) -> bytes
 def claude_stream(*texts: str) -> bytes:
     """Return a whole stream of providers.md 4.4."""
     return claude_start() + b"".join(map(claude_text, texts)) + claude_end()
+
+
+def claude_error(kind: str, message: str = "no", **details: Any) -> dict[str, Any]:
+    """Return Anthropic's error envelope."""
+    error = {"type": kind, "message": message} | ({"details": details} if details else {})
+    return {"type": "error", "error": error, "request_id": "req_1"}
 
 
 def ollama_answer(text: str | None, **changes: Any) -> dict[str, Any]:

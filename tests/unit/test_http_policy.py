@@ -6,7 +6,6 @@ import gzip
 import json
 import socket
 import threading
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from pathlib import Path
@@ -21,7 +20,6 @@ from providers import (
     OLLAMA,
     OPENAI,
     PROVIDERS,
-    FarEnd,
     Log,
     Make,
     Provider,
@@ -48,12 +46,6 @@ from llm_api.runtime.deadline import Deadline
 KEYED = [provider for provider in PROVIDERS if provider.key]
 every_provider = pytest.mark.parametrize("provider", PROVIDERS, ids=str)
 every_keyed_provider = pytest.mark.parametrize("provider", KEYED, ids=str)
-
-
-@pytest.fixture
-def far_end() -> Iterator[RequestsMock]:
-    with FarEnd() as mock:
-        yield mock
 
 
 @pytest.fixture
@@ -177,15 +169,6 @@ def test_milliseconds_come_first(make_client: Make, far_end: RequestsMock) -> No
     """retry-after-ms beats Retry-After."""
     far_end.post(OPENAI.url, status=429, headers={"retry-after-ms": "40000", "Retry-After": "7"})
     assert generate(make_client(**OPENAI.settings)).headers["Retry-After"] == "40"
-
-
-@pytest.mark.parametrize("word", ["code", "type"])
-def test_quota_is_not_retried(make_client: Make, far_end: RequestsMock, word: str) -> None:
-    """A 429 that says insufficient_quota is no rate limit: one try (providers.md 1.5)."""
-    error = {"message": "no", word: "insufficient_quota"}
-    far_end.post(OPENAI.url, status=429, json={"error": error}, headers=AT_ONCE)
-    assert generate(make_client(**OPENAI.settings, max_retries=2)).status_code == 503
-    assert len(far_end.calls) == 1
 
 
 # Connections

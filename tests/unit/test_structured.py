@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from fakes import Fake, error_of, read_events
 from flask.testing import FlaskClient
-from providers import CITY, CLAUDE, OPENAI, SCHEMA, FarEnd, Socket, http, openai_answer, openai_stream, sent
+from providers import CITY, CLAUDE, OPENAI, SCHEMA, Socket, http, openai_answer, openai_stream, sent
 from responses import RequestsMock
 from werkzeug.test import TestResponse
 
@@ -452,12 +452,6 @@ def test_nothing_is_logged(
 
 
 # Backends
-
-
-@pytest.fixture
-def far_end() -> Iterator[RequestsMock]:
-    with FarEnd() as mock:
-        yield mock
 
 
 def wire(**words: Any) -> Format:
