@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from providers import OLLAMA, Log, Make, check_fallback, error_of, generate, lines_of, ollama_answer, texts_of
+from asking import ask, error_of, lines_of, texts_of
+from providers import OLLAMA, Log, Make, check_fallback, ollama_answer
 from responses import RequestsMock
 
 from llm_api import Settings
@@ -20,13 +21,13 @@ def test_tool_calls(make_client: Make, far_end: RequestsMock) -> None:
     """Tools that are called are the reason for the end, whatever done_reason says."""
     message = {"role": "assistant", "content": "", "tool_calls": [{"function": {"name": "f"}}]}
     far_end.post(OLLAMA.url, json=ollama_answer("", message=message))
-    assert generate(make_client(**OLLAMA.settings), details=True).json["details"]["finish_reason"] == "tool_calls"
+    assert ask(make_client(**OLLAMA.settings), details=True).json["details"]["finish_reason"] == "tool_calls"
 
 
 def test_stream_with_text_in_its_last_line(make_client: Make, far_end: RequestsMock) -> None:
     """Text that comes with the end of the stream is not lost."""
     far_end.post(OLLAMA.url, json=ollama_answer("Hello", done_reason="length"))
-    reply = generate(make_client(**OLLAMA.settings), stream=True)
+    reply = ask(make_client(**OLLAMA.settings), stream=True)
     assert texts_of(reply) == ["Hello"]
     assert lines_of(reply)[-1]["finish_reason"] == "length"
 
@@ -55,7 +56,7 @@ def test_model_that_is_not_pulled(
     """A 404 names the command that pulls the model and the models that are there, as far as these are known."""
     far_end.post(OLLAMA.url, status=404, json={"error": f"model '{model}' not found"})
     far_end.get(OLLAMA.models_url, **tags)
-    reply = generate(make_client(**OLLAMA.settings), **said)
+    reply = ask(make_client(**OLLAMA.settings), **said)
     message = f"ollama has no model '{model}': pull it with `ollama pull {model}` (pulled: {pulled})"
     assert reply.status_code == 404
     assert error_of(reply) | {"type": None} == {
@@ -64,7 +65,7 @@ def test_model_that_is_not_pulled(
         "code": "model_not_found",
         "param": "model",
     }
-    backed = generate(make_client(**OLLAMA.settings, llm_fallback=("stub",)), **said)
+    backed = ask(make_client(**OLLAMA.settings, llm_fallback=("stub",)), **said)
     check_fallback(backed, log_lines()[-1], "model_not_found", "ollama")
 
 

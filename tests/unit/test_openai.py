@@ -6,23 +6,8 @@ import json
 from typing import Any
 
 import pytest
-from providers import (
-    OPENAI,
-    SCHEMA,
-    Log,
-    Make,
-    delta,
-    error_of,
-    event,
-    generate,
-    lines_of,
-    openai_answer,
-    openai_error,
-    openai_stream,
-    outcomes,
-    sent,
-    texts_of,
-)
+from asking import ask, error_of, lines_of, outcomes, texts_of
+from providers import OPENAI, SCHEMA, Log, Make, delta, event, openai_answer, openai_error, openai_stream, sent
 from responses import RequestsMock
 
 USER = {"role": "user", "content": "Hi"}
@@ -64,7 +49,7 @@ def test_name_of_max_tokens(
     chosen = {} if by_caller else {"openai_model": model}
     client = make_client(**OPENAI.at(base), **chosen)
     said = {"model": model} if by_caller else {}
-    assert generate(client, max_tokens=9, **said).status_code == 200
+    assert ask(client, max_tokens=9, **said).status_code == 200
     assert {field: value for field, value in sent(far_end).items() if "tokens" in field} == {name: 9}
 
 
@@ -75,7 +60,7 @@ def test_sampling_needs_effort_none(
 ) -> None:
     """Families that take sampling only with effort none get that (providers.md 3.3)."""
     far_end.post(OPENAI.url, json=openai_answer("x"))
-    generate(make_client(**OPENAI.settings), model=model, **said)
+    ask(make_client(**OPENAI.settings), model=model, **said)
     expected = {"model": model, "stream": False, "messages": [USER], "reasoning_effort": "none"}
     assert sent(far_end) == expected | said
 
@@ -84,7 +69,7 @@ def test_sampling_needs_effort_none(
 def test_no_effort_where_there_is_no_none(make_client: Make, far_end: RequestsMock, model: str) -> None:
     """Models without effort none, or without effort at all, are sent none."""
     far_end.post(OPENAI.url, json=openai_answer("x"))
-    generate(make_client(**OPENAI.settings), model=model, temperature=0.2)
+    ask(make_client(**OPENAI.settings), model=model, temperature=0.2)
     assert "reasoning_effort" not in sent(far_end)
 
 
@@ -92,7 +77,7 @@ def test_no_effort_where_there_is_no_none(make_client: Make, far_end: RequestsMo
 def test_no_effort_without_sampling(make_client: Make, far_end: RequestsMock, said: dict[str, Any]) -> None:
     """A caller who says no temperature and no top_p keeps the model's own effort."""
     far_end.post(OPENAI.url, json=openai_answer("y"))
-    generate(make_client(**OPENAI.settings), model="gpt-6-luna", **said)
+    ask(make_client(**OPENAI.settings), model="gpt-6-luna", **said)
     assert "reasoning_effort" not in sent(far_end)
 
 
@@ -126,7 +111,7 @@ def test_refused_parameter(
     client = make_client(**OPENAI.at(CLUSTER), max_retries=0)
     plain = {"model": "new-model", "stream": False, "messages": [USER]}
     for _ in range(2):
-        assert generate(client, model="new-model", **said).json == {"response": "Hello"}
+        assert ask(client, model="new-model", **said).json == {"response": "Hello"}
         assert sent(far_end) == plain | left
     assert len(far_end.calls) == 3
     assert sent(far_end, 0) == plain | said
@@ -139,8 +124,8 @@ def test_refused_parameter_is_remembered_per_model(make_client: Make, far_end: R
     far_end.post(CLUSTER_URL, **refusal("temperature"))
     far_end.post(CLUSTER_URL, json=openai_answer("Hello"))
     client = make_client(**OPENAI.at(CLUSTER))
-    generate(client, model="one", temperature=0.3)
-    generate(client, model="two", temperature=0.3)
+    ask(client, model="one", temperature=0.3)
+    ask(client, model="two", temperature=0.3)
     assert [(b["model"], b.get("temperature")) for b in (sent(far_end, n) for n in range(3))] == [
         ("one", 0.3),
         ("one", None),
@@ -152,7 +137,7 @@ def test_refused_parameter_of_a_stream(make_client: Make, far_end: RequestsMock)
     """A stream learns in the same way."""
     far_end.post(OPENAI.url, **refusal("temperature"))
     far_end.post(OPENAI.url, body=openai_stream("Hel", "lo"))
-    reply = generate(make_client(**OPENAI.settings), model="gpt-5", temperature=0.3, stream=True)
+    reply = ask(make_client(**OPENAI.settings), model="gpt-5", temperature=0.3, stream=True)
     assert texts_of(reply) == ["Hel", "lo"]
 
 
@@ -162,7 +147,7 @@ def test_several_refused_parameters(make_client: Make, far_end: RequestsMock) ->
         far_end.post(CLUSTER_URL, **refusal(param))
     far_end.post(CLUSTER_URL, json=openai_answer("Hello END of it"))
     said = {"max_tokens": 5, "temperature": 1, "stop": "END", "seed": 2}
-    assert generate(make_client(**OPENAI.at(CLUSTER)), model="m", **said).json == {"response": "Hello "}
+    assert ask(make_client(**OPENAI.at(CLUSTER)), model="m", **said).json == {"response": "Hello "}
     assert sent(far_end) == {"model": "m", "stream": False, "messages": [USER], "max_completion_tokens": 5}
     assert len(far_end.calls) == 5
 
@@ -179,7 +164,7 @@ def test_both_names_of_max_tokens_refused(make_client: Make, far_end: RequestsMo
         return (200 if taken else 400), {}, json.dumps(openai_answer("Hello") if taken else refusal(name)["json"])
 
     far_end.add_callback("POST", f"{base}/chat/completions", refuse)
-    reply = generate(make_client(**OPENAI.at(base)), model="m", max_tokens=5)
+    reply = ask(make_client(**OPENAI.at(base)), model="m", max_tokens=5)
     assert (reply.status_code, len(asked) <= 3) == (400, True)
     assert error_of(reply)["param"] in ("max_tokens", "max_completion_tokens")
 
@@ -196,11 +181,11 @@ def test_refused_of_two_requests_at_once(make_client: Make, far_end: RequestsMoc
             return 200, {}, json.dumps(openai_answer("Hello"))
         if not others:
             others.append(None)  # while this one is on its way
-            others[0] = generate(client, model="m", **said)
+            others[0] = ask(client, model="m", **said)
         return 400, {}, json.dumps(refusal(name)["json"])
 
     far_end.add_callback("POST", CLUSTER_URL, reply)
-    mine = generate(client, model="m", **said)
+    mine = ask(client, model="m", **said)
     assert [answer.json for answer in (others[0], mine)] == [{"response": "Hello"}] * 2
 
 
@@ -221,7 +206,7 @@ def test_refusals_that_stay(
 ) -> None:
     """What can't be left out without changing the request's meaning is the client's 400, after one try."""
     far_end.post(OPENAI.url, **reply)
-    answer = generate(make_client(**OPENAI.settings, openai_model="gpt-5", llm_fallback=("stub",)), **said)
+    answer = ask(make_client(**OPENAI.settings, openai_model="gpt-5", llm_fallback=("stub",)), **said)
     said_by_openai = reply["json"]["error"]
     assert answer.status_code == 400
     assert error_of(answer) == {
@@ -240,7 +225,7 @@ def test_refusals_that_stay(
 def test_stop_is_cut_here(make_client: Make, far_end: RequestsMock, model: str) -> None:
     """Models that take no stop aren't sent one; the answer ends before it all the same."""
     far_end.post(OPENAI.url, json=openai_answer("Hello END of it", finish_reason="length"))
-    reply = generate(make_client(**OPENAI.settings), model=model, stop=["it", "END"], details=True)
+    reply = ask(make_client(**OPENAI.settings), model=model, stop=["it", "END"], details=True)
     assert "stop" not in sent(far_end)
     assert reply.json["response"] == "Hello "
     assert reply.json["details"]["finish_reason"] == "stop"
@@ -265,7 +250,7 @@ def test_stop_is_cut_here(make_client: Make, far_end: RequestsMock, model: str) 
 def test_stop_in_a_stream(make_client: Make, far_end: RequestsMock, pieces: list[str], stop: Any, text: str) -> None:
     """A stop text is found however the stream cuts it, nothing after it comes out, and nothing before it is lost."""
     far_end.post(OPENAI.url, body=openai_stream(*pieces))
-    reply = generate(make_client(**OPENAI.settings), model="gpt-5", stop=stop, stream=True)
+    reply = ask(make_client(**OPENAI.settings), model="gpt-5", stop=stop, stream=True)
     assert "".join(texts_of(reply)) == text
     assert lines_of(reply)[-1]["finish_reason"] == "stop"
 
@@ -276,13 +261,13 @@ def test_refused_stop_is_cut_here(make_client: Make, far_end: RequestsMock) -> N
     far_end.post(CLUSTER_URL, json=openai_answer("Hello END of it"))
     client = make_client(**OPENAI.at(CLUSTER))
     for _ in range(2):
-        assert generate(client, model="m", stop="END").json == {"response": "Hello "}
+        assert ask(client, model="m", stop="END").json == {"response": "Hello "}
 
 
 def test_sent_stop_is_not_cut_again(make_client: Make, far_end: RequestsMock) -> None:
     """Where the server stops by itself its answer is left alone."""
     far_end.post(OPENAI.url, json=openai_answer("Hello END"))
-    assert generate(make_client(**OPENAI.settings), model="gpt-4o", stop="END").json == {"response": "Hello END"}
+    assert ask(make_client(**OPENAI.settings), model="gpt-4o", stop="END").json == {"response": "Hello END"}
 
 
 # Other
@@ -291,11 +276,11 @@ def test_sent_stop_is_not_cut_again(make_client: Make, far_end: RequestsMock) ->
 def test_refusal_in_a_stream(make_client: Make, far_end: RequestsMock) -> None:
     """A refusal is streamed as text."""
     far_end.post(OPENAI.url, body=event({"choices": [{"delta": {"refusal": "I can't."}}]}) + delta(None, "stop"))
-    assert texts_of(generate(make_client(**OPENAI.settings), stream=True)) == ["I can't."]
+    assert texts_of(ask(make_client(**OPENAI.settings), stream=True)) == ["I can't."]
 
 
 def test_key_is_needed_in_every_region(make_client: Make, far_end: RequestsMock) -> None:
     """OpenAI's regional hosts need the key as well."""
-    reply = generate(make_client(llm_backend="openai", openai_base_url="https://eu.api.openai.com/v1"))
+    reply = ask(make_client(llm_backend="openai", openai_base_url="https://eu.api.openai.com/v1"))
     assert (reply.status_code, error_of(reply)["code"]) == (503, "not_configured")
     assert "OPENAI_API_KEY" in error_of(reply)["message"]

@@ -10,20 +10,8 @@ from typing import Any
 
 import pytest
 import requests
-from providers import (
-    CITY,
-    PROVIDERS,
-    Fault,
-    Log,
-    Make,
-    check_fault,
-    error_of,
-    generate,
-    lines_of,
-    outcomes,
-    sent,
-    texts_of,
-)
+from asking import ask, error_of, lines_of, outcomes, texts_of
+from providers import CITY, PROVIDERS, Fault, Log, Make, check_fault, sent
 from responses import RequestsMock
 from wires import FAULTS, WIRES, Json, Wire
 
@@ -69,7 +57,7 @@ def test_request_body(make_client: Make, far_end: RequestsMock, wire: Wire, case
     said, expected = case
     far_end.post(wire.provider.url, json=wire.provider.answer(CITY))
     client = make_client(**wire.provider.settings | {wire.model_setting: "gpt-4o"})
-    assert generate(client, **said).status_code == 200
+    assert ask(client, **said).status_code == 200
     assert sent(far_end) == {"model": "gpt-4o"} | wire.always | expected
 
 
@@ -77,7 +65,7 @@ def test_request_body(make_client: Make, far_end: RequestsMock, wire: Wire, case
 def test_streamed_request_body(make_client: Make, far_end: RequestsMock, wire: Wire) -> None:
     """A streamed request says so and no more than it must; without a configured model a living one is asked."""
     far_end.post(wire.provider.url, body=wire.provider.stream("x"))
-    assert generate(make_client(**wire.provider.settings), stream=True).status_code == 200
+    assert ask(make_client(**wire.provider.settings), stream=True).status_code == 200
     assert sent(far_end) == {"model": wire.default_model} | wire.always | wire.streamed
 
 
@@ -85,7 +73,7 @@ def test_streamed_request_body(make_client: Make, far_end: RequestsMock, wire: W
 def test_request_headers(make_client: Make, far_end: RequestsMock, wire: Wire) -> None:
     """The provider gets its own key where it has one, and no header says more than is needed."""
     far_end.post(wire.provider.url, json=wire.provider.answer("x"))
-    generate(make_client(**KEYS | wire.provider.settings))
+    ask(make_client(**KEYS | wire.provider.settings))
     assert told(far_end) == COMMON_HEADERS | wire.headers | wire.key_headers
 
 
@@ -95,7 +83,7 @@ def test_configured_address_and_model(make_client: Make, far_end: RequestsMock, 
     far_end.post(BOX + wire.provider.path, json=wire.provider.answer("Hello"))
     chosen = {wire.provider.base_setting: BOX, wire.model_setting: "org/model:cheapest"}
     client = make_client(llm_backend=wire.provider.name, hf_mode="cloud", **chosen)
-    assert generate(client).json == {"response": "Hello"}
+    assert ask(client).json == {"response": "Hello"}
     assert sent(far_end) == wire.always | {"model": "org/model:cheapest"}
     assert told(far_end) == COMMON_HEADERS | wire.headers
 
@@ -107,7 +95,7 @@ def test_configured_address_and_model(make_client: Make, far_end: RequestsMock, 
 def test_whole_answer(make_client: Make, far_end: RequestsMock, log_lines: Log, wire: Wire) -> None:
     """Text, model, usage and finish reason reach the answer, the headers and the log; thinking doesn't."""
     far_end.post(wire.provider.url, json=wire.provider.answer("Hello"))
-    reply = generate(make_client(**wire.provider.settings), details=True)
+    reply = ask(make_client(**wire.provider.settings), details=True)
     details, line, name = reply.json["details"], log_lines()[-1], wire.provider.name
     assert reply.json["response"] == line["response"] == "Hello"
     for place in (details, line):
@@ -126,7 +114,7 @@ def test_finish_reason(
     said, ours = reason
     changes, body = wire.ended(said)
     far_end.post(wire.provider.url, **({"body": body} if stream else {"json": answered(wire, changes)}))
-    reply = generate(make_client(**wire.provider.settings), stream=stream, details=True)
+    reply = ask(make_client(**wire.provider.settings), stream=stream, details=True)
     last = lines_of(reply)[-1] if stream else reply.json
     assert last["details"]["finish_reason"] == ours
 
@@ -137,7 +125,7 @@ def test_usage(
 ) -> None:
     """Counts are told as far as they are there (providers.md, table 1.4)."""
     far_end.post(wire.provider.url, json=answered(wire, case[0]))
-    usage = generate(make_client(**wire.provider.settings), details=True).json["details"]["usage"]
+    usage = ask(make_client(**wire.provider.settings), details=True).json["details"]["usage"]
     assert (usage["input_tokens"], usage["output_tokens"]) == case[1]
 
 
@@ -145,14 +133,14 @@ def test_usage(
 def test_odd_text(make_client: Make, far_end: RequestsMock, wire: Wire, case: tuple[Json, str]) -> None:
     """Empty, null, refused and odd contents are answers; reasoning is no part of them."""
     far_end.post(wire.provider.url, json=answered(wire, case[0]))
-    assert generate(make_client(**wire.provider.settings)).json == {"response": case[1]}
+    assert ask(make_client(**wire.provider.settings)).json == {"response": case[1]}
 
 
 @each("body", lambda wire: wire.wrong)
 def test_wrong_shape(make_client: Make, far_end: RequestsMock, log_lines: Log, wire: Wire, body: Json) -> None:
     """A whole answer that isn't one is a failing backend: 502 invalid_answer and a line in the log."""
     far_end.post(wire.provider.url, json=body)
-    reply = generate(make_client(**wire.provider.settings))
+    reply = ask(make_client(**wire.provider.settings))
     assert (reply.status_code, error_of(reply)["code"]) == (502, "invalid_answer")
     assert [line["http_status"] for line in log_lines()] == [502]
 
@@ -164,7 +152,7 @@ def test_wrong_shape(make_client: Make, far_end: RequestsMock, log_lines: Log, w
 def test_stream(make_client: Make, far_end: RequestsMock, log_lines: Log, wire: Wire, body: bytes) -> None:
     """A stream that is odd but legal is read as its text, piece by piece."""
     far_end.post(wire.provider.url, body=body, content_type="text/event-stream")
-    reply = generate(make_client(**wire.provider.settings), stream=True)
+    reply = ask(make_client(**wire.provider.settings), stream=True)
     assert texts_of(reply) == ["Hel", "lo"]
     assert lines_of(reply)[-1] == {"response": "", "done": True, "finish_reason": "stop"}
     assert (log_lines()[-1]["response"], log_lines()[-1]["status"]) == ("Hello", "ok")
@@ -175,7 +163,7 @@ def test_end_of_a_stream(make_client: Make, far_end: RequestsMock, wire: Wire) -
     """Finish reason, model and usage are told at the end, wherever the provider says them."""
     body, input_tokens, output_tokens = wire.long
     far_end.post(wire.provider.url, body=body)
-    last = lines_of(generate(make_client(**wire.provider.settings), stream=True, details=True))[-1]
+    last = lines_of(ask(make_client(**wire.provider.settings), stream=True, details=True))[-1]
     assert (last["finish_reason"], last["details"]["model"]) == ("length", "far-model-1")
     assert last["details"]["usage"] == {"input_tokens": input_tokens, "output_tokens": output_tokens}
 
@@ -185,14 +173,14 @@ def test_separators_in_a_stream(make_client: Make, far_end: RequestsMock, wire: 
     """U+2028, U+2029 and U+0085 end no line, and UTF-8 is not taken for Latin-1."""
     texts = ["a\u2028b", "\u2029\u0085\u00e9"]
     far_end.post(wire.provider.url, body=wire.provider.stream(*texts), content_type="text/event-stream")
-    assert texts_of(generate(make_client(**wire.provider.settings), stream=True)) == texts
+    assert texts_of(ask(make_client(**wire.provider.settings), stream=True)) == texts
 
 
 @each("body", lambda wire: wire.empty)
 def test_empty_stream(make_client: Make, far_end: RequestsMock, wire: Wire, body: bytes) -> None:
     """An answer without any text is an answer."""
     far_end.post(wire.provider.url, body=body)
-    assert texts_of(generate(make_client(**wire.provider.settings), stream=True)) == []
+    assert texts_of(ask(make_client(**wire.provider.settings), stream=True)) == []
 
 
 @each("tail", lambda wire: wire.tails)
@@ -202,7 +190,7 @@ def test_stream_that_breaks(
     """After the first piece a failure is the last line, in the log too, and never the stub's text."""
     code = tail[1]
     far_end.post(wire.provider.url, body=wire.provider.cut("Hel") + tail[0])
-    reply = generate(make_client(**wire.provider.settings, llm_fallback=("stub",), max_retries=2), stream=True)
+    reply = ask(make_client(**wire.provider.settings, llm_fallback=("stub",), max_retries=2), stream=True)
     first, last = lines_of(reply)
     assert (reply.status_code, first) == (200, {"response": "Hel"})
     assert (last["done"], last["error"]["code"]) == (True, code)
@@ -219,9 +207,9 @@ def test_stream_that_never_begins(
     """Before the first piece a failing stream has a true status, and falls back."""
     code = tail[1]
     far_end.post(wire.provider.url, body=wire.head + tail[0])
-    reply = generate(make_client(**wire.provider.settings), stream=True)
+    reply = ask(make_client(**wire.provider.settings), stream=True)
     assert (reply.status_code, error_of(reply)["code"]) == (503 if code == "overloaded" else 502, code)
-    backed = generate(make_client(**wire.provider.settings, llm_fallback=("stub",)), stream=True)
+    backed = ask(make_client(**wire.provider.settings, llm_fallback=("stub",)), stream=True)
     assert backed.headers["X-LLM-Fallback"] == code
     assert "".join(texts_of(backed)).startswith("[stub]")
     assert (log_lines()[-1]["fallback_reason"], log_lines()[-1]["backend"]) == (code, "stub")
@@ -242,7 +230,7 @@ def test_spent_budget_is_not_retried(
 ) -> None:
     """Waiting doesn't fill an account (providers.md 1.5): one try."""
     far_end.post(wire.provider.url, **wire.faults[name].reply())
-    assert generate(make_client(**wire.provider.settings, max_retries=2)).status_code == 503
+    assert ask(make_client(**wire.provider.settings, max_retries=2)).status_code == 503
     assert outcomes(log_lines()[-1]) == [(wire.provider.name, "rate_limited")]
 
 
@@ -252,7 +240,7 @@ def test_refusal_says_why(make_client: Make, far_end: RequestsMock, wire: Wire) 
     body, expected = wire.refusal
     far_end.post(wire.provider.url, status=400, json=body)
     message = f"{wire.provider.name} refused the request: no such role"
-    error = error_of(generate(make_client(**wire.provider.settings)))
+    error = error_of(ask(make_client(**wire.provider.settings)))
     assert error == {"message": message, "type": "invalid_request_error"} | expected
 
 
