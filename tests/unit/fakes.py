@@ -1,40 +1,73 @@
-"""A backend made by hand, and server-sent events read as a client does: what the tests of /v1 share."""
+"""A backend and a clock that do what a test tells them."""
 
 from __future__ import annotations
 
-import json
 import threading
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
-
-from werkzeug.test import TestResponse
 
 from llm_api import Settings
 from llm_api.backends.base import Backend
 from llm_api.runtime.deadline import Deadline
-from llm_api.types import Chunk, GenerationRequest, Usage
+from llm_api.types import Chunk, GenerationRequest, Message, Usage
 
 END = Chunk("", "stop", Usage(3, 2), "model-it-named")
 ANSWER = (Chunk("Hi "), Chunk("there"), END)
 PATIENCE = 10  # seconds; only a broken program lets a wait take them
 
-# Waits in mid-answer; the event is set when the request is over.
-Pause = Callable[[threading.Event], object]
-Turn = Chunk | BaseException | Pause
+Piece = Chunk | BaseException | Callable[[Deadline], object]
+Turn = Piece | Sequence[Piece]
+
+
+def message(role: str, text: str) -> Message:
+    """Return one turn of a conversation."""
+    return Message.of(role, text)
+
+
+class Clock:
+    """Stands in for the module `time` in a module of llm_api; only tests move it."""
+
+    sleep = staticmethod(time.sleep)
+
+    def __init__(self, now: float = 1000.0) -> None:
+        self.now = now
+
+    def time(self) -> float:
+        return self.now
+
+    monotonic = time
 
 
 class Fake(Backend):
-    """Answers each request with the same turns, and is stopped as a backend behind a socket is."""
+    """Yields the chunks, raises the errors and calls the callables that it is given, and notes what it was asked.
 
-    def __init__(self, name: str, *turns: Turn, model: str = "model-configured", models: Any = ()) -> None:
+    Each request takes the next of `turns`, and `pieces` when none is left; a callable alone goes before `pieces`, which
+    are a short answer by default. A check does what `trouble` says: it raises an error, or waits for an event. It is
+    stopped as a backend behind a socket is: then `over` is set.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *pieces: Piece,
+        turns: Sequence[Turn] = (),
+        model: str | None = None,
+        models: Any = None,
+        trouble: Exception | threading.Event | None = None,
+    ) -> None:
         super().__init__(Settings())
         self.name = name  # type: ignore[misc]
-        self.turns = turns
+        self.pieces = pieces or (Chunk(name), Chunk("", "stop", Usage(3, 2)))
+        self.turns = list(turns)
+        self.trouble = trouble
         self.asked: list[GenerationRequest] = []
-        self.closed = 0
+        self.checks: list[float] = []
+        self.entered = threading.Event()
         self.over = threading.Event()
-        self._model = model
-        self._models = models
+        self.closed = 0
+        self._model = model or f"{name}-model"
+        self._models = [self._model] if models is None else models
 
     @property
     def model(self) -> str:
@@ -44,46 +77,33 @@ class Fake(Backend):
         self.asked.append(request)
         try:
             with deadline.stopping(self.over.set):
-                for turn in self.turns:
-                    if isinstance(turn, BaseException):
-                        raise turn.with_traceback(None)
-                    if isinstance(turn, Chunk):
-                        yield turn
-                    else:
-                        turn(self.over)
-                        deadline.check()
+                yield from self._answer(deadline)
         finally:
             self.closed += 1
 
+    def _answer(self, deadline: Deadline) -> Iterator[Chunk]:
+        for piece in self._next():
+            if isinstance(piece, Chunk):
+                yield piece
+            elif isinstance(piece, BaseException):
+                raise piece.with_traceback(None)
+            else:
+                piece(deadline)
+                deadline.check()
+
+    def _next(self) -> Sequence[Piece]:
+        turn = self.turns.pop(0) if self.turns else self.pieces
+        return turn if isinstance(turn, Sequence) else (turn, *self.pieces)
+
     def check(self, deadline: Deadline) -> None:
-        pass
+        self.checks.append(deadline.remaining())
+        self.entered.set()
+        if isinstance(self.trouble, threading.Event):
+            assert self.trouble.wait(2 * PATIENCE), "the test never let it go"
+        elif self.trouble:
+            raise self.trouble
 
     def list_models(self, deadline: Deadline) -> list[str]:
         if isinstance(self._models, Exception):
             raise self._models.with_traceback(None)
         return list(self._models() if callable(self._models) else self._models)
-
-
-def read_events(data: bytes) -> list[Any]:
-    """Return what the `data:` lines of a whole stream hold; fail on what makes a client stumble (providers.md 8.1)."""
-    *frames, rest = data.split(b"\n\n")
-    assert rest == b"", "a stream ends with a blank line"
-    found = []
-    for frame in frames:
-        assert b"\n" not in frame, "one line an event"
-        if frame.startswith(b":"):
-            continue
-        name, _, value = frame.partition(b": ")
-        assert (name, bool(value)) == (b"data", True)
-        found.append("[DONE]" if value == b"[DONE]" else json.loads(value))
-    return found
-
-
-def error_of(reply: TestResponse) -> dict[str, Any]:
-    """Return the error of an answer in the one envelope that all errors have."""
-    body = reply.get_json()
-    assert body.keys() - {"fields"} == {"error", "request_id"}
-    assert body["request_id"] == reply.headers["X-Request-ID"]
-    error: dict[str, Any] = body["error"]
-    assert error.keys() == {"message", "type", "code", "param"}
-    return error

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from asking import ask, error_of, outcomes
 from flask.testing import FlaskClient
 from responses import RequestsMock
 from werkzeug.test import TestResponse
@@ -61,6 +62,13 @@ def openai_stream(*texts: str, finish: str = "stop") -> bytes:
     return b"".join([delta(""), *map(delta, texts), delta(None, finish), openai_usage(), event("[DONE]")])
 
 
+def openai_error(
+    code: str | None, message: str = "no", param: str | None = None, kind: str = "invalid_request_error"
+) -> dict[str, Any]:
+    """Return OpenAI's error envelope."""
+    return {"error": {"message": message, "type": kind, "param": param, "code": code}}
+
+
 def claude_answer(text: str, **changes: Any) -> dict[str, Any]:
     """Return providers.md 4.2's answer with `changes`."""
     usage = {"input_tokens": 12, "cache_creation_input_tokens": 0, "cache_read_input_tokens": 0, "output_tokens": 2}
@@ -97,6 +105,12 @@ def claude_end(reason: str | None = "end_turn", output_tokens: int = 2) -> bytes
 def claude_stream(*texts: str) -> bytes:
     """Return a whole stream of providers.md 4.4."""
     return claude_start() + b"".join(map(claude_text, texts)) + claude_end()
+
+
+def claude_error(kind: str, message: str = "no", **details: Any) -> dict[str, Any]:
+    """Return Anthropic's error envelope."""
+    error = {"type": kind, "message": message} | ({"details": details} if details else {})
+    return {"type": "error", "error": error, "request_id": "req_1"}
 
 
 def ollama_answer(text: str | None, **changes: Any) -> dict[str, Any]:
@@ -228,39 +242,10 @@ class Fault(NamedTuple):
         return body | {"status": self.status, "headers": self.headers}
 
 
-def generate(client: FlaskClient, **fields: Any) -> TestResponse:
-    """Post a prompt."""
-    return client.post("/generate", json={"prompt": "Hi"} | fields)
-
-
 def sent(far_end: RequestsMock, number: int = -1) -> dict[str, Any]:
     """Return the JSON body of a request that a far end got, the last one by default."""
     body: dict[str, Any] = json.loads(far_end.calls[number].request.body)
     return body
-
-
-def lines_of(reply: TestResponse) -> list[dict[str, Any]]:
-    """Return the lines of a streamed answer."""
-    return [json.loads(line) for line in reply.data.decode().split("\n")[:-1]]
-
-
-def texts_of(reply: TestResponse) -> list[str]:
-    """Return the pieces of a streamed answer that ended well."""
-    *pieces, last = lines_of(reply)
-    assert last["done"] is True, last
-    assert "error" not in last
-    return [piece["response"] for piece in pieces]
-
-
-def error_of(reply: TestResponse) -> dict[str, Any]:
-    """Return the error object of an answer."""
-    error: dict[str, Any] = reply.json["error"]
-    return error
-
-
-def outcomes(line: dict[str, Any]) -> list[tuple[str, str]]:
-    """Return who was asked and how that ended, as the log has it."""
-    return [(attempt["backend"], attempt["outcome"]) for attempt in line["attempts"]]
 
 
 def check_error(reply: TestResponse, line: dict[str, Any], fault: Fault, backend: str) -> None:
@@ -287,13 +272,13 @@ def check_fault(fault: Fault, provider: Provider, make_client: Make, far_end: Re
     """Without a fallback the client sees the error, streamed or not; with one it sees the stub, or still the error."""
     far_end.post(provider.url, **fault.reply())
     alone, backed = make_client(**provider.settings), make_client(**provider.settings, llm_fallback=("stub",))
-    check_error(generate(alone), log_lines()[-1], fault, provider.name)
-    check_error(generate(alone, stream=True), log_lines()[-1], fault, provider.name)
+    check_error(ask(alone), log_lines()[-1], fault, provider.name)
+    check_error(ask(alone, stream=True), log_lines()[-1], fault, provider.name)
     if fault.falls_back:
-        check_fallback(generate(backed), log_lines()[-1], fault.code, provider.name)
+        check_fallback(ask(backed), log_lines()[-1], fault.code, provider.name)
     else:
-        check_error(generate(backed), log_lines()[-1], fault, provider.name)
-    check_error(generate(backed, fallback=False), log_lines()[-1], fault, provider.name)
+        check_error(ask(backed), log_lines()[-1], fault, provider.name)
+    check_error(ask(backed, fallback=False), log_lines()[-1], fault, provider.name)
     assert len(far_end.calls) == 4
 
 

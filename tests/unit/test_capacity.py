@@ -6,22 +6,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from asking import GENERATE, ask
+from fakes import ANSWER, Fake
 from flask.testing import FlaskClient
-from turns import ANSWER, GENERATE, Fake
 from werkzeug.test import TestResponse
 
 from llm_api import Settings
 from llm_api.errors import RequestRefused, ServerError
+from llm_api.runtime.deadline import Deadline
 from llm_api.types import Chunk
 
 LogLines = Callable[[], list[dict[str, Any]]]
 Serve = Callable[..., FlaskClient]
 
 every_route = pytest.mark.parametrize("path", GENERATE)
-
-
-def ask(client: FlaskClient, path: str = "/generate", **fields: Any) -> TestResponse:
-    return client.post(path, json=GENERATE[path][0] | fields, buffered=True)
 
 
 def begin(client: FlaskClient, path: str = "/generate", **fields: Any) -> TestResponse:
@@ -43,11 +41,11 @@ def test_one_too_many(serve: Serve, log_lines: LogLines, first: str, path: str) 
     """While one waits for its backend in another thread, the next is refused, and no backend is asked for it."""
     entered, go_on = threading.Event(), threading.Event()
 
-    def wait() -> None:
+    def wait(_: Deadline) -> None:
         entered.set()
         assert go_on.wait(20), "the test never let it go"
 
-    one, two = Fake("one", wait), Fake("two")
+    one, two = Fake("one", turns=[wait]), Fake("two")
     client = serve(one, two, max_concurrency=1)
     answers: list[TestResponse] = []
     running = threading.Thread(target=lambda: answers.append(ask(client.application.test_client(), first)))
@@ -103,7 +101,7 @@ ENDINGS: dict[str, tuple[Any, Ending]] = {
 def test_every_end_frees_the_place(serve: Serve, ending: str) -> None:
     """However a request ends, the next one finds its place free: not one is lost, and none is freed twice."""
     turn, end = ENDINGS[ending]
-    client = serve(Fake("one", turn, turn), max_concurrency=1)
+    client = serve(Fake("one", turns=[turn, turn]), max_concurrency=1)
     end(client)
     end(client)
     holding = begin(client)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import threading
 from collections.abc import Callable
@@ -9,8 +10,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import asking
 import pytest
-from fakes import ANSWER, END, PATIENCE, Fake, error_of, read_events
+from asking import USER, error_of, read_events
+from fakes import ANSWER, END, PATIENCE, Fake, message
 from flask.testing import FlaskClient
 from werkzeug.test import EnvironBuilder, TestResponse
 
@@ -26,22 +29,16 @@ from llm_api.errors import (
     TimedOut,
     Unreachable,
 )
-from llm_api.types import Chunk, GenerationRequest, Message, Usage
+from llm_api.types import Chunk, GenerationRequest, Usage
 
 Log = Callable[[], list[dict[str, Any]]]
 Serve = Callable[..., FlaskClient]
 
-USER = {"role": "user", "content": "Hi"}
-CHAT = {"model": "default", "messages": [USER]}
-TEXT = {"model": "default", "prompt": "Hi"}
-BODIES = {"chat/completions": CHAT, "completions": TEXT}
+CHAT, TEXT = "/v1/chat/completions", "/v1/completions"
+BODIES = {path: asking.GENERATE[path][0] for path in (CHAT, TEXT)}
 BOTH = pytest.mark.parametrize("path", BODIES)
 STREAMED = pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
-
-
-def ask(client: FlaskClient, path: str = "chat/completions", **changes: Any) -> TestResponse:
-    """Post the path's plain body with `changes`; read the answer to its end."""
-    return client.post(f"/v1/{path}", json=BODIES[path] | changes, headers={"X-Request-ID": "id-1"}, buffered=True)
+ask = functools.partial(asking.ask, headers={"X-Request-ID": "id-1"})
 
 
 def pieces_of(reply: TestResponse) -> list[str]:
@@ -61,11 +58,11 @@ def usage(prompt: int, completion: int) -> dict[str, int]:
 
 
 WHOLE = {
-    "chat/completions": (
+    CHAT: (
         {"id": "chatcmpl-id-1", "object": "chat.completion"},
         {"message": {"role": "assistant", "content": "Hi there", "refusal": None}},
     ),
-    "completions": ({"id": "cmpl-id-1", "object": "text_completion"}, {"text": "Hi there"}),
+    TEXT: ({"id": "cmpl-id-1", "object": "text_completion"}, {"text": "Hi there"}),
 }
 
 
@@ -114,7 +111,7 @@ def test_finish_reason(serve: Serve, path: str, reason: str) -> None:
 # Streams
 
 PIECES: dict[str, tuple[dict[str, Any], list[dict[str, Any]]]] = {
-    "chat/completions": (
+    CHAT: (
         {"id": "chatcmpl-id-1", "object": "chat.completion.chunk"},
         [
             {"delta": {"role": "assistant", "content": ""}},
@@ -123,7 +120,7 @@ PIECES: dict[str, tuple[dict[str, Any], list[dict[str, Any]]]] = {
             {"delta": {}},
         ],
     ),
-    "completions": (
+    TEXT: (
         {"id": "cmpl-id-1", "object": "text_completion"},
         [{"text": "Hi "}, {"text": "there"}, {"text": ""}],
     ),
@@ -147,7 +144,7 @@ def test_stream(serve: Serve, log_lines: Log, path: str, options: dict[str, Any]
     reply = ask(serve(Fake("one", *ANSWER)), path, stream=True, **options)
     head, contents = PIECES[path]
     (line,) = log_lines()
-    same = head | {"created": int(line["timestamp"]), "model": "one/model-configured"}
+    same = head | {"created": int(line["timestamp"]), "model": "one/one-model"}
     reasons = [None] * (len(contents) - 1) + ["stop"]
     choices = [
         [{"index": 0, **content, "logprobs": None, "finish_reason": reason}]
@@ -163,7 +160,7 @@ def test_headers_of_a_stream(serve: Serve, path: str) -> None:
     headers = ask(serve(Fake("one", *ANSWER)), path, stream=True).headers
     assert headers["Content-Type"] == "text/event-stream; charset=utf-8"
     assert (headers["X-Accel-Buffering"], headers["Cache-Control"]) == ("no", "no-cache")
-    assert (headers["X-LLM-Backend"], headers["X-LLM-Model"]) == ("one", "model-configured")
+    assert (headers["X-LLM-Backend"], headers["X-LLM-Model"]) == ("one", "one-model")
     assert headers["X-Request-ID"] == "id-1"
 
 
@@ -185,13 +182,13 @@ def test_what_the_official_client_sends(serve: Serve) -> None:
         "X-Stainless-Read-Timeout": "600",
     }
     client = serve(Fake("one", *ANSWER))
-    reply = client.post("/v1/chat/completions", json=CHAT | {"stream": True}, headers=headers)
+    reply = client.post(CHAT, json=BODIES[CHAT] | {"stream": True}, headers=headers)
     assert (reply.mimetype, read_events(reply.data)[-1]) == ("text/event-stream", "[DONE]")
 
 
 # What may be said
 
-UNSAID = GenerationRequest((Message.of("user", "Hi"),))
+UNSAID = GenerationRequest((message("user", "Hi"),))
 SAID = {
     "plain": ({}, {}),
     "model": ({"model": "gpt-x"}, {"model": "gpt-x"}),
@@ -234,8 +231,8 @@ OPTIONAL_OF_TEXT = ("best_of", "echo", "suffix", "logprobs")
 @pytest.mark.parametrize(
     ("path", "said", "expected"),
     [(path, *case) for path in BODIES for case in SAID.values()]
-    + [("chat/completions", *case) for case in SAID_BY_CHAT.values()]
-    + [("completions", *case) for case in SAID_BY_TEXT.values()],
+    + [(CHAT, *case) for case in SAID_BY_CHAT.values()]
+    + [(TEXT, *case) for case in SAID_BY_TEXT.values()],
 )
 def test_parameters(serve: Serve, path: str, said: dict[str, Any], expected: dict[str, Any] | None) -> None:
     """Each has its place in the request that the backend gets; what nobody knows is ignored."""
@@ -246,7 +243,7 @@ def test_parameters(serve: Serve, path: str, said: dict[str, Any], expected: dic
 
 @pytest.mark.parametrize(
     ("path", "names"),
-    [("chat/completions", OPTIONAL + OPTIONAL_OF_CHAT), ("completions", OPTIONAL + OPTIONAL_OF_TEXT)],
+    [(CHAT, OPTIONAL + OPTIONAL_OF_CHAT), (TEXT, OPTIONAL + OPTIONAL_OF_TEXT)],
 )
 def test_null_means_not_said(serve: Serve, path: str, names: tuple[str, ...]) -> None:
     """Clients send every field they know, with null where nothing was said."""
@@ -276,7 +273,7 @@ def part(text: str) -> dict[str, Any]:
 def test_messages(serve: Serve, said: list[dict[str, Any]], expected: list[tuple[str, str]]) -> None:
     """Roles and contents of every kind that is served come to the backend as plain messages, in their order."""
     fake = Fake("one", *ANSWER)
-    assert ask(serve(fake), messages=said).status_code == 200
+    assert ask(serve(fake), CHAT, messages=said).status_code == 200
     assert [(message.role, message.content) for message in fake.asked[0].messages] == expected
 
 
@@ -358,8 +355,8 @@ NOT_SERVED_BY_TEXT: list[tuple[dict[str, Any], str]] = [
 @pytest.mark.parametrize(
     ("path", "said", "param"),
     [(path, *case) for path in BODIES for case in NOT_SERVED]
-    + [("chat/completions", *case) for case in NOT_SERVED_BY_CHAT]
-    + [("completions", *case) for case in NOT_SERVED_BY_TEXT],
+    + [(CHAT, *case) for case in NOT_SERVED_BY_CHAT]
+    + [(TEXT, *case) for case in NOT_SERVED_BY_TEXT],
 )
 def test_refused(serve: Serve, log_lines: Log, path: str, said: dict[str, Any], param: str) -> None:
     """What can't be served, or is wrong, is a 400 that names the field, in the log too; nobody is asked."""
@@ -378,33 +375,33 @@ def test_refused(serve: Serve, log_lines: Log, path: str, said: dict[str, Any], 
 @pytest.mark.parametrize(
     ("path", "param"),
     [
-        ("chat/completions", "messages"),
-        ("chat/completions", "model"),
-        ("completions", "prompt"),
-        ("completions", "model"),
+        (CHAT, "messages"),
+        (CHAT, "model"),
+        (TEXT, "prompt"),
+        (TEXT, "model"),
     ],
 )
 def test_missing(serve: Serve, path: str, param: str) -> None:
     """A body must name its model and say something."""
     body = {name: value for name, value in BODIES[path].items() if name != param}
-    reply = serve(Fake("one", *ANSWER)).post(f"/v1/{path}", json=body)
+    reply = serve(Fake("one", *ANSWER)).post(path, json=body)
     assert (reply.status_code, error_of(reply)["param"]) == (400, param)
 
 
 @pytest.mark.parametrize(
     ("path", "said", "param"),
     [
-        ("chat/completions", {"messages": [USER | {"content": "12345"}]}, None),
-        ("chat/completions", {"messages": [USER | {"content": "123456"}]}, "messages"),
-        ("chat/completions", {"messages": [USER | {"content": "12"}] * 2}, None),
+        (CHAT, {"messages": [USER | {"content": "12345"}]}, None),
+        (CHAT, {"messages": [USER | {"content": "123456"}]}, "messages"),
+        (CHAT, {"messages": [USER | {"content": "12"}] * 2}, None),
         (
-            "chat/completions",
+            CHAT,
             {"messages": [{"role": "system", "content": "123"}, USER | {"content": "456"}]},
             "messages",
         ),
-        ("chat/completions", {"messages": [USER | {"content": [part("123"), part("456")]}]}, "messages"),
-        ("completions", {"prompt": "12345"}, None),
-        ("completions", {"prompt": "123456"}, "prompt"),
+        (CHAT, {"messages": [USER | {"content": [part("123"), part("456")]}]}, "messages"),
+        (TEXT, {"prompt": "12345"}, None),
+        (TEXT, {"prompt": "123456"}, "prompt"),
     ],
 )
 def test_max_prompt_chars(serve: Serve, path: str, said: dict[str, Any], param: str | None) -> None:
@@ -418,16 +415,16 @@ def test_max_prompt_chars(serve: Serve, path: str, said: dict[str, Any], param: 
     ("request_", "status", "code"),
     [
         ({"data": "{", "content_type": "application/json"}, 400, "malformed_json"),
-        ({"json": [CHAT]}, 400, "malformed_json"),
+        ({"json": [BODIES[CHAT]]}, 400, "malformed_json"),
         ({"data": "x", "content_type": "text/plain"}, 415, "unsupported_media_type"),
-        ({"json": CHAT | {"user": "x" * 500}}, 413, "body_too_large"),
+        ({"json": BODIES[CHAT] | {"user": "x" * 500}}, 413, "body_too_large"),
         ({"method": "GET"}, 405, "method_not_allowed"),
     ],
 )
 @BOTH
 def test_what_is_no_request(serve: Serve, path: str, request_: dict[str, Any], status: int, code: str) -> None:
     """Under /v1, too, every error has the one envelope."""
-    reply = serve(Fake("one"), max_body_bytes=400).open(f"/v1/{path}", **{"method": "POST"} | request_)
+    reply = serve(Fake("one"), max_body_bytes=400).open(path, **{"method": "POST"} | request_)
     assert (reply.status_code, error_of(reply)["code"]) == (status, code)
 
 
@@ -468,10 +465,10 @@ def test_failure(
 @pytest.mark.parametrize(
     ("path", "blamed", "param"),
     [
-        ("chat/completions", "prompt", "messages"),
-        ("completions", "prompt", "prompt"),
-        ("chat/completions", "temperature", "temperature"),
-        ("chat/completions", None, None),
+        (CHAT, "prompt", "messages"),
+        (TEXT, "prompt", "prompt"),
+        (CHAT, "temperature", "temperature"),
+        (CHAT, None, None),
     ],
 )
 @STREAMED
@@ -547,7 +544,7 @@ def test_heartbeat(serve: Serve, monkeypatch: pytest.MonkeyPatch, log_lines: Log
     """While the backend is silent comments keep proxies from giving up; they are no part of the answer."""
     monkeypatch.setattr("llm_api.dialects.openai.OpenAIDialect.heartbeat", 0.01)
     resume = threading.Event()
-    fake = Fake("one", Chunk("Hi "), lambda over: resume.wait(PATIENCE), Chunk("there"), END)
+    fake = Fake("one", Chunk("Hi "), lambda _: resume.wait(PATIENCE), Chunk("there"), END)
     reply = ask_unbuffered(serve(fake), path)
     frames = iter(reply.response)
     got = [next(frames)]
@@ -560,7 +557,7 @@ def test_heartbeat(serve: Serve, monkeypatch: pytest.MonkeyPatch, log_lines: Log
 
 
 def ask_unbuffered(client: FlaskClient, path: str) -> TestResponse:
-    return client.post(f"/v1/{path}", json=BODIES[path] | {"stream": True}, buffered=False)
+    return client.post(path, json=BODIES[path] | {"stream": True}, buffered=False)
 
 
 def leave(serve: Serve, path: str, fake: Fake, frames: int) -> None:
@@ -575,17 +572,17 @@ def leave(serve: Serve, path: str, fake: Fake, frames: int) -> None:
 @pytest.mark.parametrize(
     ("path", "frames", "text"),
     [
-        ("chat/completions", 1, ""),
-        ("chat/completions", 2, "Hi "),
-        ("chat/completions", 3, "Hi there"),
-        ("completions", 1, "Hi "),
-        ("completions", 2, "Hi there"),
+        (CHAT, 1, ""),
+        (CHAT, 2, "Hi "),
+        (CHAT, 3, "Hi there"),
+        (TEXT, 1, "Hi "),
+        (TEXT, 2, "Hi there"),
     ],
 )
 @pytest.mark.parametrize("silent", [False, True])
 def test_client_that_leaves(serve: Serve, log_lines: Log, path: str, frames: int, text: str, silent: bool) -> None:
     """The backend is stopped, though it be silent, and one line has the text so far."""
-    pause = [lambda over: over.wait(PATIENCE)] if silent else []
+    pause = [lambda _: fake.over.wait(PATIENCE)] if silent else []
     fake = Fake("one", *ANSWER[:2], *pause, END)
     leave(serve, path, fake, frames)
     assert fake.closed == 1
@@ -597,8 +594,8 @@ def test_client_that_leaves(serve: Serve, log_lines: Log, path: str, frames: int
 def test_client_that_leaves_a_silent_backend(serve: Serve, log_lines: Log, monkeypatch: pytest.MonkeyPatch) -> None:
     """One that leaves at a heartbeat: the waiting backend is told, and doesn't wait to its end."""
     monkeypatch.setattr("llm_api.dialects.openai.OpenAIDialect.heartbeat", 0.01)
-    fake = Fake("one", Chunk("Hi "), lambda over: over.wait(PATIENCE), END)
-    leave(serve, "chat/completions", fake, 4)
+    fake = Fake("one", Chunk("Hi "), lambda _: fake.over.wait(PATIENCE), END)
+    leave(serve, CHAT, fake, 4)
     assert fake.over.is_set()
     assert fake.closed == 1
     assert [(line["status"], line["response"]) for line in log_lines()] == [("aborted", "Hi ")]
@@ -608,7 +605,7 @@ def test_client_that_leaves_a_silent_backend(serve: Serve, log_lines: Log, monke
 def test_client_that_leaves_before_the_first_byte(serve: Serve, log_lines: Log, path: str) -> None:
     """A server may close an answer that it never began to send."""
     fake = Fake("one", *ANSWER)
-    environ = EnvironBuilder(f"/v1/{path}", method="POST", json=BODIES[path] | {"stream": True}).get_environ()
+    environ = EnvironBuilder(path, method="POST", json=BODIES[path] | {"stream": True}).get_environ()
     answer = serve(fake).application.wsgi_app(environ, lambda *args: lambda data: None)
     answer.close()
     assert (fake.closed, [line["status"] for line in log_lines()]) == (1, ["aborted"])
@@ -643,7 +640,7 @@ LOGGED_TALK = [
 def test_line_of_a_chat(serve: Serve, log_lines: Log, stream: bool) -> None:
     """It has the messages in place of a prompt and a system message."""
     said = {"model": "gpt-x", "messages": TALK, "max_completion_tokens": 5, "stop": "END", "user": "me"}
-    ask(serve(Fake("one", *ANSWER)), stream=stream, **said)
+    ask(serve(Fake("one", *ANSWER)), CHAT, stream=stream, **said)
     (line,) = log_lines()
     assert line.keys() == ALIKE | {"messages"}
     assert (line["operation"], line["messages"], line["response"]) == ("chat", LOGGED_TALK, "Hi there")
@@ -655,7 +652,7 @@ def test_line_of_a_chat(serve: Serve, log_lines: Log, stream: bool) -> None:
 @STREAMED
 def test_line_of_a_completion(serve: Serve, log_lines: Log, stream: bool) -> None:
     """It has a prompt, as that of /generate."""
-    ask(serve(Fake("one", *ANSWER)), "completions", stream=stream)
+    ask(serve(Fake("one", *ANSWER)), TEXT, stream=stream)
     (line,) = log_lines()
     assert line.keys() == ALIKE | {"prompt", "system"}
     assert (line["operation"], line["prompt"], line["system"]) == ("completion", "Hi", None)
@@ -674,13 +671,13 @@ QUOTING = RequestRefused("refused", detail=f"you said {CANARY}")
 @pytest.mark.parametrize(
     ("path", "said"),
     [
-        ("chat/completions", {"messages": [{"role": "system", "content": CANARY}, USER | {"content": CANARY}]}),
-        ("chat/completions", {"messages": [USER | {"content": [part(CANARY)], "name": CANARY}], "user": CANARY}),
-        ("chat/completions", {"messages": [USER | {"role": CANARY}]}),
-        ("chat/completions", {"messages": [USER | {"content": {CANARY: 1}}]}),
-        ("completions", {"prompt": CANARY, "stop": CANARY, "user": CANARY}),
-        ("completions", {"prompt": [CANARY]}),
-        ("completions", {"prompt": [CANARY, CANARY]}),
+        (CHAT, {"messages": [{"role": "system", "content": CANARY}, USER | {"content": CANARY}]}),
+        (CHAT, {"messages": [USER | {"content": [part(CANARY)], "name": CANARY}], "user": CANARY}),
+        (CHAT, {"messages": [USER | {"role": CANARY}]}),
+        (CHAT, {"messages": [USER | {"content": {CANARY: 1}}]}),
+        (TEXT, {"prompt": CANARY, "stop": CANARY, "user": CANARY}),
+        (TEXT, {"prompt": [CANARY]}),
+        (TEXT, {"prompt": [CANARY, CANARY]}),
     ],
 )
 @STREAMED
@@ -702,14 +699,14 @@ def test_nothing_said_is_logged(
 
 def test_length_and_hash_stand_in_for_messages(serve: Serve, log_lines: Log) -> None:
     """The roles stay, and each content's size and hash."""
-    ask(serve(Fake("one", *ANSWER), log_prompts=False))
+    ask(serve(Fake("one", *ANSWER), log_prompts=False), CHAT)
     (message,) = log_lines()[0]["messages"]
     assert message == {"role": "user", "content_chars": 2, "content_sha256": hashlib.sha256(b"Hi").hexdigest()}
 
 
 def test_long_messages_are_cut(serve: Serve, log_lines: Log) -> None:
     """LOG_MAX_TEXT bounds each content."""
-    ask(serve(Fake("one", *ANSWER), log_max_text=3), messages=[USER, USER | {"content": "1234é"}])
+    ask(serve(Fake("one", *ANSWER), log_max_text=3), CHAT, messages=[USER, USER | {"content": "1234é"}])
     cut = {"role": "user", "content": "123", "content_truncated": True, "content_bytes": 6}
     assert log_lines()[0]["messages"] == [USER, cut]
 
@@ -742,7 +739,7 @@ def test_names(serve: Serve, log_lines: Log, path: str, choice: bool, said: str,
     """`backend/model` is the configured backend's, or with ALLOW_MODEL_CHOICE another one's; all else is a name."""
     fakes = {"huggingface": Fake("huggingface", *ANSWER, model=OWN), "openai": Fake("openai", *ANSWER)}
     client = serve(*fakes.values(), allow_model_choice=choice)
-    body = CHAT if "chat" in path else {"prompt": "Hi"}
+    body = BODIES[CHAT] if "chat" in path else {"prompt": "Hi"}
     reply = client.post(f"/{path}", json=body | {"model": said})
     assert (reply.status_code, reply.headers["X-LLM-Backend"]) == (200, backend)
     assert [request.model for request in fakes[backend].asked] == [model]
@@ -756,9 +753,9 @@ def test_names(serve: Serve, log_lines: Log, path: str, choice: bool, said: str,
 def test_names_for_the_configured_model(serve: Serve, log_lines: Log, path: str, said: str) -> None:
     """A body must name a model: these mean the one that is configured."""
     fake = Fake("one", Chunk("x", "stop"))
-    assert ask(serve(fake, allow_model_choice=True), path, model=said).json["model"] == "one/model-configured"
+    assert ask(serve(fake, allow_model_choice=True), path, model=said).json["model"] == "one/one-model"
     assert fake.asked[0].model is None
-    assert (log_lines()[0]["request_model"], log_lines()[0]["model"]) == (None, "model-configured")
+    assert (log_lines()[0]["request_model"], log_lines()[0]["model"]) == (None, "one-model")
 
 
 @pytest.mark.parametrize("path", ["generate", "v1/chat/completions"])
@@ -770,7 +767,7 @@ def test_chosen_backend_that_fails(serve: Serve, log_lines: Log, path: str, said
     """LLM_FALLBACK goes on without it, with models of their own; its error is told where none of them can."""
     fakes = {name: Fake(name, Overloaded(name)) for name in ("one", "two", "three")}
     client = serve(*fakes.values(), allow_model_choice=True)
-    reply = client.post(f"/{path}", json=(CHAT if "v1" in path else {"prompt": "Hi"}) | {"model": said})
+    reply = client.post(f"/{path}", json=(BODIES[CHAT] if "v1" in path else {"prompt": "Hi"}) | {"model": said})
     assert (reply.status_code, error_of(reply)["message"]) == (503, asked[0])
     (line,) = log_lines()
     assert [attempt["backend"] for attempt in line["attempts"]] == asked
@@ -783,7 +780,7 @@ def test_fallback_of_a_chosen_backend(serve: Serve, log_lines: Log, stream: bool
     """It is told as any other; the configured backend, which is no fallback, isn't asked."""
     one = Fake("one", *ANSWER)
     client = serve(one, Fake("two", Overloaded("m")), Fake("three", *ANSWER), allow_model_choice=True)
-    reply = ask(client, model="two/x", stream=stream)
+    reply = ask(client, CHAT, model="two/x", stream=stream)
     assert (reply.headers["X-LLM-Backend"], reply.headers["X-LLM-Fallback"]) == ("three", "overloaded")
     assert reply.data
     (line,) = log_lines()
@@ -794,7 +791,7 @@ def test_fallback_of_a_chosen_backend(serve: Serve, log_lines: Log, stream: bool
 def test_chosen_backend_without_fallback(serve: Serve) -> None:
     """`fallback: false` asks the chosen one alone."""
     one, two = Fake("one", *ANSWER), Fake("two", Overloaded("m"))
-    reply = ask(serve(one, two, allow_model_choice=True), model="two/x", fallback=False)
+    reply = ask(serve(one, two, allow_model_choice=True), CHAT, model="two/x", fallback=False)
     assert (reply.status_code, one.asked) == (503, [])
 
 
@@ -823,7 +820,7 @@ def test_listed_names_are_understood(serve: Serve) -> None:
     client = serve(*fakes, allow_model_choice=True)
     names = [model["id"] for model in client.get("/v1/models").json["data"]]
     assert names == ["one/a", "one/org/b:7b", "two/one/c"]
-    assert all(ask(client, model=name).status_code == 200 for name in names)
+    assert all(ask(client, CHAT, model=name).status_code == 200 for name in names)
     assert [[request.model for request in fake.asked] for fake in fakes] == [["a", "org/b:7b"], ["one/c"]]
 
 
@@ -846,7 +843,7 @@ def test_all_lists_that_fail(serve: Serve) -> None:
 
 def test_empty_list(serve: Serve) -> None:
     """A backend without models is none that fails."""
-    assert serve(Fake("one")).get("/v1/models").json == {"object": "list", "data": []}
+    assert serve(Fake("one", models=[])).get("/v1/models").json == {"object": "list", "data": []}
 
 
 def test_lists_are_asked_for_at_once(serve: Serve) -> None:

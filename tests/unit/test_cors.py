@@ -4,8 +4,8 @@ import re
 from collections.abc import Callable
 
 import pytest
+from asking import GENERATE
 from flask.testing import FlaskClient
-from turns import GENERATE
 from werkzeug.test import TestResponse
 
 from llm_api import Settings, create_app

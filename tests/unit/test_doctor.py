@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+from fakes import Fake
 from flask import Flask
 from flask.testing import FlaskClient
 from limits.storage import MemoryStorage
 from providers import CLAUDE, HUGGING_FACE, OLLAMA, OPENAI, FarEnd, Provider
-from turns import Fake
 
 from llm_api import LLMAPI
 from llm_api.errors import Unreachable
@@ -88,7 +88,7 @@ def test_all_is_well(doctor: Doctor, log_path: Path) -> None:
     assert report.exit_code == 0
     assert {(finding.level, finding.mend) for finding in report.findings} == {("ok", "")}
     assert [finding.what.split(";")[0] for finding in report.findings] == [
-        "one answers, and has m",
+        "one answers, and has one-model",
         "the log can be written",
         "no keys",
         "a stopping worker waits 130 s for its requests",
@@ -112,9 +112,13 @@ def test_exit_code(doctor: Doctor, settings: dict[str, Any], code: int) -> None:
 @pytest.mark.parametrize(
     ("one", "two", "expected"),
     [
-        (None, None, [("ok", "one answers, and has m"), ("ok", "two answers, and has m")]),
-        (Unreachable("no way"), None, [("error", "one can't serve: no way"), ("ok", "two answers, and has m")]),
-        (None, Unreachable("no way"), [("ok", "one answers, and has m"), ("warning", "two can't serve: no way")]),
+        (None, None, [("ok", "one answers, and has one-model"), ("ok", "two answers, and has two-model")]),
+        (Unreachable("no way"), None, [("error", "one can't serve: no way"), ("ok", "two answers, and has two-model")]),
+        (
+            None,
+            Unreachable("no way"),
+            [("ok", "one answers, and has one-model"), ("warning", "two can't serve: no way")],
+        ),
     ],
 )
 def test_backends(doctor: Doctor, one: Any, two: Any, expected: list[tuple[str, str]]) -> None:

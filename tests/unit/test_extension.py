@@ -216,7 +216,7 @@ def make_host() -> Flask:
     return app
 
 
-def ask(app: Flask, body: bytes = b'{"prompt": "Hello"}') -> TestResponse:
+def post(app: Flask, body: bytes = b'{"prompt": "Hello"}') -> TestResponse:
     """Post these bytes: a test client's own JSON is the host's."""
     return app.test_client().post("/llm/generate", data=body, content_type="application/json")
 
@@ -237,7 +237,7 @@ def test_the_hosts_own_answers_are_untouched(mount: Callable[..., Flask], host: 
 def test_our_answers_are_ours(mount: Callable[..., Flask], host: Flask) -> None:
     """The host's JSON and error pages have no part in our answers; its hooks see our requests as all others."""
     mount(host)
-    answered, refused, unread = ask(host), ask(host, b"{}"), ask(host, b"x")
+    answered, refused, unread = post(host), post(host, b"{}"), post(host, b"x")
     assert (answered.status_code, list(answered.get_json())) == (200, ["response"])
     assert (refused.status_code, refused.get_json()["error"]["code"]) == (422, "validation_failed")
     assert (unread.status_code, unread.get_json()["error"]["code"]) == (400, "malformed_json")
@@ -251,7 +251,7 @@ def test_what_a_hosts_hook_refuses_is_json_here(mount: Callable[..., Flask], hos
     def maintenance() -> None:
         raise RuntimeError("canary")
 
-    reply = ask(mount(host))
+    reply = post(mount(host))
     assert (reply.status_code, reply.get_json()["error"]["code"]) == (500, "internal_error")
     assert "canary" not in reply.text
     assert log_lines() == []
@@ -261,7 +261,7 @@ def test_the_hosts_limit_of_bodies_is_no_limit_here(mount: Callable[..., Flask],
     """MAX_CONTENT_LENGTH stays the host's; MAX_BODY_BYTES is ours."""
     host.config["MAX_CONTENT_LENGTH"] = 10
     mount(host, max_body_bytes=100)
-    assert [ask(host, json.dumps({"prompt": "x" * size}).encode()).status_code for size in (50, 100)] == [200, 413]
+    assert [post(host, json.dumps({"prompt": "x" * size}).encode()).status_code for size in (50, 100)] == [200, 413]
 
 
 def test_commands_of_the_host(mount: Callable[..., Flask], host: Flask) -> None:
@@ -281,7 +281,7 @@ def test_logging_of_the_host(mount: Callable[..., Flask], host: Flask) -> None:
     """No logger of the process gets a level, a handler or a filter."""
     loggers = [logging.getLogger(name) for name in ("", "host", "werkzeug", "llm_api")]
     before = [(log.level, log.handlers[:], log.filters[:], log.propagate, log.disabled) for log in loggers]
-    assert ask(mount(host)).status_code == 200
+    assert post(mount(host)).status_code == 200
     assert [(log.level, log.handlers, log.filters, log.propagate, log.disabled) for log in loggers] == before
 
 

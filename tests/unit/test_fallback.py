@@ -6,12 +6,10 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from asking import ask
+from fakes import Clock, Fake, Turn
 from flask.testing import FlaskClient
-from turns import Clock
-from werkzeug.test import TestResponse
 
-from llm_api import Settings
-from llm_api.backends.base import Backend
 from llm_api.errors import (
     BackendError,
     BadCredentials,
@@ -33,46 +31,11 @@ from llm_api.runtime.deadline import Deadline
 from llm_api.types import Chunk, GenerationRequest
 
 LogLines = Callable[[], list[dict[str, Any]]]
-Turn = list[Chunk | Exception] | Exception | Callable[[Deadline], None]
 
 AT_ONCE = 0.001  # a Retry-After that tests need not wait for
 
 
-class Fake(Backend):
-    """Takes one of its `turns` a request, and answers with its name when there are none left."""
-
-    def __init__(self, name: str, *turns: Turn) -> None:
-        super().__init__(Settings())
-        self.name = name  # type: ignore[misc]
-        self.turns = list(turns)
-        self.asked: list[GenerationRequest] = []
-
-    @property
-    def model(self) -> str:
-        return f"{self.name}-model"
-
-    def stream(self, request: GenerationRequest, deadline: Deadline) -> Iterator[Chunk]:
-        self.asked.append(request)
-        turn = self.turns.pop(0) if self.turns else [Chunk(self.name), Chunk("", "stop")]
-        if callable(turn):
-            turn(deadline)
-        for piece in turn if isinstance(turn, list) else [turn]:
-            if isinstance(piece, Exception):
-                raise piece.with_traceback(None)
-            yield piece  # type: ignore[misc]
-
-    def check(self, deadline: Deadline) -> None:
-        pass
-
-    def list_models(self, deadline: Deadline) -> list[str]:
-        return [self.model]
-
-
 Serve = Callable[..., FlaskClient]
-
-
-def ask(client: FlaskClient, **body: Any) -> TestResponse:
-    return client.post("/generate", json={"prompt": "x"} | body)
 
 
 REASONS = [
@@ -96,7 +59,7 @@ def test_every_reason_is_told_everywhere(
     serve: Serve, log_lines: LogLines, error: BackendError, reason: str, stream: bool
 ) -> None:
     """Header, details and log name the backend that answered and the same reason code, streams too."""
-    answer = ask(serve(Fake("one", error), Fake("two")), stream=stream, details=True)
+    answer = ask(serve(Fake("one", turns=[error]), Fake("two")), stream=stream, details=True)
     last = json.loads(answer.data.splitlines()[-1])
     (line,) = log_lines()
     assert answer.status_code == 200
@@ -124,7 +87,9 @@ def test_the_configured_backend_is_no_fallback(serve: Serve, log_lines: LogLines
 
 def test_the_chain_is_asked_in_its_order(serve: Serve, log_lines: LogLines) -> None:
     """The third is asked after the second; the reason told is that of the configured backend."""
-    client = serve(Fake("one", Overloaded("m")), Fake("two", BadCredentials("m")), Fake("three"), Fake("four"))
+    client = serve(
+        Fake("one", turns=[Overloaded("m")]), Fake("two", turns=[BadCredentials("m")]), Fake("three"), Fake("four")
+    )
     answer = ask(client)
     assert answer.get_json() == {"response": "three"}
     assert (answer.headers["X-LLM-Backend"], answer.headers["X-LLM-Fallback"]) == ("three", "overloaded")
@@ -134,7 +99,7 @@ def test_the_chain_is_asked_in_its_order(serve: Serve, log_lines: LogLines) -> N
 
 def test_a_backend_named_twice_is_asked_once(serve: Serve) -> None:
     """A fallback list that names the configured backend itself does not ask it again."""
-    one, two = Fake("one", BadCredentials("m")), Fake("two")
+    one, two = Fake("one", turns=[BadCredentials("m")]), Fake("two")
     assert ask(serve(one, two, llm_fallback=("one", "two"))).get_json() == {"response": "two"}
     assert len(one.asked) == 1
 
@@ -142,7 +107,9 @@ def test_a_backend_named_twice_is_asked_once(serve: Serve) -> None:
 @pytest.mark.parametrize("stream", [False, True])
 def test_the_first_error_is_told_when_nothing_serves(serve: Serve, log_lines: LogLines, stream: bool) -> None:
     """The client and the log get the configured backend's error, not the last one's."""
-    answer = ask(serve(Fake("one", BadCredentials("first")), Fake("two", Overloaded("second"))), stream=stream)
+    answer = ask(
+        serve(Fake("one", turns=[BadCredentials("first")]), Fake("two", turns=[Overloaded("second")])), stream=stream
+    )
     (line,) = log_lines()
     assert (answer.status_code, answer.get_json()["error"]["message"]) == (502, "first")
     assert "X-LLM-Fallback" not in answer.headers
@@ -159,7 +126,7 @@ def test_fallback_can_be_switched_off(
 ) -> None:
     """By LLM_FALLBACK=none or by the request: a failing backend is then an error, and no other is asked."""
     two = Fake("two")
-    answer = ask(serve(Fake("one", Unreachable("m")), two, **settings), stream=stream, **body)
+    answer = ask(serve(Fake("one", turns=[Unreachable("m")]), two, **settings), stream=stream, **body)
     assert (answer.status_code, answer.get_json()["error"]["code"]) == (503, "unreachable")
     assert two.asked == []
     assert [a["backend"] for a in log_lines()[0]["attempts"]] == ["one"]
@@ -170,7 +137,7 @@ def test_a_wrong_request_does_not_fall_back(serve: Serve, log_lines: LogLines, s
     """What one backend says is wrong with the request is the client's 400, with code and field."""
     two = Fake("two")
     refused = RequestRefused("refused", code="context_length_exceeded", param="prompt")
-    answer = ask(serve(Fake("one", refused), two, max_retries=2), stream=stream)
+    answer = ask(serve(Fake("one", turns=[refused]), two, max_retries=2), stream=stream)
     assert answer.status_code == 400
     assert answer.get_json()["error"] == {
         "message": "refused",
@@ -184,13 +151,13 @@ def test_a_wrong_request_does_not_fall_back(serve: Serve, log_lines: LogLines, s
 
 def test_a_fallback_that_refuses_does_not_hide_the_reason(serve: Serve) -> None:
     """A stub without JSON must not turn "ollama is down" into "your request is wrong"."""
-    answer = ask(serve(Fake("one", Unreachable("down")), Fake("two", RequestRefused("no JSON here"))))
+    answer = ask(serve(Fake("one", turns=[Unreachable("down")]), Fake("two", turns=[RequestRefused("no JSON here")])))
     assert (answer.status_code, answer.get_json()["error"]["message"]) == (503, "down")
 
 
 def test_a_model_name_means_something_to_the_configured_backend_only(serve: Serve, log_lines: LogLines) -> None:
     """The fallback gets its own model; the log keeps what was asked for."""
-    one, two = Fake("one", Unreachable("m")), Fake("two")
+    one, two = Fake("one", turns=[Unreachable("m")]), Fake("two")
     answer = ask(serve(one, two), model="special")
     assert (one.asked[0].model, two.asked[0].model) == ("special", None)
     assert answer.headers["X-LLM-Model"] == "two-model"
@@ -199,21 +166,21 @@ def test_a_model_name_means_something_to_the_configured_backend_only(serve: Serv
 
 def test_a_whole_answer_that_breaks_off_falls_back(serve: Serve) -> None:
     """Nothing has been sent yet, so no half answer is either: only the fallback's text comes."""
-    client = serve(Fake("one", [Chunk("half"), ServerError("m")]), Fake("two"))
+    client = serve(Fake("one", turns=[[Chunk("half"), ServerError("m")]]), Fake("two"))
     assert ask(client).get_json() == {"response": "two"}
 
 
 @pytest.mark.parametrize("turn", [[], [Chunk("half")]], ids=["empty", "cut short"])
 def test_an_answer_without_its_end_is_none(serve: Serve, turn: Turn) -> None:
     """A whole answer that stops before a finish reason is never reported complete."""
-    answer = ask(serve(Fake("one", turn), Fake("two")))
+    answer = ask(serve(Fake("one", turns=[turn]), Fake("two")))
     assert (answer.get_json(), answer.headers["X-LLM-Fallback"]) == ({"response": "two"}, "invalid_answer")
 
 
 def test_a_stream_never_changes_its_backend(serve: Serve, log_lines: LogLines) -> None:
     """After the first chunk a failure is an error line, and never another backend's text."""
     two = Fake("two")
-    answer = ask(serve(Fake("one", [Chunk("half"), ServerError("broke")]), two), stream=True)
+    answer = ask(serve(Fake("one", turns=[[Chunk("half"), ServerError("broke")]]), two), stream=True)
     first, last = map(json.loads, answer.data.splitlines())
     assert first == {"response": "half"}
     assert (last["done"], last["error"]["message"]) == (True, "broke")
@@ -229,7 +196,7 @@ def test_a_backend_is_asked_again_max_retries_times(
     serve: Serve, log_lines: LogLines, retries: int, asked: int
 ) -> None:
     """Each try is an attempt in the log; then the next backend is asked."""
-    one = Fake("one", *[RateLimited("m", retry_after=AT_ONCE)] * 10)
+    one = Fake("one", turns=[RateLimited("m", retry_after=AT_ONCE)] * 10)
     answer = ask(serve(one, Fake("two"), max_retries=retries))
     assert answer.headers["X-LLM-Fallback"] == "rate_limited"
     assert len(one.asked) == asked
@@ -238,7 +205,7 @@ def test_a_backend_is_asked_again_max_retries_times(
 
 def test_a_retry_that_succeeds_is_no_fallback(serve: Serve, log_lines: LogLines) -> None:
     """The configured backend answered in the end."""
-    answer = ask(serve(Fake("one", Overloaded("m", retry_after=AT_ONCE)), Fake("two"), max_retries=2))
+    answer = ask(serve(Fake("one", turns=[Overloaded("m", retry_after=AT_ONCE)]), Fake("two"), max_retries=2))
     assert (answer.get_json(), answer.headers.get("X-LLM-Fallback")) == ({"response": "one"}, None)
     assert [a["outcome"] for a in log_lines()[0]["attempts"]] == ["overloaded", "ok"]
 
@@ -253,7 +220,7 @@ def test_a_retry_that_succeeds_is_no_fallback(serve: Serve, log_lines: LogLines)
 )
 def test_what_would_fail_again_is_not_retried(serve: Serve, error: Exception) -> None:
     """Above all a read timeout: the POST may have been executed."""
-    one = Fake("one", *[error] * 3)
+    one = Fake("one", turns=[error] * 3)
     ask(serve(one, max_retries=2))
     assert len(one.asked) == 1
 
@@ -263,7 +230,7 @@ def test_what_would_fail_again_is_not_retried(serve: Serve, error: Exception) ->
 )
 def test_retries_are_bounded_by_the_deadline(serve: Serve, retry_after: float, asked: int) -> None:
     """A pause that would not end before the deadline's share is not begun: the fallback is asked at once."""
-    one = Fake("one", RateLimited("m", retry_after=retry_after))
+    one = Fake("one", turns=[RateLimited("m", retry_after=retry_after)])
     started = time.monotonic()
     answer = ask(serve(one, Fake("two"), max_retries=2, request_timeout=5.0))
     assert time.monotonic() - started < 2
@@ -273,14 +240,14 @@ def test_retries_are_bounded_by_the_deadline(serve: Serve, retry_after: float, a
 
 def test_no_retry_after_longer_than_the_sdks_grant(serve: Serve) -> None:
     """More than 120 s is not waited for, however long the deadline is."""
-    one = Fake("one", RateLimited("m", retry_after=121))
+    one = Fake("one", turns=[RateLimited("m", retry_after=121)])
     assert ask(serve(one, Fake("two"), max_retries=2, request_timeout=3600.0)).get_json() == {"response": "two"}
     assert len(one.asked) == 1
 
 
 def test_a_dropped_parameter_costs_no_retry(serve: Serve) -> None:
     """A backend that has noted which parameter to leave out is asked again at once, even with no retries allowed."""
-    one = Fake("one", ParameterDropped("m"))
+    one = Fake("one", turns=[ParameterDropped("m")])
     assert ask(serve(one, max_retries=0)).get_json() == {"response": "one"}
     assert len(one.asked) == 2
 
@@ -310,7 +277,9 @@ def hanging(clock: Clock, seen: list[float]) -> Callable[[Deadline], None]:
 def test_the_deadline_keeps_a_share_for_each_fallback(serve: Serve, clock: Clock) -> None:
     """One that hangs leaves a tenth of REQUEST_TIMEOUT to each behind it."""
     seen: list[float] = []
-    client = serve(*(Fake(name, hanging(clock, seen)) for name in ("one", "two")), Fake("three"), request_timeout=100.0)
+    client = serve(
+        *(Fake(name, turns=[hanging(clock, seen)]) for name in ("one", "two")), Fake("three"), request_timeout=100.0
+    )
     answer = ask(client)
     assert (answer.get_json(), answer.headers["X-LLM-Fallback"]) == ({"response": "three"}, "timeout")
     assert seen == [80, 10]
@@ -320,7 +289,7 @@ def test_the_deadline_keeps_a_share_for_each_fallback(serve: Serve, clock: Clock
 def test_nothing_is_kept_for_whom_nobody_asks(serve: Serve, clock: Clock, fallback: bool, seconds: float) -> None:
     """With `fallback: false` the configured backend has the whole time, and its timeout is a 504."""
     seen: list[float] = []
-    one = Fake("one", hanging(clock, seen))
+    one = Fake("one", turns=[hanging(clock, seen)])
     answer = ask(serve(one, Fake("two"), request_timeout=100.0), fallback=fallback)
     assert seen == [seconds]
     assert answer.status_code == (200 if fallback else 504)
@@ -329,7 +298,7 @@ def test_nothing_is_kept_for_whom_nobody_asks(serve: Serve, clock: Clock, fallba
 def test_everything_hangs(serve: Serve, clock: Clock) -> None:
     """The request ends at REQUEST_TIMEOUT, with the configured backend's timeout."""
     seen: list[float] = []
-    client = serve(*(Fake(name, hanging(clock, seen)) for name in ("one", "two")), request_timeout=100.0)
+    client = serve(*(Fake(name, turns=[hanging(clock, seen)]) for name in ("one", "two")), request_timeout=100.0)
     answer = ask(client)
     assert (answer.status_code, answer.get_json()["error"]["code"]) == (504, "timeout")
     assert clock.now == 1100
@@ -361,7 +330,7 @@ def outcomes(client: FlaskClient, times: int) -> list[str]:
 @pytest.mark.parametrize("error", TRIPPING, ids=lambda error: error.code)
 def test_five_failures_in_a_row_open_the_breaker(serve: Serve, clock: Clock, error: BackendError) -> None:
     """From the sixth request on the fallback answers at once, without asking the backend."""
-    one = Fake("one", *[error] * 5)
+    one = Fake("one", turns=[error] * 5)
     assert outcomes(serve(one, Fake("two")), 7) == [error.code] * 5 + ["circuit_open"] * 2
     assert len(one.asked) == 5
 
@@ -373,21 +342,21 @@ def test_five_failures_in_a_row_open_the_breaker(serve: Serve, clock: Clock, err
 )
 def test_what_answers_fast_does_not_open_it(serve: Serve, clock: Clock, error: BackendError) -> None:
     """A backend that is well but says no is asked every time."""
-    one = Fake("one", *[error] * 8)
+    one = Fake("one", turns=[error] * 8)
     assert outcomes(serve(one, Fake("two")), 9) == [error.code] * 8 + ["ok"]
 
 
 @pytest.mark.parametrize("fine", [[Chunk("", "stop")], RequestRefused("m")], ids=["answer", "refusal"])
 def test_a_success_between_starts_the_count_again(serve: Serve, clock: Clock, fine: Turn) -> None:
     """Only failures in a row count; a backend that refuses a request is alive."""
-    one = Fake("one", *[ServerError("m")] * 4, fine, *[ServerError("m")] * 4)
+    one = Fake("one", turns=[*[ServerError("m")] * 4, fine, *[ServerError("m")] * 4])
     assert "circuit_open" not in outcomes(serve(one, Fake("two")), 10)
     assert len(one.asked) == 10
 
 
 def test_it_recovers(serve: Serve, clock: Clock) -> None:
     """After ten seconds one request tries; when it succeeds the breaker closes."""
-    one = Fake("one", *[ServerError("m")] * 5)
+    one = Fake("one", turns=[ServerError("m")] * 5)
     client = serve(one, Fake("two"))
     outcomes(client, 5)
     clock.now += 9.9
@@ -398,7 +367,7 @@ def test_it_recovers(serve: Serve, clock: Clock) -> None:
 
 def test_a_failed_trial_opens_it_again(serve: Serve, clock: Clock) -> None:
     """One failure is then enough, for another ten seconds."""
-    one = Fake("one", *[ServerError("m")] * 6)
+    one = Fake("one", turns=[ServerError("m")] * 6)
     client = serve(one, Fake("two"))
     outcomes(client, 5)
     clock.now += 10.1
@@ -410,7 +379,7 @@ def test_a_failed_trial_opens_it_again(serve: Serve, clock: Clock) -> None:
 def test_only_one_request_tries(serve: Serve, clock: Clock) -> None:
     """While the trial is on its way the others go to the fallback."""
     during: list[str] = []
-    one = Fake("one", *[ServerError("m")] * 5, lambda deadline: during.extend(outcomes(client, 2)))
+    one = Fake("one", turns=[*[ServerError("m")] * 5, lambda deadline: during.extend(outcomes(client, 2))])
     client = serve(one, Fake("two"))
     outcomes(client, 5)
     clock.now += 10.1
@@ -423,7 +392,7 @@ def test_an_open_breaker_without_fallback_says_when_to_come_again(
     serve: Serve, clock: Clock, log_lines: LogLines
 ) -> None:
     """503 with Retry-After for the rest of the ten seconds, and an attempt in the log."""
-    client = serve(Fake("one", *[ServerError("m")] * 5))
+    client = serve(Fake("one", turns=[ServerError("m")] * 5))
     for _ in range(5):
         ask(client)
     clock.now += 4
@@ -435,7 +404,7 @@ def test_an_open_breaker_without_fallback_says_when_to_come_again(
 
 def test_each_backend_has_its_own_breaker(serve: Serve, clock: Clock) -> None:
     """One that is open leaves the next of the chain as it is."""
-    one, two = Fake("one", *[ServerError("m")] * 5), Fake("two", *[BadCredentials("m")] * 5)
+    one, two = Fake("one", turns=[ServerError("m")] * 5), Fake("two", turns=[BadCredentials("m")] * 5)
     client = serve(one, two, Fake("three"))
     outcomes(client, 5)
     assert ask(client).get_json() == {"response": "two"}
@@ -443,14 +412,14 @@ def test_each_backend_has_its_own_breaker(serve: Serve, clock: Clock) -> None:
 
 def test_retries_count_as_failures(serve: Serve, clock: Clock) -> None:
     """Every try counts, so a breaker may open within one request, which then is not retried any more."""
-    one = Fake("one", *[Overloaded("m", retry_after=AT_ONCE)] * 10)
+    one = Fake("one", turns=[Overloaded("m", retry_after=AT_ONCE)] * 10)
     assert outcomes(serve(one, Fake("two"), max_retries=9), 2) == ["overloaded", "circuit_open"]
     assert len(one.asked) == 5
 
 
 def test_a_broken_stream_counts(serve: Serve, clock: Clock) -> None:
     """Failing after the first chunk is failing too."""
-    client = serve(Fake("one", *[[Chunk("half"), ServerError("m")]] * 5), Fake("two"))
+    client = serve(Fake("one", turns=[[Chunk("half"), ServerError("m")]] * 5), Fake("two"))
     for _ in range(5):
         assert b'"done": true' in ask(client, stream=True).data
     assert outcomes(client, 1) == ["circuit_open"]
@@ -466,7 +435,7 @@ def test_a_stream_that_its_client_leaves_does_not_count(serve: Serve, clock: Clo
 
 def test_breakers_belong_to_one_app(serve: Serve, clock: Clock) -> None:
     """Another app in the same process starts with its breakers closed."""
-    one = Fake("one", *[ServerError("m")] * 5)
+    one = Fake("one", turns=[ServerError("m")] * 5)
     outcomes(serve(one, Fake("two")), 5)
     assert outcomes(serve(one, Fake("two")), 1) == ["ok"]
 
@@ -483,7 +452,7 @@ def test_a_trial_that_is_answered_closes_the_breaker(
     serve: Serve, monkeypatch: pytest.MonkeyPatch, trial: LLMAPIError
 ) -> None:
     """A backend that refuses one request serves: what comes after the trial is not kept from it."""
-    one = Fake("one", *[Unreachable("m")] * 5, trial)
+    one = Fake("one", turns=[*[Unreachable("m")] * 5, trial])
     client = serve(one)
     for _ in range(5):
         ask(client)
@@ -496,7 +465,7 @@ def test_a_trial_that_is_answered_closes_the_breaker(
 
 def test_a_trial_whose_client_leaves_lets_the_next_try(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
     """A trial that shows nothing keeps nobody out."""
-    one = Fake("one", *[Unreachable("m")] * 5)
+    one = Fake("one", turns=[Unreachable("m")] * 5)
     client = serve(one)
     for _ in range(5):
         ask(client)
@@ -509,7 +478,7 @@ def test_a_trial_whose_client_leaves_lets_the_next_try(serve: Serve, monkeypatch
 
 def test_slow_readers_do_not_open_the_breaker(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
     """A stream that is late after its first piece says nothing against the backend: its client may be slow."""
-    one = Fake("one", *[[Chunk("x"), TimedOut("m")]] * 6)
+    one = Fake("one", turns=[[Chunk("x"), TimedOut("m")]] * 6)
     client = serve(one)
     for _ in range(6):
         assert ask(client, stream=True).text.endswith('"done": true}\n')

@@ -2,15 +2,15 @@
 
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
+from asking import lines_of
+from fakes import END, Fake, message
 from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
-from llm_api import Settings
-from llm_api.backends.base import Backend
 from llm_api.errors import (
     BadCredentials,
     CircuitOpen,
@@ -26,41 +26,7 @@ from llm_api.errors import (
     TimedOut,
     Unreachable,
 )
-from llm_api.runtime.deadline import Deadline
-from llm_api.types import Chunk, GenerationRequest, Message, ResponseFormat, Usage
-
-END = Chunk("", "stop", Usage(3, 2), "model-it-named")
-
-
-class Fake(Backend):
-    """Yields or raises its `turns`, and keeps the requests it was asked."""
-
-    name = "fake"
-    model = "model-configured"
-
-    def __init__(self, *turns: Chunk | Exception) -> None:
-        super().__init__(Settings())
-        self.turns = turns
-        self.asked: list[GenerationRequest] = []
-
-    def stream(self, request: GenerationRequest, deadline: Deadline) -> Iterator[Chunk]:
-        self.asked.append(request)
-        for turn in self.turns:
-            if isinstance(turn, Exception):
-                raise turn.with_traceback(None)
-            yield turn
-
-    def check(self, deadline: Deadline) -> None:
-        pass
-
-    def list_models(self, deadline: Deadline) -> list[str]:
-        return [self.model]
-
-
-def lines_of(answer: TestResponse) -> list[dict[str, Any]]:
-    *lines, rest = answer.data.split(b"\n")
-    assert rest == b"", "a stream ends with a newline"
-    return [json.loads(line) for line in lines]
+from llm_api.types import Chunk, GenerationRequest, ResponseFormat
 
 
 def test_the_answer_is_exactly_the_response(make_client: Callable[..., FlaskClient]) -> None:
@@ -77,7 +43,7 @@ def test_the_answer_is_exactly_the_response(make_client: Callable[..., FlaskClie
 
 def test_details(serve: Callable[..., FlaskClient]) -> None:
     """`details: true` adds exactly the fields of the contract, with the backend's own counts and model name."""
-    client = serve(Fake(Chunk("Hi "), Chunk("there"), END), llm_backend="fake")
+    client = serve(Fake("fake", Chunk("Hi "), Chunk("there"), END), llm_backend="fake")
     body = client.post("/generate", json={"prompt": "x", "details": True}, headers={"X-Request-ID": "id-1"}).get_json()
     assert body.keys() == {"response", "details"}
     assert body["response"] == "Hi there"
@@ -95,9 +61,9 @@ def test_details(serve: Callable[..., FlaskClient]) -> None:
 
 def test_usage_that_a_backend_does_not_say_is_null(serve: Callable[..., FlaskClient]) -> None:
     """Counts are the backend's or null, never a guess."""
-    body = serve(Fake(Chunk("x", "length"))).post("/generate", json={"prompt": "x", "details": True}).get_json()
+    body = serve(Fake("fake", Chunk("x", "length"))).post("/generate", json={"prompt": "x", "details": True}).get_json()
     assert body["details"]["usage"] == {"input_tokens": None, "output_tokens": None}
-    assert (body["details"]["finish_reason"], body["details"]["model"]) == ("length", "model-configured")
+    assert (body["details"]["finish_reason"], body["details"]["model"]) == ("length", "fake-model")
 
 
 SCHEMA = {"type": "object", "properties": {"a": {"type": "integer"}}}
@@ -106,10 +72,10 @@ SCHEMA = {"type": "object", "properties": {"a": {"type": "integer"}}}
 @pytest.mark.parametrize(
     ("body", "field", "value"),
     [
-        ({}, "messages", (Message.of("user", "x"),)),
-        ({"system": "Be kind."}, "messages", (Message.of("system", "Be kind."), Message.of("user", "x"))),
-        ({"system": ""}, "messages", (Message.of("user", "x"),)),
-        ({"prompt": " \n"}, "messages", (Message.of("user", " \n"),)),
+        ({}, "messages", (message("user", "x"),)),
+        ({"system": "Be kind."}, "messages", (message("system", "Be kind."), message("user", "x"))),
+        ({"system": ""}, "messages", (message("user", "x"),)),
+        ({"prompt": " \n"}, "messages", (message("user", " \n"),)),
         ({"model": "some/model:7b"}, "model", "some/model:7b"),
         ({"max_tokens": 1}, "max_tokens", 1),
         ({"max_tokens": 40.0}, "max_tokens", 40),
@@ -144,9 +110,9 @@ def test_each_field_reaches_the_backend(
     serve: Callable[..., FlaskClient], body: dict[str, Any], field: str, value: Any
 ) -> None:
     """The backend gets each field as it was said, and None or the default for every other."""
-    fake = Fake(Chunk("{}"), END)
+    fake = Fake("fake", Chunk("{}"), END)
     assert serve(fake).post("/generate", json={"prompt": "x"} | body).status_code == 200
-    unsaid = GenerationRequest(messages=(Message.of("user", "x"),), is_prompt=True)
+    unsaid = GenerationRequest(messages=(message("user", "x"),), is_prompt=True)
     assert getattr(fake.asked[0], field) == value
     assert type(getattr(fake.asked[0], field)) is type(value)
     for name in GenerationRequest.__dataclass_fields__:
@@ -157,7 +123,7 @@ def test_each_field_reaches_the_backend(
 @pytest.mark.parametrize(("name", "shown"), [("naïve\r\nX-Evil: 1", "na?ve??X-Evil: 1"), ("m" * 300, "m" * 200)])
 def test_a_model_name_cannot_break_the_header(serve: Callable[..., FlaskClient], name: str, shown: str) -> None:
     """A model's name comes from outside: the header has printable ASCII only, and is bounded."""
-    answer = serve(Fake(Chunk("x", "stop", model=name))).post("/generate", json={"prompt": "x"})
+    answer = serve(Fake("fake", Chunk("x", "stop", model=name))).post("/generate", json={"prompt": "x"})
     assert answer.headers["X-LLM-Model"] == shown
     assert "X-Evil" not in answer.headers
 
@@ -165,7 +131,7 @@ def test_a_model_name_cannot_break_the_header(serve: Callable[..., FlaskClient],
 def test_an_answer_with_hostile_characters_is_valid_json(serve: Callable[..., FlaskClient]) -> None:
     """NUL, a lone surrogate and line separators of an upstream come out escaped, in one line of ASCII."""
     text = "\x00\ud800\u2028é\x1b"
-    client = serve(Fake(Chunk(text), END))
+    client = serve(Fake("fake", Chunk(text), END))
     whole = client.post("/generate", json={"prompt": "x"})
     assert whole.data.isascii()
     assert whole.data.count(b"\n") == 1
@@ -176,7 +142,7 @@ def test_an_answer_with_hostile_characters_is_valid_json(serve: Callable[..., Fl
 
 def test_a_stream_is_one_object_a_line(serve: Callable[..., FlaskClient]) -> None:
     """Pieces come as they are; the last line says done and why, and nothing else without `details`."""
-    answer = serve(Fake(Chunk("Hi "), Chunk(""), Chunk("there"), END)).post(
+    answer = serve(Fake("fake", Chunk("Hi "), Chunk(""), Chunk("there"), END)).post(
         "/generate", json={"prompt": "x", "stream": True}
     )
     assert (answer.status_code, answer.headers["Content-Type"]) == (200, "application/x-ndjson")
@@ -192,13 +158,13 @@ def test_a_stream_is_one_object_a_line(serve: Callable[..., FlaskClient]) -> Non
 
 def test_a_last_chunk_with_text_gives_two_lines(serve: Callable[..., FlaskClient]) -> None:
     """The last line's response is empty even where the last piece and the end came together."""
-    answer = serve(Fake(Chunk("all", "length"))).post("/generate", json={"prompt": "x", "stream": True})
+    answer = serve(Fake("fake", Chunk("all", "length"))).post("/generate", json={"prompt": "x", "stream": True})
     assert lines_of(answer) == [{"response": "all"}, {"response": "", "done": True, "finish_reason": "length"}]
 
 
 def test_a_stream_with_details(serve: Callable[..., FlaskClient]) -> None:
     """`details` stands in the last line only."""
-    client = serve(Fake(Chunk("Hi"), END), llm_backend="fake")
+    client = serve(Fake("fake", Chunk("Hi"), END), llm_backend="fake")
     first, last = lines_of(client.post("/generate", json={"prompt": "x", "stream": True, "details": True}))
     assert first == {"response": "Hi"}
     assert last["details"]["usage"] == {"input_tokens": 3, "output_tokens": 2}
@@ -210,14 +176,14 @@ def test_a_stream_with_details(serve: Callable[..., FlaskClient]) -> None:
 @pytest.mark.parametrize("stream", [False, True])
 def test_the_header_names_the_model_that_answered(serve: Callable[..., FlaskClient], stream: bool) -> None:
     """X-LLM-Model is the name that the first chunk gave, as in `details`, streamed or not."""
-    client = serve(Fake(Chunk("Hi", model="model-it-named"), END))
+    client = serve(Fake("fake", Chunk("Hi", model="model-it-named"), END))
     answer = client.post("/generate", json={"prompt": "x", "stream": stream})
     assert answer.headers["X-LLM-Model"] == "model-it-named"
 
 
 def test_a_stream_that_fails_before_its_first_chunk_has_a_true_status(serve: Callable[..., FlaskClient]) -> None:
     """The first chunk is fetched before the status goes out."""
-    answer = serve(Fake(Overloaded("busy"))).post("/generate", json={"prompt": "x", "stream": True})
+    answer = serve(Fake("fake", Overloaded("busy"))).post("/generate", json={"prompt": "x", "stream": True})
     assert (answer.status_code, answer.mimetype) == (503, "application/json")
     assert answer.get_json()["error"]["code"] == "overloaded"
 
@@ -235,7 +201,7 @@ def test_an_error_in_a_stream_is_its_last_line(
     serve: Callable[..., FlaskClient], turns: tuple[Chunk | Exception, ...], code: str
 ) -> None:
     """After the first chunk the status is out: an error of any kind is a last line with `done`, never a torn stream."""
-    answer = serve(Fake(*turns), llm_fallback=("stub",)).post("/generate", json={"prompt": "x", "stream": True})
+    answer = serve(Fake("fake", *turns), Fake("other")).post("/generate", json={"prompt": "x", "stream": True})
     first, last = lines_of(answer)
     assert answer.status_code == 200
     assert first == {"response": "Hi"}
@@ -367,7 +333,7 @@ def test_what_a_backend_does_wrong(
     stream: bool,
 ) -> None:
     """Each failure has the contract's status; 429 and 503 say when to come again; 401 is never passed on."""
-    answer = serve(Fake(error)).post("/generate", json={"prompt": "x", "stream": stream})
+    answer = serve(Fake("fake", error)).post("/generate", json={"prompt": "x", "stream": stream})
     said = error_of(answer, status, code)
     assert (said["message"], said["param"]) == ("m", error.param)
     assert answer.headers.get("Retry-After") == retry_after
@@ -375,14 +341,14 @@ def test_what_a_backend_does_wrong(
 
 def test_a_bug_is_a_500_that_says_nothing(serve: Callable[..., FlaskClient]) -> None:
     """An exception nobody foresaw is the API's JSON, without the exception's text."""
-    answer = serve(Fake(RuntimeError("http://user:hunter22@host"))).post("/generate", json={"prompt": "x"})
+    answer = serve(Fake("fake", RuntimeError("http://user:hunter22@host"))).post("/generate", json={"prompt": "x"})
     assert error_of(answer, 500, "internal_error")["type"] == "server_error"
     assert b"hunter22" not in answer.data
 
 
 def test_what_an_upstream_says_of_the_request_is_shown(serve: Callable[..., FlaskClient]) -> None:
     """The client sees our words and the provider's."""
-    answer = serve(Fake(RequestRefused("fake refused the request", detail="too long")))
+    answer = serve(Fake("fake", RequestRefused("fake refused the request", detail="too long")))
     said = answer.post("/generate", json={"prompt": "x"}).get_json()["error"]
     assert said["message"] == "fake refused the request: too long"
 
@@ -394,7 +360,7 @@ def test_a_key_that_an_upstream_quotes_does_not_reach_the_client(
     """A key is redacted by value wherever it turns up, also in a provider's complaint."""
     refused = RequestRefused("fake refused the request", detail="bad key sk-canary-0123456789")
     turns = (Chunk("Hi"), refused) if stream else (refused,)
-    client = serve(Fake(*turns), openai_api_key="sk-canary-0123456789")
+    client = serve(Fake("fake", *turns), openai_api_key="sk-canary-0123456789")
     assert b"sk-canary" not in client.post("/generate", json={"prompt": "x", "stream": stream}).data
 
 

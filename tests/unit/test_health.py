@@ -2,56 +2,16 @@
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
+from asking import ask
+from fakes import Clock, Fake
 from flask.testing import FlaskClient
 
-from llm_api import Settings
 from llm_api.backends.base import Backend
-from llm_api.errors import BackendError, NotConfigured, ServerError, Unreachable
-from llm_api.runtime.deadline import Deadline
-from llm_api.types import Chunk, GenerationRequest
-
-
-class Fake(Backend):
-    """Its check does what `trouble` says: nothing, an error to raise, or an event to wait for."""
-
-    model = "m"
-
-    def __init__(self, name: str, trouble: Exception | threading.Event | None = None) -> None:
-        super().__init__(Settings())
-        self.name = name  # type: ignore[misc]
-        self.trouble = trouble
-        self.checks: list[float] = []
-        self.entered = threading.Event()
-
-    def stream(self, request: GenerationRequest, deadline: Deadline) -> Iterator[Chunk]:
-        if isinstance(self.trouble, BackendError):
-            raise self.trouble
-        yield Chunk("x", "stop")
-
-    def check(self, deadline: Deadline) -> None:
-        self.checks.append(deadline.remaining())
-        self.entered.set()
-        if isinstance(self.trouble, threading.Event):
-            assert self.trouble.wait(20), "the test never let it go"
-        elif self.trouble:
-            raise self.trouble
-
-    def list_models(self, deadline: Deadline) -> list[str]:
-        return ["m"]
-
-
-class Clock:
-    """Stands in for the module `time` in llm_api.exchange.health."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def monotonic(self) -> float:
-        return self.now
+from llm_api.errors import NotConfigured, ServerError, Unreachable
 
 
 @pytest.fixture
@@ -82,19 +42,25 @@ def test_fields(make_client: Serve, path: str) -> None:
     assert body == {"status": "healthy", "backend": "stub"}
 
 
-DOWN = Unreachable("it is down")
+DOWN, NO_KEY = Unreachable("it is down"), NotConfigured("no key")
 
 
 @pytest.mark.parametrize(
     ("chain", "state"),
     [
         ([Fake("one")], (200, "healthy", None)),
-        ([Fake("one"), Fake("two", DOWN)], (200, "healthy", None)),
-        ([Fake("one", DOWN), Fake("two")], (200, "degraded", "one: it is down")),
-        ([Fake("one", NotConfigured("no key")), Fake("two", DOWN), Fake("three")], (200, "degraded", "one: no key")),
-        ([Fake("one", DOWN)], (503, "unhealthy", "one: it is down")),
-        ([Fake("one", DOWN), Fake("two", NotConfigured("no key"))], (503, "unhealthy", "one: it is down; two: no key")),
-        ([Fake("one", KeyError("name"))], (503, "unhealthy", "one: its check broke (KeyError)")),
+        ([Fake("one"), Fake("two", trouble=DOWN)], (200, "healthy", None)),
+        ([Fake("one", trouble=DOWN), Fake("two")], (200, "degraded", "one: it is down")),
+        (
+            [Fake("one", trouble=NotConfigured("no key")), Fake("two", trouble=DOWN), Fake("three")],
+            (200, "degraded", "one: no key"),
+        ),
+        ([Fake("one", trouble=DOWN)], (503, "unhealthy", "one: it is down")),
+        (
+            [Fake("one", trouble=DOWN), Fake("two", trouble=NotConfigured("no key"))],
+            (503, "unhealthy", "one: it is down; two: no key"),
+        ),
+        ([Fake("one", trouble=KeyError("name"))], (503, "unhealthy", "one: its check broke (KeyError)")),
     ],
 )
 def test_states(serve: Serve, chain: list[Backend], state: tuple[int, str, str | None]) -> None:
@@ -105,7 +71,7 @@ def test_states(serve: Serve, chain: list[Backend], state: tuple[int, str, str |
 @pytest.mark.parametrize("error", [RuntimeError("bug"), ValueError("bug"), AttributeError("bug"), OSError("bug")])
 def test_a_check_with_a_bug_is_trouble(serve: Serve, error: Exception) -> None:
     """An exception nobody foresaw counts as a backend that can't serve, and does not end the probing."""
-    status, state, reason = health(serve(Fake("one", error), Fake("two")))
+    status, state, reason = health(serve(Fake("one", trouble=error), Fake("two")))
     assert (status, state) == (200, "degraded")
     assert reason
     assert reason.startswith("one: ")
@@ -124,7 +90,7 @@ def test_a_check_that_begins_to_raise_ends_the_old_report(serve: Serve, clock: C
 
 def test_a_report_is_kept_for_two_seconds(serve: Serve, clock: Clock) -> None:
     """However often it is asked, the backend is probed once in two seconds, and then truthfully."""
-    one = Fake("one", DOWN)
+    one = Fake("one", trouble=DOWN)
     client = serve(one)
     assert [health(client)[1] for _ in range(5)] == ["unhealthy"] * 5
     one.trouble = None
@@ -146,7 +112,7 @@ def test_a_probe_has_a_deadline(serve: Serve) -> None:
 def test_one_probe_serves_many(serve: Serve) -> None:
     """Twenty clients at once cost one probe, and all of them get its result."""
     release = threading.Event()
-    one = Fake("one", release)
+    one = Fake("one", trouble=release)
     client = serve(one)
     states: list[str] = []
     threads = [
@@ -183,17 +149,16 @@ def test_the_first_report_is_waited_for_but_not_for_ever(serve: Serve, monkeypat
     """Before there is any report, a check that hangs is unhealthy and not an endless request."""
     monkeypatch.setattr("llm_api.exchange.health.PROBE_SECONDS", -0.9)
     release = threading.Event()
-    assert health(serve(Fake("one", release))) == (503, "unhealthy", "the backends have not answered yet")
+    assert health(serve(Fake("one", trouble=release))) == (503, "unhealthy", "the backends have not answered yet")
     release.set()
 
 
 def test_an_open_breaker_is_trouble(serve: Serve, clock: Clock) -> None:
     """What requests found out counts, even if the check succeeds: the backend is not asked by requests now."""
-    one = Fake("one", ServerError("m"))
+    one = Fake("one", turns=[ServerError("m")] * 5)
     client = serve(one, Fake("two"))
     for _ in range(5):
-        client.post("/generate", json={"prompt": "x"})
-    one.trouble = None
+        ask(client)
     assert health(client) == (200, "degraded", "one: circuit_open")
     assert one.checks == []
 
@@ -207,10 +172,10 @@ def test_health_never_generates(serve: Serve) -> None:
 
 def test_live_does_no_io(serve: Serve, log_path: Any) -> None:
     """It says only that the process answers: no backend is asked, no log looked at."""
-    one = Fake("one", DOWN)
+    one = Fake("one", trouble=DOWN)
     client = serve(one)
     log_path.parent.write_text("a file where the log's folder should be")
-    client.post("/generate", json={"prompt": "x"})
+    ask(client)
     assert client.get("/health/live").status_code == 200
     assert one.checks == []
 
@@ -219,13 +184,13 @@ def test_a_log_that_cannot_be_written_is_unhealthy(make_client: Serve, log_path:
     """Requests are refused while the log fails, so /health says it; one that gets through ends it."""
     client = make_client()
     log_path.parent.write_text("a file where the folder should be")
-    assert client.post("/generate", json={"prompt": "x"}).status_code == 503
+    assert ask(client).status_code == 503
     status, state, reason = health(client)
     assert (status, state) == (503, "unhealthy")
     assert reason
     assert reason.startswith("log.jsonl can't be written: ")
     log_path.parent.unlink()
-    assert client.post("/generate", json={"prompt": "x"}).status_code == 200
+    assert ask(client).status_code == 200
     assert health(client) == (200, "healthy", None)
 
 

@@ -6,7 +6,6 @@ import gzip
 import json
 import socket
 import threading
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 
 import pytest
 import requests
+from asking import ask, error_of, lines_of, outcomes, texts_of
 from faults.upstreams import Peer, upstream
 from providers import (
     AT_ONCE,
@@ -21,19 +21,13 @@ from providers import (
     OLLAMA,
     OPENAI,
     PROVIDERS,
-    FarEnd,
     Log,
     Make,
     Provider,
     Socket,
     check_fallback,
-    error_of,
-    generate,
     http,
     http_chunked,
-    lines_of,
-    outcomes,
-    texts_of,
 )
 from responses import RequestsMock
 from urllib3.exceptions import ProtocolError
@@ -48,12 +42,6 @@ from llm_api.runtime.deadline import Deadline
 KEYED = [provider for provider in PROVIDERS if provider.key]
 every_provider = pytest.mark.parametrize("provider", PROVIDERS, ids=str)
 every_keyed_provider = pytest.mark.parametrize("provider", KEYED, ids=str)
-
-
-@pytest.fixture
-def far_end() -> Iterator[RequestsMock]:
-    with FarEnd() as mock:
-        yield mock
 
 
 @pytest.fixture
@@ -75,7 +63,7 @@ def test_retried_status(
     for _ in range(2):
         far_end.post(provider.url, status=status, headers=AT_ONCE)
     far_end.post(provider.url, **({"body": provider.stream("Hello")} if stream else {"json": provider.answer("Hello")}))
-    reply = generate(make_client(**provider.settings, max_retries=2), stream=stream)
+    reply = ask(make_client(**provider.settings, max_retries=2), stream=stream)
     assert (texts_of(reply) if stream else [reply.json["response"]]) == ["Hello"]
     assert "X-LLM-Fallback" not in reply.headers
     assert [name for name, _ in outcomes(log_lines()[-1])] == [provider.name] * 3
@@ -89,7 +77,7 @@ def test_status_that_is_not_retried(
 ) -> None:
     """Asking again would change nothing: one try."""
     far_end.post(provider.url, status=status, json={"error": "no"}, headers=AT_ONCE)
-    assert generate(make_client(**provider.settings, max_retries=2)).status_code >= 400
+    assert ask(make_client(**provider.settings, max_retries=2)).status_code >= 400
     assert len(far_end.calls) == 1
     assert len(log_lines()[-1]["attempts"]) == 1
 
@@ -101,7 +89,7 @@ def test_number_of_retries(
 ) -> None:
     """MAX_RETRIES is the number of further tries; then the fallback answers."""
     far_end.post(provider.url, status=500, headers=AT_ONCE)
-    reply = generate(make_client(**provider.settings, max_retries=retries, llm_fallback=("stub",)))
+    reply = ask(make_client(**provider.settings, max_retries=retries, llm_fallback=("stub",)))
     assert reply.headers["X-LLM-Fallback"] == "server_error"
     assert len(far_end.calls) == retries + 1
     assert outcomes(log_lines()[-1]) == [(provider.name, "server_error")] * (retries + 1) + [("stub", "ok")]
@@ -116,7 +104,7 @@ def test_x_should_retry(
 ) -> None:
     """The server's word on retrying beats the status (providers.md 1.5)."""
     far_end.post(provider.url, status=status, headers={"x-should-retry": said, **AT_ONCE})
-    generate(make_client(**provider.settings, max_retries=2))
+    ask(make_client(**provider.settings, max_retries=2))
     assert len(far_end.calls) == calls
 
 
@@ -126,7 +114,7 @@ def test_x_should_retry(
 def test_too_long_a_wait(make_client: Make, far_end: RequestsMock, provider: Provider, status: int, asked: str) -> None:
     """Who asks for more than 120 s isn't asked again, and the client learns how long to wait."""
     far_end.post(provider.url, status=status, headers={"Retry-After": asked})
-    reply = generate(make_client(**provider.settings, max_retries=2, request_timeout=3600))
+    reply = ask(make_client(**provider.settings, max_retries=2, request_timeout=3600))
     assert (reply.status_code, reply.headers["Retry-After"]) == (status, asked)
     assert len(far_end.calls) == 1
 
@@ -134,7 +122,7 @@ def test_too_long_a_wait(make_client: Make, far_end: RequestsMock, provider: Pro
 def test_wait_beyond_the_deadline(make_client: Make, far_end: RequestsMock) -> None:
     """A wait that the deadline doesn't allow isn't begun: the fallback answers at once."""
     far_end.post(OPENAI.url, status=429, headers={"Retry-After": "60"})
-    reply = generate(make_client(**OPENAI.settings, max_retries=2, request_timeout=30, llm_fallback=("stub",)))
+    reply = ask(make_client(**OPENAI.settings, max_retries=2, request_timeout=30, llm_fallback=("stub",)))
     assert reply.headers["X-LLM-Fallback"] == "rate_limited"
     assert len(far_end.calls) == 1
 
@@ -160,7 +148,7 @@ def test_wait_beyond_the_deadline(make_client: Make, far_end: RequestsMock) -> N
 def test_useless_waits(make_client: Make, far_end: RequestsMock, header: str, said: str) -> None:
     """A wait that is past or makes no sense is as good as none: the usual pause, and an honest error at the end."""
     far_end.post(OPENAI.url, status=429, headers={header: said})
-    reply = generate(make_client(**OPENAI.settings, max_retries=1))
+    reply = ask(make_client(**OPENAI.settings, max_retries=1))
     assert (reply.status_code, reply.headers["Retry-After"]) == (429, "1")
     assert len(far_end.calls) == 2
 
@@ -169,23 +157,14 @@ def test_date_in_retry_after(make_client: Make, far_end: RequestsMock) -> None:
     """An HTTP date is read as the seconds until then."""
     date = format_datetime(datetime.now(UTC) + timedelta(seconds=90.5), usegmt=True)
     far_end.post(OPENAI.url, status=503, headers={"Retry-After": date})
-    reply = generate(make_client(**OPENAI.settings))
+    reply = ask(make_client(**OPENAI.settings))
     assert 80 <= int(reply.headers["Retry-After"]) <= 91
 
 
 def test_milliseconds_come_first(make_client: Make, far_end: RequestsMock) -> None:
     """retry-after-ms beats Retry-After."""
     far_end.post(OPENAI.url, status=429, headers={"retry-after-ms": "40000", "Retry-After": "7"})
-    assert generate(make_client(**OPENAI.settings)).headers["Retry-After"] == "40"
-
-
-@pytest.mark.parametrize("word", ["code", "type"])
-def test_quota_is_not_retried(make_client: Make, far_end: RequestsMock, word: str) -> None:
-    """A 429 that says insufficient_quota is no rate limit: one try (providers.md 1.5)."""
-    error = {"message": "no", word: "insufficient_quota"}
-    far_end.post(OPENAI.url, status=429, json={"error": error}, headers=AT_ONCE)
-    assert generate(make_client(**OPENAI.settings, max_retries=2)).status_code == 503
-    assert len(far_end.calls) == 1
+    assert ask(make_client(**OPENAI.settings)).headers["Retry-After"] == "40"
 
 
 # Connections
@@ -216,10 +195,10 @@ def test_connection_error(
 ) -> None:
     """Only a connection that was never made is tried again: a POST that was sent may have been executed."""
     far_end.post(provider.url, body=error)
-    alone = generate(make_client(**provider.settings, max_retries=2))
+    alone = ask(make_client(**provider.settings, max_retries=2))
     assert (alone.status_code, error_of(alone)["code"]) == (status, code)
     assert outcomes(log_lines()[-1]) == [(provider.name, code)] * calls
-    backed = generate(make_client(**provider.settings, max_retries=2, llm_fallback=("stub",)))
+    backed = ask(make_client(**provider.settings, max_retries=2, llm_fallback=("stub",)))
     assert (backed.headers["X-LLM-Fallback"], log_lines()[-1]["fallback_reason"]) == (code, code)
 
 
@@ -228,7 +207,7 @@ def test_nobody_listens(make_client: Make, log_lines: Log) -> None:
     """A port that is closed is unreachable, and the message says so without an address."""
     with Socket(None) as far_end:
         address = far_end.address
-    reply = generate(make_client(**OPENAI.at(address), max_retries=1))
+    reply = ask(make_client(**OPENAI.at(address), max_retries=1))
     assert (reply.status_code, error_of(reply)["code"]) == (503, "unreachable")
     assert error_of(reply)["message"] == "openai can't be reached: the connection was refused"
     assert outcomes(log_lines()[-1]) == [("openai", "unreachable")] * 2
@@ -238,7 +217,7 @@ def test_nobody_listens(make_client: Make, log_lines: Log) -> None:
 def test_silence(make_client: Make, log_lines: Log, provider: Provider) -> None:
     """A far end that takes the prompt and says nothing is a timeout, after one try."""
     with Socket(None) as far_end:
-        reply = generate(make_client(**provider.at(far_end.address), max_retries=2, request_timeout=0.2))
+        reply = ask(make_client(**provider.at(far_end.address), max_retries=2, request_timeout=0.2))
         assert (reply.status_code, error_of(reply)["code"]) == (504, "timeout")
         assert len(far_end.requests) == 1
     assert outcomes(log_lines()[-1]) == [(provider.name, "timeout")]
@@ -248,7 +227,7 @@ def test_silence(make_client: Make, log_lines: Log, provider: Provider) -> None:
 def test_connection_closed_without_an_answer(make_client: Make, provider: Provider) -> None:
     """The prompt was sent, so it isn't sent again."""
     with Socket(b"") as far_end:
-        reply = generate(make_client(**provider.at(far_end.address), max_retries=2))
+        reply = ask(make_client(**provider.at(far_end.address), max_retries=2))
         assert (reply.status_code, error_of(reply)["code"]) == (502, "server_error")
         assert len(far_end.requests) == 1
 
@@ -268,7 +247,7 @@ def test_bytes_one_by_one(make_client: Make, provider: Provider) -> None:
     """However the network cuts a stream, in characters and line ends too, its text is whole."""
     body = provider.stream("caf\u00e9", "\U0001f600\u2028").replace(b"\n", b"\r\n")
     with Socket(http_chunked([body[at : at + 1] for at in range(len(body))])) as far_end:
-        reply = generate(make_client(**provider.at(far_end.address)), stream=True)
+        reply = ask(make_client(**provider.at(far_end.address)), stream=True)
     assert texts_of(reply) == ["caf\u00e9", "\U0001f600\u2028"]
 
 
@@ -279,7 +258,7 @@ def test_connection_that_breaks_in_a_stream(make_client: Make, log_lines: Log, p
     body = provider.cut("Hel")
     head = b"HTTP/1.1 200 OK\r\n" + (b"Content-Length: 9999\r\n" if cut == "by length" else b"") + b"\r\n"
     with Socket(http_chunked([body], whole=False) if cut == "chunked" else head + body) as far_end:
-        reply = generate(make_client(**provider.at(far_end.address), max_retries=2), stream=True)
+        reply = ask(make_client(**provider.at(far_end.address), max_retries=2), stream=True)
         assert len(far_end.requests) == 1
     first, last = lines_of(reply)
     assert first == {"response": "Hel"}
@@ -294,7 +273,7 @@ def test_connection_that_breaks_in_an_answer(make_client: Make, provider: Provid
     body = json.dumps(provider.answer("Hello")).encode()[:-5]
     head = b"HTTP/1.1 200 OK\r\n" + (b"Content-Length: 9999\r\n" if cut == "by length" else b"") + b"\r\n"
     with Socket(http_chunked([body], whole=False) if cut == "chunked" else head + body) as far_end:
-        reply = generate(make_client(**provider.at(far_end.address), max_retries=2))
+        reply = ask(make_client(**provider.at(far_end.address), max_retries=2))
         assert len(far_end.requests) == 1
     assert (reply.status_code, error_of(reply)["code"]) == (502, "invalid_answer")
 
@@ -338,7 +317,7 @@ MORE_HEADS = {
 def test_heads_that_are_read(make_client: Make, reply: bytes) -> None:
     """What may stand before an answer's body, and the ways it says where that ends (RFC 9112, section 6.3)."""
     with Socket(reply) as far_end:
-        answer = generate(make_client(**OLLAMA.at(far_end.address)))
+        answer = ask(make_client(**OLLAMA.at(far_end.address)))
     assert (answer.status_code, answer.json) == (200, {"response": "Hello"})
 
 
@@ -360,7 +339,7 @@ def test_heads_that_are_read(make_client: Make, reply: bytes) -> None:
 def test_heads_that_are_refused(make_client: Make, head: str) -> None:
     """Where an answer ends must be plain, and its head short; else it is a failing backend's, asked once."""
     with Socket(f"HTTP/1.1 200 OK\r\n{head}\r\n\r\n".encode("latin-1") + WHOLE) as far_end:
-        answer = generate(make_client(**OLLAMA.at(far_end.address), max_retries=2))
+        answer = ask(make_client(**OLLAMA.at(far_end.address), max_retries=2))
         assert len(far_end.requests) == 1
     assert (answer.status_code, error_of(answer)["code"]) == (502, "invalid_answer")
 
@@ -386,7 +365,7 @@ def test_connections_that_are_kept(make_client: Make, head: str, connections: in
 
     with upstream(answer) as far_end:
         client = make_client(**OLLAMA.at(far_end.address))
-        assert [generate(client).json for _ in range(2)] == [{"response": "Hello"}] * 2
+        assert [ask(client).json for _ in range(2)] == [{"response": "Hello"}] * 2
     assert len(set(ports)) == connections
 
 
@@ -399,7 +378,7 @@ def test_answers_that_have_no_body(make_client: Make, status: int) -> None:
         peer.wait_until_gone()
 
     with upstream(answer) as far_end:
-        answered = generate(make_client(**OLLAMA.at(far_end.address), request_timeout=20, llm_fallback=("stub",)))
+        answered = ask(make_client(**OLLAMA.at(far_end.address), request_timeout=20, llm_fallback=("stub",)))
     assert (answered.status_code, answered.headers["X-LLM-Fallback"]) == (200, "invalid_answer")
 
 
@@ -409,7 +388,7 @@ def test_answers_that_have_no_body(make_client: Make, status: int) -> None:
 def test_a_head_that_breaks_off(make_client: Make, head: bytes) -> None:
     """No answer began, but the prompt was sent: it isn't sent again."""
     with Socket(head) as far_end:
-        answer = generate(make_client(**OLLAMA.at(far_end.address), max_retries=2))
+        answer = ask(make_client(**OLLAMA.at(far_end.address), max_retries=2))
         assert len(far_end.requests) == 1
     assert (answer.status_code, error_of(answer)["code"]) == (502, "server_error")
 
@@ -417,7 +396,7 @@ def test_a_head_that_breaks_off(make_client: Make, head: bytes) -> None:
 def test_names_of_headers_in_any_letters(make_client: Make) -> None:
     """HTTP's names have no case: a far end's Retry-After counts however it writes it."""
     with Socket(http(b"{}", "429 Too Many", "RETRY-AFTER: 300")) as far_end:
-        answer = generate(make_client(**OLLAMA.at(far_end.address), max_retries=2))
+        answer = ask(make_client(**OLLAMA.at(far_end.address), max_retries=2))
         assert len(far_end.requests) == 1
     assert (answer.status_code, answer.headers["Retry-After"]) == (429, "300")
 
@@ -425,14 +404,14 @@ def test_names_of_headers_in_any_letters(make_client: Make) -> None:
 def test_not_http(make_client: Make) -> None:
     """A far end that doesn't speak HTTP is a failing backend."""
     with Socket(b"SSH-2.0-OpenSSH_9.2\r\n") as far_end:
-        reply = generate(make_client(**OLLAMA.at(far_end.address)))
+        reply = ask(make_client(**OLLAMA.at(far_end.address)))
     assert (reply.status_code, error_of(reply)["type"]) == (502, "backend_error")
 
 
 @pytest.mark.parametrize("address", ["http://*.example/v1", "http://.example/v1", f"http://{'a' * 64}.example/v1"])
 def test_address_that_is_none(make_client: Make, log_lines: Log, address: str) -> None:
     """A base URL that `requests` can't take is a failing backend like any other: it falls back."""
-    reply = generate(make_client(**OPENAI.at(address), llm_fallback=("stub",)))
+    reply = ask(make_client(**OPENAI.at(address), llm_fallback=("stub",)))
     assert (reply.status_code, reply.headers.get("X-LLM-Backend")) == (200, "stub")
     assert log_lines()[-1]["fallback"] is True
 
@@ -453,9 +432,9 @@ def test_not_a_json_object(
     """A 200 without a JSON object is a failing backend; with a fallback the stub answers and says why."""
     far_end.post(provider.url, body=body)
     client = make_client(**provider.settings, max_retries=2, llm_fallback=("stub",))
-    alone = generate(client, fallback=False, stream=stream)
+    alone = ask(client, fallback=False, stream=stream)
     assert (alone.status_code, error_of(alone)["code"]) == (502, "invalid_answer")
-    check_fallback(generate(client), log_lines()[-1], "invalid_answer", provider.name)
+    check_fallback(ask(client), log_lines()[-1], "invalid_answer", provider.name)
 
 
 @every_provider
@@ -463,7 +442,7 @@ def test_not_a_json_object(
 def test_odd_error_body(make_client: Make, far_end: RequestsMock, provider: Provider, body: str) -> None:
     """An error reply counts by its status, whatever its body is."""
     far_end.post(provider.url, status=503, body=body.encode("latin-1"))
-    reply = generate(make_client(**provider.settings))
+    reply = ask(make_client(**provider.settings))
     assert (reply.status_code, error_of(reply)["code"]) == (503, "overloaded")
 
 
@@ -476,7 +455,7 @@ def test_compressed_answer(
     """It wasn't asked for, and could be a bomb: refused unread."""
     body = provider.stream("Hello") if stream else json.dumps(provider.answer("Hello")).encode()
     far_end.post(provider.url, body=gzip.compress(body), headers={"Content-Encoding": encoding})
-    reply = generate(make_client(**provider.settings), stream=stream)
+    reply = ask(make_client(**provider.settings), stream=stream)
     assert (reply.status_code, error_of(reply)["code"]) == (502, "invalid_answer")
     assert "compressed" in error_of(reply)["message"]
 
@@ -487,7 +466,7 @@ def test_too_large_an_answer(make_client: Make, far_end: RequestsMock, provider:
     """Over 16 MiB nothing more is read, of errors as of answers."""
     body = json.dumps(provider.answer("Hello")).encode() + b" " * MAX_ANSWER_BYTES
     far_end.post(provider.url, body=body, status=status)
-    reply = generate(make_client(**provider.settings))
+    reply = ask(make_client(**provider.settings))
     assert (reply.status_code, error_of(reply)["code"]) == (502, "invalid_answer" if status == 200 else "server_error")
     assert ("16,777,216 bytes" in error_of(reply)["message"]) == (status == 200)
 
@@ -495,7 +474,7 @@ def test_too_large_an_answer(make_client: Make, far_end: RequestsMock, provider:
 def test_too_large_a_stream(make_client: Make, far_end: RequestsMock, log_lines: Log) -> None:
     """A stream is bounded as well, and ends with an error line."""
     far_end.post(OLLAMA.url, body=OLLAMA.cut("Hel") + b" " * MAX_ANSWER_BYTES + OLLAMA.stream("lo"))
-    first, last = lines_of(generate(make_client(**OLLAMA.settings), stream=True))
+    first, last = lines_of(ask(make_client(**OLLAMA.settings), stream=True))
     assert (first["response"], last["error"]["code"], last["done"]) == ("Hel", "invalid_answer", True)
     assert log_lines()[-1]["error"]["code"] == "invalid_answer"
 
@@ -505,7 +484,7 @@ def test_no_more_is_read_than_allowed(make_client: Make, status: str) -> None:
     """The far end can't hand over twice the bound, with a redirect's status neither."""
     whole = 2 * MAX_ANSWER_BYTES
     with Socket(http(b" " * whole, status, "Location: http://elsewhere.example/")) as far_end:
-        reply = generate(make_client(**OPENAI.at(far_end.address)))
+        reply = ask(make_client(**OPENAI.at(far_end.address)))
         assert reply.status_code == 502
     assert far_end.delivered < 1.5 * MAX_ANSWER_BYTES
 
@@ -520,7 +499,7 @@ def test_redirects_are_not_followed(make_client: Make, log_lines: Log, provider:
     with Socket(http(b"{}")) as sink:
         moved = http(b"", f"{status} Moved", f"Location: {sink.address}{provider.path}")
         with Socket(moved) as far_end:
-            reply = generate(make_client(**provider.at(far_end.address), max_retries=2))
+            reply = ask(make_client(**provider.at(far_end.address), max_retries=2))
             assert len(far_end.requests) == 1
         assert sink.requests == []
     assert (reply.status_code, error_of(reply)["code"]) == (502, "invalid_answer")
@@ -531,7 +510,7 @@ def test_redirects_are_not_followed(make_client: Make, log_lines: Log, provider:
 def test_redirect_to_nowhere(make_client: Make, far_end: RequestsMock, location: str) -> None:
     """An address that is none, in a redirect that isn't followed, does no harm."""
     far_end.post(OPENAI.url, status=307, headers={"Location": location})
-    reply = generate(make_client(**OPENAI.settings))
+    reply = ask(make_client(**OPENAI.settings))
     assert (reply.status_code, error_of(reply)["code"]) == (502, "invalid_answer")
 
 
@@ -546,7 +525,7 @@ def test_netrc_is_ignored(
     monkeypatch.setenv("NETRC", str(netrc))
     monkeypatch.setenv("HOME", str(tmp_path))
     with Socket(http(json.dumps(provider.answer("Hello")).encode())) as far_end:
-        assert generate(make_client(**provider.at(far_end.address))).json == {"response": "Hello"}
+        assert ask(make_client(**provider.at(far_end.address))).json == {"response": "Hello"}
         (request,) = far_end.requests
     assert b"Basic" not in request
     assert (provider.key or "").encode() in request
@@ -560,7 +539,7 @@ def test_proxies_are_ignored(make_client: Make, monkeypatch: pytest.MonkeyPatch,
     with Socket(http(b"{}")) as proxy, Socket(http(json.dumps(provider.answer("Hello")).encode())) as far_end:
         for name in ("http_proxy", "HTTP_PROXY", "https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"):
             monkeypatch.setenv(name, proxy.address)
-        assert generate(make_client(**provider.at(far_end.address))).json == {"response": "Hello"}
+        assert ask(make_client(**provider.at(far_end.address))).json == {"response": "Hello"}
         assert (proxy.requests, len(far_end.requests)) == ([], 1)
 
 
@@ -568,7 +547,7 @@ def test_proxies_are_ignored(make_client: Make, monkeypatch: pytest.MonkeyPatch,
 def test_request_on_the_wire(make_client: Make, provider: Provider) -> None:
     """One POST to the right path, with its length, uncompressed and asking for nothing compressed."""
     with Socket(http(json.dumps(provider.answer("Hello")).encode())) as far_end:
-        generate(make_client(**provider.at(far_end.address)))
+        ask(make_client(**provider.at(far_end.address)))
         (request,) = far_end.requests
     head, _, body = request.partition(b"\r\n\r\n")
     first, *headers = head.decode().split("\r\n")
@@ -583,7 +562,7 @@ def test_password_in_an_address(make_client: Make) -> None:
     """A far end behind basic authentication gets its user and password as a header, not in its path."""
     with Socket(http(json.dumps(OLLAMA.answer("Hello")).encode())) as far_end:
         address = far_end.address.replace("//", "//someone:secret@")
-        assert generate(make_client(**OLLAMA.at(address))).json == {"response": "Hello"}
+        assert ask(make_client(**OLLAMA.at(address))).json == {"response": "Hello"}
         (request,) = far_end.requests
     assert request.startswith(b"POST /api/chat HTTP/1.1\r\n")
     assert b"Authorization: Basic c29tZW9uZTpzZWNyZXQ=\r\n" in request
@@ -595,7 +574,7 @@ def test_cookies_are_not_kept(make_client: Make) -> None:
     with Socket(http(body, "200 OK", "Set-Cookie: session=of-somebody; Path=/")) as far_end:
         client = make_client(**OPENAI.at(far_end.address))
         for _ in range(2):
-            assert generate(client).status_code == 200
+            assert ask(client).status_code == 200
         assert [b"cookie:" in request.lower() for request in far_end.requests] == [False, False]
 
 
@@ -613,14 +592,14 @@ def test_missing_key(
 ) -> None:
     """Without its key a backend isn't asked: 503 not_configured, with the two ways to set it; or the fallback."""
     settings = provider.settings | {provider.key_setting: None}
-    reply = generate(make_client(**settings, max_retries=2), stream=stream)
+    reply = ask(make_client(**settings, max_retries=2), stream=stream)
     assert (reply.status_code, error_of(reply)["code"]) == (503, "not_configured")
     message = error_of(reply)["message"]
     assert f"put {variable}=... into .env" in message
     assert f"export {variable}" in message
     assert outcomes(log_lines()[-1]) == [(provider.name, "not_configured")]
     check_fallback(
-        generate(make_client(**settings, llm_fallback=("stub",))), log_lines()[-1], "not_configured", provider.name
+        ask(make_client(**settings, llm_fallback=("stub",))), log_lines()[-1], "not_configured", provider.name
     )
     assert len(far_end.calls) == 0
 
@@ -646,9 +625,7 @@ def test_key_in_an_error(
     assert provider.key
     far_end.post(provider.url, status=status, json=echo(provider.key, where))
     client = make_client(**provider.settings, llm_fallback=("stub",))
-    said = [
-        generate(client, fallback=fallback, stream=stream) for fallback in (False, True) for stream in (False, True)
-    ]
+    said = [ask(client, fallback=fallback, stream=stream) for fallback in (False, True) for stream in (False, True)]
     shown = b"".join(reply.data + str(reply.headers).encode() for reply in said) + log_path.read_bytes()
     assert provider.key[:-1].encode() not in shown
 
@@ -659,7 +636,7 @@ def test_key_in_a_broken_stream(make_client: Make, far_end: RequestsMock, log_pa
     assert provider.key
     error = json.dumps({"type": "error", "error": {"message": f"Bad key {provider.key}", "type": provider.key}})
     far_end.post(provider.url, body=provider.cut("Hel") + f"data: {error}\n\n".encode())
-    reply = generate(make_client(**provider.settings), stream=True)
+    reply = ask(make_client(**provider.settings), stream=True)
     assert lines_of(reply)[-1]["error"]["code"] == "server_error"
     assert provider.key.encode() not in reply.data + log_path.read_bytes()
 
@@ -675,7 +652,7 @@ def test_key_in_an_exception(
 ) -> None:
     """The text of an exception of `requests` goes nowhere, since it may hold a key or an address."""
     far_end.post(provider.url, body=error(f"{provider.key} at {provider.url}"))
-    reply = generate(make_client(**provider.settings))
+    reply = ask(make_client(**provider.settings))
     assert reply.status_code in (502, 503, 504)
     shown = reply.data + log_path.read_bytes()
     assert (provider.key or "").encode() not in shown
@@ -692,14 +669,14 @@ def test_connect_timeout_is_not_for_answers(make_client: Make) -> None:
 
     with Slow(http(json.dumps(OPENAI.answer("Hello")).encode())) as far_end:
         settings = {"llm_backend": "openai", "openai_base_url": far_end.address, "openai_api_key": OPENAI.key}
-        assert generate(make_client(**settings, connect_timeout=0.1)).json == {"response": "Hello"}
+        assert ask(make_client(**settings, connect_timeout=0.1)).json == {"response": "Hello"}
 
 
 @pytest.mark.parametrize("end", ["\r\nX-Other: 1", "\n", "\x00", "é", "漢"])
 def test_a_key_that_would_end_its_line_is_not_sent(make_client: Make, end: str) -> None:
     """A program may give any key: what is no header's value goes nowhere, and the answer says which setting it is."""
     with Socket(b"") as far_end:
-        reply = generate(
+        reply = ask(
             make_client(**OPENAI.settings | {"openai_base_url": far_end.address, "openai_api_key": f"key{end}"})
         )
         assert far_end.requests == []
@@ -711,7 +688,7 @@ def test_words_of_a_far_end_are_bounded(make_client: Make, far_end: RequestsMock
     """No more than 500 characters of a far end's reason reach the client."""
     error = {"type": "invalid_request_error", "message": "x" * length}
     far_end.post(CLAUDE.url, status=400, json={"error": error})
-    message = error_of(generate(make_client(**CLAUDE.settings)))["message"]
+    message = error_of(ask(make_client(**CLAUDE.settings)))["message"]
     assert message == "claude refused the request: " + "x" * min(length, 500)
 
 
@@ -719,6 +696,6 @@ def test_words_of_a_far_end_are_bounded(make_client: Make, far_end: RequestsMock
 def test_codes_of_a_far_end_are_bounded(make_client: Make, far_end: RequestsMock, name: str) -> None:
     """A code or a field's name is a word, not a text of any length."""
     far_end.post(OPENAI.url, status=400, json={"error": {"message": "no", name: "x" * 1_000_000}})
-    reply = generate(make_client(**OPENAI.settings))
+    reply = ask(make_client(**OPENAI.settings))
     assert reply.status_code == 400
     assert len(reply.data) < 2_000

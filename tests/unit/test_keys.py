@@ -6,9 +6,9 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from asking import GENERATE
 from flask import Flask
 from flask.testing import FlaskClient
-from turns import GENERATE
 from werkzeug.test import TestResponse
 
 from llm_api import LLMAPI, Settings, create_app

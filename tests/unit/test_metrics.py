@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from asking import GENERATE, ask
+from fakes import ANSWER, Clock, Fake
 from flask.testing import FlaskClient
 from prometheus_client.parser import text_string_to_metric_families
-from turns import ANSWER, GENERATE, Fake
 from werkzeug.test import TestResponse
 
 from llm_api.errors import InvalidAnswer, RequestRefused, ServerError, Unreachable
@@ -53,10 +54,6 @@ def changes(serve: Serve) -> Callable[..., dict[Sample, float]]:
 
 
 Changes = Callable[..., dict[Sample, float]]
-
-
-def ask(client: FlaskClient, path: str = "/generate", **fields: Any) -> TestResponse:
-    return client.post(path, json=GENERATE[path][0] | fields, buffered=True)
 
 
 def stream(client: FlaskClient, path: str = "/generate") -> TestResponse:
@@ -120,13 +117,13 @@ def test_failure_and_fallback(
     serve: Serve, changes: Changes, send: Any, one: Any, two: Any, expected: dict[Sample, float]
 ) -> None:
     """Each try counts with its outcome, the request once, a fallback with both backends and the reason."""
-    assert changes(serve(Fake("one", one), Fake("two", two)), send) == expected
+    assert changes(serve(Fake("one", turns=[one]), Fake("two", turns=[two])), send) == expected
 
 
 def test_retries_are_tries(serve: Serve, changes: Changes, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each try of the same backend counts; the request itself once."""
     monkeypatch.setattr("llm_api.exchange.attempts.FIRST_PAUSE", 0.001)
-    client = serve(Fake("one", ServerError("m"), ServerError("m")), max_retries=2)
+    client = serve(Fake("one", turns=[ServerError("m"), ServerError("m")]), max_retries=2)
     assert changes(client, ask) == answered() | {sample("attempts_total", backend="one", outcome="server_error"): 2}
 
 
@@ -142,7 +139,7 @@ def test_retries_are_tries(serve: Serve, changes: Changes, monkeypatch: pytest.M
 def test_a_stream_that_ends_early(serve: Serve, changes: Changes, turn: Any, send: Any, status: str) -> None:
     """It counts as what its line says, however much of it the client had."""
     expected = ended("generate", "one", status, 200) | began("one")
-    assert changes(serve(Fake("one", turn)), send) == expected
+    assert changes(serve(Fake("one", turns=[turn])), send) == expected
 
 
 REFUSED: dict[str, tuple[dict[str, Any], Callable[[FlaskClient], object], int]] = {
@@ -212,7 +209,7 @@ def test_in_flight(serve: Serve, changes: Changes, piece: Any, send: Any) -> Non
     client = serve(one)
     before = numbers(client)[IN_FLIGHT]
     then = piece if isinstance(piece, list) else [piece]
-    one.turns = [[lambda: seen.append(numbers(client.application.test_client())[IN_FLIGHT]), *then]]
+    one.turns = [[lambda _: seen.append(numbers(client.application.test_client())[IN_FLIGHT]), *then]]
     send(client)
     assert seen == [before + 1]
     assert numbers(client)[IN_FLIGHT] == before
@@ -239,15 +236,9 @@ def test_in_flight_after_a_refused_request(serve: Serve, log_path: Path, why: st
 def test_breaker(serve: Serve, monkeypatch: pytest.MonkeyPatch, send: Any) -> None:
     """1 from the failure that opens it until a request has succeeded, a stream too; each backend has its own."""
 
-    class Clock:
-        now = 1000.0
-
-        def monotonic(self) -> float:
-            return self.now
-
     clock = Clock()
     monkeypatch.setattr("llm_api.exchange.breaker.time", clock)
-    client = serve(Fake("flaky", *[ServerError("m")] * FAILURES), Fake("steady"))
+    client = serve(Fake("flaky", turns=[ServerError("m")] * FAILURES), Fake("steady"))
 
     def gauges() -> list[float]:
         return [numbers(client)[sample("circuit_breaker_open", backend=name)] for name in ("flaky", "steady")]
@@ -265,7 +256,7 @@ def test_breaker(serve: Serve, monkeypatch: pytest.MonkeyPatch, send: Any) -> No
 
 def test_breaker_of_streams_that_break_off(serve: Serve) -> None:
     """Answers that begin and break off open it too, and the gauge says so at once."""
-    client = serve(Fake("broken", *[[Chunk("Hi "), ServerError("m")]] * FAILURES))
+    client = serve(Fake("broken", turns=[[Chunk("Hi "), ServerError("m")]] * FAILURES))
     for _ in range(FAILURES):
         stream(client)
     assert numbers(client)[sample("circuit_breaker_open", backend="broken")] == 1
@@ -296,7 +287,9 @@ def test_no_label_has_a_clients_words(serve: Serve, path: str) -> None:
     """Who may send any text must not make numbers without end: none of it is in a label."""
     word = "canary-word"
     headers = dict.fromkeys(("X-Request-ID", "User-Agent", "Origin", "x-api-key", "X-Forwarded-For"), word)
-    one = Fake("one", [Chunk(word, "stop", model=word)], RequestRefused("m", code=word, param=word), ServerError(word))
+    one = Fake(
+        "one", turns=[[Chunk(word, "stop", model=word)], RequestRefused("m", code=word, param=word), ServerError(word)]
+    )
     client = serve(one, Fake("stub"), trusted_proxies=(None,))
     texts = {"model": word, "stop": [word], "prompt": word}
     texts |= {"messages": [{"role": "user", "content": word}]} if "chat" in path else {}

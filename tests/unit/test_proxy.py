@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from asking import ask, error_of
 from flask.testing import FlaskClient
-from providers import CLAUDE, HUGGING_FACE, OLLAMA, OPENAI, PROVIDERS, Provider, Socket, error_of, generate, http
+from providers import CLAUDE, HUGGING_FACE, OLLAMA, OPENAI, PROVIDERS, Provider, Socket, http
 
 Serve = Callable[..., FlaskClient]
 LogLines = Callable[[], list[dict[str, Any]]]
@@ -36,7 +37,7 @@ def test_other_machines_are_reached_through_it(make_client: Serve, provider: Pro
     """The proxy gets the request with the whole address and its own password, and its answer is the backend's."""
     with Socket(answer_of(provider)) as proxy:
         client = make_client(**through(proxy.address, provider, "http://far.example:8080/base"))
-        reply = generate(client)
+        reply = ask(client)
     assert reply.json["response"] == "Hello"
     (request,) = proxy.requests
     head = request.partition(b"\r\n\r\n")[0].decode()
@@ -50,9 +51,7 @@ def test_other_machines_are_reached_through_it(make_client: Serve, provider: Pro
 def test_tls_goes_through_a_tunnel(make_client: Serve, provider: Provider) -> None:
     """Of an https backend the proxy learns the host: no key, no prompt."""
     with Socket(http(b"", "403 Forbidden")) as proxy:
-        reply = generate(
-            make_client(**through(proxy.address, provider, "https://far.example/base")), prompt="canary-prompt"
-        )
+        reply = ask(make_client(**through(proxy.address, provider, "https://far.example/base")), prompt="canary-prompt")
     assert (reply.status_code, error_of(reply)["code"]) == (503, "unreachable")
     assert proxy.requests
     for request in proxy.requests:
@@ -67,7 +66,7 @@ def test_this_machine_is_reached_past_it(make_client: Serve, provider: Provider,
     """What listens on the loopback is not the proxy's to reach."""
     with Socket(b"") as proxy, Socket(answer_of(provider)) as far_end:
         address = far_end.address.replace("127.0.0.1", host)
-        reply = generate(make_client(**through(proxy.address, provider, address)))
+        reply = ask(make_client(**through(proxy.address, provider, address)))
     assert reply.json["response"] == "Hello"
     assert (len(proxy.requests), len(far_end.requests)) == (0, 1)
     assert far_end.requests[0].startswith(f"POST {provider.path} ".encode())
@@ -95,7 +94,7 @@ def test_the_environment_is_not_read(
             client = make_client(**OLLAMA.at("http://far.example"), http_proxy_url=ours.address)
         else:
             client = make_client(**OLLAMA.at(ours.address))
-        assert generate(client).json["response"] == "Hello"
+        assert ask(client).json["response"] == "Hello"
     assert (len(theirs.requests), len(ours.requests)) == (0, 1)
 
 
@@ -108,7 +107,7 @@ def test_its_password_stays_here(
     with Socket(reply or b"") as proxy:
         at = proxy.address if reply is not None else "http://127.0.0.1:1"
         client = make_client(**through(at, OPENAI, address))
-        answers = [generate(client), generate(client, stream=True), client.get("/config"), client.get("/health")]
+        answers = [ask(client), ask(client, stream=True), client.get("/config"), client.get("/health")]
     shown = "".join(f"{answer.text}{answer.headers}" for answer in answers) + log_path.read_text() + caplog.text
     assert [answer.status_code for answer in answers][2:] == [200, 503]
     assert set(statuses(log_path)) == {"error"}
@@ -170,7 +169,7 @@ def test_a_silent_proxy_ends_at_the_deadline(
 ) -> None:
     """Whether it is to pass a request on or to open a tunnel: a proxy that hangs is a 504 after REQUEST_TIMEOUT."""
     proxy = f"http://127.0.0.1:{silent.getsockname()[1]}"
-    reply = generate(make_client(**through(proxy, OPENAI, address, request_timeout=0.3)))
+    reply = ask(make_client(**through(proxy, OPENAI, address, request_timeout=0.3)))
     assert (reply.status_code, error_of(reply)["code"]) == (504, "timeout")
     assert log_lines()[0]["http_status"] == 504
 
@@ -179,6 +178,6 @@ def test_a_silent_proxy_ends_at_the_deadline(
 def test_a_dripping_proxy_ends_at_the_deadline(make_client: Serve, address: str) -> None:
     """Each byte comes in time, the whole never does: the connection is shut at the deadline."""
     with Dripping() as proxy:
-        reply = generate(make_client(**through(proxy.address, OPENAI, address, request_timeout=0.3)))
+        reply = ask(make_client(**through(proxy.address, OPENAI, address, request_timeout=0.3)))
     assert proxy.hung_up.is_set()
     assert (reply.status_code, error_of(reply)["code"]) == (504, "timeout")

@@ -285,7 +285,7 @@ def test_after_a_fork(make_app: Make, ollama: str, log_lines: Log) -> None:
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 def test_the_deadline_after_a_fork(serve: Callable[..., FlaskClient]) -> None:
     """The watchdog that stops what hangs is a thread, which a child has not inherited: it gets its own."""
-    hanging = Fake("hanging", lambda over: over.wait(2 * PATIENCE))
+    hanging = Fake("hanging", lambda _: hanging.over.wait(2 * PATIENCE))
     llm = LLMAPI.of(serve(hanging, request_timeout=0.2).application)
 
     def ask() -> str:

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from asking import GENERATE, ask
+from fakes import Clock
 from flask.testing import FlaskClient
 from limits.errors import StorageError
 from limits.storage import MemoryStorage
-from turns import GENERATE
-from werkzeug.test import TestResponse
 
 from llm_api import Settings
 from llm_api.errors import ConfigError, RateLimitExceeded
@@ -28,21 +28,9 @@ ROOT = Path(__file__).parents[2]
 NOBODY_LISTENS = "redis://:canary-password@127.0.0.1:1/0"
 
 
-class Clock:
-    """The time of the day, and the one that llm_api.web.limits uses; only tests move them."""
-
-    def __init__(self) -> None:
-        self.now = 1_795_000_000.0
-
-    def time(self) -> float:
-        return self.now
-
-    monotonic = time
-
-
 @pytest.fixture(autouse=True)
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    clock = Clock()
+    clock = Clock(1_795_000_000.0)
     monkeypatch.setattr("time.time", clock.time)
     monkeypatch.setattr("llm_api.web.limits.time", clock)
     return clock
@@ -70,11 +58,6 @@ def storage(monkeypatch: pytest.MonkeyPatch) -> Away:
     return storage
 
 
-def ask(client: FlaskClient, path: str = "/generate", address: str = "1.2.3.4", **headers: str) -> TestResponse:
-    body = GENERATE[path][0]
-    return client.post(path, json=body, headers=headers, environ_overrides={"REMOTE_ADDR": address}, buffered=True)
-
-
 def statuses(client: FlaskClient, times: int, **said: Any) -> list[int]:
     return [ask(client, **said).status_code for _ in range(times)]
 
@@ -99,7 +82,7 @@ def test_one_too_many(make_client: Serve, log_lines: LogLines, clock: Clock, pat
     line = log_lines()[-1]
     assert (line["status"], line["http_status"], line["operation"]) == ("error", 429, GENERATE[path][1])
     assert line["error"] == {name: error[name] for name in ("type", "code", "message")}
-    assert (line["prompt"], line["attempts"], line["client_ip"]) == (None, [], "1.2.3.4")
+    assert (line["prompt"], line["attempts"], line["client_ip"]) == (None, [], "127.0.0.1")
 
 
 @pytest.mark.parametrize(
@@ -180,17 +163,17 @@ def test_each_key_has_its_own_count(make_client: Serve, log_lines: LogLines) -> 
     """With keys the address does not matter; the name of who asked too often is in the log."""
     client = make_client(rate_limit="1/minute", api_keys=keys("alice-12", "bob-1234"))
     bearers = {name: {"x-api-key": name} for name in ("alice-12", "bob-1234")}
-    assert ask(client, address="1.1.1.1", **bearers["alice-12"]).status_code == 200
-    assert ask(client, address="2.2.2.2", **bearers["alice-12"]).status_code == 429
+    assert ask(client, address="1.1.1.1", headers=bearers["alice-12"]).status_code == 200
+    assert ask(client, address="2.2.2.2", headers=bearers["alice-12"]).status_code == 429
     assert log_lines()[-1]["caller"] == "alice-12"
-    assert ask(client, address="1.1.1.1", **bearers["bob-1234"]).status_code == 200
+    assert ask(client, address="1.1.1.1", headers=bearers["bob-1234"]).status_code == 200
 
 
 def test_a_wrong_key_is_not_counted(make_client: Serve) -> None:
     """Nobody can use up another's requests without the key."""
     client = make_client(rate_limit="1/minute", api_keys=keys("alice-12"))
-    assert statuses(client, 3, **{"x-api-key": "Alice-12"}) == [401] * 3
-    assert ask(client, **{"x-api-key": "alice-12"}).status_code == 200
+    assert statuses(client, 3, headers={"x-api-key": "Alice-12"}) == [401] * 3
+    assert ask(client, headers={"x-api-key": "alice-12"}).status_code == 200
 
 
 @pytest.mark.parametrize(
@@ -219,7 +202,9 @@ def test_each_address_has_its_own_count(make_client: Serve, one: str, other: str
 def test_the_address_is_the_clients(make_client: Serve) -> None:
     """Behind a proxy each of its clients has its own count, as in the log."""
     client = make_client(rate_limit="1/minute", trusted_proxies=(None,))
-    said = [ask(client, address="", **{"X-Forwarded-For": ip}).status_code for ip in ("1.1.1.1", "2.2.2.2", "1.1.1.1")]
+    said = [
+        ask(client, address="", headers={"X-Forwarded-For": ip}).status_code for ip in ("1.1.1.1", "2.2.2.2", "1.1.1.1")
+    ]
     assert said == [200, 200, 429]
 
 

@@ -4,19 +4,17 @@ import hashlib
 import json
 import time
 import tracemalloc
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
+from fakes import ANSWER, END, Fake
 from flask.testing import FlaskClient
 from werkzeug.test import EnvironBuilder
 
-from llm_api import Settings
-from llm_api.backends.base import Backend
 from llm_api.errors import ModelNotFound, Overloaded, RequestRefused, ServerError, Unreachable
 from llm_api.log.record import LoggedText, TextPolicy
-from llm_api.runtime.deadline import Deadline
-from llm_api.types import Chunk, GenerationRequest, Usage
+from llm_api.types import Chunk, Usage
 
 FIELDS = {
     *("timestamp", "request_id", "operation", "backend", "requested_backend", "model", "request_model", "prompt"),
@@ -24,38 +22,9 @@ FIELDS = {
     *("time_to_first_chunk_ms", "status", "http_status", "error", "fallback", "fallback_reason", "attempts"),
     *("client_ip", "caller", "trace_id", "schema_version"),
 }
-END = Chunk("", "stop", Usage(3, 2), "model-it-named")
-ANSWER = [Chunk("Hi "), Chunk("there"), END]
 
 LogLines = Callable[[], list[dict[str, Any]]]
 Serve = Callable[..., FlaskClient]
-
-
-class Fake(Backend):
-    """Answers each request with the same turns: chunks to yield, errors to raise."""
-
-    model = "model-configured"
-
-    def __init__(self, name: str, *turns: Chunk | BaseException) -> None:
-        super().__init__(Settings())
-        self.name = name  # type: ignore[misc]
-        self.turns = turns
-        self.closed = 0
-
-    def stream(self, request: GenerationRequest, deadline: Deadline) -> Iterator[Chunk]:
-        try:
-            for turn in self.turns:
-                if isinstance(turn, BaseException):
-                    raise turn.with_traceback(None)
-                yield turn
-        finally:
-            self.closed += 1
-
-    def check(self, deadline: Deadline) -> None:
-        pass
-
-    def list_models(self, deadline: Deadline) -> list[str]:
-        return [self.model]
 
 
 def end(
@@ -148,7 +117,7 @@ def test_what_is_not_said_is_null(serve: Serve, log_lines: LogLines, stream: boo
     line = end(serve(Fake("one", Chunk("x", "length"))), {"prompt": "Hello", "stream": stream}, log_lines)
     assert line.keys() == FIELDS
     assert (line["system"], line["request_model"], line["parameters"]) == (None, None, {})
-    assert (line["model"], line["input_tokens"], line["output_tokens"]) == ("model-configured", None, None)
+    assert (line["model"], line["input_tokens"], line["output_tokens"]) == ("one-model", None, None)
     assert line["finish_reason"] == "length"
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from asking import ask
 from flask import Flask
 from flask.testing import FlaskClient
 from providers import OLLAMA, FarEnd, ollama_answer, ollama_stream
@@ -25,25 +26,21 @@ def record(tmp_path: Path, make_client: Clients) -> Callable[..., Path]:
     """Return what asks Ollama for `answer` and leaves the log of that; settings after it."""
     day = tmp_path / "day.jsonl"
 
-    def ask(answer: str, path: str = "/generate", body: dict[str, Any] | None = None, **settings: Any) -> Path:
+    def record(answer: str, path: str = "/generate", body: dict[str, Any] | None = None, **settings: Any) -> Path:
         said = {"llm_backend": "ollama", "log_file": str(day)} | settings
         with FarEnd() as far_end:
             far_end.post(OLLAMA.url, json=ollama_answer(answer))
-            reply = make_client(**said).post(path, json=body or {"prompt": "Hello"})
+            reply = make_client(**said).post(path, json=body or {"prompt": "Hi"})
             assert reply.status_code == 200, reply.text
         return day
 
-    return ask
+    return record
 
 
 @pytest.fixture
 def replay(tmp_path: Path, make_client: Clients) -> Callable[..., FlaskClient]:
     """Return a maker of clients that answer from the log of `record`."""
     return lambda **said: make_client(**{"llm_backend": "replay", "replay_file": str(tmp_path / "day.jsonl")} | said)
-
-
-def ask(client: FlaskClient, prompt: str = "Hello", **fields: Any) -> TestResponse:
-    return client.post("/generate", json={"prompt": prompt} | fields)
 
 
 def missed(reply: TestResponse) -> bool:
@@ -77,25 +74,25 @@ SAID = {
 @pytest.mark.parametrize("said", SAID.values(), ids=SAID)
 def test_what_was_said_is_what_is_found(record: Callable[..., Path], replay: Clients, said: dict[str, Any]) -> None:
     """System message and parameters are part of the question; stream, details and model are not."""
-    record("yes", body={"prompt": "Hello"} | said)
+    record("yes", body={"prompt": "Hi"} | said)
     client = replay()
     assert ask(client, **said).get_json() == {"response": "yes"}
     assert ask(client, **said, details=True, stream=True, model="any", fallback=False).status_code == 200
     assert missed(ask(client))
     assert all(missed(ask(client, **{k: v for k, v in said.items() if k != name})) for name in said)
-    assert missed(ask(client, prompt="Hello ", **said))
+    assert missed(ask(client, prompt="Hi ", **said))
 
 
 def test_numbers_are_compared_as_numbers(record: Callable[..., Path], replay: Clients) -> None:
     """What curl calls 0 and Python 0.0 is the same temperature."""
-    record("yes", body={"prompt": "Hello", "temperature": 0, "top_p": 1})
+    record("yes", body={"prompt": "Hi", "temperature": 0, "top_p": 1})
     assert ask(replay(), temperature=0.0, top_p=1.0).get_json() == {"response": "yes"}
 
 
 def test_a_json_schema(record: Callable[..., Path], replay: Clients) -> None:
     """The schema is part of the question, and the recorded answer is held against it."""
     schema = {"type": "object", "properties": {"city": {"type": "string"}}}
-    record('{"city": "Oslo"}', body={"prompt": "Hello", "response_format": schema})
+    record('{"city": "Oslo"}', body={"prompt": "Hi", "response_format": schema})
     client = replay()
     assert ask(client, response_format=schema).get_json() == {"response": '{"city": "Oslo"}'}
     assert missed(ask(client, response_format={"type": "object"}))
@@ -179,9 +176,9 @@ def test_lines_that_are_no_answers(record: Callable[..., Path], replay: Clients,
 @pytest.mark.parametrize("settings", [{"log_prompts": False}, {"log_max_text": 3}], ids=["hidden", "cut"])
 def test_a_log_without_whole_texts(record: Callable[..., Path], replay: Clients, settings: dict[str, Any]) -> None:
     """A log that has no texts, or cut ones, answers nothing rather than something else."""
-    record("a long answer", body={"prompt": "Hello"}, **settings)
+    record("a long answer", body={"prompt": "Hi"}, **settings)
     assert missed(ask(replay()))
-    assert missed(ask(replay(), prompt="Hel"))
+    assert missed(ask(replay(), prompt="H"))
 
 
 def test_what_is_no_record_is_passed_over(record: Callable[..., Path], replay: Clients) -> None:
@@ -191,7 +188,7 @@ def test_what_is_no_record_is_passed_over(record: Callable[..., Path], replay: C
     bare = {name: line[name] for name in ("timestamp", "prompt", "response", "status")} | {"prompt": "bare"}
     day.write_text(f'no JSON\n{{"a": 1}}\n[]\n\n{json.dumps(bare)}\n{json.dumps(line)}\n{{"torn')
     client = replay()
-    assert [ask(client, prompt).get_json() for prompt in ("Hello", "bare")] == [{"response": "yes"}] * 2
+    assert [ask(client, prompt=prompt).get_json() for prompt in ("Hi", "bare")] == [{"response": "yes"}] * 2
 
 
 # --- a miss

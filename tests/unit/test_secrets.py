@@ -2,18 +2,21 @@
 
 import base64
 import dataclasses
+import functools
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import asking
 import pytest
 import requests
+from asking import GENERATE
+from fakes import Fake
 from flask import Flask
 from flask.testing import FlaskClient
 from providers import AT_ONCE, CLAUDE, HUGGING_FACE, OLLAMA, OPENAI, FarEnd, Provider
 from responses import RequestsMock
-from turns import GENERATE, Fake
 from werkzeug.test import TestResponse
 
 from llm_api import LLMAPI, Settings, create_app
@@ -94,8 +97,7 @@ def far_end() -> Iterator[RequestsMock]:
         yield mock
 
 
-def ask(client: FlaskClient, path: str = "/generate", **fields: Any) -> TestResponse:
-    return client.post(path, json=GENERATE[path][0] | fields, headers=KEYED, buffered=True)
+ask = functools.partial(asking.ask, headers=KEYED)
 
 
 def ask_in_each_way(client: FlaskClient) -> list[TestResponse]:

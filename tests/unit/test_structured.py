@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fakes import Fake, error_of, read_events
+from asking import ask, error_of, read_events
+from fakes import Fake
 from flask.testing import FlaskClient
-from providers import CITY, CLAUDE, OPENAI, SCHEMA, FarEnd, Socket, http, openai_answer, openai_stream, sent
+from providers import CITY, CLAUDE, OPENAI, SCHEMA, Socket, http, openai_answer, openai_stream, sent
 from responses import RequestsMock
 from werkzeug.test import TestResponse
 
@@ -26,11 +27,6 @@ Format = dict[str, Any]
 GENERATE, CHAT, TEXT = "/generate", "/v1/chat/completions", "/v1/completions"
 PATHS = pytest.mark.parametrize("path", [GENERATE, CHAT, TEXT])
 STREAMED = pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
-BODIES: dict[str, dict[str, Any]] = {
-    GENERATE: {"prompt": "Hi"},
-    CHAT: {"model": "default", "messages": [{"role": "user", "content": "Hi"}]},
-    TEXT: {"model": "default", "prompt": "Hi"},
-}
 OBJECT = {"type": "json_object"}
 
 
@@ -57,12 +53,6 @@ def says(text: str, name: str = "one", finish: str = "stop") -> Fake:
     """Return a backend that answers in two pieces."""
     half = len(text) // 2
     return Fake(name, Chunk(text[:half]), Chunk(text[half:]), Chunk("", finish, model="m"))
-
-
-def ask(client: FlaskClient, path: str, wanted: Any, stream: bool = False, **more: Any) -> TestResponse:
-    """Post the path's plain body; read the answer to its end."""
-    body = BODIES[path] | {"response_format": wanted, "stream": stream} | more
-    return client.post(path, json=body, buffered=True)
 
 
 def text_of(reply: TestResponse) -> str:
@@ -116,7 +106,7 @@ FITS = [
 @STREAMED
 def test_fits(serve: Make, log_lines: Log, path: str, wanted: Format, answer: str, stream: bool) -> None:
     """An answer that is what was asked for comes as the model wrote it, streamed in its pieces."""
-    assert text_of(ask(serve(says(answer)), path, wanted, stream)) == answer
+    assert text_of(ask(serve(says(answer)), path, response_format=wanted, stream=stream)) == answer
     (line,) = log_lines()
     assert (line["status"], line["http_status"], line["response"]) == ("ok", 200, answer)
 
@@ -158,7 +148,7 @@ MISFITS = {
 def test_misfit(serve: Make, log_lines: Log, path: str, wanted: Format, wrong: str, right: str, stream: bool) -> None:
     """It is a failing backend, with a true status before a stream begins; not a word of it gets out."""
     fake = says(wrong)
-    reply = ask(serve(fake, max_retries=2), path, wanted, stream)
+    reply = ask(serve(fake, max_retries=2), path, response_format=wanted, stream=stream)
     error = error_of(reply)
     assert (reply.status_code, reply.mimetype) == (502, "application/json")
     assert (error["type"], error["code"]) == ("backend_error", "invalid_answer")
@@ -177,7 +167,7 @@ def test_misfit_falls_back(
     serve: Make, log_lines: Log, path: str, wanted: Format, wrong: str, right: str, stream: bool
 ) -> None:
     """The next one may do better: what comes is its answer alone."""
-    reply = ask(serve(says(wrong), says(right, "two")), path, wanted, stream)
+    reply = ask(serve(says(wrong), says(right, "two")), path, response_format=wanted, stream=stream)
     assert text_of(reply) == right
     assert (reply.headers["X-LLM-Backend"], reply.headers["X-LLM-Fallback"]) == ("two", "invalid_answer")
     (line,) = log_lines()
@@ -189,7 +179,9 @@ def test_misfit_falls_back(
 @STREAMED
 def test_failure_in_mid_answer(serve: Make, path: str, failure: tuple[Exception, ...], stream: bool) -> None:
     """JSON waits for its end, so that a stream, too, can still fall back."""
-    reply = ask(serve(Fake("one", Chunk("{}"), *failure), says("{}", "two")), path, OBJECT, stream)
+    reply = ask(
+        serve(Fake("one", Chunk("{}"), *failure), says("{}", "two")), path, response_format=OBJECT, stream=stream
+    )
     assert (text_of(reply), reply.headers["X-LLM-Backend"]) == ("{}", "two")
 
 
@@ -198,14 +190,14 @@ def test_failure_in_mid_answer(serve: Make, path: str, failure: tuple[Exception,
 def test_breaker_stays_closed(serve: Make, path: str, stream: bool) -> None:
     """A schema that the model can't fit is one caller's trouble: the backend is there for all others."""
     client = serve(says("no JSON"))
-    assert {ask(client, path, wrap(SCHEMA), stream).status_code for _ in range(12)} == {502}
-    assert ask(client, path, {"type": "text"}, stream).status_code == 200
+    assert {ask(client, path, response_format=wrap(SCHEMA), stream=stream).status_code for _ in range(12)} == {502}
+    assert ask(client, path, response_format={"type": "text"}, stream=stream).status_code == 200
 
 
 def test_misfit_says_where(serve: Make) -> None:
     """The caller learns which keyword of its schema it was, and where."""
     schema = {"properties": {"list": {"items": {"maximum": 9}}}}
-    message = error_of(ask(serve(says('{"list": [1, 10]}')), CHAT, wrap(schema)))["message"]
+    message = error_of(ask(serve(says('{"list": [1, 10]}')), CHAT, response_format=wrap(schema)))["message"]
     assert message.startswith("the model's answer does not fit the schema: ")
     assert {"maximum", "list"} <= set(re.findall(r"\w+", message))
 
@@ -243,7 +235,7 @@ BAD: dict[str, Any] = {
 def test_bad_schema(serve: Make, log_lines: Log, path: str, wanted: Any) -> None:
     """It is refused before anybody is asked."""
     fake = says("{}")
-    reply = ask(serve(fake), path, wanted)
+    reply = ask(serve(fake), path, response_format=wanted)
     status = 422 if path == GENERATE else 400
     error = error_of(reply)
     assert (reply.status_code, error["param"], error["code"]) == (status, "response_format", "validation_failed")
@@ -255,18 +247,18 @@ def test_bad_schema(serve: Make, log_lines: Log, path: str, wanted: Any) -> None
 def test_size_of_a_schema(serve: Make, chars: int, status: int) -> None:
     """The limit is 100,000 characters of JSON."""
     schema = {"title": "x" * (chars - len('{"title": ""}'))}
-    assert ask(serve(says("{}")), CHAT, wrap(schema)).status_code == status
+    assert ask(serve(says("{}")), CHAT, response_format=wrap(schema)).status_code == status
 
 
 def test_many_parts(serve: Make) -> None:
     """A schema within the limit takes seconds at most, though nothing bounds the time in which it is read."""
-    assert text_of(ask(serve(says("1")), CHAT, wrap({"allOf": [{}] * 24_000}))) == "1"
+    assert text_of(ask(serve(says("1")), CHAT, response_format=wrap({"allOf": [{}] * 24_000}))) == "1"
 
 
 @pytest.mark.parametrize(("chars", "status"), [(1_000, 200), (1_001, 400)])
 def test_size_of_a_pattern(serve: Make, chars: int, status: int) -> None:
     """A long pattern takes minutes to compile, which nothing can interrupt."""
-    reply = ask(serve(says("5")), CHAT, wrap({"pattern": "a" * chars}))
+    reply = ask(serve(says("5")), CHAT, response_format=wrap({"pattern": "a" * chars}))
     assert reply.status_code == status
     assert status == 200 or error_of(reply)["param"] == "response_format"
 
@@ -286,7 +278,7 @@ UNUSABLE = {
 def test_unusable_schema(serve: Make, log_lines: Log, path: str, schema: Format, stream: bool) -> None:
     """What shows only with an answer is the request's fault as well: no other backend is asked."""
     two = says("{}", "two")
-    reply = ask(serve(says("{}"), two), path, wrap(schema), stream)
+    reply = ask(serve(says("{}"), two), path, response_format=wrap(schema), stream=stream)
     error = error_of(reply)
     assert (reply.status_code, error["type"], error["param"]) == (400, "invalid_request_error", "response_format")
     assert two.asked == []
@@ -301,7 +293,7 @@ def test_nothing_is_fetched(serve: Make, keyword: str, depth: int) -> None:
         schema: Format = {keyword: f"{witness.address}/schema.json"}
         for _ in range(depth):
             schema = {"properties": {"a": schema}, "$schema": f"{witness.address}/dialect"}
-        reply = ask(serve(says('{"a": 1}')), CHAT, wrap(schema))
+        reply = ask(serve(says('{"a": 1}')), CHAT, response_format=wrap(schema))
         assert witness.requests == []
     assert (reply.status_code, error_of(reply)["param"]) == (400, "response_format")
 
@@ -310,7 +302,7 @@ def test_names_alone_are_not_fetched(serve: Make) -> None:
     """Nor is a dialect, nor the schema's own name."""
     with Socket(http(b"{}")) as witness:
         schema = {"$schema": f"{witness.address}/dialect", "$id": f"{witness.address}/id", "$ref": "#/$defs/a"}
-        reply = ask(serve(says("1")), CHAT, wrap(schema | {"$defs": {"a": {"type": "integer"}}}))
+        reply = ask(serve(says("1")), CHAT, response_format=wrap(schema | {"$defs": {"a": {"type": "integer"}}}))
         assert witness.requests == []
     assert text_of(reply) == "1"
 
@@ -329,7 +321,7 @@ def test_catastrophic_pattern(
     if inside:
         schema = {"allOf": [{"$ref": "#/$defs/a"}], "$defs": {"a": {"additionalProperties": schema}}}
     answer = json.dumps({"a": ALMOST} if inside else ALMOST)
-    reply = ask(serve(says(answer)), CHAT, wrap(schema))
+    reply = ask(serve(says(answer)), CHAT, response_format=wrap(schema))
     assert reply.status_code == status
     assert error_of(reply)["param"] == ("response_format" if status == 400 else None)
 
@@ -356,7 +348,7 @@ def nested() -> Format:
 @STREAMED
 def test_doubling_work(serve: Make, log_lines: Log, schema: Format, stream: bool) -> None:
     """It ends with the request's time."""
-    reply = ask(serve(says('{"b": 1}'), request_timeout=0.3), CHAT, wrap(schema), stream)
+    reply = ask(serve(says('{"b": 1}'), request_timeout=0.3), CHAT, response_format=wrap(schema), stream=stream)
     assert (reply.status_code, error_of(reply)["code"]) == (504, "timeout")
     assert log_lines()[0]["http_status"] == 504
 
@@ -389,7 +381,7 @@ DIALECTS = {
 @pytest.mark.parametrize(("schema", "answer"), DIALECTS.values(), ids=DIALECTS)
 def test_dialect_is_no_way_around(serve: Make, schema: Format, answer: Any) -> None:
     """The pattern's time limit holds in every part of a schema."""
-    assert ask(serve(says(json.dumps(answer))), CHAT, wrap(schema)).status_code in (400, 502)
+    assert ask(serve(says(json.dumps(answer))), CHAT, response_format=wrap(schema)).status_code in (400, 502)
 
 
 STUMBLES = {
@@ -405,14 +397,14 @@ STUMBLES = {
 @pytest.mark.parametrize(("schema", "answer"), STUMBLES.values(), ids=STUMBLES)
 def test_what_the_library_stumbles_over(serve: Make, schema: Format, answer: str) -> None:
     """It is the schema's or the answer's fault, not a bug's."""
-    assert ask(serve(says(answer)), CHAT, wrap(schema)).status_code in (400, 502)
+    assert ask(serve(says(answer)), CHAT, response_format=wrap(schema)).status_code in (400, 502)
 
 
 def test_deep_answer(serve: Make) -> None:
     """A recursive schema follows an answer as deep as answers get, and one too deep is an error, not a crash."""
     lists = {"type": "array", "items": {"$ref": "#"}}
-    assert text_of(ask(serve(says("[" * 30 + "]" * 30)), CHAT, wrap(lists))) == "[" * 30 + "]" * 30
-    assert ask(serve(says("[" * 900 + "]" * 900)), CHAT, wrap(lists)).status_code == 400
+    assert text_of(ask(serve(says("[" * 30 + "]" * 30)), CHAT, response_format=wrap(lists))) == "[" * 30 + "]" * 30
+    assert ask(serve(says("[" * 900 + "]" * 900)), CHAT, response_format=wrap(lists)).status_code == 400
 
 
 # LOG_PROMPTS=false
@@ -445,19 +437,13 @@ def test_nothing_is_logged(
     stream: bool,
 ) -> None:
     """No word of the schema or of an answer, whether it fits or not, is in the log or on stderr."""
-    reply = ask(serve(says(answer), log_prompts=False), CHAT, wrap(schema), stream)
+    reply = ask(serve(says(answer), log_prompts=False), CHAT, response_format=wrap(schema), stream=stream)
     assert [line["http_status"] for line in log_lines()] == [reply.status_code] == [status]
     assert CANARY not in log_path.read_text()
     assert CANARY not in caplog.text
 
 
 # Backends
-
-
-@pytest.fixture
-def far_end() -> Iterator[RequestsMock]:
-    with FarEnd() as mock:
-        yield mock
 
 
 def wire(**words: Any) -> Format:
@@ -485,7 +471,7 @@ def test_words_for_openai(
 ) -> None:
     """Name and strict go on to OpenAI, whose models they mean something to; nothing is said for the caller."""
     far_end.post(OPENAI.url, **({"body": openai_stream(CITY)} if stream else {"json": openai_answer(CITY)}))
-    assert text_of(ask(make_client(**OPENAI.settings), path, wanted, stream)) == CITY
+    assert text_of(ask(make_client(**OPENAI.settings), path, response_format=wanted, stream=stream)) == CITY
     assert sent(far_end).get("response_format") == expected
 
 
@@ -499,7 +485,7 @@ def check_refused(reply: TestResponse) -> None:
 @STREAMED
 def test_claude_has_no_json_object(make_client: Make, far_end: RequestsMock, path: str, stream: bool) -> None:
     """Anthropic knows schemas only: it isn't even asked."""
-    check_refused(ask(make_client(**CLAUDE.settings), path, OBJECT, stream))
+    check_refused(ask(make_client(**CLAUDE.settings), path, response_format=OBJECT, stream=stream))
 
 
 @pytest.mark.parametrize("wanted", [OBJECT, SCHEMA, wrap(SCHEMA)])
@@ -507,8 +493,8 @@ def test_claude_has_no_json_object(make_client: Make, far_end: RequestsMock, pat
 @STREAMED
 def test_stub_has_no_json(make_client: Make, path: str, wanted: Format, stream: bool) -> None:
     """Its text is none; but it takes the type `text`, which asks for nothing."""
-    check_refused(ask(make_client(), path, wanted, stream))
-    assert text_of(ask(make_client(), path, {"type": "text"}, stream)).startswith("[stub]")
+    check_refused(ask(make_client(), path, response_format=wanted, stream=stream))
+    assert text_of(ask(make_client(), path, response_format={"type": "text"}, stream=stream)).startswith("[stub]")
 
 
 @PATHS
@@ -516,5 +502,5 @@ def test_stub_has_no_json(make_client: Make, path: str, wanted: Format, stream: 
 def test_stub_behind_a_misfit(make_client: Make, far_end: RequestsMock, path: str, stream: bool) -> None:
     """That the stub has no JSON doesn't hide that the model's was none."""
     far_end.post(OPENAI.url, **({"body": openai_stream("no")} if stream else {"json": openai_answer("no")}))
-    reply = ask(make_client(**OPENAI.settings, llm_fallback=("stub",)), path, OBJECT, stream)
+    reply = ask(make_client(**OPENAI.settings, llm_fallback=("stub",)), path, response_format=OBJECT, stream=stream)
     assert (reply.status_code, error_of(reply)["code"]) == (502, "invalid_answer")

@@ -6,30 +6,31 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from fakes import message
 from flask.testing import FlaskClient
 
 from llm_api import Settings
 from llm_api.backends import make_backend
 from llm_api.runtime.deadline import Deadline
-from llm_api.types import Chunk, GenerationRequest, Message
+from llm_api.types import Chunk, GenerationRequest
 
 TEXT = "[stub] This is a stub: no language model answered. The prompt has 5 characters: a b c"
 WORDS = TEXT.split(" ")
 
-Ask = Callable[..., dict[str, Any]]
+Say = Callable[..., dict[str, Any]]
 
 
 @pytest.fixture
-def ask(make_client: Callable[..., FlaskClient]) -> Ask:
+def say(make_client: Callable[..., FlaskClient]) -> Say:
     """Return an asker of the stub for its answer with details."""
 
-    def ask(prompt: str = "a b c", **body: Any) -> dict[str, Any]:
+    def say(prompt: str = "a b c", **body: Any) -> dict[str, Any]:
         answer = make_client().post("/generate", json={"prompt": prompt, "details": True} | body)
         assert answer.status_code == 200
         found: dict[str, Any] = answer.get_json()
         return found
 
-    return ask
+    return say
 
 
 def chunks(request: GenerationRequest, *, stream: bool = True) -> list[Chunk]:
@@ -37,17 +38,17 @@ def chunks(request: GenerationRequest, *, stream: bool = True) -> list[Chunk]:
     return list(make_backend("stub", Settings()).stream(asked, Deadline(10)))
 
 
-def test_it_says_what_it_is(ask: Ask) -> None:
+def test_it_says_what_it_is(say: Say) -> None:
     """The text names itself, always the same, with the words counted as tokens."""
-    first, second = ask(), ask()
+    first, second = say(), say()
     assert first["response"] == second["response"] == TEXT
     assert first["details"]["usage"] == {"input_tokens": 3, "output_tokens": len(WORDS)}
     assert (first["details"]["finish_reason"], first["details"]["model"]) == ("stop", "stub")
 
 
-def test_a_system_message_counts(ask: Ask) -> None:
+def test_a_system_message_counts(say: Say) -> None:
     """It is part of the input, not of the quote."""
-    answer = ask(system="be kind")
+    answer = say(system="be kind")
     assert answer["response"] == TEXT
     assert answer["details"]["usage"]["input_tokens"] == 5
 
@@ -56,16 +57,16 @@ def test_a_system_message_counts(ask: Ask) -> None:
     ("prompt", "quote"),
     [("x" * 80, "x" * 80), ("x" * 81, "x" * 80), ("a\n b\t\tc", "a b c"), ("é😀", "é😀")],
 )
-def test_the_quote_is_one_short_line(ask: Ask, prompt: str, quote: str) -> None:
+def test_the_quote_is_one_short_line(say: Say, prompt: str, quote: str) -> None:
     """At most 80 characters of the prompt, white space folded; the count is of the whole."""
-    assert ask(prompt)["response"].endswith(f"The prompt has {len(prompt)} characters: {quote}")
+    assert say(prompt)["response"].endswith(f"The prompt has {len(prompt)} characters: {quote}")
 
 
 @pytest.mark.parametrize(("max_tokens", "finish"), [(1, "length"), (16, "length"), (17, "stop"), (10_000, "stop")])
-def test_max_tokens(ask: Ask, max_tokens: int, finish: str) -> None:
+def test_max_tokens(say: Say, max_tokens: int, finish: str) -> None:
     """Cut after so many words, and the finish reason says so."""
     assert len(WORDS) == 17
-    answer = ask(max_tokens=max_tokens)
+    answer = say(max_tokens=max_tokens)
     assert answer["response"].split() == WORDS[:max_tokens]
     assert answer["details"]["finish_reason"] == finish
     assert answer["details"]["usage"]["output_tokens"] == min(max_tokens, 17)
@@ -93,7 +94,7 @@ def test_stop(make_client: Callable[..., FlaskClient], stop: str | list[str], en
 
 def test_it_streams_word_by_word() -> None:
     """Pieces join to the whole; only the last chunk has a finish reason and the usage."""
-    request = GenerationRequest((Message.of("user", "a b c"),), stream=True)
+    request = GenerationRequest((message("user", "a b c"),), stream=True)
     *pieces, last = chunks(request)
     assert [piece.text.strip() for piece in pieces] == WORDS
     assert "".join(piece.text for piece in pieces) == TEXT
@@ -104,7 +105,7 @@ def test_it_streams_word_by_word() -> None:
 
 def test_it_quotes_the_last_turn() -> None:
     """Of a conversation the newest message is the prompt."""
-    turns = (Message.of("user", "first"), Message.of("assistant", "well"), Message.of("user", "a b c"))
+    turns = (message("user", "first"), message("assistant", "well"), message("user", "a b c"))
     assert "".join(chunk.text for chunk in chunks(GenerationRequest(turns))) == TEXT
 
 
