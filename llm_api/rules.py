@@ -23,7 +23,7 @@ PLUGINS = "llm_api.backends"
 
 @dataclass(frozen=True)
 class ApiKey:
-    """A key that the service accepts: its name for the log, its SHA-256 in hex, and itself where it is given in clear."""
+    """A key that the service accepts: its name for the log, its SHA-256 in hex, and the key where it is in clear."""
 
     name: str
     sha256: str

@@ -177,9 +177,7 @@ class Exchange:
         except LogUnavailable as unlogged:
             end = dataclasses.replace(end, status="error", http_status=unlogged.status)
             raise
-        except (
-            Exception
-        ):  # a host's hook broke, or gave what is not JSON: a line is written, without a word of the request
+        except Exception:  # a host's hook broke, or gave what is not JSON: the line has no word of the request
             end = dataclasses.replace(end, status="error", http_status=InternalError.status)
             logged = self._log.append(self._bare_line(end))
             raise
