@@ -17,6 +17,7 @@ SECTION = (ROOT / "README.md").read_text().split("## In your Flask app\n")[1].sp
 pytest_plugins = ["pytester"]
 
 
+@pytest.mark.usefixtures("named_plugins")
 def test_the_app_and_its_tests(pytester: pytest.Pytester) -> None:
     """The app and the tests, in a file of their own, pass; nothing is written into the app's log."""
     app, tests = re.findall(r"```python\n(.*?)```", SECTION, re.DOTALL)
