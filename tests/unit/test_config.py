@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from flask.testing import FlaskClient
+from asking import Serve
 
 from llm_api import Settings
 from llm_api.errors import ConfigError
@@ -89,12 +89,8 @@ RULES: dict[str, dict[str, Any]] = {
     },
     "llm_fallback": {
         "good": {
-            "none": (),
-            "NONE": (),
-            "stub": ("stub",),
-            "openai,stub": ("openai", "stub"),
-            " Claude , stub": ("claude", "stub"),
-            "a.b:Cd,stub": ("a.b:Cd", "stub"),
+            **{"none": (), "NONE": (), "stub": ("stub",), "openai,stub": ("openai", "stub")},
+            **{" Claude , stub": ("claude", "stub"), "a.b:Cd,stub": ("a.b:Cd", "stub")},
         },
         "bad": ["gpt", "stub,stub", "openai,,stub", "stub,", ",", "none,stub", "openai stub", "openai;stub"],
     },
@@ -116,13 +112,7 @@ RULES: dict[str, dict[str, Any]] = {
     "claude_base_url": URLS,
     "claude_version": {
         "good": {"2023-06-01": "2023-06-01", "2026-10-21": "2026-10-21"},
-        "bad": [
-            "2023",
-            "01-06-2023",
-            "2023-06-01x",
-            "latest",
-            "2023-13-45",
-        ],
+        "bad": ["2023", "01-06-2023", "2023-06-01x", "latest", "2023-13-45"],
     },
     "replay_file": {"good": {"/var/log/x.jsonl": "/var/log/x.jsonl"}, "bad": ["a\nb"]},
     "replay_miss": {"good": {"error": "error", "Fallback": "fallback"}, "bad": ["ok", "1"]},
@@ -157,21 +147,9 @@ RULES: dict[str, dict[str, Any]] = {
         },
         "bad": [
             *("1234567", "a:1234567", "a:", ":12345678,", ",", "12345678,", "12345678,,a:12345678", "two words"),
-            *(
-                "a:12345678,a:23456789",
-                "12345678,12345678",
-                "a:1234567\u00e4",
-                "a b:12345678",
-                "a:12345678\nb:12345678",
-            ),
-            *(
-                "sha256:",
-                "a:sha256:",
-                "a:sha256:0123",
-                f"a:sha256:{EIGHT}0",
-                f"a:sha256:{EIGHT[1:]}g",
-                "sha256:12345678",
-            ),
+            *("a:12345678,a:23456789", "12345678,12345678", "a:1234567\u00e4", "a b:12345678"),
+            *("sha256:", "a:sha256:", "a:sha256:0123", f"a:sha256:{EIGHT}0", f"a:sha256:{EIGHT[1:]}g"),
+            *("sha256:12345678", "a:12345678\nb:12345678"),
         ],
     },
     "rate_limit": {
@@ -179,26 +157,9 @@ RULES: dict[str, dict[str, Any]] = {
             r: r for r in ("1/second", "60/minute", "5/hour;100/day", "999999999/day", "1/second;2/minute;3/hour")
         },
         "bad": [
-            *(
-                "60",
-                "minute",
-                "0/minute",
-                "-1/minute",
-                "60/minutes",
-                "60 /minute",
-                "60/Minute",
-                "1/minute;",
-                ";1/minute",
-            ),
-            *(
-                "60 per minute",
-                "1/minute,2/hour",
-                "1/minute; 2/hour",
-                "1.5/minute",
-                "01/minute",
-                "1000000000/day",
-                "1/week",
-            ),
+            *("60", "minute", "0/minute", "-1/minute", "60/minutes", "60 /minute", "60/Minute", "1/minute;"),
+            *("60 per minute", "1/minute,2/hour", "1/minute; 2/hour", "1.5/minute", "01/minute", "1000000000/day"),
+            *("1/week", ";1/minute"),
         ],
     },
     "rate_limit_storage": {
@@ -224,14 +185,7 @@ RULES: dict[str, dict[str, Any]] = {
             "0.0.0.0/0": (ipaddress.ip_network("0.0.0.0/0"),),
         },
         "bad": [
-            "10.0.0.1/8",
-            "10.0.0",
-            "proxy.example.com",
-            "10.0.0.1,",
-            ",",
-            "10.0.0.1 10.0.0.2",
-            "*",
-            "::1/129",
+            *("10.0.0.1/8", "10.0.0", "proxy.example.com", "10.0.0.1,", ",", "10.0.0.1 10.0.0.2", "*", "::1/129"),
             "Unix",
         ],
     },
@@ -243,21 +197,9 @@ RULES: dict[str, dict[str, Any]] = {
             "http://[::1]:3000": ("http://[::1]:3000",),
         },
         "bad": [
-            *(
-                "a.example",
-                "//a.example",
-                "ftp://a.example",
-                "https://",
-                "https://a.example/",
-                "https://a.example/x",
-                "null",
-            ),
-            *(
-                "https://a.example,",
-                "https://*.example",
-                "https://a.example https://b.example",
-                "https://u@a.example",
-            ),
+            *("a.example", "//a.example", "ftp://a.example", "https://", "https://a.example/", "https://a.example/x"),
+            *("null", "https://a.example,", "https://*.example", "https://a.example https://b.example"),
+            "https://u@a.example",
         ],
     },
     "http_proxy_url": {
@@ -448,7 +390,7 @@ def test_the_original_defaults_stand() -> None:
 SECRETS = {"hf_api_key": "hf-canary-1", "openai_api_key": "sk-canary-2", "claude_api_key": "an-canary-3"}
 
 
-def test_config_order(make_client: Callable[..., FlaskClient], log_path: Path) -> None:
+def test_config_order(make_client: Serve, log_path: Path) -> None:
     """The original's four come first, in its order and with its names."""
     body = make_client(ollama_model="m", ollama_url="http://h:1").get("/config").get_json()
     assert list(body)[:4] == ["backend", "ollama_model", "ollama_url", "log_file"]
@@ -466,7 +408,7 @@ def test_config_order(make_client: Callable[..., FlaskClient], log_path: Path) -
     ],
 )
 @pytest.mark.parametrize("name", ["ollama_url", "hf_base_url", "openai_base_url", "claude_base_url"])
-def test_config_shows_no_credentials(make_client: Callable[..., FlaskClient], name: str, url: str, shown: str) -> None:
+def test_config_shows_no_credentials(make_client: Serve, name: str, url: str, shown: str) -> None:
     """No key, and no user:password of any address."""
     answer = make_client(**SECRETS | {name: url}).get("/config")
     assert answer.get_json()[name] == shown

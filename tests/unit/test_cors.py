@@ -1,17 +1,14 @@
 """Which pages of other sites may call (Fetch standard, section 3.3): none, unless CORS_ORIGINS has their origin."""
 
 import re
-from collections.abc import Callable
 
 import pytest
-from asking import GENERATE
+from asking import GENERATE, Serve
 from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
 from llm_api import Settings, create_app
 from llm_api.rules import ApiKey
-
-Serve = Callable[..., FlaskClient]
 
 APP = "https://app.example.com"
 PATHS = sorted(

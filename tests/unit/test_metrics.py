@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from asking import GENERATE, ask
+from asking import GENERATE, Log, Serve, ask
 from fakes import ANSWER, Clock, Fake
 from flask.testing import FlaskClient
 from prometheus_client.parser import text_string_to_metric_families
@@ -19,8 +19,6 @@ from llm_api.exchange.breaker import FAILURES, OPEN_SECONDS
 from llm_api.rules import ApiKey
 from llm_api.types import Chunk, Usage
 
-LogLines = Callable[[], list[dict[str, Any]]]
-Serve = Callable[..., FlaskClient]
 Sample = tuple[Any, ...]
 
 ROOT = Path(__file__).parents[2]
@@ -367,7 +365,7 @@ PARENT = "00f067aa0ba902b7"
     ],
 )
 def test_traceparent(
-    serve: Serve, log_lines: LogLines, log_path: Path, traceparent: str | None, trace_id: str | None
+    serve: Serve, log_lines: Log, log_path: Path, traceparent: str | None, trace_id: str | None
 ) -> None:
     """A valid header's trace id is in the line (W3C Trace Context, section 3.2); of any other there is nothing."""
     headers = {} if traceparent is None else {"traceparent": traceparent}

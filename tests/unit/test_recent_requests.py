@@ -4,14 +4,13 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from asking import GENERATE, ask
+from asking import GENERATE, Serve, ask
 from fakes import Clock, Fake
 from flask.testing import FlaskClient
 
 from llm_api.errors import BadCredentials, ModelNotFound, QuotaExhausted, RequestRefused, ServerError, Unreachable
 from llm_api.types import Chunk
 
-Serve = Callable[..., FlaskClient]
 Health = Callable[[FlaskClient], tuple[int, str, str | None]]
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from flask.testing import FlaskClient
+from asking import Serve
 
 from llm_api import Settings
 from llm_api.errors import LogUnavailable
@@ -290,9 +290,7 @@ def test_the_reason_is_told_and_forgotten(make_log: MakeLog, log_path: Path) -> 
     assert (log.failure, log.failures) == (None, 1)
 
 
-def test_a_log_that_is_not_required(
-    make_client: Callable[..., FlaskClient], log_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_log_that_is_not_required(make_client: Serve, log_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """With LOG_REQUIRED=false the answer comes and its line goes to stderr; /health says degraded."""
     client = make_client(log_required=False)
     log_path.parent.write_text("a file where the folder should be")
@@ -304,7 +302,7 @@ def test_a_log_that_is_not_required(
     assert (health.status_code, health.get_json()["status"]) == (200, "degraded")
 
 
-def test_health_finds_out_that_it_is_over(make_client: Callable[..., FlaskClient], log_path: Path) -> None:
+def test_health_finds_out_that_it_is_over(make_client: Serve, log_path: Path) -> None:
     """Behind a balancer no request would come while /health is 503, so the probe itself tries."""
     client = make_client()
     log_path.parent.write_text("a file where the folder should be")
@@ -674,7 +672,7 @@ def test_redaction_leaves_valid_json(make_log: MakeLog, log_path: Path, key: str
 
 
 @pytest.mark.parametrize("key", ["duration_ms", "timestamp"])
-def test_redaction_does_not_touch_names(make_client: Callable[..., FlaskClient], log_lines: Any, key: str) -> None:
+def test_redaction_does_not_touch_names(make_client: Serve, log_lines: Any, key: str) -> None:
     """A placeholder of a key that is a field's name must not take the field away."""
     make_client(openai_api_key=key).post("/generate", json={"prompt": "x"})
     assert key in log_lines()[0]

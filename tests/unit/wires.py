@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from providers import (
@@ -55,8 +55,6 @@ class Wire:
     default_model: str
     always: Json
     streamed: Json
-    headers: dict[str, str]
-    key_headers: dict[str, str]
     parameters: Changes
     ended: Callable[[str | None], tuple[Json, bytes]]
     finish_reasons: list[tuple[str | None, str]]
@@ -69,12 +67,14 @@ class Wire:
     empty: dict[str, bytes]
     tails: dict[str, tuple[bytes, str]]
     faults: dict[str, Fault]
-    spent: tuple[str, ...]
     refusal: tuple[Json, Json]
-    check_query: str
-    list_query: str
     listing: Callable[[Any], Json]
     listed: list[Any]
+    headers: dict[str, str] = field(default_factory=dict)
+    key_headers: dict[str, str] = field(default_factory=dict)
+    check_query: str = ""
+    list_query: str = ""
+    spent: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         return self.provider.name
@@ -230,7 +230,6 @@ OPENAI_WIRE = Wire(
     default_model="gpt-6-luna",
     always={"stream": False, "messages": [USER]},
     streamed={"stream": True, "stream_options": {"include_usage": True}},
-    headers={},
     key_headers={"authorization": f"Bearer {OPENAI.key}"},
     parameters=[*OPENAI_PARAMETERS, ({"max_tokens": 7}, {"max_completion_tokens": 7})],
     ended=openai_ended,
@@ -246,8 +245,6 @@ OPENAI_WIRE = Wire(
     faults=OPENAI_FAULTS,
     spent=("429 quota", "429 quota as type"),
     refusal=(openai_error("invalid_value", "no such role", "messages"), {"code": "invalid_value", "param": "messages"}),
-    check_query="",
-    list_query="",
     listing=lambda models: {"object": "list", "data": models},
     listed=[{"id": "one", "shutdown_date": None}, {"id": "org/two"}],
 )
@@ -267,13 +264,11 @@ HUGGING_FACE_FAULTS = {  # providers.md 5
     "500": Fault(500, {"error": {"message": "no", "type": "server_error"}}, 502, "server_error"),
     "503": Fault(503, {"error": "Model is overloaded", "error_type": "overloaded"}, 503, "overloaded"),
 }
-HUGGING_FACE_WIRE = Wire(
+HUGGING_FACE_WIRE = replace(
+    OPENAI_WIRE,
     provider=HUGGING_FACE,
     model_setting="hf_model",
     default_model="openai/gpt-oss-20b",
-    always={"stream": False, "messages": [USER]},
-    streamed={"stream": True, "stream_options": {"include_usage": True}},
-    headers={},
     key_headers={"authorization": f"Bearer {HUGGING_FACE.key}"},
     parameters=[
         *OPENAI_PARAMETERS,
@@ -281,15 +276,8 @@ HUGGING_FACE_WIRE = Wire(
         ({"model": "Qwen/Qwen3-4B:groq"}, {"model": "Qwen/Qwen3-4B:groq"}),
         ({"model": "org/gpt-5-like", "max_tokens": 3}, {"model": "org/gpt-5-like", "max_tokens": 3}),
     ],
-    ended=openai_ended,
     finish_reasons=[*OPENAI_REASONS, ("eos_token", "stop"), ("eos", "stop"), ("stop_sequence", "stop")],
-    usages=OPENAI_USAGES,
-    texts=OPENAI_TEXTS,
-    wrong=OPENAI_WRONG,
-    head=HEAD,
     streams=OPENAI_STREAMS | {"eos_token": HEL + LO + delta("", "eos_token")},
-    long=(openai_stream("Hello", finish="length"), 12, 2),
-    empty={"whole": HEAD + TAIL + DONE, "only its end": TAIL},
     tails=OPENAI_TAILS
     | {
         "generation": (event({"error": "failed", "error_type": "generation"}), "server_error"),
@@ -299,9 +287,6 @@ HUGGING_FACE_WIRE = Wire(
     faults=HUGGING_FACE_FAULTS,
     spent=("402",),
     refusal=({"error": "no such role"}, {"code": "request_refused", "param": None}),
-    check_query="",
-    list_query="",
-    listing=lambda models: {"object": "list", "data": models},
     listed=[{"id": "one", "providers": []}, {"id": "org/two"}],
 )
 
@@ -496,8 +481,6 @@ OLLAMA_WIRE = Wire(
     default_model="llama2",
     always={"stream": False, "think": False, "truncate": False, "messages": [USER]},
     streamed={"stream": True},
-    headers={},
-    key_headers={},
     parameters=[
         ({}, {}),
         ({"max_tokens": 7}, {"options": {"num_predict": 7}}),
@@ -579,10 +562,7 @@ OLLAMA_WIRE = Wire(
         "502": Fault(502, {"error": "cloud unreachable"}, 502, "server_error"),
         "503": Fault(503, {"error": "server busy, please try again.  maximum pending requests"}, 503, "overloaded"),
     },
-    spent=(),
     refusal=({"error": "no such\n  role"}, {"code": "request_refused", "param": None}),
-    check_query="",
-    list_query="",
     listing=lambda models: {"models": models},
     listed=[{"name": "one:latest", "model": "one:latest"}, {"name": "org/two"}],
 )
