@@ -46,14 +46,7 @@ URLS = {
     },
     "bad": [
         *("h:8000", "ftp://h", "http://", "http:///v1", "http://h:99999", "http://h:x", "http://[::1", "http://h?a=1"),
-        *(
-            "http://h#a",
-            "//h",
-            "http://two words",
-            "http://h\nost",
-            "http://h\tost",
-            "http://h\u00e9",
-        ),
+        *("http://h#a", "//h", "http://two words", "http://h\nost", "http://h\tost", "http://h\u00e9"),
     ],
 }
 TEXTS = {"good": {"a": "a", " a b ": "a b", "mistral:7b": "mistral:7b", "é": "é"}, "bad": ["a\nb", "a\x00b", "a\x7fb"]}
@@ -315,9 +308,7 @@ def test_a_vendors_name_is_the_one_that_is_blamed(monkeypatch: pytest.MonkeyPatc
         ("h:1234/", "http://h:1234"),
         ("h/path", "http://h:11434/path"),
         ("1.2.3.4", "http://1.2.3.4:11434"),
-        ("http://h", "http://h"),
-        ("https://h", "https://h"),
-        ("http://h:1234", "http://h:1234"),
+        *((url, url) for url in ("http://h", "https://h", "http://h:1234")),
         ("0.0.0.0", "http://127.0.0.1:11434"),
         ("0.0.0.0:1234", "http://127.0.0.1:1234"),
         ("http://0.0.0.0:1234", "http://127.0.0.1:1234"),

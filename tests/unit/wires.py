@@ -109,14 +109,9 @@ def openai_ended(said: str | None) -> tuple[Json, bytes]:
 
 
 OPENAI_REASONS = [
-    ("stop", "stop"),
-    ("length", "length"),
-    ("tool_calls", "tool_calls"),
+    *((said, said) for said in ("stop", "length", "tool_calls", "content_filter")),
     ("function_call", "tool_calls"),
-    ("content_filter", "content_filter"),
-    (None, "stop"),
-    ("", "stop"),
-    ("something_new", "stop"),
+    *((said, "stop") for said in (None, "", "something_new")),
 ]
 OPENAI_USAGES: Changes = [
     ({"usage": None}, (None, None)),
@@ -377,15 +372,10 @@ CLAUDE_WIRE = Wire(
     ],
     ended=claude_ended,
     finish_reasons=[
-        ("end_turn", "stop"),
-        ("stop_sequence", "stop"),
-        ("max_tokens", "length"),
-        ("model_context_window_exceeded", "length"),
-        ("pause_turn", "length"),
+        *((said, "stop") for said in ("end_turn", "stop_sequence", "something_new", None)),
+        *((said, "length") for said in ("max_tokens", "model_context_window_exceeded", "pause_turn")),
         ("tool_use", "tool_calls"),
         ("refusal", "content_filter"),
-        ("something_new", "stop"),
-        (None, "stop"),
     ],
     usages=[  # what was read from and written to the cache counts as input (providers.md, table 1.4)
         ({"usage": {"input_tokens": 5, "output_tokens": 3}}, (5, 3)),
