@@ -8,13 +8,13 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from asking import Serve
+from processes import python
 
 from llm_api import Settings
 from llm_api.errors import ConfigError
@@ -452,15 +452,7 @@ def start(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
     def run(*args: str, env_file: str = "", **environ: str) -> subprocess.CompletedProcess[str]:
         (tmp_path / ".env").write_text(env_file)
         clean = {name: value for name, value in os.environ.items() if name not in VARIABLES}
-        return subprocess.run(
-            [sys.executable, *args],
-            cwd=tmp_path,
-            env=clean | {"PYTHONPATH": str(ROOT)} | environ,
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
+        return python(*args, cwd=tmp_path, env=clean | {"PYTHONPATH": str(ROOT)} | environ)
 
     return run
 

@@ -28,14 +28,6 @@ from llm_api.log.writer import RequestLog
 BROKEN = b'{"timestamp": 17, "prompt": "cut off he\n'
 
 
-@pytest.fixture
-def logs(make_app: Callable[..., Flask]) -> Run:
-    """Return a runner of `flask llm logs ARGUMENTS`; its keywords are settings."""
-    return lambda *arguments, **settings: (
-        make_app(**settings).test_cli_runner().invoke(args=["llm", "logs", *arguments])
-    )
-
-
 # --- which files, in which order
 
 

@@ -21,7 +21,6 @@ from typing import Any
 
 import pytest
 from asking import Log, Serve
-from flask import Flask
 from providers import FarEnd
 from records import NOON, ROOT, Run, answered, command, environment, ids, line, record, write
 from responses import RequestsMock
@@ -29,14 +28,6 @@ from responses import RequestsMock
 # What may steer a terminal: C0 but newline, DEL, C1, bidi marks.
 STEERING = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 HOSTILE = "\x1b]0;owned\x07\x1b[2J\x9b31m\u202egnp.exe\r\nnew line\x7f\x08"
-
-
-@pytest.fixture
-def logs(make_app: Callable[..., Flask]) -> Run:
-    """Return a runner of `flask llm logs ARGUMENTS`; its keywords are settings."""
-    return lambda *arguments, **settings: (
-        make_app(**settings).test_cli_runner().invoke(args=["llm", "logs", *arguments])
-    )
 
 
 def on_terminal(log: Path, *arguments: str, **more: str) -> str:

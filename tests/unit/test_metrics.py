@@ -1,8 +1,6 @@
 """/metrics: what each end of a request counts, under names and labels as Prometheus wants them; and the trace's id."""
 
 import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +9,7 @@ import pytest
 from asking import GENERATE, Log, Serve, ask
 from fakes import ANSWER, Clock, Fake
 from flask.testing import FlaskClient
+from processes import python
 from prometheus_client.parser import text_string_to_metric_families
 from werkzeug.test import TestResponse
 
@@ -316,9 +315,7 @@ def test_workers_are_summed(tmp_path: Path) -> None:
     environ = os.environ | {"PROMETHEUS_MULTIPROC_DIR": str(tmp_path), "PYTHONPATH": str(ROOT)}
 
     def worker() -> str:
-        ended = subprocess.run(
-            [sys.executable, "-c", code], env=environ, capture_output=True, text=True, timeout=60, check=False
-        )
+        ended = python("-c", code, env=environ)
         assert ended.stderr == ""
         return ended.stdout
 

@@ -19,6 +19,7 @@ from typing import Any
 
 import pytest
 from asking import Serve
+from processes import python
 
 from llm_api import Settings
 from llm_api.errors import LogUnavailable
@@ -44,14 +45,7 @@ def numbers(path: Path) -> list[int]:
 
 def run(code: str, *args: object) -> str:
     """Run Python code in a process of its own; return what it printed."""
-    ended = subprocess.run(
-        [sys.executable, "-W", "error", "-c", textwrap.dedent(code), *map(str, args)],
-        cwd=Path(__file__).parents[2],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    ended = python("-W", "error", "-c", textwrap.dedent(code), *args)
     assert (ended.returncode, "Traceback" in ended.stderr) == (0, False), ended.stderr
     return ended.stdout
 
