@@ -39,12 +39,22 @@ def make_client(make_app: Callable[..., Flask]) -> Callable[..., FlaskClient]:
 
 
 @pytest.fixture
-def serve(monkeypatch: pytest.MonkeyPatch, make_client: Callable[..., FlaskClient]) -> Callable[..., FlaskClient]:
+def use(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Return what makes apps use the given backends where their settings name them."""
+
+    def use(*backends: Backend) -> None:
+        known = {backend.name: backend for backend in backends}
+        monkeypatch.setattr("llm_api.exchange.exchange.make_backend", lambda name, settings: known[name])
+
+    return use
+
+
+@pytest.fixture
+def serve(use: Callable[..., None], make_client: Callable[..., FlaskClient]) -> Callable[..., FlaskClient]:
     """Return a maker of clients whose chain is the given backends."""
 
     def make(first: Backend, *others: Backend, **settings: Any) -> FlaskClient:
-        known = {backend.name: backend for backend in (first, *others)}
-        monkeypatch.setattr("llm_api.exchange.exchange.make_backend", lambda name, settings: known[name])
+        use(first, *others)
         names = tuple(backend.name for backend in others)
         return make_client(**{"llm_backend": first.name, "llm_fallback": names} | settings)
 

@@ -7,13 +7,12 @@ from typing import Any
 
 import pytest
 from asking import Log, Serve, ask
-from fakes import Clock, Fake, Turn
+from fakes import FAILURES, Clock, Fake, Turn
 from flask.testing import FlaskClient
 
 from llm_api.errors import (
     BackendError,
     BadCredentials,
-    CircuitOpen,
     InvalidAnswer,
     LLMAPIError,
     ModelNotFound,
@@ -33,19 +32,7 @@ from llm_api.types import Chunk, GenerationRequest
 AT_ONCE = 0.001  # a Retry-After that tests need not wait for
 
 
-REASONS = [
-    (Unreachable("m"), "unreachable"),
-    (TimedOut("m"), "timeout"),
-    (RateLimited("m"), "rate_limited"),
-    (QuotaExhausted("m"), "rate_limited"),
-    (Overloaded("m"), "overloaded"),
-    (BadCredentials("m"), "bad_credentials"),
-    (ModelNotFound("m"), "model_not_found"),
-    (ServerError("m"), "server_error"),
-    (InvalidAnswer("m"), "invalid_answer"),
-    (CircuitOpen("m"), "circuit_open"),
-    (NotConfigured("m"), "not_configured"),
-]
+REASONS = [(error, code) for error, _, code, _ in FAILURES]
 
 
 @pytest.mark.parametrize(("error", "reason"), REASONS)

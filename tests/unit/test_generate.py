@@ -6,23 +6,15 @@ from typing import Any
 
 import pytest
 from asking import Serve, error_of, lines_of
-from fakes import END, Fake, message
+from fakes import END, FAILURES, Fake, message
 from werkzeug.test import TestResponse
 
 from llm_api.errors import (
-    BadCredentials,
-    CircuitOpen,
-    InvalidAnswer,
     LLMAPIError,
-    ModelNotFound,
-    NotConfigured,
     Overloaded,
-    QuotaExhausted,
-    RateLimited,
     RequestRefused,
     ServerError,
     TimedOut,
-    Unreachable,
 )
 from llm_api.types import Chunk, GenerationRequest, ResponseFormat
 
@@ -291,17 +283,7 @@ def test_a_validation_error_names_every_wrong_field(make_client: Serve) -> None:
 @pytest.mark.parametrize(
     ("error", "status", "code", "retry_after"),
     [
-        (Unreachable("m"), 503, "unreachable", "1"),
-        (TimedOut("m"), 504, "timeout", None),
-        (RateLimited("m", retry_after=7.4), 429, "rate_limited", "7"),
-        (QuotaExhausted("m"), 503, "rate_limited", "1"),
-        (Overloaded("m", retry_after=0.2), 503, "overloaded", "1"),
-        (BadCredentials("m"), 502, "bad_credentials", None),
-        (ModelNotFound("m", param="model"), 404, "model_not_found", None),
-        (ServerError("m"), 502, "server_error", None),
-        (InvalidAnswer("m"), 502, "invalid_answer", None),
-        (CircuitOpen("m", retry_after=8), 503, "circuit_open", "8"),
-        (NotConfigured("m"), 503, "not_configured", "1"),
+        *FAILURES,
         (RequestRefused("m", code="content_policy", param="prompt"), 400, "content_policy", None),
     ],
 )

@@ -221,16 +221,15 @@ ALL_SECRETS = [canary(field) for field in SECRET if field.metadata["rule"] is no
 @pytest.mark.parametrize("begun", [False, True])
 @pytest.mark.parametrize("is_ours", [False, True])
 def test_a_backend_that_breaks(
-    start: Start, monkeypatch: pytest.MonkeyPatch, watch: Watch, secret: str, begun: bool, is_ours: bool
+    start: Start, use: Callable[..., None], watch: Watch, secret: str, begun: bool, is_ours: bool
 ) -> None:
     """A bug, and an error with an upstream's words, in the middle of an answer or before it: no text of theirs."""
 
     def error() -> Exception:
         return ServerError("m", code=secret, detail=f"it said {secret}") if is_ours else RuntimeError(secret)
 
-    one = Fake("stub")
-    one.trouble = RuntimeError(secret)
-    monkeypatch.setattr("llm_api.exchange.exchange.make_backend", lambda name, settings: one)
+    one = Fake("stub", trouble=RuntimeError(secret))
+    use(one)
     client = start(llm_backend="stub").test_client()
     for path in GENERATE:
         for stream in (False, True):
