@@ -6,10 +6,9 @@ import json
 from typing import Any
 
 import pytest
-from asking import Log, Serve, ask, error_of, lines_of, outcomes, texts_of
+from asking import USER, Log, Serve, ask, error_of, lines_of, outcomes, texts_of
 from providers import OPENAI, SCHEMA, FarEnd, delta, event, openai_answer, openai_error, openai_stream, sent
 
-USER = {"role": "user", "content": "Hi"}
 CLUSTER = "http://vllm.example:8000/v1"
 CLUSTER_URL = CLUSTER + "/chat/completions"
 

@@ -263,17 +263,17 @@ def test_check(far_end: FarEnd, wire: Wire) -> None:
 
 @every_wire
 @pytest.mark.parametrize(
-    ("reply", "error"),
+    ("reply", "error", "words"),
     [
-        ({"status": 401, "json": {"error": "bad key"}}, BadCredentials),
-        ({"body": requests.ConnectionError("refused")}, Unreachable),
-        ({"body": "<html>"}, InvalidAnswer),
+        ({"status": 401, "json": {"error": "bad key"}}, BadCredentials, "did not accept the key"),
+        ({"body": requests.ConnectionError("refused")}, Unreachable, "can't be reached"),
+        ({"body": "<html>"}, InvalidAnswer, "is not JSON"),
     ],
 )
-def test_check_that_fails(far_end: FarEnd, wire: Wire, reply: Json, error: type[Exception]) -> None:
+def test_check_that_fails(far_end: FarEnd, wire: Wire, reply: Json, error: type[Exception], words: str) -> None:
     """A bad key, a dead server and a page of another server are told apart."""
     far_end.get(wire.provider.models_url, **reply)
-    with pytest.raises(error):
+    with pytest.raises(error, match=words):
         backend(wire).check(Deadline(5))
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from asking import USER
 from providers import (
     CLAUDE,
     HUGGING_FACE,
@@ -33,7 +34,6 @@ from providers import (
     openai_usage,
 )
 
-USER = {"role": "user", "content": "Hi"}
 SYSTEM = [{"role": "system", "content": "Be brief."}, USER]
 LATER = {"retry-after": "7"}
 Json = dict[str, Any]
