@@ -235,14 +235,6 @@ def test_a_dropped_parameter_costs_no_retry(serve: Serve) -> None:
 # --- the deadline
 
 
-@pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    clock = Clock()
-    monkeypatch.setattr("llm_api.runtime.deadline.time", clock)
-    monkeypatch.setattr("llm_api.exchange.breaker.time", clock)
-    return clock
-
-
 def hanging(clock: Clock, seen: list[float]) -> Callable[[Deadline], None]:
     """Return a turn that notes the time left and uses it all up."""
 

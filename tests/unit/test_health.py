@@ -13,14 +13,6 @@ from llm_api.backends.base import Backend
 from llm_api.errors import NotConfigured, ServerError, Unreachable
 
 
-@pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    clock = Clock()
-    monkeypatch.setattr("llm_api.exchange.health.time", clock)
-    monkeypatch.setattr("llm_api.exchange.health.PATIENCE_SECONDS", 10)  # a busy machine must not make tests fail
-    return clock
-
-
 def health(client: FlaskClient) -> tuple[int, str, str | None]:
     answer = client.get("/health")
     body = answer.get_json()

@@ -230,11 +230,8 @@ def test_in_flight_after_a_refused_request(serve: Serve, log_path: Path, why: st
 
 
 @pytest.mark.parametrize("send", [ask, stream])
-def test_breaker(serve: Serve, monkeypatch: pytest.MonkeyPatch, send: Any) -> None:
+def test_breaker(serve: Serve, clock: Clock, send: Any) -> None:
     """1 from the failure that opens it until a request has succeeded, a stream too; each backend has its own."""
-
-    clock = Clock()
-    monkeypatch.setattr("llm_api.exchange.breaker.time", clock)
     client = serve(Fake("flaky", turns=[ServerError("m")] * FAILURES), Fake("steady"))
 
     def gauges() -> list[float]:

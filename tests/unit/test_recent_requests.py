@@ -15,15 +15,6 @@ Health = Callable[[FlaskClient], tuple[int, str, str | None]]
 
 
 @pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    clock = Clock()
-    monkeypatch.setattr("llm_api.exchange.breaker.time", clock)
-    monkeypatch.setattr("llm_api.exchange.health.time", clock)
-    monkeypatch.setattr("llm_api.exchange.health.PATIENCE_SECONDS", 10)  # a busy machine must not make tests fail
-    return clock
-
-
-@pytest.fixture
 def health(clock: Clock) -> Health:
     """Return a reader of /health that never sees an old report."""
 
