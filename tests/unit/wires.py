@@ -83,6 +83,7 @@ class Wire:
 # OpenAI's, which Hugging Face's router speaks too
 
 
+STRICT = {"type": "json_schema", "json_schema": {"name": "city", "schema": SCHEMA, "strict": True}}
 OPENAI_PARAMETERS: Changes = [
     ({}, {}),
     ({"temperature": 0}, {"temperature": 0}),
@@ -95,7 +96,7 @@ OPENAI_PARAMETERS: Changes = [
     ({"model": "gpt-4.1"}, {"model": "gpt-4.1"}),
     ({"system": "Be brief."}, {"messages": SYSTEM}),
     ({"system": ""}, {}),
-    ({"response_format": {"type": "json_object"}}, {"response_format": {"type": "json_object"}}),
+    *(({"response_format": said}, {"response_format": said}) for said in ({"type": "json_object"}, STRICT)),
     (
         {"response_format": SCHEMA},
         {"response_format": {"type": "json_schema", "json_schema": {"name": "answer", "schema": SCHEMA}}},
