@@ -404,20 +404,8 @@ def mutated(data: bytes) -> bytes:
 
 
 TOKENS = (
-    b"\r\n",
-    b"\n",
-    b"\x00",
-    b'"',
-    b"{",
-    b"[",
-    b"\\u",
-    b"\\ud800",
-    b"\xff",
-    b"1e999",
-    b"-",
-    b": ",
-    b"%00",
-    b"0\r\n\r\n",
+    *(b"\r\n", b"\n", b"\x00", b'"', b"{", b"[", b"\\u", b"\\ud800"),
+    *(b"\xff", b"1e999", b"-", b": ", b"%00", b"0\r\n\r\n"),
 )
 
 

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
+# What the fixtures of conftest.py give: makers of clients, and the lines of the log.
+Serve = Callable[..., FlaskClient]
+Log = Callable[[], list[dict[str, Any]]]
 # Each route that generates, with a body for it and its operation in log and metrics.
 USER = {"role": "user", "content": "Hi"}
 GENERATE: dict[str, tuple[dict[str, Any], str]] = {

@@ -9,11 +9,39 @@ from typing import Any
 
 from llm_api import Settings
 from llm_api.backends.base import Backend
+from llm_api.errors import (
+    BackendError,
+    BadCredentials,
+    CircuitOpen,
+    InvalidAnswer,
+    ModelNotFound,
+    NotConfigured,
+    Overloaded,
+    QuotaExhausted,
+    RateLimited,
+    ServerError,
+    TimedOut,
+    Unreachable,
+)
 from llm_api.runtime.deadline import Deadline
 from llm_api.types import Chunk, GenerationRequest, Message, Usage
 
 END = Chunk("", "stop", Usage(3, 2), "model-it-named")
 ANSWER = (Chunk("Hi "), Chunk("there"), END)
+# What a backend raises, with the status, the code and the Retry-After that a client must see.
+FAILURES: list[tuple[BackendError, int, str, str | None]] = [
+    (Unreachable("m"), 503, "unreachable", "1"),
+    (TimedOut("m"), 504, "timeout", None),
+    (RateLimited("m", retry_after=7.4), 429, "rate_limited", "7"),
+    (QuotaExhausted("m"), 503, "rate_limited", "1"),
+    (Overloaded("m", retry_after=0.2), 503, "overloaded", "1"),
+    (BadCredentials("m"), 502, "bad_credentials", None),
+    (ModelNotFound("m", param="model"), 404, "model_not_found", None),
+    (ServerError("m"), 502, "server_error", None),
+    (InvalidAnswer("m"), 502, "invalid_answer", None),
+    (CircuitOpen("m", retry_after=8), 503, "circuit_open", "8"),
+    (NotConfigured("m"), 503, "not_configured", "1"),
+]
 PATIENCE = 10  # seconds; only a broken program lets a wait take them
 
 Piece = Chunk | BaseException | Callable[[Deadline], object]

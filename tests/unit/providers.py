@@ -9,13 +9,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from asking import ask, error_of, outcomes
-from flask.testing import FlaskClient
+from asking import Log, Serve, ask, error_of, outcomes
 from responses import RequestsMock
 from werkzeug.test import TestResponse
-
-Make = Callable[..., FlaskClient]
-Log = Callable[[], list[dict[str, Any]]]
 
 # A pause of a millisecond; Claude takes a 429 without `retry-after` for a spent budget.
 AT_ONCE = {"retry-after": "1", "retry-after-ms": "1"}
@@ -242,7 +238,7 @@ class Fault(NamedTuple):
         return body | {"status": self.status, "headers": self.headers}
 
 
-def sent(far_end: RequestsMock, number: int = -1) -> dict[str, Any]:
+def sent(far_end: FarEnd, number: int = -1) -> dict[str, Any]:
     """Return the JSON body of a request that a far end got, the last one by default."""
     body: dict[str, Any] = json.loads(far_end.calls[number].request.body)
     return body
@@ -268,7 +264,7 @@ def check_fallback(reply: TestResponse, line: dict[str, Any], reason: str, backe
     assert outcomes(line) == [(backend, reason), ("stub", "ok")]
 
 
-def check_fault(fault: Fault, provider: Provider, make_client: Make, far_end: RequestsMock, log_lines: Log) -> None:
+def check_fault(fault: Fault, provider: Provider, make_client: Serve, far_end: FarEnd, log_lines: Log) -> None:
     """Without a fallback the client sees the error, streamed or not; with one it sees the stub, or still the error."""
     far_end.post(provider.url, **fault.reply())
     alone, backed = make_client(**provider.settings), make_client(**provider.settings, llm_fallback=("stub",))

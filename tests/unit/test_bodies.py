@@ -3,24 +3,22 @@
 import io
 import json
 import logging
-from collections.abc import Callable
 from typing import Any
 
 import pytest
+from asking import Log, Serve
 from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
 CANARY = "canary-7f3a"
 PROMPT = b'{"prompt": "canary-7f3a"'
 
-LogLines = Callable[[], list[dict[str, Any]]]
-
 
 def post(client: FlaskClient, body: bytes, content_type: str = "application/json", **more: Any) -> TestResponse:
     return client.post("/generate", data=body, content_type=content_type, **more)
 
 
-def check_refused(answer: TestResponse, status: int, code: str, log_lines: LogLines) -> dict[str, Any]:
+def check_refused(answer: TestResponse, status: int, code: str, log_lines: Log) -> dict[str, Any]:
     """Check the envelope and the one line in the log; return the answer's body."""
     body: dict[str, Any] = answer.get_json()
     assert (answer.status_code, answer.mimetype) == (status, "application/json")
@@ -92,7 +90,7 @@ def check_refused(answer: TestResponse, status: int, code: str, log_lines: LogLi
         pytest.param((PROMPT + b"}").decode().encode("utf-32-le"), id="UTF-32 without mark"),
     ],
 )
-def test_malformed_json(make_client: Callable[..., FlaskClient], log_lines: LogLines, body: bytes) -> None:
+def test_malformed_json(make_client: Serve, log_lines: Log, body: bytes) -> None:
     """What is no JSON object, or one that two readers could read in two ways, is a 400."""
     answer = post(make_client(), body)
     check_refused(answer, 400, "malformed_json", log_lines)
@@ -116,9 +114,7 @@ def test_malformed_json(make_client: Callable[..., FlaskClient], log_lines: LogL
         pytest.param(b"\r\n\t ", id="white space"),
     ],
 )
-def test_the_limits_are_not_tighter_than_said(
-    make_client: Callable[..., FlaskClient], log_lines: LogLines, more: bytes
-) -> None:
+def test_the_limits_are_not_tighter_than_said(make_client: Serve, log_lines: Log, more: bytes) -> None:
     """What stands exactly at a limit, or only looks hostile, passes the JSON reader and the schema."""
     answer = post(make_client(), PROMPT + more + b"}")
     # the stub itself refuses to write JSON
@@ -131,7 +127,7 @@ def test_the_limits_are_not_tighter_than_said(
 @pytest.mark.parametrize(
     ("digits", "status"), [("9" * 20, 422), ("-" + "9" * 20, 422), ("9" * 21, 400), ("-" + "9" * 21, 400)]
 )
-def test_twenty_digits_are_a_number(make_client: Callable[..., FlaskClient], digits: str, status: int) -> None:
+def test_twenty_digits_are_a_number(make_client: Serve, digits: str, status: int) -> None:
     """20 digits are read and then out of seed's range; 21 are not read at all."""
     assert post(make_client(), PROMPT + b', "seed": ' + digits.encode() + b"}").status_code == status
 
@@ -139,21 +135,12 @@ def test_twenty_digits_are_a_number(make_client: Callable[..., FlaskClient], dig
 @pytest.mark.parametrize(
     "content_type",
     [
-        "",
-        "text/plain",
-        "text/json",
-        "application/x-www-form-urlencoded",
-        "application/jsonp",
-        "application/ld+json",
-        "application/json; charset=latin-1",
-        "application/json; charset=utf-16",
-        "multipart/form-data; boundary=x",
-        "application/json\udcff",
+        *("", "text/plain", "text/json", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x"),
+        *("application/jsonp", "application/ld+json", "application/json\udcff"),
+        *("application/json; charset=latin-1", "application/json; charset=utf-16"),
     ],
 )
-def test_any_type_but_json_is_a_415(
-    make_client: Callable[..., FlaskClient], log_lines: LogLines, content_type: str
-) -> None:
+def test_any_type_but_json_is_a_415(make_client: Serve, log_lines: Log, content_type: str) -> None:
     """The body of another type is not even looked at."""
     environ = {"CONTENT_TYPE": content_type.encode("latin-1", "replace").decode("latin-1")}
     answer = post(make_client(), PROMPT + b"}", environ_overrides=environ)
@@ -164,15 +151,13 @@ def test_any_type_but_json_is_a_415(
     "content_type",
     ["application/json", "Application/JSON", "application/json; charset=UTF-8", 'application/json;charset="utf-8"'],
 )
-def test_ways_to_say_json(make_client: Callable[..., FlaskClient], content_type: str) -> None:
+def test_ways_to_say_json(make_client: Serve, content_type: str) -> None:
     """A media type has no case and may name the one charset that JSON has."""
     assert post(make_client(), PROMPT + b"}", content_type).status_code == 200
 
 
 @pytest.mark.parametrize("encoding", ["gzip", "deflate", "br", "zstd", "GZIP", "gzip, identity", "x", ""])
-def test_any_content_encoding_is_a_415(
-    make_client: Callable[..., FlaskClient], log_lines: LogLines, encoding: str
-) -> None:
+def test_any_content_encoding_is_a_415(make_client: Serve, log_lines: Log, encoding: str) -> None:
     """Nothing is decompressed: a bomb would be small on the wire."""
     answer = post(make_client(), PROMPT + b"}", headers={"Content-Encoding": encoding})
     check_refused(answer, 415, "unsupported_media_type", log_lines)
@@ -201,9 +186,7 @@ WRONG = {
     ("field", "value"),
     [pytest.param(field, value, id=f"{field}={value!r:.40}") for field, values in WRONG.items() for value in values],
 )
-def test_a_wrong_value_is_a_422(
-    make_client: Callable[..., FlaskClient], log_lines: LogLines, field: str, value: Any
-) -> None:
+def test_a_wrong_value_is_a_422(make_client: Serve, log_lines: Log, field: str, value: Any) -> None:
     """A value of another type or out of range is refused, never guessed at, and the field is named."""
     answer = make_client().post("/generate", json={"prompt": CANARY} | {field: value})
     body = check_refused(answer, 422, "validation_failed", log_lines)
@@ -213,14 +196,14 @@ def test_a_wrong_value_is_a_422(
 
 
 @pytest.mark.parametrize("name", ["messages", "Prompt", "prompt ", "", "__proto__", "max_completion_tokens", "n", "🙂"])
-def test_an_unknown_field_is_a_422(make_client: Callable[..., FlaskClient], log_lines: LogLines, name: str) -> None:
+def test_an_unknown_field_is_a_422(make_client: Serve, log_lines: Log, name: str) -> None:
     """A field that would be ignored is refused and named: it may be a typing error."""
     answer = make_client().post("/generate", json={"prompt": CANARY, name: 1})
     body = check_refused(answer, 422, "validation_failed", log_lines)
     assert body["fields"] == {name: ["Unknown field."]}
 
 
-def test_a_huge_unknown_field_makes_no_huge_line(make_client: Callable[..., FlaskClient], log_lines: LogLines) -> None:
+def test_a_huge_unknown_field_makes_no_huge_line(make_client: Serve, log_lines: Log) -> None:
     """Names come from strangers too: the line about a refused body stays small."""
     answer = make_client(log_max_text=1000).post("/generate", json={"prompt": "x", "y" * 500_000: 1})
     assert answer.status_code == 422
@@ -230,14 +213,14 @@ def test_a_huge_unknown_field_makes_no_huge_line(make_client: Callable[..., Flas
 
 @pytest.mark.parametrize(("chars", "status"), [(1, 200), (10, 200), (11, 422)])
 @pytest.mark.parametrize("letter", ["a", "🙂"])
-def test_prompt_size(make_client: Callable[..., FlaskClient], letter: str, chars: int, status: int) -> None:
+def test_prompt_size(make_client: Serve, letter: str, chars: int, status: int) -> None:
     """MAX_PROMPT_CHARS counts characters, not bytes or UTF-16 units, and the limit itself is allowed."""
     client = make_client(max_prompt_chars=10)
     assert client.post("/generate", json={"prompt": letter * chars}).status_code == status
     assert client.post("/generate", json={"prompt": "x", "system": letter * chars}).status_code == status
 
 
-def test_two_apps_have_two_limits(make_client: Callable[..., FlaskClient]) -> None:
+def test_two_apps_have_two_limits(make_client: Serve) -> None:
     """Settings belong to one app: a tight limit of one does not reach another in the same process."""
     make_client(max_prompt_chars=5)
     assert make_client(max_prompt_chars=100).post("/generate", json={"prompt": "x" * 100}).status_code == 200
@@ -260,9 +243,7 @@ def padded(size: int) -> bytes:
         pytest.param(padded(50) + b" " * 5_000_000 + b"garbage", 413, id="JSON, 5 MB of blanks, garbage"),
     ],
 )
-def test_body_size(
-    make_client: Callable[..., FlaskClient], log_lines: LogLines, body: bytes, status: int, chunked: bool
-) -> None:
+def test_body_size(make_client: Serve, log_lines: Log, body: bytes, status: int, chunked: bool) -> None:
     """MAX_BODY_BYTES itself is allowed, one more is a 413; a chunked body is never cut to what is valid."""
     how: dict[str, Any] = {"data": body}
     if chunked:
@@ -274,7 +255,7 @@ def test_body_size(
         check_refused(answer, 413, "body_too_large", log_lines)
 
 
-def test_a_body_that_says_it_is_huge_is_not_read(make_client: Callable[..., FlaskClient], log_lines: LogLines) -> None:
+def test_a_body_that_says_it_is_huge_is_not_read(make_client: Serve, log_lines: Log) -> None:
     """A length over the limit is answered at once."""
 
     class Untouched(io.RawIOBase):
@@ -311,8 +292,8 @@ CHUNKED = {"wsgi.input_terminated": True, "HTTP_TRANSFER_ENCODING": "chunked"}
     ],
 )
 def test_a_body_that_breaks_off_is_no_bug_of_ours(
-    make_client: Callable[..., FlaskClient],
-    log_lines: LogLines,
+    make_client: Serve,
+    log_lines: Log,
     caplog: pytest.LogCaptureFixture,
     error: Exception | None,
     environ: dict[str, Any],
@@ -329,7 +310,7 @@ def test_a_body_that_breaks_off_is_no_bug_of_ours(
 
 
 @pytest.mark.parametrize("body", [b"{", b"[" * 100_000, b'{"prompt": 1}'], ids=["400", "RecursionError", "422"])
-def test_the_next_request_is_served(make_client: Callable[..., FlaskClient], body: bytes) -> None:
+def test_the_next_request_is_served(make_client: Serve, body: bytes) -> None:
     """A hostile body harms none that comes after it."""
     client = make_client()
     assert post(client, body).status_code in (400, 422)

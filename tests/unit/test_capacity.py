@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from asking import GENERATE, ask
+from asking import GENERATE, Log, Serve, ask
 from fakes import ANSWER, Fake
 from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
@@ -15,9 +15,6 @@ from llm_api import Settings
 from llm_api.errors import RequestRefused, ServerError
 from llm_api.runtime.deadline import Deadline
 from llm_api.types import Chunk
-
-LogLines = Callable[[], list[dict[str, Any]]]
-Serve = Callable[..., FlaskClient]
 
 every_route = pytest.mark.parametrize("path", GENERATE)
 
@@ -37,7 +34,7 @@ def check_refused(answer: TestResponse) -> None:
 
 @every_route
 @pytest.mark.parametrize("first", GENERATE)
-def test_one_too_many(serve: Serve, log_lines: LogLines, first: str, path: str) -> None:
+def test_one_too_many(serve: Serve, log_lines: Log, first: str, path: str) -> None:
     """While one waits for its backend in another thread, the next is refused, and no backend is asked for it."""
     entered, go_on = threading.Event(), threading.Event()
 

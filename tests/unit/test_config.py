@@ -8,13 +8,13 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from flask.testing import FlaskClient
+from asking import Serve
+from processes import python
 
 from llm_api import Settings
 from llm_api.errors import ConfigError
@@ -46,14 +46,7 @@ URLS = {
     },
     "bad": [
         *("h:8000", "ftp://h", "http://", "http:///v1", "http://h:99999", "http://h:x", "http://[::1", "http://h?a=1"),
-        *(
-            "http://h#a",
-            "//h",
-            "http://two words",
-            "http://h\nost",
-            "http://h\tost",
-            "http://h\u00e9",
-        ),
+        *("http://h#a", "//h", "http://two words", "http://h\nost", "http://h\tost", "http://h\u00e9"),
     ],
 }
 TEXTS = {"good": {"a": "a", " a b ": "a b", "mistral:7b": "mistral:7b", "é": "é"}, "bad": ["a\nb", "a\x00b", "a\x7fb"]}
@@ -89,12 +82,8 @@ RULES: dict[str, dict[str, Any]] = {
     },
     "llm_fallback": {
         "good": {
-            "none": (),
-            "NONE": (),
-            "stub": ("stub",),
-            "openai,stub": ("openai", "stub"),
-            " Claude , stub": ("claude", "stub"),
-            "a.b:Cd,stub": ("a.b:Cd", "stub"),
+            **{"none": (), "NONE": (), "stub": ("stub",), "openai,stub": ("openai", "stub")},
+            **{" Claude , stub": ("claude", "stub"), "a.b:Cd,stub": ("a.b:Cd", "stub")},
         },
         "bad": ["gpt", "stub,stub", "openai,,stub", "stub,", ",", "none,stub", "openai stub", "openai;stub"],
     },
@@ -116,13 +105,7 @@ RULES: dict[str, dict[str, Any]] = {
     "claude_base_url": URLS,
     "claude_version": {
         "good": {"2023-06-01": "2023-06-01", "2026-10-21": "2026-10-21"},
-        "bad": [
-            "2023",
-            "01-06-2023",
-            "2023-06-01x",
-            "latest",
-            "2023-13-45",
-        ],
+        "bad": ["2023", "01-06-2023", "2023-06-01x", "latest", "2023-13-45"],
     },
     "replay_file": {"good": {"/var/log/x.jsonl": "/var/log/x.jsonl"}, "bad": ["a\nb"]},
     "replay_miss": {"good": {"error": "error", "Fallback": "fallback"}, "bad": ["ok", "1"]},
@@ -157,21 +140,9 @@ RULES: dict[str, dict[str, Any]] = {
         },
         "bad": [
             *("1234567", "a:1234567", "a:", ":12345678,", ",", "12345678,", "12345678,,a:12345678", "two words"),
-            *(
-                "a:12345678,a:23456789",
-                "12345678,12345678",
-                "a:1234567\u00e4",
-                "a b:12345678",
-                "a:12345678\nb:12345678",
-            ),
-            *(
-                "sha256:",
-                "a:sha256:",
-                "a:sha256:0123",
-                f"a:sha256:{EIGHT}0",
-                f"a:sha256:{EIGHT[1:]}g",
-                "sha256:12345678",
-            ),
+            *("a:12345678,a:23456789", "12345678,12345678", "a:1234567\u00e4", "a b:12345678"),
+            *("sha256:", "a:sha256:", "a:sha256:0123", f"a:sha256:{EIGHT}0", f"a:sha256:{EIGHT[1:]}g"),
+            *("sha256:12345678", "a:12345678\nb:12345678"),
         ],
     },
     "rate_limit": {
@@ -179,26 +150,9 @@ RULES: dict[str, dict[str, Any]] = {
             r: r for r in ("1/second", "60/minute", "5/hour;100/day", "999999999/day", "1/second;2/minute;3/hour")
         },
         "bad": [
-            *(
-                "60",
-                "minute",
-                "0/minute",
-                "-1/minute",
-                "60/minutes",
-                "60 /minute",
-                "60/Minute",
-                "1/minute;",
-                ";1/minute",
-            ),
-            *(
-                "60 per minute",
-                "1/minute,2/hour",
-                "1/minute; 2/hour",
-                "1.5/minute",
-                "01/minute",
-                "1000000000/day",
-                "1/week",
-            ),
+            *("60", "minute", "0/minute", "-1/minute", "60/minutes", "60 /minute", "60/Minute", "1/minute;"),
+            *("60 per minute", "1/minute,2/hour", "1/minute; 2/hour", "1.5/minute", "01/minute", "1000000000/day"),
+            *("1/week", ";1/minute"),
         ],
     },
     "rate_limit_storage": {
@@ -224,14 +178,7 @@ RULES: dict[str, dict[str, Any]] = {
             "0.0.0.0/0": (ipaddress.ip_network("0.0.0.0/0"),),
         },
         "bad": [
-            "10.0.0.1/8",
-            "10.0.0",
-            "proxy.example.com",
-            "10.0.0.1,",
-            ",",
-            "10.0.0.1 10.0.0.2",
-            "*",
-            "::1/129",
+            *("10.0.0.1/8", "10.0.0", "proxy.example.com", "10.0.0.1,", ",", "10.0.0.1 10.0.0.2", "*", "::1/129"),
             "Unix",
         ],
     },
@@ -243,21 +190,9 @@ RULES: dict[str, dict[str, Any]] = {
             "http://[::1]:3000": ("http://[::1]:3000",),
         },
         "bad": [
-            *(
-                "a.example",
-                "//a.example",
-                "ftp://a.example",
-                "https://",
-                "https://a.example/",
-                "https://a.example/x",
-                "null",
-            ),
-            *(
-                "https://a.example,",
-                "https://*.example",
-                "https://a.example https://b.example",
-                "https://u@a.example",
-            ),
+            *("a.example", "//a.example", "ftp://a.example", "https://", "https://a.example/", "https://a.example/x"),
+            *("null", "https://a.example,", "https://*.example", "https://a.example https://b.example"),
+            "https://u@a.example",
         ],
     },
     "http_proxy_url": {
@@ -373,9 +308,7 @@ def test_a_vendors_name_is_the_one_that_is_blamed(monkeypatch: pytest.MonkeyPatc
         ("h:1234/", "http://h:1234"),
         ("h/path", "http://h:11434/path"),
         ("1.2.3.4", "http://1.2.3.4:11434"),
-        ("http://h", "http://h"),
-        ("https://h", "https://h"),
-        ("http://h:1234", "http://h:1234"),
+        *((url, url) for url in ("http://h", "https://h", "http://h:1234")),
         ("0.0.0.0", "http://127.0.0.1:11434"),
         ("0.0.0.0:1234", "http://127.0.0.1:1234"),
         ("http://0.0.0.0:1234", "http://127.0.0.1:1234"),
@@ -448,7 +381,7 @@ def test_the_original_defaults_stand() -> None:
 SECRETS = {"hf_api_key": "hf-canary-1", "openai_api_key": "sk-canary-2", "claude_api_key": "an-canary-3"}
 
 
-def test_config_order(make_client: Callable[..., FlaskClient], log_path: Path) -> None:
+def test_config_order(make_client: Serve, log_path: Path) -> None:
     """The original's four come first, in its order and with its names."""
     body = make_client(ollama_model="m", ollama_url="http://h:1").get("/config").get_json()
     assert list(body)[:4] == ["backend", "ollama_model", "ollama_url", "log_file"]
@@ -466,7 +399,7 @@ def test_config_order(make_client: Callable[..., FlaskClient], log_path: Path) -
     ],
 )
 @pytest.mark.parametrize("name", ["ollama_url", "hf_base_url", "openai_base_url", "claude_base_url"])
-def test_config_shows_no_credentials(make_client: Callable[..., FlaskClient], name: str, url: str, shown: str) -> None:
+def test_config_shows_no_credentials(make_client: Serve, name: str, url: str, shown: str) -> None:
     """No key, and no user:password of any address."""
     answer = make_client(**SECRETS | {name: url}).get("/config")
     assert answer.get_json()[name] == shown
@@ -519,15 +452,7 @@ def start(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
     def run(*args: str, env_file: str = "", **environ: str) -> subprocess.CompletedProcess[str]:
         (tmp_path / ".env").write_text(env_file)
         clean = {name: value for name, value in os.environ.items() if name not in VARIABLES}
-        return subprocess.run(
-            [sys.executable, *args],
-            cwd=tmp_path,
-            env=clean | {"PYTHONPATH": str(ROOT)} | environ,
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
+        return python(*args, cwd=tmp_path, env=clean | {"PYTHONPATH": str(ROOT)} | environ)
 
     return run
 

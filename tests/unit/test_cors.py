@@ -1,17 +1,14 @@
 """Which pages of other sites may call (Fetch standard, section 3.3): none, unless CORS_ORIGINS has their origin."""
 
 import re
-from collections.abc import Callable
 
 import pytest
-from asking import GENERATE
+from asking import GENERATE, Serve
 from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
 from llm_api import Settings, create_app
 from llm_api.rules import ApiKey
-
-Serve = Callable[..., FlaskClient]
 
 APP = "https://app.example.com"
 PATHS = sorted(
@@ -53,14 +50,9 @@ ALLOWED = "Access-Control-Allow-Origin"
         ((APP,), APP, APP),
         ((APP,), "HTTPS://App.Example.com", "HTTPS://App.Example.com"),
         (("https://a.example", APP), APP, APP),
-        ((APP,), "http://app.example.com", None),
-        ((APP,), f"{APP}:8443", None),
-        ((APP,), f"{APP}.evil.example", None),
-        ((APP,), "https://evil.example", None),
-        ((APP,), f"{APP}, https://evil.example", None),
-        ((APP,), "null", None),
-        ((APP,), "", None),
-        ((APP,), None, None),
+        *(((APP,), origin, None) for origin in ("http://app.example.com", f"{APP}:8443", f"{APP}.evil.example")),
+        *(((APP,), origin, None) for origin in ("https://evil.example", f"{APP}, https://evil.example")),
+        *(((APP,), origin, None) for origin in ("null", "", None)),
         (("*",), APP, "*"),
         (("*",), "null", "*"),
         ((APP, "*"), "https://other.example", "*"),

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from asking import Serve
 from click.testing import Result
 from flask import Flask
 from flask.testing import FlaskClient
@@ -23,7 +24,6 @@ from llm_api import Settings
 from llm_api.log import files as log_files
 from llm_api.log import recent as dashboard
 
-Make = Callable[..., FlaskClient]
 NOW = time.time()
 PAGES = ["/", "/dashboard", "/docs", "/docs/swagger-ui.css", "/static/style.css", "/static/vendor/uplot/LICENSE"]
 SECRET = "the words nobody may see"
@@ -55,7 +55,7 @@ def ids(rows: list[dict[str, Any]]) -> list[str]:
 
 
 @pytest.mark.parametrize("path", PAGES)
-def test_pages_are_open_and_strict(make_client: Make, path: str) -> None:
+def test_pages_are_open_and_strict(make_client: Serve, path: str) -> None:
     """The shells need no key, and each file forbids foreign scripts, frames, types and referrers."""
     answer = make_client().get(path, buffered=True)
     policy = answer.headers["Content-Security-Policy"]
@@ -77,14 +77,14 @@ def test_data_needs_the_key(keyed: FlaskClient, path: str) -> None:
 
 
 @pytest.fixture
-def keyed(make_client: Make) -> FlaskClient:
+def keyed(make_client: Serve) -> FlaskClient:
 
     keys = Settings.load(None, {"API_KEYS": f"tests:{SECRET.replace(' ', '-')}"}, {}).api_keys
     return make_client(api_keys=keys, cors_origins=("*",))
 
 
 @pytest.mark.parametrize("path", ["/static/../pages.py", "/static/%2e%2e/pages.py", "/static/", "/docs/../pages.py"])
-def test_no_other_files(make_client: Make, path: str) -> None:
+def test_no_other_files(make_client: Serve, path: str) -> None:
     """Only what lies in the two folders is given."""
     assert make_client().get(path).status_code == 404
 
@@ -153,7 +153,7 @@ def iso(seconds: float) -> str:
         ({"minutes": 10**30}, [4, 3, 2, 1, 0]),
     ],
 )
-def test_filters(make_client: Make, log_path: Path, query: dict[str, Any], expected: list[int]) -> None:
+def test_filters(make_client: Serve, log_path: Path, query: dict[str, Any], expected: list[int]) -> None:
     """Time, backend (asked or answering), status, fallbacks and text choose; nonsense means the last hour."""
     fallen = {"requested_backend": "ollama", "backend": "stub", "fallback": True, "fallback_reason": "timeout"}
     old = ago(100_000, 4)
@@ -164,7 +164,7 @@ def test_filters(make_client: Make, log_path: Path, query: dict[str, Any], expec
     assert shown["stats"]["total"]["requests"] == len(expected)
 
 
-def test_latest_and_slowest(make_client: Make, log_path: Path) -> None:
+def test_latest_and_slowest(make_client: Serve, log_path: Path) -> None:
     """The fifty latest come latest first, the twenty slowest slowest first."""
     write(log_path, [ago(500 - n, n, duration_ms=float(n * 37 % 200)) for n in range(200)])
     shown = data(make_client())
@@ -172,7 +172,7 @@ def test_latest_and_slowest(make_client: Make, log_path: Path) -> None:
     assert [row["duration_ms"] for row in shown["slowest"]] == [float(n) for n in range(199, 179, -1)]
 
 
-def test_a_large_log_is_read_in_part(make_client: Make, log_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_large_log_is_read_in_part(make_client: Serve, log_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No more than MAX_BYTES are read from the end, and the answer says since when its numbers are complete."""
     lines = [ago(3000 - n, n, duration_ms=0.0) for n in range(3000)]
     write(log_path.with_name("log.jsonl.1"), lines[:2900])
@@ -184,7 +184,7 @@ def test_a_large_log_is_read_in_part(make_client: Make, log_path: Path, monkeypa
     assert data(make_client(), minutes=5)["complete_since"] is None
 
 
-def test_before_a_compressed_file_nothing_is_read(make_client: Make, log_path: Path) -> None:
+def test_before_a_compressed_file_nothing_is_read(make_client: Serve, log_path: Path) -> None:
     """A gzipped file can't be read backwards: its requests are missing, and that is said."""
     write(log_path.with_name("log.jsonl.1.gz"), [ago(900, 0)])
     write(log_path, [ago(600, 1)])
@@ -213,14 +213,14 @@ def test_a_rotation_meanwhile_counts_no_line_twice(log_path: Path) -> None:
     assert [first, *reading] == [ago(10, 2).rstrip()]
 
 
-def test_without_a_log(make_client: Make) -> None:
+def test_without_a_log(make_client: Serve) -> None:
     """Before the first request there are zeros, and no record."""
     client = make_client()
     assert data(client)["stats"]["total"]["requests"] == 0
     assert client.get("/dashboard/record/x").get_json() == {"records": []}
 
 
-def test_many_viewers_cost_one_read(make_client: Make, monkeypatch: pytest.MonkeyPatch, log_path: Path) -> None:
+def test_many_viewers_cost_one_read(make_client: Serve, monkeypatch: pytest.MonkeyPatch, log_path: Path) -> None:
     """Who asks the same at the same time shares one reading; another question has its own; both grow old."""
     write(log_path, [ago(10)])
     monkeypatch.setattr(dashboard, "FRESH_SECONDS", 60.0)
@@ -249,7 +249,7 @@ def test_many_viewers_cost_one_read(make_client: Make, monkeypatch: pytest.Monke
     assert len(reads) == 22  # only so many answers are kept
 
 
-def test_who_waits_too_long_is_told(make_client: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_who_waits_too_long_is_told(make_client: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
     """While the log can't be read, on a disk that hangs say, viewers get 503 and don't take all threads."""
     monkeypatch.setattr(dashboard, "PATIENCE_SECONDS", 0.05)
     client = make_client()
@@ -260,7 +260,7 @@ def test_who_waits_too_long_is_told(make_client: Make, monkeypatch: pytest.Monke
 # --- records
 
 
-def test_a_record_is_whole(make_client: Make, log_path: Path) -> None:
+def test_a_record_is_whole(make_client: Serve, log_path: Path) -> None:
     """A record is shown as the log has it; an id that a client used twice shows both, the latest first."""
     both = [ago(20, 7, prompt="first"), ago(10, 7, prompt="second")]
     write(log_path, [*both, ago(5, 8, prompt="this one names id-7 only")])
@@ -268,7 +268,7 @@ def test_a_record_is_whole(make_client: Make, log_path: Path) -> None:
     assert found == [json.loads(text) for text in reversed(both)]
 
 
-def test_hidden_prompts_stay_hidden(make_client: Make, log_path: Path) -> None:
+def test_hidden_prompts_stay_hidden(make_client: Serve, log_path: Path) -> None:
     """With LOG_PROMPTS=false no words are shown, of lines from before either, and the text filter finds none."""
     turns = [{"role": "user", "content": SECRET}]
     parameters = {"stop": SECRET, "response_format": {"description": SECRET}, "temperature": 1}
@@ -285,7 +285,7 @@ def test_hidden_prompts_stay_hidden(make_client: Make, log_path: Path) -> None:
     assert data(hidden)["prompts_hidden"]
 
 
-def test_a_gigabyte_costs_little(make_client: Make, log_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_gigabyte_costs_little(make_client: Serve, log_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A log of 1 GB, mostly a hole, is answered from its end: what is not needed is not read."""
     write(log_path, [ago(100_000)])
     os.truncate(log_path, 10**9)

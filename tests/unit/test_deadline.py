@@ -1,15 +1,13 @@
 """One request's clock, and the watchdog that stops what runs at the deadline or when the client has gone."""
 
 import socket
-import subprocess
-import sys
 import textwrap
 import threading
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
+from processes import python
 
 from llm_api.errors import ClientGone, TimedOut
 from llm_api.runtime.deadline import Deadline
@@ -190,14 +188,7 @@ AFTER_FORK = """
 
 def test_after_a_fork_the_child_has_a_watchdog_of_its_own() -> None:
     """Threads do not survive a fork: without a new one every deadline in a worker would be void."""
-    ended = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(AFTER_FORK)],
-        cwd=Path(__file__).parents[2],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    ended = python("-c", textwrap.dedent(AFTER_FORK))
     assert (ended.stdout, ended.stderr) == ("7\n", "")
 
 

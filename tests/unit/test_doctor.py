@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+from asking import Serve
 from fakes import Fake
 from flask import Flask
-from flask.testing import FlaskClient
 from limits.storage import MemoryStorage
 from providers import CLAUDE, HUGGING_FACE, OLLAMA, OPENAI, FarEnd, Provider
 
@@ -19,7 +19,6 @@ from llm_api import LLMAPI
 from llm_api.errors import Unreachable
 from llm_api.rules import ApiKey
 
-Serve = Callable[..., FlaskClient]
 ROOT = Path(__file__).parents[2]
 NGINX = ROOT / "deploy" / "nginx.conf"
 KEYS = (ApiKey("alice", "0" * 64), ApiKey("bob", "1" * 64))
@@ -108,23 +107,20 @@ def test_exit_code(doctor: Doctor, settings: dict[str, Any], code: int) -> None:
 
 # Backends
 
+ONE, TWO = (("ok", f"{name} answers, and has {name}-model") for name in ("one", "two"))
+
 
 @pytest.mark.parametrize(
     ("one", "two", "expected"),
     [
-        (None, None, [("ok", "one answers, and has one-model"), ("ok", "two answers, and has two-model")]),
-        (Unreachable("no way"), None, [("error", "one can't serve: no way"), ("ok", "two answers, and has two-model")]),
-        (
-            None,
-            Unreachable("no way"),
-            [("ok", "one answers, and has one-model"), ("warning", "two can't serve: no way")],
-        ),
+        (None, None, [ONE, TWO]),
+        (Unreachable("no way"), None, [("error", "one can't serve: no way"), TWO]),
+        (None, Unreachable("no way"), [ONE, ("warning", "two can't serve: no way")]),
     ],
 )
 def test_backends(doctor: Doctor, one: Any, two: Any, expected: list[tuple[str, str]]) -> None:
     """Each of the chain is asked; trouble of the first is an error, of a fallback a warning."""
-    backends = Fake("one"), Fake("two")
-    backends[0].trouble, backends[1].trouble = one, two
+    backends = Fake("one", trouble=one), Fake("two", trouble=two)
     report = doctor(*backends)
     assert [finding[:2] for finding in report.findings[:2]] == expected
     mends = {finding.mend for finding in report.findings[:2] if finding.level != "ok"}
@@ -134,9 +130,7 @@ def test_backends(doctor: Doctor, one: Any, two: Any, expected: list[tuple[str, 
 
 def test_a_check_with_a_bug(doctor: Doctor) -> None:
     """The rest is looked at all the same, and no text of the exception is shown."""
-    one = Fake("one")
-    one.trouble = RuntimeError("canary")
-    report = doctor(one)
+    report = doctor(Fake("one", trouble=RuntimeError("canary")))
     assert report.findings[0][:2] == ("error", "one can't serve: its check broke (RuntimeError)")
     assert len(report.findings) == 4
 
@@ -268,13 +262,14 @@ def test_room(doctor: Doctor, monkeypatch: pytest.MonkeyPatch, free: int, level:
     ("settings", "level", "what"),
     [
         ({}, "ok", "no keys; only this machine reaches 127.0.0.1:8000"),
-        ({"bind": "unix:/run/x.sock"}, "ok", "no keys; only this machine reaches unix:/run/x.sock"),
-        ({"bind": "localhost:80"}, "ok", "no keys; only this machine reaches localhost:80"),
-        ({"bind": "[::1]:80"}, "ok", "no keys; only this machine reaches [::1]:80"),
-        ({"bind": "0.0.0.0:80"}, "error", "any client that reaches 0.0.0.0:80 may use the service"),
-        ({"bind": "[::]:80"}, "error", "any client that reaches [::]:80 may use the service"),
-        ({"bind": "192.168.1.5:80"}, "error", "any client that reaches 192.168.1.5:80 may use the service"),
-        ({"bind": "llm.example.com:80"}, "error", "any client that reaches llm.example.com:80 may use the service"),
+        *(
+            ({"bind": bind}, "ok", f"no keys; only this machine reaches {bind}")
+            for bind in ("unix:/run/x.sock", "localhost:80", "[::1]:80")
+        ),
+        *(
+            ({"bind": bind}, "error", f"any client that reaches {bind} may use the service")
+            for bind in ("0.0.0.0:80", "[::]:80", "192.168.1.5:80", "llm.example.com:80")
+        ),
         ({"bind": "0.0.0.0:80", "api_keys": KEYS}, "ok", "API_KEYS has 2 keys"),
         ({"api_keys": KEYS}, "ok", "API_KEYS has 2 keys"),
     ],
@@ -341,23 +336,15 @@ def test_a_storage_that_answers(doctor: Doctor, monkeypatch: pytest.MonkeyPatch)
 
 # gunicorn and nginx
 
+LONGER = "raise graceful_timeout above REQUEST_TIMEOUT"
+
 
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
         ({}, Finding("ok", "a stopping worker waits 130 s for its requests; give its supervisor 10 s more")),
-        (
-            {"graceful_timeout": "120"},
-            Finding(
-                "error", "a stopping worker has 120 s, a request 120 s", "raise graceful_timeout above REQUEST_TIMEOUT"
-            ),
-        ),
-        (
-            {"graceful_timeout": "30"},
-            Finding(
-                "error", "a stopping worker has 30 s, a request 120 s", "raise graceful_timeout above REQUEST_TIMEOUT"
-            ),
-        ),
+        ({"graceful_timeout": "120"}, Finding("error", "a stopping worker has 120 s, a request 120 s", LONGER)),
+        ({"graceful_timeout": "30"}, Finding("error", "a stopping worker has 30 s, a request 120 s", LONGER)),
     ],
 )
 def test_gunicorn(doctor: Doctor, gunicorn: dict[str, str], changes: dict[str, str], expected: Finding) -> None:
@@ -397,12 +384,7 @@ def nginx_takes(size: str) -> Finding:
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("proxy_read_timeout 130s;", []),
-        ("proxy_read_timeout 121;", []),
-        ("proxy_read_timeout 3m;", []),
-        ("proxy_read_timeout 2m10s;", []),
-        ("proxy_read_timeout 1h;", []),
-        ("proxy_read_timeout 121000ms;", []),
+        *((f"proxy_read_timeout {time};", []) for time in ("130s", "121", "3m", "2m10s", "1h", "121000ms")),
         ("", [nginx_waits("60")]),
         ("proxy_read_timeout 120s;", [nginx_waits("120")]),
         ("proxy_read_timeout 1m30s;", [nginx_waits("90")]),
@@ -410,11 +392,10 @@ def nginx_takes(size: str) -> Finding:
         ("proxy_read_timeout   30 ;", [nginx_waits("30")]),
         ("# proxy_read_timeout 130s;", [nginx_waits("60")]),
         ("proxy_read_timeout 130s;\nlocation /x { proxy_read_timeout 10s; }", [nginx_waits("10")]),
-        ("proxy_read_timeout 130s; client_max_body_size 1m;", []),
-        ("proxy_read_timeout 130s; client_max_body_size 1048576;", []),
-        ("proxy_read_timeout 130s; client_max_body_size 2M;", []),
-        ("proxy_read_timeout 130s; client_max_body_size 1g;", []),
-        ("proxy_read_timeout 130s; client_max_body_size 0;", []),
+        *(
+            (f"proxy_read_timeout 130s; client_max_body_size {size};", [])
+            for size in ("1m", "1048576", "2M", "1g", "0")
+        ),
         ("proxy_read_timeout 130s; client_max_body_size 100k;", [nginx_takes("102,400")]),
         ("proxy_read_timeout 130s; client_max_body_size 1000000;", [nginx_takes("1,000,000")]),
         (

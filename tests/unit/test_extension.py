@@ -12,6 +12,7 @@ from urllib.parse import urljoin
 
 import click
 import pytest
+from asking import Log
 from flask import Flask, Response, g, jsonify, request
 from flask.json.provider import DefaultJSONProvider
 from flask.testing import FlaskClient
@@ -22,7 +23,6 @@ from llm_api import LLMAPI, Settings
 from llm_api.errors import ConfigError, Overloaded, Unauthorized
 from llm_api.testing import ScriptedBackend
 
-Log = Callable[[], list[dict[str, Any]]]
 ASK = {"prompt": "Hello"}
 
 

@@ -6,14 +6,13 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from asking import ask
-from fakes import Clock, Fake, Turn
+from asking import Log, Serve, ask
+from fakes import FAILURES, Clock, Fake, Turn
 from flask.testing import FlaskClient
 
 from llm_api.errors import (
     BackendError,
     BadCredentials,
-    CircuitOpen,
     InvalidAnswer,
     LLMAPIError,
     ModelNotFound,
@@ -30,33 +29,16 @@ from llm_api.errors import (
 from llm_api.runtime.deadline import Deadline
 from llm_api.types import Chunk, GenerationRequest
 
-LogLines = Callable[[], list[dict[str, Any]]]
-
 AT_ONCE = 0.001  # a Retry-After that tests need not wait for
 
 
-Serve = Callable[..., FlaskClient]
-
-
-REASONS = [
-    (Unreachable("m"), "unreachable"),
-    (TimedOut("m"), "timeout"),
-    (RateLimited("m"), "rate_limited"),
-    (QuotaExhausted("m"), "rate_limited"),
-    (Overloaded("m"), "overloaded"),
-    (BadCredentials("m"), "bad_credentials"),
-    (ModelNotFound("m"), "model_not_found"),
-    (ServerError("m"), "server_error"),
-    (InvalidAnswer("m"), "invalid_answer"),
-    (CircuitOpen("m"), "circuit_open"),
-    (NotConfigured("m"), "not_configured"),
-]
+REASONS = [(error, code) for error, _, code, _ in FAILURES]
 
 
 @pytest.mark.parametrize(("error", "reason"), REASONS)
 @pytest.mark.parametrize("stream", [False, True])
 def test_every_reason_is_told_everywhere(
-    serve: Serve, log_lines: LogLines, error: BackendError, reason: str, stream: bool
+    serve: Serve, log_lines: Log, error: BackendError, reason: str, stream: bool
 ) -> None:
     """Header, details and log name the backend that answered and the same reason code, streams too."""
     answer = ask(serve(Fake("one", turns=[error]), Fake("two")), stream=stream, details=True)
@@ -73,7 +55,7 @@ def test_every_reason_is_told_everywhere(
     assert all(0 <= a["duration_ms"] < 10_000 for a in line["attempts"])
 
 
-def test_the_configured_backend_is_no_fallback(serve: Serve, log_lines: LogLines) -> None:
+def test_the_configured_backend_is_no_fallback(serve: Serve, log_lines: Log) -> None:
     """Where the first of the chain answers no other is asked, and nothing speaks of a fallback."""
     two = Fake("two")
     answer = ask(serve(Fake("one"), two), details=True)
@@ -85,7 +67,7 @@ def test_the_configured_backend_is_no_fallback(serve: Serve, log_lines: LogLines
     assert two.asked == []
 
 
-def test_the_chain_is_asked_in_its_order(serve: Serve, log_lines: LogLines) -> None:
+def test_the_chain_is_asked_in_its_order(serve: Serve, log_lines: Log) -> None:
     """The third is asked after the second; the reason told is that of the configured backend."""
     client = serve(
         Fake("one", turns=[Overloaded("m")]), Fake("two", turns=[BadCredentials("m")]), Fake("three"), Fake("four")
@@ -105,7 +87,7 @@ def test_a_backend_named_twice_is_asked_once(serve: Serve) -> None:
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_the_first_error_is_told_when_nothing_serves(serve: Serve, log_lines: LogLines, stream: bool) -> None:
+def test_the_first_error_is_told_when_nothing_serves(serve: Serve, log_lines: Log, stream: bool) -> None:
     """The client and the log get the configured backend's error, not the last one's."""
     answer = ask(
         serve(Fake("one", turns=[BadCredentials("first")]), Fake("two", turns=[Overloaded("second")])), stream=stream
@@ -122,7 +104,7 @@ def test_the_first_error_is_told_when_nothing_serves(serve: Serve, log_lines: Lo
 )
 @pytest.mark.parametrize("stream", [False, True])
 def test_fallback_can_be_switched_off(
-    serve: Serve, log_lines: LogLines, settings: dict[str, Any], body: dict[str, Any], stream: bool
+    serve: Serve, log_lines: Log, settings: dict[str, Any], body: dict[str, Any], stream: bool
 ) -> None:
     """By LLM_FALLBACK=none or by the request: a failing backend is then an error, and no other is asked."""
     two = Fake("two")
@@ -133,7 +115,7 @@ def test_fallback_can_be_switched_off(
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_a_wrong_request_does_not_fall_back(serve: Serve, log_lines: LogLines, stream: bool) -> None:
+def test_a_wrong_request_does_not_fall_back(serve: Serve, log_lines: Log, stream: bool) -> None:
     """What one backend says is wrong with the request is the client's 400, with code and field."""
     two = Fake("two")
     refused = RequestRefused("refused", code="context_length_exceeded", param="prompt")
@@ -155,7 +137,7 @@ def test_a_fallback_that_refuses_does_not_hide_the_reason(serve: Serve) -> None:
     assert (answer.status_code, answer.get_json()["error"]["message"]) == (503, "down")
 
 
-def test_a_model_name_means_something_to_the_configured_backend_only(serve: Serve, log_lines: LogLines) -> None:
+def test_a_model_name_means_something_to_the_configured_backend_only(serve: Serve, log_lines: Log) -> None:
     """The fallback gets its own model; the log keeps what was asked for."""
     one, two = Fake("one", turns=[Unreachable("m")]), Fake("two")
     answer = ask(serve(one, two), model="special")
@@ -177,7 +159,7 @@ def test_an_answer_without_its_end_is_none(serve: Serve, turn: Turn) -> None:
     assert (answer.get_json(), answer.headers["X-LLM-Fallback"]) == ({"response": "two"}, "invalid_answer")
 
 
-def test_a_stream_never_changes_its_backend(serve: Serve, log_lines: LogLines) -> None:
+def test_a_stream_never_changes_its_backend(serve: Serve, log_lines: Log) -> None:
     """After the first chunk a failure is an error line, and never another backend's text."""
     two = Fake("two")
     answer = ask(serve(Fake("one", turns=[[Chunk("half"), ServerError("broke")]]), two), stream=True)
@@ -192,9 +174,7 @@ def test_a_stream_never_changes_its_backend(serve: Serve, log_lines: LogLines) -
 
 
 @pytest.mark.parametrize(("retries", "asked"), [(0, 1), (1, 2), (2, 3), (3, 4)])
-def test_a_backend_is_asked_again_max_retries_times(
-    serve: Serve, log_lines: LogLines, retries: int, asked: int
-) -> None:
+def test_a_backend_is_asked_again_max_retries_times(serve: Serve, log_lines: Log, retries: int, asked: int) -> None:
     """Each try is an attempt in the log; then the next backend is asked."""
     one = Fake("one", turns=[RateLimited("m", retry_after=AT_ONCE)] * 10)
     answer = ask(serve(one, Fake("two"), max_retries=retries))
@@ -203,7 +183,7 @@ def test_a_backend_is_asked_again_max_retries_times(
     assert [a["backend"] for a in log_lines()[0]["attempts"]] == ["one"] * asked + ["two"]
 
 
-def test_a_retry_that_succeeds_is_no_fallback(serve: Serve, log_lines: LogLines) -> None:
+def test_a_retry_that_succeeds_is_no_fallback(serve: Serve, log_lines: Log) -> None:
     """The configured backend answered in the end."""
     answer = ask(serve(Fake("one", turns=[Overloaded("m", retry_after=AT_ONCE)]), Fake("two"), max_retries=2))
     assert (answer.get_json(), answer.headers.get("X-LLM-Fallback")) == ({"response": "one"}, None)
@@ -253,14 +233,6 @@ def test_a_dropped_parameter_costs_no_retry(serve: Serve) -> None:
 
 
 # --- the deadline
-
-
-@pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    clock = Clock()
-    monkeypatch.setattr("llm_api.runtime.deadline.time", clock)
-    monkeypatch.setattr("llm_api.exchange.breaker.time", clock)
-    return clock
 
 
 def hanging(clock: Clock, seen: list[float]) -> Callable[[Deadline], None]:
@@ -388,9 +360,7 @@ def test_only_one_request_tries(serve: Serve, clock: Clock) -> None:
     assert during == ["circuit_open", "circuit_open"]
 
 
-def test_an_open_breaker_without_fallback_says_when_to_come_again(
-    serve: Serve, clock: Clock, log_lines: LogLines
-) -> None:
+def test_an_open_breaker_without_fallback_says_when_to_come_again(serve: Serve, clock: Clock, log_lines: Log) -> None:
     """503 with Retry-After for the rest of the ten seconds, and an attempt in the log."""
     client = serve(Fake("one", turns=[ServerError("m")] * 5))
     for _ in range(5):
@@ -440,7 +410,7 @@ def test_breakers_belong_to_one_app(serve: Serve, clock: Clock) -> None:
     assert outcomes(serve(one, Fake("two")), 1) == ["ok"]
 
 
-def test_the_stub_answers_for_a_backend_that_is_not_there(make_client: Callable[..., FlaskClient]) -> None:
+def test_the_stub_answers_for_a_backend_that_is_not_there(make_client: Serve) -> None:
     """The real chain, and a port where nobody listens: the default fallback answers and says so."""
     answer = ask(make_client(llm_backend="ollama", llm_fallback=("stub",), ollama_url="http://127.0.0.1:1"))
     assert answer.get_json()["response"].startswith("[stub]")

@@ -10,9 +10,9 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
+from asking import Log
 from click.testing import Result
 from flask import Flask
 
@@ -31,7 +31,7 @@ def run(app: Flask, *args: str, pipe: str | bytes | None = None) -> Result:
 # --- what goes in
 
 
-def test_a_prompt_as_argument(make_app: Make, log_lines: Callable[[], list[dict[str, Any]]]) -> None:
+def test_a_prompt_as_argument(make_app: Make, log_lines: Log) -> None:
     """The answer and nothing else is on stdout; the request has its line as all others."""
     ran = run(make_app(), "What is up?")
     (line,) = log_lines()

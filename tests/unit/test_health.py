@@ -2,27 +2,15 @@
 
 import threading
 import time
-from collections.abc import Callable
 from typing import Any
 
 import pytest
-from asking import ask
+from asking import Serve, ask
 from fakes import Clock, Fake
 from flask.testing import FlaskClient
 
 from llm_api.backends.base import Backend
 from llm_api.errors import NotConfigured, ServerError, Unreachable
-
-
-@pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    clock = Clock()
-    monkeypatch.setattr("llm_api.exchange.health.time", clock)
-    monkeypatch.setattr("llm_api.exchange.health.PATIENCE_SECONDS", 10)  # a busy machine must not make tests fail
-    return clock
-
-
-Serve = Callable[..., FlaskClient]
 
 
 def health(client: FlaskClient) -> tuple[int, str, str | None]:

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import requests
-from asking import ask, error_of, lines_of, outcomes, texts_of
+from asking import Log, Serve, ask, error_of, lines_of, outcomes, texts_of
 from faults.upstreams import Peer, upstream
 from providers import (
     AT_ONCE,
@@ -21,15 +21,13 @@ from providers import (
     OLLAMA,
     OPENAI,
     PROVIDERS,
-    Log,
-    Make,
+    FarEnd,
     Provider,
     Socket,
     check_fallback,
     http,
     http_chunked,
 )
-from responses import RequestsMock
 from urllib3.exceptions import ProtocolError
 
 from llm_api import Settings
@@ -46,7 +44,7 @@ every_keyed_provider = pytest.mark.parametrize("provider", KEYED, ids=str)
 
 @pytest.fixture
 def no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Make the pauses between retries so short that tests can wait for them."""
+    """Serve the pauses between retries so short that tests can wait for them."""
     monkeypatch.setattr(generator, "FIRST_PAUSE", 0.001)
 
 
@@ -57,7 +55,7 @@ def no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("status", [408, 409, 429, 500, 502, 503, 504, 520, 529])
 def test_retried_status(
-    make_client: Make, far_end: RequestsMock, log_lines: Log, provider: Provider, status: int, stream: bool
+    make_client: Serve, far_end: FarEnd, log_lines: Log, provider: Provider, status: int, stream: bool
 ) -> None:
     """These are asked again (docs/providers.md, 1.5), and a later success is the answer."""
     for _ in range(2):
@@ -73,7 +71,7 @@ def test_retried_status(
 @every_provider
 @pytest.mark.parametrize("status", [301, 400, 401, 402, 403, 405, 410, 413, 422])
 def test_status_that_is_not_retried(
-    make_client: Make, far_end: RequestsMock, log_lines: Log, provider: Provider, status: int
+    make_client: Serve, far_end: FarEnd, log_lines: Log, provider: Provider, status: int
 ) -> None:
     """Asking again would change nothing: one try."""
     far_end.post(provider.url, status=status, json={"error": "no"}, headers=AT_ONCE)
@@ -85,7 +83,7 @@ def test_status_that_is_not_retried(
 @every_provider
 @pytest.mark.parametrize("retries", [0, 1, 3])
 def test_number_of_retries(
-    make_client: Make, far_end: RequestsMock, log_lines: Log, provider: Provider, retries: int
+    make_client: Serve, far_end: FarEnd, log_lines: Log, provider: Provider, retries: int
 ) -> None:
     """MAX_RETRIES is the number of further tries; then the fallback answers."""
     far_end.post(provider.url, status=500, headers=AT_ONCE)
@@ -100,7 +98,7 @@ def test_number_of_retries(
     ("status", "said", "calls"), [(500, "false", 1), (429, "false", 1), (403, "true", 3), (500, "true", 3)]
 )
 def test_x_should_retry(
-    make_client: Make, far_end: RequestsMock, provider: Provider, status: int, said: str, calls: int
+    make_client: Serve, far_end: FarEnd, provider: Provider, status: int, said: str, calls: int
 ) -> None:
     """The server's word on retrying beats the status (docs/providers.md, 1.5)."""
     far_end.post(provider.url, status=status, headers={"x-should-retry": said, **AT_ONCE})
@@ -111,7 +109,7 @@ def test_x_should_retry(
 @every_provider
 @pytest.mark.parametrize("status", [429, 503])
 @pytest.mark.parametrize("asked", ["121", "3600"])
-def test_too_long_a_wait(make_client: Make, far_end: RequestsMock, provider: Provider, status: int, asked: str) -> None:
+def test_too_long_a_wait(make_client: Serve, far_end: FarEnd, provider: Provider, status: int, asked: str) -> None:
     """Who asks for more than 120 s isn't asked again, and the client learns how long to wait."""
     far_end.post(provider.url, status=status, headers={"Retry-After": asked})
     reply = ask(make_client(**provider.settings, max_retries=2, request_timeout=3600))
@@ -119,7 +117,7 @@ def test_too_long_a_wait(make_client: Make, far_end: RequestsMock, provider: Pro
     assert len(far_end.calls) == 1
 
 
-def test_wait_beyond_the_deadline(make_client: Make, far_end: RequestsMock) -> None:
+def test_wait_beyond_the_deadline(make_client: Serve, far_end: FarEnd) -> None:
     """A wait that the deadline doesn't allow isn't begun: the fallback answers at once."""
     far_end.post(OPENAI.url, status=429, headers={"Retry-After": "60"})
     reply = ask(make_client(**OPENAI.settings, max_retries=2, request_timeout=30, llm_fallback=("stub",)))
@@ -131,13 +129,7 @@ def test_wait_beyond_the_deadline(make_client: Make, far_end: RequestsMock) -> N
 @pytest.mark.parametrize(
     "said",
     [
-        "",
-        "soon",
-        "-1",
-        "0",
-        "nan",
-        "inf",
-        "1e999",
+        *("", "soon", "-1", "0", "nan", "inf", "1e999"),
         "Mon, 23 Nov 2020 10:00:00 GMT",
         "Mon, 32 Nov 2026 10:00:00 GMT",
         "Mon, 23 Nov 99999999999999999999 10:00:00 GMT",
@@ -145,7 +137,7 @@ def test_wait_beyond_the_deadline(make_client: Make, far_end: RequestsMock) -> N
     ],
 )
 @pytest.mark.usefixtures("no_pause")
-def test_useless_waits(make_client: Make, far_end: RequestsMock, header: str, said: str) -> None:
+def test_useless_waits(make_client: Serve, far_end: FarEnd, header: str, said: str) -> None:
     """A wait that is past or makes no sense is as good as none: the usual pause, and an honest error at the end."""
     far_end.post(OPENAI.url, status=429, headers={header: said})
     reply = ask(make_client(**OPENAI.settings, max_retries=1))
@@ -153,7 +145,7 @@ def test_useless_waits(make_client: Make, far_end: RequestsMock, header: str, sa
     assert len(far_end.calls) == 2
 
 
-def test_date_in_retry_after(make_client: Make, far_end: RequestsMock) -> None:
+def test_date_in_retry_after(make_client: Serve, far_end: FarEnd) -> None:
     """An HTTP date is read as the seconds until then."""
     date = format_datetime(datetime.now(UTC) + timedelta(seconds=90.5), usegmt=True)
     far_end.post(OPENAI.url, status=503, headers={"Retry-After": date})
@@ -161,7 +153,7 @@ def test_date_in_retry_after(make_client: Make, far_end: RequestsMock) -> None:
     assert 80 <= int(reply.headers["Retry-After"]) <= 91
 
 
-def test_milliseconds_come_first(make_client: Make, far_end: RequestsMock) -> None:
+def test_milliseconds_come_first(make_client: Serve, far_end: FarEnd) -> None:
     """retry-after-ms beats Retry-After."""
     far_end.post(OPENAI.url, status=429, headers={"retry-after-ms": "40000", "Retry-After": "7"})
     assert ask(make_client(**OPENAI.settings)).headers["Retry-After"] == "40"
@@ -184,8 +176,8 @@ def test_milliseconds_come_first(make_client: Make, far_end: RequestsMock) -> No
 )
 @pytest.mark.usefixtures("no_pause")
 def test_connection_error(
-    make_client: Make,
-    far_end: RequestsMock,
+    make_client: Serve,
+    far_end: FarEnd,
     log_lines: Log,
     provider: Provider,
     error: Exception,
@@ -203,7 +195,7 @@ def test_connection_error(
 
 
 @pytest.mark.usefixtures("no_pause")
-def test_nobody_listens(make_client: Make, log_lines: Log) -> None:
+def test_nobody_listens(make_client: Serve, log_lines: Log) -> None:
     """A port that is closed is unreachable, and the message says so without an address."""
     with Socket(None) as far_end:
         address = far_end.address
@@ -214,7 +206,7 @@ def test_nobody_listens(make_client: Make, log_lines: Log) -> None:
 
 
 @every_provider
-def test_silence(make_client: Make, log_lines: Log, provider: Provider) -> None:
+def test_silence(make_client: Serve, log_lines: Log, provider: Provider) -> None:
     """A far end that takes the prompt and says nothing is a timeout, after one try."""
     with Socket(None) as far_end:
         reply = ask(make_client(**provider.at(far_end.address), max_retries=2, request_timeout=0.2))
@@ -224,7 +216,7 @@ def test_silence(make_client: Make, log_lines: Log, provider: Provider) -> None:
 
 
 @every_provider
-def test_connection_closed_without_an_answer(make_client: Make, provider: Provider) -> None:
+def test_connection_closed_without_an_answer(make_client: Serve, provider: Provider) -> None:
     """The prompt was sent, so it isn't sent again."""
     with Socket(b"") as far_end:
         reply = ask(make_client(**provider.at(far_end.address), max_retries=2))
@@ -243,7 +235,7 @@ def test_check_is_not_repeated(provider: Provider) -> None:
 
 
 @every_provider
-def test_bytes_one_by_one(make_client: Make, provider: Provider) -> None:
+def test_bytes_one_by_one(make_client: Serve, provider: Provider) -> None:
     """However the network cuts a stream, in characters and line ends too, its text is whole."""
     body = provider.stream("caf\u00e9", "\U0001f600\u2028").replace(b"\n", b"\r\n")
     with Socket(http_chunked([body[at : at + 1] for at in range(len(body))])) as far_end:
@@ -253,7 +245,7 @@ def test_bytes_one_by_one(make_client: Make, provider: Provider) -> None:
 
 @every_provider
 @pytest.mark.parametrize("cut", ["chunked", "by length", "by close"])
-def test_connection_that_breaks_in_a_stream(make_client: Make, log_lines: Log, provider: Provider, cut: str) -> None:
+def test_connection_that_breaks_in_a_stream(make_client: Serve, log_lines: Log, provider: Provider, cut: str) -> None:
     """However a stream is framed, one that breaks off ends with an error line, and is logged as one."""
     body = provider.cut("Hel")
     head = b"HTTP/1.1 200 OK\r\n" + (b"Content-Length: 9999\r\n" if cut == "by length" else b"") + b"\r\n"
@@ -268,7 +260,7 @@ def test_connection_that_breaks_in_a_stream(make_client: Make, log_lines: Log, p
 
 @every_provider
 @pytest.mark.parametrize("cut", ["chunked", "by length", "by close"])
-def test_connection_that_breaks_in_an_answer(make_client: Make, provider: Provider, cut: str) -> None:
+def test_connection_that_breaks_in_an_answer(make_client: Serve, provider: Provider, cut: str) -> None:
     """A whole answer that breaks off is a failing backend, and isn't asked for twice."""
     body = json.dumps(provider.answer("Hello")).encode()[:-5]
     head = b"HTTP/1.1 200 OK\r\n" + (b"Content-Length: 9999\r\n" if cut == "by length" else b"") + b"\r\n"
@@ -283,7 +275,7 @@ SAID = b"%x\r\n%s\r\n0\r\n\r\n" % (len(WHOLE), WHOLE)
 
 
 LENGTH = b"%d" % len(WHOLE)
-MORE_HEADS = {
+HEADS = {
     name: b"HTTP/1.1 200 OK\r\n" + head + b"\r\n\r\n" + body
     for name, head, body in [
         ("folded length", b"Content-Length:\r\n " + LENGTH, WHOLE + b"x"),
@@ -297,24 +289,19 @@ MORE_HEADS = {
         ("chunked twice", b"Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked", SAID),
         ("identity", b"Transfer-Encoding: identity\r\nContent-Length: " + LENGTH, WHOLE + b"x"),
     ]
+} | {
+    "early hints": b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n" + http(WHOLE),
+    "continue": b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 102 Processing\r\n\r\n" + http(WHOLE),
+    "HTTP/1.0": b"HTTP/1.0 200 OK\r\n\r\n" + WHOLE,
+    "line feeds": b"HTTP/1.1 200 OK\ncontent-length:%s  \nX-Nothing\n: x\n\n%s and more" % (LENGTH, WHOLE),
+    "chunked": b"HTTP/1.1 200\r\nTRANSFER-ENCODING: Chunked\r\nContent-Length: 5\r\n\r\n" + SAID,
+    "many headers": http(WHOLE, "200 OK", *(f"X-{number}: {number}" for number in range(90))),
+    "a long header": http(WHOLE, "200 OK", f"X-Long: {'x' * 60_000}", "X-Latin: \xe4"),
 }
 
 
-@pytest.mark.parametrize(
-    "reply",
-    [
-        b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n" + http(WHOLE),
-        b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 102 Processing\r\n\r\n" + http(WHOLE),
-        b"HTTP/1.0 200 OK\r\n\r\n" + WHOLE,
-        b"HTTP/1.1 200 OK\ncontent-length:%d  \nX-Nothing\n: x\n\n%s and more" % (len(WHOLE), WHOLE),
-        b"HTTP/1.1 200\r\nTRANSFER-ENCODING: Chunked\r\nContent-Length: 5\r\n\r\n" + SAID,
-        http(WHOLE, "200 OK", *(f"X-{number}: {number}" for number in range(90))),
-        http(WHOLE, "200 OK", f"X-Long: {'x' * 60_000}", "X-Latin: \xe4"),
-        *MORE_HEADS.values(),
-    ],
-    ids=["early hints", "continue", "HTTP/1.0", "line feeds", "chunked", "many headers", "a long header", *MORE_HEADS],
-)
-def test_heads_that_are_read(make_client: Make, reply: bytes) -> None:
+@pytest.mark.parametrize("reply", HEADS.values(), ids=HEADS)
+def test_heads_that_are_read(make_client: Serve, reply: bytes) -> None:
     """What may stand before an answer's body, and the ways it says where that ends (RFC 9112, section 6.3)."""
     with Socket(reply) as far_end:
         answer = ask(make_client(**OLLAMA.at(far_end.address)))
@@ -336,7 +323,7 @@ def test_heads_that_are_read(make_client: Make, reply: bytes) -> None:
     ],
     ids=["two lengths", "negative", "underscore", "digits", "superscript", "gzip", "deflate", "many", "long"],
 )
-def test_heads_that_are_refused(make_client: Make, head: str) -> None:
+def test_heads_that_are_refused(make_client: Serve, head: str) -> None:
     """Where an answer ends must be plain, and its head short; else it is a failing backend's, asked once."""
     with Socket(f"HTTP/1.1 200 OK\r\n{head}\r\n\r\n".encode("latin-1") + WHOLE) as far_end:
         answer = ask(make_client(**OLLAMA.at(far_end.address), max_retries=2))
@@ -354,7 +341,7 @@ def test_heads_that_are_refused(make_client: Make, head: str) -> None:
         ("HTTP/1.0 200 OK\r\nContent-Length: LENGTH\r\nConnection: keep-alive", 2),
     ],
 )
-def test_connections_that_are_kept(make_client: Make, head: str, connections: int) -> None:
+def test_connections_that_are_kept(make_client: Serve, head: str, connections: int) -> None:
     """A far end's connection is used again, unless its answer says that it won't be (RFC 9112, section 9.3)."""
     ports = []
 
@@ -370,7 +357,7 @@ def test_connections_that_are_kept(make_client: Make, head: str, connections: in
 
 
 @pytest.mark.parametrize("status", [204, 304])
-def test_answers_that_have_no_body(make_client: Make, status: int) -> None:
+def test_answers_that_have_no_body(make_client: Serve, status: int) -> None:
     """They end with their head, whatever it says of a body (RFC 9112, section 6.3): nobody waits for one."""
 
     def answer(peer: Peer) -> None:
@@ -385,7 +372,7 @@ def test_answers_that_have_no_body(make_client: Make, status: int) -> None:
 @pytest.mark.parametrize(
     "head", [b"HTTP/1.1 200 OK\r\nX-Cut", b"HTTP/1.1 200 OK\r\nX: y\r\n", b"HTTP/1.1 100 Continue\r\n\r\n"]
 )
-def test_a_head_that_breaks_off(make_client: Make, head: bytes) -> None:
+def test_a_head_that_breaks_off(make_client: Serve, head: bytes) -> None:
     """No answer began, but the prompt was sent: it isn't sent again."""
     with Socket(head) as far_end:
         answer = ask(make_client(**OLLAMA.at(far_end.address), max_retries=2))
@@ -393,7 +380,7 @@ def test_a_head_that_breaks_off(make_client: Make, head: bytes) -> None:
     assert (answer.status_code, error_of(answer)["code"]) == (502, "server_error")
 
 
-def test_names_of_headers_in_any_letters(make_client: Make) -> None:
+def test_names_of_headers_in_any_letters(make_client: Serve) -> None:
     """HTTP's names have no case: a far end's Retry-After counts however it writes it."""
     with Socket(http(b"{}", "429 Too Many", "RETRY-AFTER: 300")) as far_end:
         answer = ask(make_client(**OLLAMA.at(far_end.address), max_retries=2))
@@ -401,7 +388,7 @@ def test_names_of_headers_in_any_letters(make_client: Make) -> None:
     assert (answer.status_code, answer.headers["Retry-After"]) == (429, "300")
 
 
-def test_not_http(make_client: Make) -> None:
+def test_not_http(make_client: Serve) -> None:
     """A far end that doesn't speak HTTP is a failing backend."""
     with Socket(b"SSH-2.0-OpenSSH_9.2\r\n") as far_end:
         reply = ask(make_client(**OLLAMA.at(far_end.address)))
@@ -409,7 +396,7 @@ def test_not_http(make_client: Make) -> None:
 
 
 @pytest.mark.parametrize("address", ["http://*.example/v1", "http://.example/v1", f"http://{'a' * 64}.example/v1"])
-def test_address_that_is_none(make_client: Make, log_lines: Log, address: str) -> None:
+def test_address_that_is_none(make_client: Serve, log_lines: Log, address: str) -> None:
     """A base URL that `requests` can't take is a failing backend like any other: it falls back."""
     reply = ask(make_client(**OPENAI.at(address), llm_fallback=("stub",)))
     assert (reply.status_code, reply.headers.get("X-LLM-Backend")) == (200, "stub")
@@ -427,7 +414,7 @@ def test_address_that_is_none(make_client: Make, log_lines: Log, address: str) -
     ids=["empty", "HTML", "array", "null", "text", "cut", "NaN", "deep", "digits"],
 )
 def test_not_a_json_object(
-    make_client: Make, far_end: RequestsMock, log_lines: Log, provider: Provider, stream: bool, body: str
+    make_client: Serve, far_end: FarEnd, log_lines: Log, provider: Provider, stream: bool, body: str
 ) -> None:
     """A 200 without a JSON object is a failing backend; with a fallback the stub answers and says why."""
     far_end.post(provider.url, body=body)
@@ -439,7 +426,7 @@ def test_not_a_json_object(
 
 @every_provider
 @pytest.mark.parametrize("body", ["[" * 100_000, "\xff\xfe", "null", '{"error": 5}', '{"error": {"message": {}}}'])
-def test_odd_error_body(make_client: Make, far_end: RequestsMock, provider: Provider, body: str) -> None:
+def test_odd_error_body(make_client: Serve, far_end: FarEnd, provider: Provider, body: str) -> None:
     """An error reply counts by its status, whatever its body is."""
     far_end.post(provider.url, status=503, body=body.encode("latin-1"))
     reply = ask(make_client(**provider.settings))
@@ -450,7 +437,7 @@ def test_odd_error_body(make_client: Make, far_end: RequestsMock, provider: Prov
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("encoding", ["gzip", "deflate", "br", "zstd"])
 def test_compressed_answer(
-    make_client: Make, far_end: RequestsMock, provider: Provider, stream: bool, encoding: str
+    make_client: Serve, far_end: FarEnd, provider: Provider, stream: bool, encoding: str
 ) -> None:
     """It wasn't asked for, and could be a bomb: refused unread."""
     body = provider.stream("Hello") if stream else json.dumps(provider.answer("Hello")).encode()
@@ -462,7 +449,7 @@ def test_compressed_answer(
 
 @every_provider
 @pytest.mark.parametrize("status", [200, 500])
-def test_too_large_an_answer(make_client: Make, far_end: RequestsMock, provider: Provider, status: int) -> None:
+def test_too_large_an_answer(make_client: Serve, far_end: FarEnd, provider: Provider, status: int) -> None:
     """Over 16 MiB nothing more is read, of errors as of answers."""
     body = json.dumps(provider.answer("Hello")).encode() + b" " * MAX_ANSWER_BYTES
     far_end.post(provider.url, body=body, status=status)
@@ -471,7 +458,7 @@ def test_too_large_an_answer(make_client: Make, far_end: RequestsMock, provider:
     assert ("16,777,216 bytes" in error_of(reply)["message"]) == (status == 200)
 
 
-def test_too_large_a_stream(make_client: Make, far_end: RequestsMock, log_lines: Log) -> None:
+def test_too_large_a_stream(make_client: Serve, far_end: FarEnd, log_lines: Log) -> None:
     """A stream is bounded as well, and ends with an error line."""
     far_end.post(OLLAMA.url, body=OLLAMA.cut("Hel") + b" " * MAX_ANSWER_BYTES + OLLAMA.stream("lo"))
     first, last = lines_of(ask(make_client(**OLLAMA.settings), stream=True))
@@ -480,7 +467,7 @@ def test_too_large_a_stream(make_client: Make, far_end: RequestsMock, log_lines:
 
 
 @pytest.mark.parametrize("status", ["200 OK", "500 Oops", "307 Moved", "302 Found"])
-def test_no_more_is_read_than_allowed(make_client: Make, status: str) -> None:
+def test_no_more_is_read_than_allowed(make_client: Serve, status: str) -> None:
     """The far end can't hand over twice the bound, with a redirect's status neither."""
     whole = 2 * MAX_ANSWER_BYTES
     with Socket(http(b" " * whole, status, "Location: http://elsewhere.example/")) as far_end:
@@ -494,7 +481,7 @@ def test_no_more_is_read_than_allowed(make_client: Make, status: str) -> None:
 
 @every_provider
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
-def test_redirects_are_not_followed(make_client: Make, log_lines: Log, provider: Provider, status: int) -> None:
+def test_redirects_are_not_followed(make_client: Serve, log_lines: Log, provider: Provider, status: int) -> None:
     """Another host gets neither the prompt nor the key; the far end is said to fail."""
     with Socket(http(b"{}")) as sink:
         moved = http(b"", f"{status} Moved", f"Location: {sink.address}{provider.path}")
@@ -507,7 +494,7 @@ def test_redirects_are_not_followed(make_client: Make, log_lines: Log, provider:
 
 
 @pytest.mark.parametrize("location", ["http://[", "//", "http://\u00ff", "x:", ""])
-def test_redirect_to_nowhere(make_client: Make, far_end: RequestsMock, location: str) -> None:
+def test_redirect_to_nowhere(make_client: Serve, far_end: FarEnd, location: str) -> None:
     """An address that is none, in a redirect that isn't followed, does no harm."""
     far_end.post(OPENAI.url, status=307, headers={"Location": location})
     reply = ask(make_client(**OPENAI.settings))
@@ -516,7 +503,7 @@ def test_redirect_to_nowhere(make_client: Make, far_end: RequestsMock, location:
 
 @every_provider
 def test_netrc_is_ignored(
-    make_client: Make, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, provider: Provider
+    make_client: Serve, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, provider: Provider
 ) -> None:
     """A .netrc entry for the far end's host doesn't take our key's place, and isn't sent."""
     netrc = tmp_path / ".netrc"
@@ -532,7 +519,7 @@ def test_netrc_is_ignored(
 
 
 @every_provider
-def test_proxies_are_ignored(make_client: Make, monkeypatch: pytest.MonkeyPatch, provider: Provider) -> None:
+def test_proxies_are_ignored(make_client: Serve, monkeypatch: pytest.MonkeyPatch, provider: Provider) -> None:
     """Proxy variables of the environment don't get prompts and keys."""
     for name in ("no_proxy", "NO_PROXY"):
         monkeypatch.delenv(name, raising=False)
@@ -544,7 +531,7 @@ def test_proxies_are_ignored(make_client: Make, monkeypatch: pytest.MonkeyPatch,
 
 
 @every_provider
-def test_request_on_the_wire(make_client: Make, provider: Provider) -> None:
+def test_request_on_the_wire(make_client: Serve, provider: Provider) -> None:
     """One POST to the right path, with its length, uncompressed and asking for nothing compressed."""
     with Socket(http(json.dumps(provider.answer("Hello")).encode())) as far_end:
         ask(make_client(**provider.at(far_end.address)))
@@ -558,7 +545,7 @@ def test_request_on_the_wire(make_client: Make, provider: Provider) -> None:
     assert json.loads(body)["messages"] == [{"role": "user", "content": "Hi"}]
 
 
-def test_password_in_an_address(make_client: Make) -> None:
+def test_password_in_an_address(make_client: Serve) -> None:
     """A far end behind basic authentication gets its user and password as a header, not in its path."""
     with Socket(http(json.dumps(OLLAMA.answer("Hello")).encode())) as far_end:
         address = far_end.address.replace("//", "//someone:secret@")
@@ -568,7 +555,7 @@ def test_password_in_an_address(make_client: Make) -> None:
     assert b"Authorization: Basic c29tZW9uZTpzZWNyZXQ=\r\n" in request
 
 
-def test_cookies_are_not_kept(make_client: Make) -> None:
+def test_cookies_are_not_kept(make_client: Serve) -> None:
     """What a far end sets in one client's answer isn't sent along with another client's prompt."""
     body = json.dumps(OPENAI.answer("Hello")).encode()
     with Socket(http(body, "200 OK", "Set-Cookie: session=of-somebody; Path=/")) as far_end:
@@ -588,7 +575,7 @@ def test_cookies_are_not_kept(make_client: Make) -> None:
 )
 @pytest.mark.parametrize("stream", [False, True])
 def test_missing_key(
-    make_client: Make, far_end: RequestsMock, log_lines: Log, provider: Provider, variable: str, stream: bool
+    make_client: Serve, far_end: FarEnd, log_lines: Log, provider: Provider, variable: str, stream: bool
 ) -> None:
     """Without its key a backend isn't asked: 503 not_configured, with the two ways to set it; or the fallback."""
     settings = provider.settings | {provider.key_setting: None}
@@ -619,7 +606,7 @@ def echo(key: str, where: str) -> dict[str, Any]:
 @pytest.mark.parametrize("where", ["message", "string", "code", "param", "type", "cut"])
 @pytest.mark.parametrize("status", [400, 401, 404])
 def test_key_in_an_error(
-    make_client: Make, far_end: RequestsMock, log_path: Path, provider: Provider, status: int, where: str
+    make_client: Serve, far_end: FarEnd, log_path: Path, provider: Provider, status: int, where: str
 ) -> None:
     """A far end that repeats the key in its error tells it to nobody: not to the client, not to the log."""
     assert provider.key
@@ -631,7 +618,7 @@ def test_key_in_an_error(
 
 
 @every_keyed_provider
-def test_key_in_a_broken_stream(make_client: Make, far_end: RequestsMock, log_path: Path, provider: Provider) -> None:
+def test_key_in_a_broken_stream(make_client: Serve, far_end: FarEnd, log_path: Path, provider: Provider) -> None:
     """The same in the middle of a stream."""
     assert provider.key
     error = json.dumps({"type": "error", "error": {"message": f"Bad key {provider.key}", "type": provider.key}})
@@ -644,8 +631,8 @@ def test_key_in_a_broken_stream(make_client: Make, far_end: RequestsMock, log_pa
 @every_keyed_provider
 @pytest.mark.parametrize("error", [requests.ConnectionError, requests.ReadTimeout, requests.exceptions.InvalidHeader])
 def test_key_in_an_exception(
-    make_client: Make,
-    far_end: RequestsMock,
+    make_client: Serve,
+    far_end: FarEnd,
     log_path: Path,
     provider: Provider,
     error: type[requests.RequestException],
@@ -659,7 +646,7 @@ def test_key_in_an_exception(
     assert provider.base.encode() not in shown
 
 
-def test_connect_timeout_is_not_for_answers(make_client: Make) -> None:
+def test_connect_timeout_is_not_for_answers(make_client: Serve) -> None:
     """A provider may think for longer than CONNECT_TIMEOUT."""
 
     class Slow(Socket):
@@ -673,7 +660,7 @@ def test_connect_timeout_is_not_for_answers(make_client: Make) -> None:
 
 
 @pytest.mark.parametrize("end", ["\r\nX-Other: 1", "\n", "\x00", "é", "漢"])
-def test_a_key_that_would_end_its_line_is_not_sent(make_client: Make, end: str) -> None:
+def test_a_key_that_would_end_its_line_is_not_sent(make_client: Serve, end: str) -> None:
     """A program may give any key: what is no header's value goes nowhere, and the answer says which setting it is."""
     with Socket(b"") as far_end:
         reply = ask(
@@ -684,7 +671,7 @@ def test_a_key_that_would_end_its_line_is_not_sent(make_client: Make, end: str) 
 
 
 @pytest.mark.parametrize("length", [499, 500, 501, 10_000])
-def test_words_of_a_far_end_are_bounded(make_client: Make, far_end: RequestsMock, length: int) -> None:
+def test_words_of_a_far_end_are_bounded(make_client: Serve, far_end: FarEnd, length: int) -> None:
     """No more than 500 characters of a far end's reason reach the client."""
     error = {"type": "invalid_request_error", "message": "x" * length}
     far_end.post(CLAUDE.url, status=400, json={"error": error})
@@ -693,7 +680,7 @@ def test_words_of_a_far_end_are_bounded(make_client: Make, far_end: RequestsMock
 
 
 @pytest.mark.parametrize("name", ["code", "param"])
-def test_codes_of_a_far_end_are_bounded(make_client: Make, far_end: RequestsMock, name: str) -> None:
+def test_codes_of_a_far_end_are_bounded(make_client: Serve, far_end: FarEnd, name: str) -> None:
     """A code or a field's name is a word, not a text of any length."""
     far_end.post(OPENAI.url, status=400, json={"error": {"message": "no", name: "x" * 1_000_000}})
     reply = ask(make_client(**OPENAI.settings))

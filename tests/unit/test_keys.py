@@ -6,16 +6,13 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from asking import GENERATE
+from asking import GENERATE, Log, Serve
 from flask import Flask
 from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
 from llm_api import LLMAPI, Settings, create_app
 from llm_api.errors import ConfigError
-
-LogLines = Callable[[], list[dict[str, Any]]]
-Serve = Callable[..., FlaskClient]
 
 KEY = "canary-Key_0123456789"
 HASH = hashlib.sha256(KEY.encode()).hexdigest()
@@ -77,7 +74,7 @@ def test_the_open_routes_exist() -> None:
 
 
 @pytest.mark.parametrize("path", GENERATE)
-def test_without_keys_everybody_may_ask(make_client: Serve, log_lines: LogLines, path: str) -> None:
+def test_without_keys_everybody_may_ask(make_client: Serve, log_lines: Log, path: str) -> None:
     """No API_KEYS: no key is asked for, and one that is sent makes no caller."""
     answer = make_client().post(path, json=GENERATE[path][0], headers=KEYED)
     assert answer.status_code == 200
@@ -98,7 +95,7 @@ def test_without_keys_everybody_may_ask(make_client: Serve, log_lines: LogLines,
 )
 @pytest.mark.parametrize("path", GENERATE)
 def test_a_known_key(
-    serve_with: Serve, log_lines: LogLines, log_path: Any, entry: str, headers: dict[str, str], path: str
+    serve_with: Serve, log_lines: Log, log_path: Any, entry: str, headers: dict[str, str], path: str
 ) -> None:
     """Plain or hashed, as a bearer or as x-api-key: its name is in the log, itself is not."""
     answer = serve_with(f"bob:another-key-1,{entry}").post(path, json=GENERATE[path][0], headers=headers)
@@ -107,13 +104,13 @@ def test_a_known_key(
     assert KEY not in log_path.read_text() + answer.text + str(answer.headers)
 
 
-def test_a_key_without_a_name(serve_with: Serve, log_lines: LogLines) -> None:
+def test_a_key_without_a_name(serve_with: Serve, log_lines: Log) -> None:
     """It is called by the beginning of its hash."""
     assert serve_with(KEY).post("/generate", json={"prompt": "x"}, headers=KEYED).status_code == 200
     assert log_lines()[0]["caller"] == f"key-{HASH[:8]}"
 
 
-def test_each_of_several_keys(serve_with: Serve, log_lines: LogLines) -> None:
+def test_each_of_several_keys(serve_with: Serve, log_lines: Log) -> None:
     """Each key has its own name, wherever it stands in the list."""
     client = serve_with("a:key-of-a-1234, b:key-of-b-1234 ,c:key-of-c-1234")
     for name in "bca":
@@ -156,7 +153,7 @@ def test_a_wrong_key(serve_with: Serve, environ: dict[str, str], path: str) -> N
 @pytest.mark.parametrize("path", GENERATE)
 @pytest.mark.parametrize("body", [None, "{broken", '{"prompt": "canary-prompt", "model": "m"}'])
 def test_the_line_of_a_refused_request(
-    serve_with: Serve, log_lines: LogLines, log_path: Any, path: str, body: str | None
+    serve_with: Serve, log_lines: Log, log_path: Any, path: str, body: str | None
 ) -> None:
     """It says that and why the request was refused; the body was not even read."""
     check_refused(serve_with(KEY).post(path, data=body, headers={"x-api-key": "canary-of-another"}))
@@ -206,7 +203,7 @@ def new_key(app: Flask, name: str) -> tuple[str, str]:
 
 
 @pytest.mark.parametrize("name", ["alice", "a", "me@example.com", "team_1.app-2", "\xe4nne", "x" * 64])
-def test_a_new_key_lets_in(make_app: Callable[..., Flask], serve_with: Serve, log_lines: LogLines, name: str) -> None:
+def test_a_new_key_lets_in(make_app: Callable[..., Flask], serve_with: Serve, log_lines: Log, name: str) -> None:
     """The entry that the command prints is a valid setting without the key, and lets the key in under its name."""
     key, entry = new_key(make_app(), name)
     assert key not in entry
@@ -270,7 +267,7 @@ def test_a_bad_name(make_app: Callable[..., Flask], name: str) -> None:
     ],
 )
 def test_client_address(
-    serve_with: Serve, log_lines: LogLines, proxies: str, peer: str, forwarded: list[str], address: str | None
+    serve_with: Serve, log_lines: Log, proxies: str, peer: str, forwarded: list[str], address: str | None
 ) -> None:
     """It is the last one that no trusted proxy has; what a client itself put before it does not count."""
     client = serve_with(trusted_proxies=proxies)

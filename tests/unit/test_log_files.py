@@ -17,24 +17,15 @@ from itertools import islice
 from pathlib import Path
 
 import pytest
+from asking import Serve
 from flask import Flask
-from flask.testing import FlaskClient
 from records import ROOT, Run, answered, command, environment, ids, line, write
 
 from llm_api import Settings
 from llm_api.log.files import follow
 from llm_api.log.writer import RequestLog
 
-Make = Callable[..., FlaskClient]
 BROKEN = b'{"timestamp": 17, "prompt": "cut off he\n'
-
-
-@pytest.fixture
-def logs(make_app: Callable[..., Flask]) -> Run:
-    """Return a runner of `flask llm logs ARGUMENTS`; its keywords are settings."""
-    return lambda *arguments, **settings: (
-        make_app(**settings).test_cli_runner().invoke(args=["llm", "logs", *arguments])
-    )
 
 
 # --- which files, in which order
@@ -75,7 +66,7 @@ def test_a_log_may_have_any_name(make_app: Callable[..., Flask], tmp_path: Path)
     assert ids(answered(runner.invoke(args=["llm", "logs", "search", "--json"]))) == ["id-0"]
 
 
-def test_the_services_own_rotation_is_read_whole(make_client: Make, logs: Run, log_path: Path) -> None:
+def test_the_services_own_rotation_is_read_whole(make_client: Serve, logs: Run, log_path: Path) -> None:
     """With LOG_MAX_BYTES the requests of all the files come out, in order."""
     client = make_client(log_max_bytes=3000, log_backups=20)
     sent = [f"r{n}" for n in range(20)]
@@ -220,7 +211,7 @@ def tail(log_path: Path) -> Iterator[Callable[..., Tail]]:
         one.process.communicate()
 
 
-def test_tail_follows_the_service(make_client: Make, tail: Callable[..., Tail], log_path: Path) -> None:
+def test_tail_follows_the_service(make_client: Serve, tail: Callable[..., Tail], log_path: Path) -> None:
     """Real requests come out of `tail -f` in order, over a rename and a deletion of the log."""
     client = make_client()
     names = (f"r{n}" for n in range(100))
@@ -245,7 +236,7 @@ def test_tail_follows_the_service(make_client: Make, tail: Callable[..., Tail], 
 
 
 def test_tail_misses_nothing_between_the_last_and_the_next(
-    make_client: Make, tail: Callable[..., Tail], log_path: Path
+    make_client: Serve, tail: Callable[..., Tail], log_path: Path
 ) -> None:
     """A request that comes while the first lines are still being printed is shown after them."""
     write(log_path, [line(n, response="x" * 3000) for n in range(100)])
@@ -273,7 +264,7 @@ def damage(run: Run, *arguments: str, exit_code: int) -> tuple[list[str], list[s
     return tuple([place.rpartition("/")[2] for place in report[kind]] for kind in ("broken", "duplicates"))
 
 
-def test_verify_passes_a_clean_log(make_client: Make, logs: Run, log_path: Path) -> None:
+def test_verify_passes_a_clean_log(make_client: Serve, logs: Run, log_path: Path) -> None:
     """What the service wrote is without fault, rotated and gzipped files too: exit 0."""
     client = make_client()
     for _ in range(5):

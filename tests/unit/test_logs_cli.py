@@ -20,24 +20,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from flask import Flask
-from flask.testing import FlaskClient
+from asking import Log, Serve
 from providers import FarEnd
 from records import NOON, ROOT, Run, answered, command, environment, ids, line, record, write
 from responses import RequestsMock
 
-Make = Callable[..., FlaskClient]
 # What may steer a terminal: C0 but newline, DEL, C1, bidi marks.
 STEERING = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 HOSTILE = "\x1b]0;owned\x07\x1b[2J\x9b31m\u202egnp.exe\r\nnew line\x7f\x08"
-
-
-@pytest.fixture
-def logs(make_app: Callable[..., Flask]) -> Run:
-    """Return a runner of `flask llm logs ARGUMENTS`; its keywords are settings."""
-    return lambda *arguments, **settings: (
-        make_app(**settings).test_cli_runner().invoke(args=["llm", "logs", *arguments])
-    )
 
 
 def on_terminal(log: Path, *arguments: str, **more: str) -> str:
@@ -60,7 +50,7 @@ def on_terminal(log: Path, *arguments: str, **more: str) -> str:
 # --- tail
 
 
-def test_tail_shows_who_answered_what(make_client: Make, logs: Run) -> None:
+def test_tail_shows_who_answered_what(make_client: Serve, logs: Run) -> None:
     """A line says when, how it ended, who answered, how long it took, tokens, the id, and how both texts begin."""
     make_client().post("/generate", json={"prompt": "capital of\nFrance"}, headers={"X-Request-ID": "mine"})
     shown = answered(logs("tail"))
@@ -69,13 +59,13 @@ def test_tail_shows_who_answered_what(make_client: Make, logs: Run) -> None:
     assert shown.count("\n") == 1
 
 
-def test_tail_names_the_fallback(make_client: Make, logs: Run) -> None:
+def test_tail_names_the_fallback(make_client: Serve, logs: Run) -> None:
     """A request that another backend answered shows it, with the reason."""
     make_client(llm_backend="openai", llm_fallback=("stub",)).post("/generate", json={"prompt": "Hello"})
     assert "fallback: not_configured" in answered(logs("tail"))
 
 
-def test_tail_shows_an_error_and_its_code(make_client: Make, logs: Run) -> None:
+def test_tail_shows_an_error_and_its_code(make_client: Serve, logs: Run) -> None:
     """A failed request has its status and its error's code; so has a refused one, which has no body."""
     make_client(llm_backend="openai").post("/generate", json={"prompt": "Hello"})
     make_client().post("/generate", data=b"{", content_type="application/json")
@@ -106,7 +96,7 @@ def test_tail_goes_back_over_rotation(logs: Run, log_path: Path) -> None:
     assert ids(answered(logs("tail", "--json", "-n", "3"))) == ["id-3", "id-4", "id-5"]
 
 
-def test_tail_has_colours_on_a_terminal_only(make_client: Make, logs: Run, log_path: Path) -> None:
+def test_tail_has_colours_on_a_terminal_only(make_client: Serve, logs: Run, log_path: Path) -> None:
     """The status is coloured where a person looks, and plain in a pipe, and where NO_COLOR is set."""
     make_client().post("/generate", json={"prompt": "Hello"})
     assert "\x1b[32mok    200\x1b[0m" in on_terminal(log_path, "tail")
@@ -181,7 +171,7 @@ def test_search_takes_how_long_ago(logs: Run, log_path: Path) -> None:
     ],
 )
 def test_search_says_what_is_wrong_with_an_option(
-    make_client: Make, logs: Run, option: str, value: str, why: str
+    make_client: Serve, logs: Run, option: str, value: str, why: str
 ) -> None:
     """A wrong value is a usage error that names the option, quotes the value and shows how to write it."""
     make_client().post("/generate", json={"prompt": "Hello"})
@@ -194,7 +184,7 @@ def test_search_says_what_is_wrong_with_an_option(
 # --- show
 
 
-def test_show_prints_the_whole_record(make_client: Make, logs: Run, log_lines: Callable[[], list[Any]]) -> None:
+def test_show_prints_the_whole_record(make_client: Serve, logs: Run, log_lines: Callable[[], list[Any]]) -> None:
     """It is the log's own record, every field of it."""
     client = make_client()
     for name in ("one", "two", "three"):
@@ -202,7 +192,7 @@ def test_show_prints_the_whole_record(make_client: Make, logs: Run, log_lines: C
     assert json.loads(answered(logs("show", "two"))) == log_lines()[1]
 
 
-def test_show_knows_an_id_from_its_beginning(make_client: Make, logs: Run) -> None:
+def test_show_knows_an_id_from_its_beginning(make_client: Serve, logs: Run) -> None:
     """Only a whole id is one: a part of it, or an id in another request's prompt, is no request."""
     make_client().post("/generate", json={"prompt": "where is other-id?"}, headers={"X-Request-ID": "one-id"})
     for wrong in ("one", "other-id"):
@@ -219,7 +209,7 @@ BODIES = [
 
 
 @pytest.mark.parametrize("body", BODIES, ids=lambda body: body["prompt"][:8])
-def test_show_curl_sends_the_same_body(make_client: Make, logs: Run, tmp_path: Path, body: dict[str, Any]) -> None:
+def test_show_curl_sends_the_same_body(make_client: Serve, logs: Run, tmp_path: Path, body: dict[str, Any]) -> None:
     """The printed line, run by a shell, hands curl the URL, the type and the body that was sent, however long."""
     make_client().post("/generate", json=body, headers={"X-Request-ID": "mine"}).get_data()
     printed = answered(logs("show", "mine", "--curl", "--url", "http://far.example/"))
@@ -252,7 +242,7 @@ def received_by_curl(printed: str, folder: Path) -> dict[str, Any]:
     return told
 
 
-def test_show_curl_goes_to_the_service(make_client: Make, logs: Run) -> None:
+def test_show_curl_goes_to_the_service(make_client: Serve, logs: Run) -> None:
     """Without --url it is the address that gunicorn has by default."""
     make_client().post("/generate", json={"prompt": "Hello"}, headers={"X-Request-ID": "mine"})
     assert shlex.split(answered(logs("show", "mine", "--curl")))[1] == "http://127.0.0.1:8000/generate"
@@ -269,14 +259,14 @@ def test_show_curl_goes_to_the_service(make_client: Make, logs: Run) -> None:
     ids=["hidden", "prompt cut", "system cut", "refused"],
 )
 def test_show_curl_refuses_without_the_whole_request(
-    make_client: Make, logs: Run, settings: dict[str, Any], body: dict[str, Any]
+    make_client: Serve, logs: Run, settings: dict[str, Any], body: dict[str, Any]
 ) -> None:
     """Where the log has not the whole text, no line is printed, and the reason is."""
     make_client(**settings).post("/generate", json=body, headers={"X-Request-ID": "mine"})
     assert "LOG_PROMPTS=false or LOG_MAX_TEXT" in answered(logs("show", "mine", "--curl"), exit_code=1)
 
 
-def test_show_curl_needs_no_whole_answer(make_client: Make, logs: Run) -> None:
+def test_show_curl_needs_no_whole_answer(make_client: Serve, logs: Run) -> None:
     """A cut answer does not matter: it is the request that is sent again."""
     make_client(log_max_text=5).post("/generate", json={"prompt": "Hello"}, headers={"X-Request-ID": "mine"})
     assert '{"prompt": "Hello"}' in answered(logs("show", "mine", "--curl"))
@@ -397,7 +387,7 @@ def test_stats_of_an_empty_log(logs: Run, log_path: Path) -> None:
     assert re.search(r"all +0 +0 +0 +0\.0% +- +- +- +-", answered(logs("stats")))
 
 
-def test_stats_of_one_request(make_client: Make, logs: Run) -> None:
+def test_stats_of_one_request(make_client: Serve, logs: Run) -> None:
     """One request is p50 and p99 at once, and fills one bar."""
     make_client().post("/generate", json={"prompt": "Hello"})
     shown = answered(logs("stats"))
@@ -417,7 +407,7 @@ def test_stats_fits_80_columns(logs: Run, log_path: Path) -> None:
     assert "tokens/s" in shown
 
 
-def test_stats_stays_in_its_lines(make_client: Make, log_path: Path) -> None:
+def test_stats_stays_in_its_lines(make_client: Serve, log_path: Path) -> None:
     """A terminal that is too narrow for the tables gets rows that are cut where it ends, not wrapped."""
     make_client().post("/generate", json={"prompt": "Hello"})
     rows = on_terminal(log_path, "stats", COLUMNS="40", NO_COLOR="1").split("\r\n")
@@ -433,7 +423,7 @@ def test_stats_aligns_its_columns(logs: Run, log_path: Path) -> None:
     assert len({len(row) for row in rows}) == 1
 
 
-def test_stats_can_be_shown_in_plain_ascii(make_client: Make, log_path: Path) -> None:
+def test_stats_can_be_shown_in_plain_ascii(make_client: Serve, log_path: Path) -> None:
     """A terminal or a mail that takes only ASCII gets the table, not a traceback."""
     make_client().post("/generate", json={"prompt": "Hello"})
     plain = environment(log_path) | {"PYTHONIOENCODING": "ascii"}
@@ -441,7 +431,7 @@ def test_stats_can_be_shown_in_plain_ascii(make_client: Make, log_path: Path) ->
     assert (ran.returncode, ran.stderr) == (0, "")
 
 
-def test_long_work_shows_its_progress_on_a_terminal_only(make_client: Make, logs: Run, log_path: Path) -> None:
+def test_long_work_shows_its_progress_on_a_terminal_only(make_client: Serve, logs: Run, log_path: Path) -> None:
     """A person sees a bar; a pipe gets the result alone."""
     make_client().post("/generate", json={"prompt": "Hello"})
     assert "reading the log" in on_terminal(log_path, "stats")
@@ -451,7 +441,7 @@ def test_long_work_shows_its_progress_on_a_terminal_only(make_client: Make, logs
 # --- export
 
 
-def test_export_csv_reads_back(make_client: Make, logs: Run, log_lines: Callable[[], list[dict[str, Any]]]) -> None:
+def test_export_csv_reads_back(make_client: Serve, logs: Run, log_lines: Log) -> None:
     """A row a record; texts as they were, with quotes, commas and newlines; other values as JSON."""
     client = make_client(llm_backend="openai", llm_fallback=("stub",))
     client.post("/generate", json={"prompt": 'a "b", c\nd;e\té€', "stop": ["x"], "temperature": 0.5})
@@ -471,7 +461,7 @@ def as_read(row: dict[str, str]) -> dict[str, str]:
 
 @pytest.mark.parametrize("settings", [{"log_prompts": False}, {"log_max_text": 3}], ids=["hidden", "cut"])
 def test_export_csv_has_all_fields(
-    make_client: Make, logs: Run, log_lines: Callable[[], list[Any]], settings: dict[str, Any]
+    make_client: Serve, logs: Run, log_lines: Callable[[], list[Any]], settings: dict[str, Any]
 ) -> None:
     """Hashes, lengths and what says that a text was cut have columns too."""
     make_client(**settings).post("/generate", json={"prompt": "Hello", "system": "Be brief."})
@@ -498,7 +488,7 @@ def test_export_csv_takes_half_a_surrogate_pair(logs: Run, log_path: Path, tmp_p
         assert [row["request_id"] for row in csv.DictReader(file)] == ["id-0", "id-1"]
 
 
-def test_export_jsonl_is_the_log_byte_for_byte(make_client: Make, logs: Run, log_path: Path, tmp_path: Path) -> None:
+def test_export_jsonl_is_the_log_byte_for_byte(make_client: Serve, logs: Run, log_path: Path, tmp_path: Path) -> None:
     """What is exported is what was logged, to the byte."""
     client = make_client()
     for prompt in ("a", "é\u2028🙂\x1b", "1e400 0.1 -0.0"):
@@ -540,7 +530,7 @@ def test_a_strangers_text_never_steers_the_terminal(log_path: Path, arguments: s
 
 
 def test_an_upstreams_error_code_never_steers_the_terminal(
-    make_client: Make, logs: Run, responses: RequestsMock, log_path: Path
+    make_client: Serve, logs: Run, responses: RequestsMock, log_path: Path
 ) -> None:
     """A far end's own word for an error is a stranger's text as well."""
     said = {"error": {"message": "no", "type": HOSTILE, "code": HOSTILE}}
@@ -604,7 +594,7 @@ def test_no_log_yet(logs: Run, log_path: Path, arguments: list[str]) -> None:
     assert not log_path.exists()
 
 
-def test_a_command_reads_what_the_service_writes(make_client: Make, log_path: Path) -> None:
+def test_a_command_reads_what_the_service_writes(make_client: Serve, log_path: Path) -> None:
     """`flask --app wsgi llm logs` from a shell reads the LOG_FILE of the environment."""
     make_client().post("/generate", json={"prompt": "Hello"}, headers={"X-Request-ID": "mine"})
     words = command("search", "--json")

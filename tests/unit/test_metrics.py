@@ -1,16 +1,15 @@
 """/metrics: what each end of a request counts, under names and labels as Prometheus wants them; and the trace's id."""
 
 import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from asking import GENERATE, ask
+from asking import GENERATE, Log, Serve, ask
 from fakes import ANSWER, Clock, Fake
 from flask.testing import FlaskClient
+from processes import python
 from prometheus_client.parser import text_string_to_metric_families
 from werkzeug.test import TestResponse
 
@@ -19,8 +18,6 @@ from llm_api.exchange.breaker import FAILURES, OPEN_SECONDS
 from llm_api.rules import ApiKey
 from llm_api.types import Chunk, Usage
 
-LogLines = Callable[[], list[dict[str, Any]]]
-Serve = Callable[..., FlaskClient]
 Sample = tuple[Any, ...]
 
 ROOT = Path(__file__).parents[2]
@@ -233,11 +230,8 @@ def test_in_flight_after_a_refused_request(serve: Serve, log_path: Path, why: st
 
 
 @pytest.mark.parametrize("send", [ask, stream])
-def test_breaker(serve: Serve, monkeypatch: pytest.MonkeyPatch, send: Any) -> None:
+def test_breaker(serve: Serve, clock: Clock, send: Any) -> None:
     """1 from the failure that opens it until a request has succeeded, a stream too; each backend has its own."""
-
-    clock = Clock()
-    monkeypatch.setattr("llm_api.exchange.breaker.time", clock)
     client = serve(Fake("flaky", turns=[ServerError("m")] * FAILURES), Fake("steady"))
 
     def gauges() -> list[float]:
@@ -318,9 +312,7 @@ def test_workers_are_summed(tmp_path: Path) -> None:
     environ = os.environ | {"PROMETHEUS_MULTIPROC_DIR": str(tmp_path), "PYTHONPATH": str(ROOT)}
 
     def worker() -> str:
-        ended = subprocess.run(
-            [sys.executable, "-c", code], env=environ, capture_output=True, text=True, timeout=60, check=False
-        )
+        ended = python("-c", code, env=environ)
         assert ended.stderr == ""
         return ended.stdout
 
@@ -339,35 +331,21 @@ PARENT = "00f067aa0ba902b7"
 @pytest.mark.parametrize(
     ("traceparent", "trace_id"),
     [
-        (None, None),
-        (f"00-{TRACE}-{PARENT}-01", TRACE),
-        (f"00-{TRACE}-{PARENT}-00", TRACE),
-        (f"00-{TRACE}-{PARENT}-ff", TRACE),
+        *((f"00-{TRACE}-{PARENT}-{flags}", TRACE) for flags in ("01", "00", "ff")),
         (f"01-{TRACE}-{PARENT}-01", TRACE),
         (f"cc-{TRACE}-{PARENT}-01-what-the-future-will-be-like", TRACE),
         (f"cc-{TRACE}-{PARENT}-01.what-the-future-will-be-like", None),
-        (f"00-{TRACE}-{PARENT}-01-more", None),
-        (f"00-{TRACE}-{PARENT}-01-", None),
-        (f"ff-{TRACE}-{PARENT}-01", None),
-        (f"00-{'0' * 32}-{PARENT}-01", None),
+        *((f"00-{TRACE}-{PARENT}{end}", None) for end in ("-01-more", "-01-", "", "-1", "-0g")),
+        *((f"{version}-{TRACE}-{PARENT}-01", None) for version in ("ff", "0", "x00")),
+        *((f"00-{trace}-{PARENT}-01", None) for trace in ("0" * 32, TRACE.upper(), TRACE[:-1], f"{TRACE}0")),
         (f"00-{TRACE}-{'0' * 16}-01", None),
-        (f"00-{TRACE.upper()}-{PARENT}-01", None),
-        (f"00-{TRACE[:-1]}-{PARENT}-01", None),
-        (f"00-{TRACE}0-{PARENT}-01", None),
-        (f"00-{TRACE}-{PARENT}", None),
-        (f"00-{TRACE}-{PARENT}-1", None),
-        (f"00-{TRACE}-{PARENT}-0g", None),
-        (f"0-{TRACE}-{PARENT}-01", None),
         (f"00_{TRACE}_{PARENT}_01", None),
-        (f"x00-{TRACE}-{PARENT}-01", None),
         (f"00-{TRACE}-{PARENT}-01,00-{TRACE}-{PARENT}-01", None),
-        ("", None),
-        ("-", None),
-        ("canary", None),
+        *((other, None) for other in (None, "", "-", "canary")),
     ],
 )
 def test_traceparent(
-    serve: Serve, log_lines: LogLines, log_path: Path, traceparent: str | None, trace_id: str | None
+    serve: Serve, log_lines: Log, log_path: Path, traceparent: str | None, trace_id: str | None
 ) -> None:
     """A valid header's trace id is in the line (W3C Trace Context, section 3.2); of any other there is nothing."""
     headers = {} if traceparent is None else {"traceparent": traceparent}

@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from asking import ask, error_of, lines_of, texts_of
-from providers import OLLAMA, Log, Make, check_fallback, ollama_answer
-from responses import RequestsMock
+from asking import Log, Serve, ask, error_of, lines_of, texts_of
+from providers import OLLAMA, FarEnd, check_fallback, ollama_answer
 
 from llm_api import Settings
 from llm_api.backends import Backend, make_backend
@@ -17,14 +16,14 @@ from llm_api.runtime.deadline import Deadline
 TAGS = {"models": [{"name": "gemma4:latest", "model": "gemma4:latest"}, {"name": "llama3.2:1b"}]}
 
 
-def test_tool_calls(make_client: Make, far_end: RequestsMock) -> None:
+def test_tool_calls(make_client: Serve, far_end: FarEnd) -> None:
     """Tools that are called are the reason for the end, whatever done_reason says."""
     message = {"role": "assistant", "content": "", "tool_calls": [{"function": {"name": "f"}}]}
     far_end.post(OLLAMA.url, json=ollama_answer("", message=message))
     assert ask(make_client(**OLLAMA.settings), details=True).json["details"]["finish_reason"] == "tool_calls"
 
 
-def test_stream_with_text_in_its_last_line(make_client: Make, far_end: RequestsMock) -> None:
+def test_stream_with_text_in_its_last_line(make_client: Serve, far_end: FarEnd) -> None:
     """Text that comes with the end of the stream is not lost."""
     far_end.post(OLLAMA.url, json=ollama_answer("Hello", done_reason="length"))
     reply = ask(make_client(**OLLAMA.settings), stream=True)
@@ -45,8 +44,8 @@ def test_stream_with_text_in_its_last_line(make_client: Make, far_end: RequestsM
     ],
 )
 def test_model_that_is_not_pulled(
-    make_client: Make,
-    far_end: RequestsMock,
+    make_client: Serve,
+    far_end: FarEnd,
     log_lines: Log,
     said: dict[str, str],
     model: str,
@@ -74,14 +73,14 @@ def backend(**settings: Any) -> Backend:
 
 
 @pytest.mark.parametrize("model", ["gemma4", "gemma4:latest", "llama3.2:1b"])
-def test_check_of_a_pulled_model(far_end: RequestsMock, model: str) -> None:
+def test_check_of_a_pulled_model(far_end: FarEnd, model: str) -> None:
     """A name without a tag means `:latest`, for the configured model as for the pulled ones."""
     far_end.get(OLLAMA.models_url, json=TAGS)
     assert backend(ollama_model=model).check(Deadline(5)) is None
 
 
 @pytest.mark.parametrize("model", ["llama2", "gemma4:27b", "llama3.2", "gemma", "other/gemma4"])
-def test_check_of_a_model_that_is_not_pulled(far_end: RequestsMock, model: str) -> None:
+def test_check_of_a_model_that_is_not_pulled(far_end: FarEnd, model: str) -> None:
     """Another tag, another namespace or the beginning of a name is another model."""
     far_end.get(OLLAMA.models_url, json=TAGS)
     with pytest.raises(ModelNotFound, match=rf"ollama pull {model}`.*gemma4, llama3.2:1b"):
@@ -97,7 +96,7 @@ def test_check_of_a_model_that_is_not_pulled(far_end: RequestsMock, model: str) 
         ("name:latest", "name"),
     ],
 )
-def test_tags_of_long_names(far_end: RequestsMock, model: str, pulled: str) -> None:
+def test_tags_of_long_names(far_end: FarEnd, model: str, pulled: str) -> None:
     """The port of a registry is no tag."""
     far_end.get(OLLAMA.models_url, json={"models": [{"name": pulled}]})
     assert backend(ollama_model=model).check(Deadline(5)) is None

@@ -6,11 +6,9 @@ import json
 from typing import Any
 
 import pytest
-from asking import ask, error_of, lines_of, outcomes, texts_of
-from providers import OPENAI, SCHEMA, Log, Make, delta, event, openai_answer, openai_error, openai_stream, sent
-from responses import RequestsMock
+from asking import USER, Log, Serve, ask, error_of, lines_of, outcomes, texts_of
+from providers import OPENAI, SCHEMA, FarEnd, delta, event, openai_answer, openai_error, openai_stream, sent
 
-USER = {"role": "user", "content": "Hi"}
 CLUSTER = "http://vllm.example:8000/v1"
 CLUSTER_URL = CLUSTER + "/chat/completions"
 
@@ -42,7 +40,7 @@ def refusal(param: str, code: str | None = "unsupported_parameter") -> dict[str,
 )
 @pytest.mark.parametrize("by_caller", [False, True])
 def test_name_of_max_tokens(
-    make_client: Make, far_end: RequestsMock, base: str, model: str, name: str, by_caller: bool
+    make_client: Serve, far_end: FarEnd, base: str, model: str, name: str, by_caller: bool
 ) -> None:
     """OpenAI itself and its reasoning models anywhere get max_completion_tokens, all others max_tokens."""
     far_end.post(f"{base}/chat/completions".replace("API", "api"), json=openai_answer("x"))
@@ -55,9 +53,7 @@ def test_name_of_max_tokens(
 
 @pytest.mark.parametrize("said", [{"temperature": 0.2}, {"top_p": 0.5}, {"temperature": 1, "top_p": 1}])
 @pytest.mark.parametrize("model", ["gpt-6-luna", "gpt-6-sol", "gpt-6.1-terra", "gpt-5.1", "gpt-5.4-mini"])
-def test_sampling_needs_effort_none(
-    make_client: Make, far_end: RequestsMock, model: str, said: dict[str, float]
-) -> None:
+def test_sampling_needs_effort_none(make_client: Serve, far_end: FarEnd, model: str, said: dict[str, float]) -> None:
     """Families that take sampling only with effort none get that (docs/providers.md, 3.3)."""
     far_end.post(OPENAI.url, json=openai_answer("x"))
     ask(make_client(**OPENAI.settings), model=model, **said)
@@ -66,7 +62,7 @@ def test_sampling_needs_effort_none(
 
 
 @pytest.mark.parametrize("model", ["gpt-6-astra", "gpt-6.1-sol", "gpt-5", "gpt-5-mini", "gpt-4o", "o3"])
-def test_no_effort_where_there_is_no_none(make_client: Make, far_end: RequestsMock, model: str) -> None:
+def test_no_effort_where_there_is_no_none(make_client: Serve, far_end: FarEnd, model: str) -> None:
     """Models without effort none, or without effort at all, are sent none."""
     far_end.post(OPENAI.url, json=openai_answer("x"))
     ask(make_client(**OPENAI.settings), model=model, temperature=0.2)
@@ -74,7 +70,7 @@ def test_no_effort_where_there_is_no_none(make_client: Make, far_end: RequestsMo
 
 
 @pytest.mark.parametrize("said", [{}, {"max_tokens": 5}, {"seed": 1}, {"stop": "x"}])
-def test_no_effort_without_sampling(make_client: Make, far_end: RequestsMock, said: dict[str, Any]) -> None:
+def test_no_effort_without_sampling(make_client: Serve, far_end: FarEnd, said: dict[str, Any]) -> None:
     """A caller who says no temperature and no top_p keeps the model's own effort."""
     far_end.post(OPENAI.url, json=openai_answer("y"))
     ask(make_client(**OPENAI.settings), model="gpt-6-luna", **said)
@@ -98,8 +94,8 @@ def test_no_effort_without_sampling(make_client: Make, far_end: RequestsMock, sa
     ],
 )
 def test_refused_parameter(
-    make_client: Make,
-    far_end: RequestsMock,
+    make_client: Serve,
+    far_end: FarEnd,
     log_lines: Log,
     said: dict[str, Any],
     reply: dict[str, Any],
@@ -119,7 +115,7 @@ def test_refused_parameter(
     assert outcomes(log_lines()[1]) == [("openai", "ok")]
 
 
-def test_refused_parameter_is_remembered_per_model(make_client: Make, far_end: RequestsMock) -> None:
+def test_refused_parameter_is_remembered_per_model(make_client: Serve, far_end: FarEnd) -> None:
     """What one model refuses, another one still gets."""
     far_end.post(CLUSTER_URL, **refusal("temperature"))
     far_end.post(CLUSTER_URL, json=openai_answer("Hello"))
@@ -133,7 +129,7 @@ def test_refused_parameter_is_remembered_per_model(make_client: Make, far_end: R
     ]
 
 
-def test_refused_parameter_of_a_stream(make_client: Make, far_end: RequestsMock) -> None:
+def test_refused_parameter_of_a_stream(make_client: Serve, far_end: FarEnd) -> None:
     """A stream learns in the same way."""
     far_end.post(OPENAI.url, **refusal("temperature"))
     far_end.post(OPENAI.url, body=openai_stream("Hel", "lo"))
@@ -141,7 +137,7 @@ def test_refused_parameter_of_a_stream(make_client: Make, far_end: RequestsMock)
     assert texts_of(reply) == ["Hel", "lo"]
 
 
-def test_several_refused_parameters(make_client: Make, far_end: RequestsMock) -> None:
+def test_several_refused_parameters(make_client: Serve, far_end: FarEnd) -> None:
     """A model may refuse one parameter after the other; each is dropped once."""
     for param in ("max_tokens", "temperature", "stop", "seed"):
         far_end.post(CLUSTER_URL, **refusal(param))
@@ -153,7 +149,7 @@ def test_several_refused_parameters(make_client: Make, far_end: RequestsMock) ->
 
 
 @pytest.mark.parametrize("base", [OPENAI.base, CLUSTER])
-def test_both_names_of_max_tokens_refused(make_client: Make, far_end: RequestsMock, base: str) -> None:
+def test_both_names_of_max_tokens_refused(make_client: Serve, far_end: FarEnd, base: str) -> None:
     """A server that takes neither name is asked at most once for each, and not again and again."""
     asked = []
 
@@ -170,7 +166,7 @@ def test_both_names_of_max_tokens_refused(make_client: Make, far_end: RequestsMo
 
 
 @pytest.mark.parametrize("said", [{"temperature": 0.3}, {"max_tokens": 5}])
-def test_refused_of_two_requests_at_once(make_client: Make, far_end: RequestsMock, said: dict[str, Any]) -> None:
+def test_refused_of_two_requests_at_once(make_client: Serve, far_end: FarEnd, said: dict[str, Any]) -> None:
     """A request whose refusal comes after another one's, when it is known already, is asked again too."""
     client = make_client(**OPENAI.at(CLUSTER))
     (name,) = said
@@ -201,9 +197,7 @@ def test_refused_of_two_requests_at_once(make_client: Make, far_end: RequestsMoc
     ],
     ids=["not a parameter", "not sent", "wrong value", "422", "model", "response_format"],
 )
-def test_refusals_that_stay(
-    make_client: Make, far_end: RequestsMock, said: dict[str, Any], reply: dict[str, Any]
-) -> None:
+def test_refusals_that_stay(make_client: Serve, far_end: FarEnd, said: dict[str, Any], reply: dict[str, Any]) -> None:
     """What can't be left out without changing the request's meaning is the client's 400, after one try."""
     far_end.post(OPENAI.url, **reply)
     answer = ask(make_client(**OPENAI.settings, openai_model="gpt-5", llm_fallback=("stub",)), **said)
@@ -222,7 +216,7 @@ def test_refusals_that_stay(
 
 
 @pytest.mark.parametrize("model", ["gpt-5", "gpt-5.1", "o3", "o4-mini"])
-def test_stop_is_cut_here(make_client: Make, far_end: RequestsMock, model: str) -> None:
+def test_stop_is_cut_here(make_client: Serve, far_end: FarEnd, model: str) -> None:
     """Models that take no stop aren't sent one; the answer ends before it all the same."""
     far_end.post(OPENAI.url, json=openai_answer("Hello END of it", finish_reason="length"))
     reply = ask(make_client(**OPENAI.settings), model=model, stop=["it", "END"], details=True)
@@ -247,7 +241,7 @@ def test_stop_is_cut_here(make_client: Make, far_end: RequestsMock, model: str) 
         ([], "END", ""),
     ],
 )
-def test_stop_in_a_stream(make_client: Make, far_end: RequestsMock, pieces: list[str], stop: Any, text: str) -> None:
+def test_stop_in_a_stream(make_client: Serve, far_end: FarEnd, pieces: list[str], stop: Any, text: str) -> None:
     """A stop text is found however the stream cuts it, nothing after it comes out, and nothing before it is lost."""
     far_end.post(OPENAI.url, body=openai_stream(*pieces))
     reply = ask(make_client(**OPENAI.settings), model="gpt-5", stop=stop, stream=True)
@@ -255,7 +249,7 @@ def test_stop_in_a_stream(make_client: Make, far_end: RequestsMock, pieces: list
     assert lines_of(reply)[-1]["finish_reason"] == "stop"
 
 
-def test_refused_stop_is_cut_here(make_client: Make, far_end: RequestsMock) -> None:
+def test_refused_stop_is_cut_here(make_client: Serve, far_end: FarEnd) -> None:
     """A model found to take no stop has its answers cut from then on."""
     far_end.post(CLUSTER_URL, **refusal("stop"))
     far_end.post(CLUSTER_URL, json=openai_answer("Hello END of it"))
@@ -264,7 +258,7 @@ def test_refused_stop_is_cut_here(make_client: Make, far_end: RequestsMock) -> N
         assert ask(client, model="m", stop="END").json == {"response": "Hello "}
 
 
-def test_sent_stop_is_not_cut_again(make_client: Make, far_end: RequestsMock) -> None:
+def test_sent_stop_is_not_cut_again(make_client: Serve, far_end: FarEnd) -> None:
     """Where the server stops by itself its answer is left alone."""
     far_end.post(OPENAI.url, json=openai_answer("Hello END"))
     assert ask(make_client(**OPENAI.settings), model="gpt-4o", stop="END").json == {"response": "Hello END"}
@@ -273,13 +267,13 @@ def test_sent_stop_is_not_cut_again(make_client: Make, far_end: RequestsMock) ->
 # Other
 
 
-def test_refusal_in_a_stream(make_client: Make, far_end: RequestsMock) -> None:
+def test_refusal_in_a_stream(make_client: Serve, far_end: FarEnd) -> None:
     """A refusal is streamed as text."""
     far_end.post(OPENAI.url, body=event({"choices": [{"delta": {"refusal": "I can't."}}]}) + delta(None, "stop"))
     assert texts_of(ask(make_client(**OPENAI.settings), stream=True)) == ["I can't."]
 
 
-def test_key_is_needed_in_every_region(make_client: Make, far_end: RequestsMock) -> None:
+def test_key_is_needed_in_every_region(make_client: Serve, far_end: FarEnd) -> None:
     """OpenAI's regional hosts need the key as well."""
     reply = ask(make_client(llm_backend="openai", openai_base_url="https://eu.api.openai.com/v1"))
     assert (reply.status_code, error_of(reply)["code"]) == (503, "not_configured")

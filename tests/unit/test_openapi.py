@@ -11,8 +11,8 @@ from typing import Any
 from urllib.parse import urljoin, urlsplit
 
 import pytest
+from asking import Serve
 from flask import Flask
-from flask.testing import FlaskClient
 from jsonschema import Draft202012Validator
 from schemathesis.specs.openapi.definitions import OPENAPI_31
 
@@ -27,7 +27,7 @@ HIDDEN = re.compile(r"llm_api\.(openapi|pages\..*)")
 
 
 @pytest.fixture
-def document(make_client: Callable[..., FlaskClient]) -> Document:
+def document(make_client: Serve) -> Document:
     return make_client().get("/openapi.json").get_json()
 
 
@@ -89,7 +89,7 @@ def test_views_docstrings_are_the_text(make_app: Callable[..., Flask], document:
         assert said == inspect.cleandoc(app.view_functions[endpoint].__doc__)
 
 
-def test_limits_are_the_settings(make_client: Callable[..., FlaskClient]) -> None:
+def test_limits_are_the_settings(make_client: Serve) -> None:
     """The lengths that are described are those of this service, not the defaults."""
     document = make_client(max_prompt_chars=77).get("/openapi.json").get_json()
     assert document["components"]["schemas"]["Generate"]["properties"]["prompt"]["maxLength"] == 77
@@ -106,7 +106,7 @@ def examples(document: Document) -> Iterator[tuple[str, str, dict[str, Any], Any
             yield path, method, operation, example["value"]
 
 
-def test_examples_are_answered_as_described(make_client: Callable[..., FlaskClient], document: Document) -> None:
+def test_examples_are_answered_as_described(make_client: Serve, document: Document) -> None:
     """Each documented request is accepted, and its answer is the documented one."""
     client = make_client()
     asked = list(examples(document))
@@ -139,7 +139,7 @@ def test_examples_fit_the_described_bodies(document: Document) -> None:
     ],
 )
 def test_refusals_are_described(
-    make_client: Callable[..., FlaskClient], document: Document, path: str, sent: dict[str, Any], status: int
+    make_client: Serve, document: Document, path: str, sent: dict[str, Any], status: int
 ) -> None:
     """What is refused is refused with a documented status and body."""
     reply = make_client(max_body_bytes=1000).post(path, **sent)
@@ -156,9 +156,7 @@ def test_refusals_are_described(
         ("/v1/models", "get", 503),
     ],
 )
-def test_failures_are_described(
-    make_client: Callable[..., FlaskClient], document: Document, path: str, method: str, status: int
-) -> None:
+def test_failures_are_described(make_client: Serve, document: Document, path: str, method: str, status: int) -> None:
     """Where no backend can serve, the answers are documented ones too."""
     body = {
         "/generate": {"prompt": "Hello"},

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from asking import Serve
 from flask import Flask
-from flask.testing import FlaskClient
 
 from llm_api import LLMAPI, Settings
 from llm_api.backends import make_backend
@@ -64,7 +64,7 @@ def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., 
 
 @pytest.mark.parametrize("name", ["zoo:Parrot", "parrot"])
 def test_it_answers_like_ours(
-    installed: Callable[..., None], make_client: Callable[..., FlaskClient], monkeypatch: pytest.MonkeyPatch, name: str
+    installed: Callable[..., None], make_client: Serve, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     """Named in LLM_BACKEND either way: answers, headers, /config, /v1/models and the health."""
     installed(parrot="zoo:Parrot")
@@ -79,7 +79,7 @@ def test_it_answers_like_ours(
 
 
 def test_it_stands_in_a_chain(
-    installed: Callable[..., None], make_client: Callable[..., FlaskClient], log_lines: Callable[[], list]
+    installed: Callable[..., None], make_client: Serve, log_lines: Callable[[], list]
 ) -> None:
     """It falls back, is a fallback, and can be chosen by `backend/model`."""
     installed(parrot="zoo:Parrot")
@@ -111,8 +111,8 @@ def test_ours_can_be_made() -> None:
     [
         ("nowhere:Parrot", "the backend nowhere:Parrot can't be imported: No module named 'nowhere'"),
         ("zoo:Macaw", "the backend zoo:Macaw can't be imported: module 'zoo' has no attribute 'Macaw'"),
-        ("zoo:Cage", "zoo:Cage is no class derived from llm_api.backends.Backend"),
-        ("zoo:NUMBER", "zoo:NUMBER is no class derived from llm_api.backends.Backend"),
+        ("zoo:Cage", "zoo:Cage is not a class derived from llm_api.backends.Backend"),
+        ("zoo:NUMBER", "zoo:NUMBER is not a class derived from llm_api.backends.Backend"),
         ("broken", "the backend broken can't be imported: No module named 'gone'"),
         ("twice", "2 installed packages have a backend twice"),
     ],

@@ -5,17 +5,13 @@ import json
 import re
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from asking import ask, error_of
-from flask.testing import FlaskClient
+from asking import Log, Serve, ask, error_of
 from providers import CLAUDE, HUGGING_FACE, OLLAMA, OPENAI, PROVIDERS, Provider, Socket, http
-
-Serve = Callable[..., FlaskClient]
-LogLines = Callable[[], list[dict[str, Any]]]
 
 PASSWORD = "canary-password"
 ENVIRONMENT = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy")
@@ -165,7 +161,7 @@ def silent() -> Iterator[socket.socket]:
 
 @pytest.mark.parametrize("address", ["http://far.example", "https://far.example"])
 def test_a_silent_proxy_ends_at_the_deadline(
-    make_client: Serve, log_lines: LogLines, silent: socket.socket, address: str
+    make_client: Serve, log_lines: Log, silent: socket.socket, address: str
 ) -> None:
     """Whether it is to pass a request on or to open a tunnel: a proxy that hangs is a 504 after REQUEST_TIMEOUT."""
     proxy = f"http://127.0.0.1:{silent.getsockname()[1]}"

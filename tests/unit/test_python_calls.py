@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from asking import Log, Serve
 from fakes import Fake
 from flask import Flask, current_app
-from flask.testing import FlaskClient
 
 from llm_api import LLMAPI
 from llm_api.errors import (
@@ -32,7 +32,6 @@ from llm_api.types import Usage
 from llm_api.web.service import Service
 
 Make = Callable[..., Flask]
-Log = Callable[[], list[dict[str, Any]]]
 PATIENCE = 20  # seconds; only a broken program lets a wait take them
 
 
@@ -283,7 +282,7 @@ def test_after_a_fork(make_app: Make, ollama: str, log_lines: Log) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
-def test_the_deadline_after_a_fork(serve: Callable[..., FlaskClient]) -> None:
+def test_the_deadline_after_a_fork(serve: Serve) -> None:
     """The watchdog that stops what hangs is a thread, which a child has not inherited: it gets its own."""
     hanging = Fake("hanging", lambda _: hanging.over.wait(2 * PATIENCE))
     llm = LLMAPI.of(serve(hanging, request_timeout=0.2).application)

@@ -5,12 +5,11 @@ import os
 import subprocess
 import sys
 import tracemalloc
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from asking import GENERATE, ask
+from asking import GENERATE, Log, Serve, ask
 from fakes import Clock
 from flask.testing import FlaskClient
 from limits.errors import StorageError
@@ -20,9 +19,6 @@ from llm_api import Settings
 from llm_api.errors import ConfigError, RateLimitExceeded
 from llm_api.rules import ApiKey
 from llm_api.web.limits import RateLimits
-
-LogLines = Callable[[], list[dict[str, Any]]]
-Serve = Callable[..., FlaskClient]
 
 ROOT = Path(__file__).parents[2]
 NOBODY_LISTENS = "redis://:canary-password@127.0.0.1:1/0"
@@ -68,7 +64,7 @@ def keys(*names: str) -> tuple[ApiKey, ...]:
 
 
 @pytest.mark.parametrize("path", GENERATE)
-def test_one_too_many(make_client: Serve, log_lines: LogLines, clock: Clock, path: str) -> None:
+def test_one_too_many(make_client: Serve, log_lines: Log, clock: Clock, path: str) -> None:
     """It is a 429 that says which limit and how long to wait, with a line in the log; the backend is not asked."""
     client = make_client(rate_limit="2/minute")
     assert statuses(client, 2, path=path) == [200, 200]
@@ -159,7 +155,7 @@ def test_who_stays_away_is_forgotten(clock: Clock) -> None:
     assert kept < taken / 2  # the tables are not made smaller
 
 
-def test_each_key_has_its_own_count(make_client: Serve, log_lines: LogLines) -> None:
+def test_each_key_has_its_own_count(make_client: Serve, log_lines: Log) -> None:
     """With keys the address does not matter; the name of who asked too often is in the log."""
     client = make_client(rate_limit="1/minute", api_keys=keys("alice-12", "bob-1234"))
     bearers = {name: {"x-api-key": name} for name in ("alice-12", "bob-1234")}
@@ -243,7 +239,7 @@ def test_a_storage_that_is_away(make_client: Serve, on_failure: str, said: list[
     assert statuses(client, 4, path=path) == said
 
 
-def test_denied(make_client: Serve, log_lines: LogLines, storage: Away) -> None:
+def test_denied(make_client: Serve, log_lines: Log, storage: Away) -> None:
     """It is a 503 that may be tried again, in our shape and with a line; nothing is generated."""
     client = make_client(rate_limit="9/minute", rate_limit_storage=NOBODY_LISTENS, rate_limit_on_failure="deny")
     answer = ask(client)

@@ -4,24 +4,14 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from asking import GENERATE, ask
+from asking import GENERATE, Serve, ask
 from fakes import Clock, Fake
 from flask.testing import FlaskClient
 
 from llm_api.errors import BadCredentials, ModelNotFound, QuotaExhausted, RequestRefused, ServerError, Unreachable
 from llm_api.types import Chunk
 
-Serve = Callable[..., FlaskClient]
 Health = Callable[[FlaskClient], tuple[int, str, str | None]]
-
-
-@pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    clock = Clock()
-    monkeypatch.setattr("llm_api.exchange.breaker.time", clock)
-    monkeypatch.setattr("llm_api.exchange.health.time", clock)
-    monkeypatch.setattr("llm_api.exchange.health.PATIENCE_SECONDS", 10)  # a busy machine must not make tests fail
-    return clock
 
 
 @pytest.fixture

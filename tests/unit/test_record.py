@@ -4,10 +4,10 @@ import hashlib
 import json
 import time
 import tracemalloc
-from collections.abc import Callable
 from typing import Any
 
 import pytest
+from asking import Log, Serve
 from fakes import ANSWER, END, Fake
 from flask.testing import FlaskClient
 from werkzeug.test import EnvironBuilder
@@ -23,13 +23,8 @@ FIELDS = {
     *("client_ip", "caller", "trace_id", "schema_version"),
 }
 
-LogLines = Callable[[], list[dict[str, Any]]]
-Serve = Callable[..., FlaskClient]
 
-
-def end(
-    client: FlaskClient, body: dict[str, Any], log_lines: LogLines, *, leave_after: int | None = None
-) -> dict[str, Any]:
+def end(client: FlaskClient, body: dict[str, Any], log_lines: Log, *, leave_after: int | None = None) -> dict[str, Any]:
     """Send the body, read the answer (or only some pieces of it), and return the one line that has come of it."""
     answer = client.post("/generate", json=body, buffered=False)
     pieces = iter(answer.response)
@@ -102,7 +97,7 @@ def error(code: str, message: str, kind: str = "backend_error") -> dict[str, str
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_ok(serve: Serve, log_lines: LogLines, stream: bool) -> None:
+def test_ok(serve: Serve, log_lines: Log, stream: bool) -> None:
     """Every field of an answer that is complete."""
     began = time.time()
     line = end(serve(Fake("one", *ANSWER)), BODY | {"stream": stream}, log_lines)
@@ -112,7 +107,7 @@ def test_ok(serve: Serve, log_lines: LogLines, stream: bool) -> None:
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_what_is_not_said_is_null(serve: Serve, log_lines: LogLines, stream: bool) -> None:
+def test_what_is_not_said_is_null(serve: Serve, log_lines: Log, stream: bool) -> None:
     """A prompt alone: no parameters, no system message, no model asked for, no counts."""
     line = end(serve(Fake("one", Chunk("x", "length"))), {"prompt": "Hello", "stream": stream}, log_lines)
     assert line.keys() == FIELDS
@@ -133,9 +128,7 @@ SCHEMA = {"type": "object", "required": ["a"]}
         ({"type": "text"}, {}),
     ],
 )
-def test_json_that_was_asked_for(
-    serve: Serve, log_lines: LogLines, said: dict[str, Any], logged: dict[str, Any]
-) -> None:
+def test_json_that_was_asked_for(serve: Serve, log_lines: Log, said: dict[str, Any], logged: dict[str, Any]) -> None:
     """A schema is logged as such, however it was wrapped, beside the other parameters."""
     client = serve(Fake("one", Chunk('{"a": 1}'), END))
     line = end(client, {"prompt": "x", "seed": 7, "response_format": said}, log_lines)
@@ -143,7 +136,7 @@ def test_json_that_was_asked_for(
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_fallback(serve: Serve, log_lines: LogLines, stream: bool) -> None:
+def test_fallback(serve: Serve, log_lines: Log, stream: bool) -> None:
     """Who answered, who should have, and why not."""
     began = time.time()
     client = serve(Fake("one", Overloaded("busy")), Fake("two", *ANSWER))
@@ -164,7 +157,7 @@ def test_fallback(serve: Serve, log_lines: LogLines, stream: bool) -> None:
     ],
 )
 def test_error(
-    serve: Serve, log_lines: LogLines, failure: Exception, status: int, told: dict[str, str], stream: bool
+    serve: Serve, log_lines: Log, failure: Exception, status: int, told: dict[str, str], stream: bool
 ) -> None:
     """Nobody answered: no backend, no text, but the prompt and the attempt."""
     began = time.time()
@@ -176,7 +169,7 @@ def test_error(
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_a_bug(serve: Serve, log_lines: LogLines, stream: bool) -> None:
+def test_a_bug(serve: Serve, log_lines: Log, stream: bool) -> None:
     """An exception nobody foresaw is a line too, without its text."""
     line = end(serve(Fake("one", RuntimeError("canary"))), BODY | {"stream": stream}, log_lines)
     assert line.keys() == FIELDS
@@ -185,13 +178,13 @@ def test_a_bug(serve: Serve, log_lines: LogLines, stream: bool) -> None:
     assert "canary" not in json.dumps(line)
 
 
-def test_a_bug_is_an_attempt(serve: Serve, log_lines: LogLines) -> None:
+def test_a_bug_is_an_attempt(serve: Serve, log_lines: Log) -> None:
     """The log says which backend it was that broke."""
     line = end(serve(Fake("one", RuntimeError("x"))), BODY, log_lines)
     assert [a["backend"] for a in line["attempts"]] == ["one"]
 
 
-def test_refused(serve: Serve, log_lines: LogLines) -> None:
+def test_refused(serve: Serve, log_lines: Log) -> None:
     """A body that is wrong is logged without what stood in it."""
     began = time.time()
     line = end(serve(Fake("one", *ANSWER)), {"prompt": "canary", "max_tokens": 0}, log_lines)
@@ -214,7 +207,7 @@ ABORTED = {
 
 
 @pytest.mark.parametrize(("pieces", "text"), [(1, "Hi "), (2, "Hi there")])
-def test_aborted(serve: Serve, log_lines: LogLines, pieces: int, text: str) -> None:
+def test_aborted(serve: Serve, log_lines: Log, pieces: int, text: str) -> None:
     """A client that leaves a stream leaves a line with the text so far, and the backend is stopped."""
     began = time.time()
     one = Fake("one", *ANSWER)
@@ -224,7 +217,7 @@ def test_aborted(serve: Serve, log_lines: LogLines, pieces: int, text: str) -> N
     assert one.closed == 1
 
 
-def test_aborted_before_the_first_byte(serve: Serve, log_lines: LogLines) -> None:
+def test_aborted_before_the_first_byte(serve: Serve, log_lines: Log) -> None:
     """A WSGI server may close an answer that it never began to send: the line is written all the same, once."""
     one = Fake("one", *ANSWER)
     began = time.time()
@@ -239,7 +232,7 @@ def test_aborted_before_the_first_byte(serve: Serve, log_lines: LogLines) -> Non
     assert one.closed == 1
 
 
-def test_a_stream_is_logged_before_its_last_line_leaves(serve: Serve, log_lines: LogLines) -> None:
+def test_a_stream_is_logged_before_its_last_line_leaves(serve: Serve, log_lines: Log) -> None:
     """Pieces go out at once; the final line only when the log has the whole answer."""
     client = serve(Fake("one", *ANSWER))
     answer = client.post("/generate", json=BODY | {"stream": True}, buffered=False)
@@ -252,7 +245,7 @@ def test_a_stream_is_logged_before_its_last_line_leaves(serve: Serve, log_lines:
     assert len(log_lines()) == 1
 
 
-def test_a_client_that_leaves_with_the_last_line_changes_nothing(serve: Serve, log_lines: LogLines) -> None:
+def test_a_client_that_leaves_with_the_last_line_changes_nothing(serve: Serve, log_lines: Log) -> None:
     """What is complete stays ok."""
     assert end(serve(Fake("one", *ANSWER)), BODY | {"stream": True}, log_lines, leave_after=3)["status"] == "ok"
 
@@ -262,7 +255,7 @@ def test_a_client_that_leaves_with_the_last_line_changes_nothing(serve: Serve, l
     [((ServerError("broke"),), "server_error"), ((), "invalid_answer"), ((RuntimeError("a bug"),), "internal_error")],
     ids=["error", "cut short", "bug"],
 )
-def test_an_error_in_a_stream(serve: Serve, log_lines: LogLines, failure: tuple[Exception, ...], code: str) -> None:
+def test_an_error_in_a_stream(serve: Serve, log_lines: Log, failure: tuple[Exception, ...], code: str) -> None:
     """The status that went out, the error, and the text that went out before it."""
     line = end(serve(Fake("one", Chunk("half"), *failure), Fake("two")), BODY | {"stream": True}, log_lines)
     assert line.keys() == FIELDS
@@ -271,7 +264,7 @@ def test_an_error_in_a_stream(serve: Serve, log_lines: LogLines, failure: tuple[
     assert (line["fallback"], line["fallback_reason"]) == (False, None)
 
 
-def test_each_request_has_one_line(serve: Serve, log_lines: LogLines) -> None:
+def test_each_request_has_one_line(serve: Serve, log_lines: Log) -> None:
     """In the order of their ends, under their ids."""
     client = serve(Fake("one", *ANSWER))
     for number, body in enumerate([BODY, {}, BODY | {"stream": True}, {"prompt": 1}, {"prompt": "x"}]):
@@ -317,7 +310,7 @@ JSON = {"response_format": {"type": "object", "title": CANARY}}
 def test_nothing_said_is_logged(
     serve: Serve,
     log_path: Any,
-    log_lines: LogLines,
+    log_lines: Log,
     caplog: pytest.LogCaptureFixture,
     turns: list[Any],
     status: str,
@@ -342,9 +335,7 @@ def test_nothing_said_is_logged(
         {"prompt": CANARY * 100},
     ],
 )
-def test_nothing_of_a_refused_body_is_logged(
-    serve: Serve, log_path: Any, log_lines: LogLines, body: dict[str, Any]
-) -> None:
+def test_nothing_of_a_refused_body_is_logged(serve: Serve, log_path: Any, log_lines: Log, body: dict[str, Any]) -> None:
     """Nor is anything of a body that was wrong, the names of its fields among it."""
     line = end(serve(Fake("one", *TALK), log_prompts=False, max_prompt_chars=1000), body, log_lines)
     assert (line["http_status"], line["error"]["code"]) == (422, "validation_failed")
@@ -354,7 +345,7 @@ def test_nothing_of_a_refused_body_is_logged(
 @pytest.mark.parametrize("form", [{}, JSON], ids=["text", "JSON"])
 @pytest.mark.parametrize("pieces", [1, 2])
 def test_nothing_of_an_aborted_stream_is_logged(
-    serve: Serve, log_path: Any, log_lines: LogLines, pieces: int, form: dict[str, Any]
+    serve: Serve, log_path: Any, log_lines: Log, pieces: int, form: dict[str, Any]
 ) -> None:
     """Nor of an answer that was left."""
     body = SAID | form | {"stream": True}
@@ -363,7 +354,7 @@ def test_nothing_of_an_aborted_stream_is_logged(
     assert CANARY not in log_path.read_text()
 
 
-def test_length_and_hash_stand_in_for_a_text(serve: Serve, log_lines: LogLines) -> None:
+def test_length_and_hash_stand_in_for_a_text(serve: Serve, log_lines: Log) -> None:
     """So that the same prompt can be recognised, and its size counted, without its being kept."""
     body = {"prompt": "Grüße 😀", "system": "Be kind."}
     line = end(serve(Fake("one", *ANSWER), log_prompts=False), body, log_lines)
@@ -387,7 +378,7 @@ def test_length_and_hash_stand_in_for_a_text(serve: Serve, log_lines: LogLines) 
         ("😀" * 6, "😀" * 5, 24),
     ],
 )
-def test_long_texts_are_cut(text: str, kept: str, size: int | None, serve: Serve, log_lines: LogLines) -> None:
+def test_long_texts_are_cut(text: str, kept: str, size: int | None, serve: Serve, log_lines: Log) -> None:
     """LOG_MAX_TEXT counts characters; a cut text says so, and how many bytes it had."""
     client = serve(Fake("one", *map(Chunk, text), END), log_max_text=5)
     line = end(client, {"prompt": text or "x", "system": text}, log_lines)
@@ -398,7 +389,7 @@ def test_long_texts_are_cut(text: str, kept: str, size: int | None, serve: Serve
         assert line.get(f"{name}_truncated") == (None if size is None else True)
 
 
-def test_nothing_is_kept_with_a_limit_of_zero(serve: Serve, log_lines: LogLines) -> None:
+def test_nothing_is_kept_with_a_limit_of_zero(serve: Serve, log_lines: Log) -> None:
     """LOG_MAX_TEXT=0 is allowed, and keeps the sizes only."""
     line = end(serve(Fake("one", *ANSWER), log_max_text=0), {"prompt": "Hello"}, log_lines)
     assert (line["prompt"], line["prompt_truncated"], line["prompt_bytes"]) == ("", True, 5)
@@ -408,7 +399,7 @@ def test_nothing_is_kept_with_a_limit_of_zero(serve: Serve, log_lines: LogLines)
 @pytest.mark.parametrize(
     "body", [{"stop": ["s" * 50_000]}, {"response_format": {"title": "s" * 50_000}}], ids=["stop", "schema"]
 )
-def test_long_parameters_are_cut(serve: Serve, log_lines: LogLines, body: dict[str, Any]) -> None:
+def test_long_parameters_are_cut(serve: Serve, log_lines: Log, body: dict[str, Any]) -> None:
     """Stop texts and schemas are the client's texts too."""
     line = end(serve(Fake("one", Chunk("{}"), END), log_max_text=100), {"prompt": "x"} | body, log_lines)
     assert line["status"] == "ok"
@@ -466,12 +457,7 @@ def test_many_small_pieces_are_bounded() -> None:
     ids=["text", "text in pieces", "detail", "message", "bug", "late bug"],
 )
 def test_a_key_is_nowhere(
-    serve: Serve,
-    log_path: Any,
-    log_lines: LogLines,
-    caplog: pytest.LogCaptureFixture,
-    turns: list[Any],
-    stream: bool,
+    serve: Serve, log_path: Any, log_lines: Log, caplog: pytest.LogCaptureFixture, turns: list[Any], stream: bool
 ) -> None:
     """Neither in the log nor on stderr, whatever brings it: an exception's text may hold a URL or a key."""
     end(serve(Fake("one", *turns), openai_api_key="sk-canary-0123"), BODY | {"stream": stream}, log_lines)

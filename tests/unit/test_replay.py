@@ -8,21 +8,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from asking import ask
+from asking import Log, Serve, ask
 from flask import Flask
-from flask.testing import FlaskClient
 from providers import OLLAMA, FarEnd, ollama_answer, ollama_stream
 from werkzeug.test import TestResponse
 
 from llm_api import LLMAPI
 
 Make = Callable[..., Flask]
-Clients = Callable[..., FlaskClient]
-Log = Callable[[], list[dict[str, Any]]]
 
 
 @pytest.fixture
-def record(tmp_path: Path, make_client: Clients) -> Callable[..., Path]:
+def record(tmp_path: Path, make_client: Serve) -> Callable[..., Path]:
     """Return what asks Ollama for `answer` and leaves the log of that; settings after it."""
     day = tmp_path / "day.jsonl"
 
@@ -38,7 +35,7 @@ def record(tmp_path: Path, make_client: Clients) -> Callable[..., Path]:
 
 
 @pytest.fixture
-def replay(tmp_path: Path, make_client: Clients) -> Callable[..., FlaskClient]:
+def replay(tmp_path: Path, make_client: Serve) -> Serve:
     """Return a maker of clients that answer from the log of `record`."""
     return lambda **said: make_client(**{"llm_backend": "replay", "replay_file": str(tmp_path / "day.jsonl")} | said)
 
@@ -51,7 +48,7 @@ def missed(reply: TestResponse) -> bool:
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_the_recorded_answer(record: Callable[..., Path], replay: Clients, log_lines: Log, stream: bool) -> None:
+def test_the_recorded_answer(record: Callable[..., Path], replay: Serve, log_lines: Log, stream: bool) -> None:
     """The same question gets the recorded text, reason, tokens and model, whole and streamed, and a line of its own."""
     record("To be,  or\nnot to be.\n")
     reply = ask(replay(), stream=stream)
@@ -72,7 +69,7 @@ SAID = {
 
 
 @pytest.mark.parametrize("said", SAID.values(), ids=SAID)
-def test_what_was_said_is_what_is_found(record: Callable[..., Path], replay: Clients, said: dict[str, Any]) -> None:
+def test_what_was_said_is_what_is_found(record: Callable[..., Path], replay: Serve, said: dict[str, Any]) -> None:
     """System message and parameters are part of the question; stream, details and model are not."""
     record("yes", body={"prompt": "Hi"} | said)
     client = replay()
@@ -83,13 +80,13 @@ def test_what_was_said_is_what_is_found(record: Callable[..., Path], replay: Cli
     assert missed(ask(client, prompt="Hi ", **said))
 
 
-def test_numbers_are_compared_as_numbers(record: Callable[..., Path], replay: Clients) -> None:
+def test_numbers_are_compared_as_numbers(record: Callable[..., Path], replay: Serve) -> None:
     """What curl calls 0 and Python 0.0 is the same temperature."""
     record("yes", body={"prompt": "Hi", "temperature": 0, "top_p": 1})
     assert ask(replay(), temperature=0.0, top_p=1.0).get_json() == {"response": "yes"}
 
 
-def test_a_json_schema(record: Callable[..., Path], replay: Clients) -> None:
+def test_a_json_schema(record: Callable[..., Path], replay: Serve) -> None:
     """The schema is part of the question, and the recorded answer is held against it."""
     schema = {"type": "object", "properties": {"city": {"type": "string"}}}
     record('{"city": "Oslo"}', body={"prompt": "Hi", "response_format": schema})
@@ -98,7 +95,7 @@ def test_a_json_schema(record: Callable[..., Path], replay: Clients) -> None:
     assert missed(ask(client, response_format={"type": "object"}))
 
 
-def test_conversations_and_dialects(record: Callable[..., Path], replay: Clients) -> None:
+def test_conversations_and_dialects(record: Callable[..., Path], replay: Serve) -> None:
     """A chat is found by its messages, also from /generate where it is a prompt; a conversation by all its turns."""
     turns = [{"role": "system", "content": "s"}, {"role": "user", "content": "a"}]
     longer = [*turns, {"role": "assistant", "content": "b"}, {"role": "user", "content": "c"}]
@@ -115,7 +112,7 @@ def test_conversations_and_dialects(record: Callable[..., Path], replay: Clients
     assert missed(ask(client, prompt="c", system="s"))
 
 
-def test_the_last_answer_counts(record: Callable[..., Path], replay: Clients) -> None:
+def test_the_last_answer_counts(record: Callable[..., Path], replay: Serve) -> None:
     """Asked twice that day, the later answer is given; one that is appended meanwhile too."""
     record("first")
     record("second")
@@ -125,7 +122,7 @@ def test_the_last_answer_counts(record: Callable[..., Path], replay: Clients) ->
     assert ask(client).get_json() == {"response": "third"}
 
 
-def test_a_rotated_log(record: Callable[..., Path], replay: Clients) -> None:
+def test_a_rotated_log(record: Callable[..., Path], replay: Serve) -> None:
     """After a rotation the new file is read from its start, and what the old one said is still known."""
     day = record("old", body={"prompt": "old"})
     client = replay()
@@ -163,7 +160,7 @@ CHANGES: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
-def test_lines_that_are_no_answers(record: Callable[..., Path], replay: Clients, change: dict[str, Any]) -> None:
+def test_lines_that_are_no_answers(record: Callable[..., Path], replay: Serve, change: dict[str, Any]) -> None:
     """Failures, halves, cut texts, and what another backend said because the own one failed, are not replayed."""
     day = record("yes")
     (line,) = lines(day)
@@ -174,14 +171,14 @@ def test_lines_that_are_no_answers(record: Callable[..., Path], replay: Clients,
 
 
 @pytest.mark.parametrize("settings", [{"log_prompts": False}, {"log_max_text": 3}], ids=["hidden", "cut"])
-def test_a_log_without_whole_texts(record: Callable[..., Path], replay: Clients, settings: dict[str, Any]) -> None:
+def test_a_log_without_whole_texts(record: Callable[..., Path], replay: Serve, settings: dict[str, Any]) -> None:
     """A log that has no texts, or cut ones, answers nothing rather than something else."""
     record("a long answer", body={"prompt": "Hi"}, **settings)
     assert missed(ask(replay()))
     assert missed(ask(replay(), prompt="H"))
 
 
-def test_what_is_no_record_is_passed_over(record: Callable[..., Path], replay: Clients) -> None:
+def test_what_is_no_record_is_passed_over(record: Callable[..., Path], replay: Serve) -> None:
     """Torn and foreign lines between the records, and fields that a host's redaction took away, do no harm."""
     day = record("yes")
     (line,) = lines(day)
@@ -194,7 +191,7 @@ def test_what_is_no_record_is_passed_over(record: Callable[..., Path], replay: C
 # --- a miss
 
 
-def test_a_miss_is_an_error(record: Callable[..., Path], replay: Clients, log_lines: Log) -> None:
+def test_a_miss_is_an_error(record: Callable[..., Path], replay: Serve, log_lines: Log) -> None:
     """By default nobody else is asked: 400, and words that name the file and both settings."""
     record("yes")
     reply = ask(replay(llm_fallback=("stub",)), prompt="never asked")
@@ -205,7 +202,7 @@ def test_a_miss_is_an_error(record: Callable[..., Path], replay: Clients, log_li
 
 
 @pytest.mark.parametrize("kind", ["missing", "folder"])
-def test_a_log_that_cannot_be_read_is_a_miss(replay: Clients, tmp_path: Path, kind: str) -> None:
+def test_a_log_that_cannot_be_read_is_a_miss(replay: Serve, tmp_path: Path, kind: str) -> None:
     """A slip in REPLAY_FILE is said, in the answer and by /health, and no stub hides it."""
     if kind == "folder":
         (tmp_path / "day.jsonl").mkdir()
@@ -215,7 +212,7 @@ def test_a_log_that_cannot_be_read_is_a_miss(replay: Clients, tmp_path: Path, ki
     assert (health["status"], "day.jsonl" in health["reason"]) == ("degraded", True)
 
 
-def test_a_miss_goes_through_and_is_recorded(make_client: Clients, log_lines: Log) -> None:
+def test_a_miss_goes_through_and_is_recorded(make_client: Serve, log_lines: Log) -> None:
     """With REPLAY_MISS=fallback the next backend answers, and its line is found the next time: it is asked once."""
     client = make_client(llm_backend="replay", llm_fallback=("ollama",), replay_miss="fallback")
     with FarEnd() as far_end:
@@ -228,7 +225,7 @@ def test_a_miss_goes_through_and_is_recorded(make_client: Clients, log_lines: Lo
     assert [line["fallback_reason"] for line in log_lines()] == ["not_recorded", None]
 
 
-def test_a_streamed_miss_is_recorded_too(make_client: Clients) -> None:
+def test_a_streamed_miss_is_recorded_too(make_client: Serve) -> None:
     """A streamed answer is recorded with its end."""
     client = make_client(llm_backend="replay", llm_fallback=("ollama",), replay_miss="fallback")
     with FarEnd() as far_end:
@@ -238,7 +235,7 @@ def test_a_streamed_miss_is_recorded_too(make_client: Clients) -> None:
         assert len(far_end.calls) == 1
 
 
-def test_a_failed_miss_is_not_recorded(make_client: Clients) -> None:
+def test_a_failed_miss_is_not_recorded(make_client: Serve) -> None:
     """What the stub says because the real backend is away is no recording of that backend."""
     said = {"llm_backend": "replay", "llm_fallback": ("ollama", "stub"), "replay_miss": "fallback"}
     client = make_client(**said)

@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from flask.testing import FlaskClient
+from asking import Serve
+from processes import python
 
 from llm_api import Settings
 from llm_api.errors import LogUnavailable
@@ -44,14 +45,7 @@ def numbers(path: Path) -> list[int]:
 
 def run(code: str, *args: object) -> str:
     """Run Python code in a process of its own; return what it printed."""
-    ended = subprocess.run(
-        [sys.executable, "-W", "error", "-c", textwrap.dedent(code), *map(str, args)],
-        cwd=Path(__file__).parents[2],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    ended = python("-W", "error", "-c", textwrap.dedent(code), *args)
     assert (ended.returncode, "Traceback" in ended.stderr) == (0, False), ended.stderr
     return ended.stdout
 
@@ -132,22 +126,10 @@ BIG = b'{"n": 7, "text": "' + b"x" * 200_000 + b'"}'
 @pytest.mark.parametrize(
     ("tail", "whole"),
     [
-        (b'{"n": 7}', True),
-        (b'{"n": 7, "a": {"b": [1]}}', True),
-        (BIG, True),
-        (b'{"n": 7', False),
-        (b"{", False),
-        (b'{"n": 7}}', False),
-        (BIG[:-2], False),
-        (b"7", False),
-        (b'"n"', False),
-        (b"[1]", False),
-        (b"null", False),
-        (b" ", False),
-        (b"\x00" * 4096, False),
-        (b"\xff\xfe", False),
+        *((tail, True) for tail in (b'{"n": 7}', b'{"n": 7, "a": {"b": [1]}}', BIG)),
+        *((tail, False) for tail in (b'{"n": 7', b"{", b'{"n": 7}}', BIG[:-2], b'{"n": 7, "text": "\xc3')),
+        *((tail, False) for tail in (b"7", b'"n"', b"[1]", b"null", b" ", b"\x00" * 4096, b"\xff\xfe")),
         (b"[" * 100_000, False),
-        (b'{"n": 7, "text": "\xc3', False),
     ],
     ids=lambda value: repr(value)[:25],
 )
@@ -290,9 +272,7 @@ def test_the_reason_is_told_and_forgotten(make_log: MakeLog, log_path: Path) -> 
     assert (log.failure, log.failures) == (None, 1)
 
 
-def test_a_log_that_is_not_required(
-    make_client: Callable[..., FlaskClient], log_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_log_that_is_not_required(make_client: Serve, log_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """With LOG_REQUIRED=false the answer comes and its line goes to stderr; /health says degraded."""
     client = make_client(log_required=False)
     log_path.parent.write_text("a file where the folder should be")
@@ -304,7 +284,7 @@ def test_a_log_that_is_not_required(
     assert (health.status_code, health.get_json()["status"]) == (200, "degraded")
 
 
-def test_health_finds_out_that_it_is_over(make_client: Callable[..., FlaskClient], log_path: Path) -> None:
+def test_health_finds_out_that_it_is_over(make_client: Serve, log_path: Path) -> None:
     """Behind a balancer no request would come while /health is 503, so the probe itself tries."""
     client = make_client()
     log_path.parent.write_text("a file where the folder should be")
@@ -674,7 +654,7 @@ def test_redaction_leaves_valid_json(make_log: MakeLog, log_path: Path, key: str
 
 
 @pytest.mark.parametrize("key", ["duration_ms", "timestamp"])
-def test_redaction_does_not_touch_names(make_client: Callable[..., FlaskClient], log_lines: Any, key: str) -> None:
+def test_redaction_does_not_touch_names(make_client: Serve, log_lines: Any, key: str) -> None:
     """A placeholder of a key that is a field's name must not take the field away."""
     make_client(openai_api_key=key).post("/generate", json={"prompt": "x"})
     assert key in log_lines()[0]

@@ -25,8 +25,6 @@ from llm_api.errors import ConfigError, ServerError
 from llm_api.rules import ADDRESSES, KEYS
 from llm_api.types import Chunk
 
-Serve = Callable[..., FlaskClient]
-
 FIELDS = dataclasses.fields(Settings)
 SECRET = [field for field in FIELDS if field.metadata["secret"]]
 WITH_PASSWORD = [field for field in FIELDS if field.metadata["rule"] in ADDRESSES]
@@ -153,7 +151,7 @@ def backend(request: pytest.FixtureRequest) -> Known:
     return Known(provider, settings, base + provider.path, base + provider.models, secret)
 
 
-def test_success(start: Start, watch: Watch, far_end: RequestsMock, backend: Known) -> None:
+def test_success(start: Start, watch: Watch, far_end: FarEnd, backend: Known) -> None:
     """With the keys in use: the provider gets its own, and nobody else any."""
     provider, url = backend.provider, backend.url
     far_end.get(backend.models_url, json={"data": [{"id": "a"}], "models": [{"name": "a", "model": "a"}]})
@@ -170,9 +168,7 @@ def test_success(start: Start, watch: Watch, far_end: RequestsMock, backend: Kno
 
 
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 413, 422, 429, 500, 503, 504, 418])
-def test_an_error_that_quotes_them(
-    start: Start, watch: Watch, far_end: RequestsMock, backend: Known, status: int
-) -> None:
+def test_an_error_that_quotes_them(start: Start, watch: Watch, far_end: FarEnd, backend: Known, status: int) -> None:
     """An upstream that repeats our key in its message, code, param, type and headers is not repeated."""
     known = backend.secret
     words = {"message": f"Incorrect API key provided: {known}.", "code": known, "param": known, "type": known}
@@ -188,7 +184,7 @@ def test_an_error_that_quotes_them(
 @pytest.mark.parametrize("text", ["{key}", "[{key}]", '{"error": "no key {key}"}', '{"error": {"message": ["{key}"]}}'])
 @pytest.mark.parametrize("status", [200, 400, 500])
 def test_an_answer_without_sense(
-    start: Start, watch: Watch, far_end: RequestsMock, backend: Known, text: str, status: int
+    start: Start, watch: Watch, far_end: FarEnd, backend: Known, text: str, status: int
 ) -> None:
     """Nor where it is in no shape that we know, streamed or not."""
     known = backend.secret
@@ -206,7 +202,7 @@ def test_an_answer_without_sense(
     [requests.ConnectionError, requests.ConnectTimeout, requests.exceptions.SSLError, requests.exceptions.ProxyError],
 )
 def test_an_exception_that_quotes_them(
-    start: Start, watch: Watch, far_end: RequestsMock, backend: Known, kind: type[Exception]
+    start: Start, watch: Watch, far_end: FarEnd, backend: Known, kind: type[Exception]
 ) -> None:
     """The text of an exception of `requests` has the address, and may have a header."""
     known = backend.secret
@@ -231,8 +227,7 @@ def test_a_backend_that_breaks(start: Start, watch: Watch, secret: str, begun: b
     def error() -> Exception:
         return ServerError("m", code=secret, detail=f"it said {secret}") if is_ours else RuntimeError(secret)
 
-    one = Fake("stub")
-    one.trouble = RuntimeError(secret)
+    one = Fake("stub", trouble=RuntimeError(secret))
     client = start(one, llm_backend="stub").test_client()
     for path in GENERATE:
         for stream in (False, True):

@@ -5,23 +5,19 @@ from __future__ import annotations
 import json
 import re
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from asking import ask, error_of, read_events
+from asking import Log, Serve, ask, error_of, read_events
 from fakes import Fake
-from flask.testing import FlaskClient
-from providers import CITY, CLAUDE, OPENAI, SCHEMA, Socket, http, openai_answer, openai_stream, sent
-from responses import RequestsMock
+from providers import CITY, CLAUDE, OPENAI, SCHEMA, FarEnd, Socket, http, openai_answer, openai_stream, sent
 from werkzeug.test import TestResponse
 
 from llm_api.errors import ServerError
 from llm_api.types import Chunk
 
-Log = Callable[[], list[dict[str, Any]]]
-Make = Callable[..., FlaskClient]
 Format = dict[str, Any]
 
 GENERATE, CHAT, TEXT = "/generate", "/v1/chat/completions", "/v1/completions"
@@ -104,7 +100,7 @@ FITS = [
 @pytest.mark.parametrize(("wanted", "answer"), FITS)
 @PATHS
 @STREAMED
-def test_fits(serve: Make, log_lines: Log, path: str, wanted: Format, answer: str, stream: bool) -> None:
+def test_fits(serve: Serve, log_lines: Log, path: str, wanted: Format, answer: str, stream: bool) -> None:
     """An answer that is what was asked for comes as the model wrote it, streamed in its pieces."""
     assert text_of(ask(serve(says(answer)), path, response_format=wanted, stream=stream)) == answer
     (line,) = log_lines()
@@ -145,7 +141,7 @@ MISFITS = {
 @pytest.mark.parametrize(("wanted", "wrong", "right"), MISFITS.values(), ids=MISFITS)
 @PATHS
 @STREAMED
-def test_misfit(serve: Make, log_lines: Log, path: str, wanted: Format, wrong: str, right: str, stream: bool) -> None:
+def test_misfit(serve: Serve, log_lines: Log, path: str, wanted: Format, wrong: str, right: str, stream: bool) -> None:
     """It is a failing backend, with a true status before a stream begins; not a word of it gets out."""
     fake = says(wrong)
     reply = ask(serve(fake, max_retries=2), path, response_format=wanted, stream=stream)
@@ -164,7 +160,7 @@ def test_misfit(serve: Make, log_lines: Log, path: str, wanted: Format, wrong: s
 @PATHS
 @STREAMED
 def test_misfit_falls_back(
-    serve: Make, log_lines: Log, path: str, wanted: Format, wrong: str, right: str, stream: bool
+    serve: Serve, log_lines: Log, path: str, wanted: Format, wrong: str, right: str, stream: bool
 ) -> None:
     """The next one may do better: what comes is its answer alone."""
     reply = ask(serve(says(wrong), says(right, "two")), path, response_format=wanted, stream=stream)
@@ -177,7 +173,7 @@ def test_misfit_falls_back(
 @pytest.mark.parametrize("failure", [(), (ServerError("m"),)], ids=["no end", "error"])
 @PATHS
 @STREAMED
-def test_failure_in_mid_answer(serve: Make, path: str, failure: tuple[Exception, ...], stream: bool) -> None:
+def test_failure_in_mid_answer(serve: Serve, path: str, failure: tuple[Exception, ...], stream: bool) -> None:
     """JSON waits for its end, so that a stream, too, can still fall back."""
     reply = ask(
         serve(Fake("one", Chunk("{}"), *failure), says("{}", "two")), path, response_format=OBJECT, stream=stream
@@ -187,14 +183,14 @@ def test_failure_in_mid_answer(serve: Make, path: str, failure: tuple[Exception,
 
 @PATHS
 @STREAMED
-def test_breaker_stays_closed(serve: Make, path: str, stream: bool) -> None:
+def test_breaker_stays_closed(serve: Serve, path: str, stream: bool) -> None:
     """A schema that the model can't fit is one caller's trouble: the backend is there for all others."""
     client = serve(says("no JSON"))
     assert {ask(client, path, response_format=wrap(SCHEMA), stream=stream).status_code for _ in range(12)} == {502}
     assert ask(client, path, response_format={"type": "text"}, stream=stream).status_code == 200
 
 
-def test_misfit_says_where(serve: Make) -> None:
+def test_misfit_says_where(serve: Serve) -> None:
     """The caller learns which keyword of its schema it was, and where."""
     schema = {"properties": {"list": {"items": {"maximum": 9}}}}
     message = error_of(ask(serve(says('{"list": [1, 10]}')), CHAT, response_format=wrap(schema)))["message"]
@@ -232,7 +228,7 @@ BAD: dict[str, Any] = {
 
 @pytest.mark.parametrize("wanted", BAD.values(), ids=BAD)
 @PATHS
-def test_bad_schema(serve: Make, log_lines: Log, path: str, wanted: Any) -> None:
+def test_bad_schema(serve: Serve, log_lines: Log, path: str, wanted: Any) -> None:
     """It is refused before anybody is asked."""
     fake = says("{}")
     reply = ask(serve(fake), path, response_format=wanted)
@@ -244,19 +240,19 @@ def test_bad_schema(serve: Make, log_lines: Log, path: str, wanted: Any) -> None
 
 
 @pytest.mark.parametrize(("chars", "status"), [(100_000, 200), (100_001, 400)])
-def test_size_of_a_schema(serve: Make, chars: int, status: int) -> None:
+def test_size_of_a_schema(serve: Serve, chars: int, status: int) -> None:
     """The limit is 100,000 characters of JSON."""
     schema = {"title": "x" * (chars - len('{"title": ""}'))}
     assert ask(serve(says("{}")), CHAT, response_format=wrap(schema)).status_code == status
 
 
-def test_many_parts(serve: Make) -> None:
+def test_many_parts(serve: Serve) -> None:
     """A schema within the limit takes seconds at most, though nothing bounds the time in which it is read."""
     assert text_of(ask(serve(says("1")), CHAT, response_format=wrap({"allOf": [{}] * 24_000}))) == "1"
 
 
 @pytest.mark.parametrize(("chars", "status"), [(1_000, 200), (1_001, 400)])
-def test_size_of_a_pattern(serve: Make, chars: int, status: int) -> None:
+def test_size_of_a_pattern(serve: Serve, chars: int, status: int) -> None:
     """A long pattern takes minutes to compile, which nothing can interrupt."""
     reply = ask(serve(says("5")), CHAT, response_format=wrap({"pattern": "a" * chars}))
     assert reply.status_code == status
@@ -275,7 +271,7 @@ UNUSABLE = {
 @pytest.mark.parametrize("schema", UNUSABLE.values(), ids=UNUSABLE)
 @PATHS
 @STREAMED
-def test_unusable_schema(serve: Make, log_lines: Log, path: str, schema: Format, stream: bool) -> None:
+def test_unusable_schema(serve: Serve, log_lines: Log, path: str, schema: Format, stream: bool) -> None:
     """What shows only with an answer is the request's fault as well: no other backend is asked."""
     two = says("{}", "two")
     reply = ask(serve(says("{}"), two), path, response_format=wrap(schema), stream=stream)
@@ -287,7 +283,7 @@ def test_unusable_schema(serve: Make, log_lines: Log, path: str, schema: Format,
 
 @pytest.mark.parametrize("keyword", ["$ref", "$dynamicRef"])
 @pytest.mark.parametrize("depth", [0, 1])
-def test_nothing_is_fetched(serve: Make, keyword: str, depth: int) -> None:
+def test_nothing_is_fetched(serve: Serve, keyword: str, depth: int) -> None:
     """A schema that points elsewhere makes no connection: a stranger must not choose whom this server calls."""
     with Socket(http(b"{}")) as witness:
         schema: Format = {keyword: f"{witness.address}/schema.json"}
@@ -298,7 +294,7 @@ def test_nothing_is_fetched(serve: Make, keyword: str, depth: int) -> None:
     assert (reply.status_code, error_of(reply)["param"]) == (400, "response_format")
 
 
-def test_names_alone_are_not_fetched(serve: Make) -> None:
+def test_names_alone_are_not_fetched(serve: Serve) -> None:
     """Nor is a dialect, nor the schema's own name."""
     with Socket(http(b"{}")) as witness:
         schema = {"$schema": f"{witness.address}/dialect", "$id": f"{witness.address}/id", "$ref": "#/$defs/a"}
@@ -313,7 +309,7 @@ ALMOST = "a" * 60 + "!"  # Python's re takes longer for it than anybody lives
 @pytest.mark.parametrize(("pattern", "status"), [("^(a+)+$", 502), ("^(a|aa)+$", 400), ("^(a|a)*$", 400)])
 @pytest.mark.parametrize("inside", [False, True])
 def test_catastrophic_pattern(
-    serve: Make, monkeypatch: pytest.MonkeyPatch, pattern: str, status: int, inside: bool
+    serve: Serve, monkeypatch: pytest.MonkeyPatch, pattern: str, status: int, inside: bool
 ) -> None:
     """It ends: either the engine sees through it, or its time is up."""
     monkeypatch.setattr("llm_api.exchange.structured.PATTERN_SECONDS", 0.05)
@@ -346,7 +342,7 @@ def nested() -> Format:
     ids=["references", "dynamic references", "unevaluated"],
 )
 @STREAMED
-def test_doubling_work(serve: Make, log_lines: Log, schema: Format, stream: bool) -> None:
+def test_doubling_work(serve: Serve, log_lines: Log, schema: Format, stream: bool) -> None:
     """It ends with the request's time."""
     reply = ask(serve(says('{"b": 1}'), request_timeout=0.3), CHAT, response_format=wrap(schema), stream=stream)
     assert (reply.status_code, error_of(reply)["code"]) == (504, "timeout")
@@ -379,7 +375,7 @@ DIALECTS = {
 
 
 @pytest.mark.parametrize(("schema", "answer"), DIALECTS.values(), ids=DIALECTS)
-def test_dialect_is_no_way_around(serve: Make, schema: Format, answer: Any) -> None:
+def test_dialect_is_no_way_around(serve: Serve, schema: Format, answer: Any) -> None:
     """The pattern's time limit holds in every part of a schema."""
     assert ask(serve(says(json.dumps(answer))), CHAT, response_format=wrap(schema)).status_code in (400, 502)
 
@@ -395,12 +391,12 @@ STUMBLES = {
 
 
 @pytest.mark.parametrize(("schema", "answer"), STUMBLES.values(), ids=STUMBLES)
-def test_what_the_library_stumbles_over(serve: Make, schema: Format, answer: str) -> None:
+def test_what_the_library_stumbles_over(serve: Serve, schema: Format, answer: str) -> None:
     """It is the schema's or the answer's fault, not a bug's."""
     assert ask(serve(says(answer)), CHAT, response_format=wrap(schema)).status_code in (400, 502)
 
 
-def test_deep_answer(serve: Make) -> None:
+def test_deep_answer(serve: Serve) -> None:
     """A recursive schema follows an answer as deep as answers get, and one too deep is an error, not a crash."""
     lists = {"type": "array", "items": {"$ref": "#"}}
     assert text_of(ask(serve(says("[" * 30 + "]" * 30)), CHAT, response_format=wrap(lists))) == "[" * 30 + "]" * 30
@@ -427,7 +423,7 @@ SECRETIVE = {"title": CANARY, "properties": {CANARY: {"type": "integer"}}}
 )
 @STREAMED
 def test_nothing_is_logged(
-    serve: Make,
+    serve: Serve,
     log_path: Path,
     log_lines: Log,
     caplog: pytest.LogCaptureFixture,
@@ -467,7 +463,7 @@ def wire(**words: Any) -> Format:
 @PATHS
 @STREAMED
 def test_words_for_openai(
-    make_client: Make, far_end: RequestsMock, path: str, wanted: Format, expected: Format | None, stream: bool
+    make_client: Serve, far_end: FarEnd, path: str, wanted: Format, expected: Format | None, stream: bool
 ) -> None:
     """Name and strict go on to OpenAI, whose models they mean something to; nothing is said for the caller."""
     far_end.post(OPENAI.url, **({"body": openai_stream(CITY)} if stream else {"json": openai_answer(CITY)}))
@@ -483,7 +479,7 @@ def check_refused(reply: TestResponse) -> None:
 
 @PATHS
 @STREAMED
-def test_claude_has_no_json_object(make_client: Make, far_end: RequestsMock, path: str, stream: bool) -> None:
+def test_claude_has_no_json_object(make_client: Serve, far_end: FarEnd, path: str, stream: bool) -> None:
     """Anthropic knows schemas only: it isn't even asked."""
     check_refused(ask(make_client(**CLAUDE.settings), path, response_format=OBJECT, stream=stream))
 
@@ -491,7 +487,7 @@ def test_claude_has_no_json_object(make_client: Make, far_end: RequestsMock, pat
 @pytest.mark.parametrize("wanted", [OBJECT, SCHEMA, wrap(SCHEMA)])
 @PATHS
 @STREAMED
-def test_stub_has_no_json(make_client: Make, path: str, wanted: Format, stream: bool) -> None:
+def test_stub_has_no_json(make_client: Serve, path: str, wanted: Format, stream: bool) -> None:
     """Its text is none; but it takes the type `text`, which asks for nothing."""
     check_refused(ask(make_client(), path, response_format=wanted, stream=stream))
     assert text_of(ask(make_client(), path, response_format={"type": "text"}, stream=stream)).startswith("[stub]")
@@ -499,7 +495,7 @@ def test_stub_has_no_json(make_client: Make, path: str, wanted: Format, stream: 
 
 @PATHS
 @STREAMED
-def test_stub_behind_a_misfit(make_client: Make, far_end: RequestsMock, path: str, stream: bool) -> None:
+def test_stub_behind_a_misfit(make_client: Serve, far_end: FarEnd, path: str, stream: bool) -> None:
     """That the stub has no JSON doesn't hide that the model's was none."""
     far_end.post(OPENAI.url, **({"body": openai_stream("no")} if stream else {"json": openai_answer("no")}))
     reply = ask(make_client(**OPENAI.settings, llm_fallback=("stub",)), path, response_format=OBJECT, stream=stream)

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from asking import Serve
 from fakes import message
-from flask.testing import FlaskClient
 
 from llm_api import Settings
 from llm_api.backends import make_backend
@@ -21,7 +21,7 @@ Say = Callable[..., dict[str, Any]]
 
 
 @pytest.fixture
-def say(make_client: Callable[..., FlaskClient]) -> Say:
+def say(make_client: Serve) -> Say:
     """Return an asker of the stub for its answer with details."""
 
     def say(prompt: str = "a b c", **body: Any) -> dict[str, Any]:
@@ -84,7 +84,7 @@ def test_max_tokens(say: Say, max_tokens: int, finish: str) -> None:
     ],
 )
 @pytest.mark.parametrize("stream", [False, True])
-def test_stop(make_client: Callable[..., FlaskClient], stop: str | list[str], end: str, stream: bool) -> None:
+def test_stop(make_client: Serve, stop: str | list[str], end: str, stream: bool) -> None:
     """The answer ends before the first stop text, also where that spans two pieces."""
     answer = make_client().post("/generate", json={"prompt": "a b c", "stop": stop, "stream": stream})
     lines = [json.loads(line) for line in answer.data.splitlines()]
@@ -110,7 +110,7 @@ def test_it_quotes_the_last_turn() -> None:
 
 
 @pytest.mark.parametrize("format_", [{"type": "json_object"}, {"type": "object"}])
-def test_it_has_no_json(make_client: Callable[..., FlaskClient], format_: dict[str, str]) -> None:
+def test_it_has_no_json(make_client: Serve, format_: dict[str, str]) -> None:
     """A stub's text in place of JSON would break its reader: it refuses, and names the field."""
     answer = make_client().post("/generate", json={"prompt": "x", "response_format": format_})
     error = answer.get_json()["error"]

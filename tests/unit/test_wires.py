@@ -10,9 +10,8 @@ from typing import Any
 
 import pytest
 import requests
-from asking import ask, error_of, lines_of, outcomes, texts_of
-from providers import CITY, PROVIDERS, Fault, Log, Make, check_fault, sent
-from responses import RequestsMock
+from asking import Log, Serve, ask, error_of, lines_of, outcomes, texts_of
+from providers import CITY, PROVIDERS, FarEnd, Fault, check_fault, sent
 from wires import FAULTS, WIRES, Json, Wire
 
 from llm_api import Settings
@@ -43,7 +42,7 @@ def answered(wire: Wire, changes: Json) -> Json:
     return {name: value for name, value in changed.items() if value is not ...}
 
 
-def told(far_end: RequestsMock) -> dict[str, str]:
+def told(far_end: FarEnd) -> dict[str, str]:
     """Return the headers that the far end got first."""
     return {name.lower(): value for name, value in far_end.calls[0].request.headers.items()}
 
@@ -52,7 +51,7 @@ def told(far_end: RequestsMock) -> dict[str, str]:
 
 
 @each("case", lambda wire: wire.parameters)
-def test_request_body(make_client: Make, far_end: RequestsMock, wire: Wire, case: tuple[Json, Json]) -> None:
+def test_request_body(make_client: Serve, far_end: FarEnd, wire: Wire, case: tuple[Json, Json]) -> None:
     """Every parameter has its place in the provider's words, and nothing is sent that the caller didn't say."""
     said, expected = case
     far_end.post(wire.provider.url, json=wire.provider.answer(CITY))
@@ -62,7 +61,7 @@ def test_request_body(make_client: Make, far_end: RequestsMock, wire: Wire, case
 
 
 @every_wire
-def test_streamed_request_body(make_client: Make, far_end: RequestsMock, wire: Wire) -> None:
+def test_streamed_request_body(make_client: Serve, far_end: FarEnd, wire: Wire) -> None:
     """A streamed request says so and no more than it must; without a configured model a living one is asked."""
     far_end.post(wire.provider.url, body=wire.provider.stream("x"))
     assert ask(make_client(**wire.provider.settings), stream=True).status_code == 200
@@ -70,7 +69,7 @@ def test_streamed_request_body(make_client: Make, far_end: RequestsMock, wire: W
 
 
 @every_wire
-def test_request_headers(make_client: Make, far_end: RequestsMock, wire: Wire) -> None:
+def test_request_headers(make_client: Serve, far_end: FarEnd, wire: Wire) -> None:
     """The provider gets its own key where it has one, and no header says more than is needed."""
     far_end.post(wire.provider.url, json=wire.provider.answer("x"))
     ask(make_client(**KEYS | wire.provider.settings))
@@ -78,7 +77,7 @@ def test_request_headers(make_client: Make, far_end: RequestsMock, wire: Wire) -
 
 
 @every_wire
-def test_configured_address_and_model(make_client: Make, far_end: RequestsMock, wire: Wire) -> None:
+def test_configured_address_and_model(make_client: Serve, far_end: FarEnd, wire: Wire) -> None:
     """Both are what is asked, a path in the address too; a server of one's own may need no key, and gets none."""
     far_end.post(BOX + wire.provider.path, json=wire.provider.answer("Hello"))
     chosen = {wire.provider.base_setting: BOX, wire.model_setting: "org/model:cheapest"}
@@ -92,7 +91,7 @@ def test_configured_address_and_model(make_client: Make, far_end: RequestsMock, 
 
 
 @every_wire
-def test_whole_answer(make_client: Make, far_end: RequestsMock, log_lines: Log, wire: Wire) -> None:
+def test_whole_answer(make_client: Serve, far_end: FarEnd, log_lines: Log, wire: Wire) -> None:
     """Text, model, usage and finish reason reach the answer, the headers and the log; thinking doesn't."""
     far_end.post(wire.provider.url, json=wire.provider.answer("Hello"))
     reply = ask(make_client(**wire.provider.settings), details=True)
@@ -108,7 +107,7 @@ def test_whole_answer(make_client: Make, far_end: RequestsMock, log_lines: Log, 
 @each("reason", lambda wire: wire.finish_reasons)
 @pytest.mark.parametrize("stream", [False, True])
 def test_finish_reason(
-    make_client: Make, far_end: RequestsMock, wire: Wire, reason: tuple[str | None, str], stream: bool
+    make_client: Serve, far_end: FarEnd, wire: Wire, reason: tuple[str | None, str], stream: bool
 ) -> None:
     """The provider's words are told in OpenAI's four (docs/providers.md, 1.3), unknown ones as stop."""
     said, ours = reason
@@ -121,7 +120,7 @@ def test_finish_reason(
 
 @each("case", lambda wire: wire.usages)
 def test_usage(
-    make_client: Make, far_end: RequestsMock, wire: Wire, case: tuple[Json, tuple[int | None, int | None]]
+    make_client: Serve, far_end: FarEnd, wire: Wire, case: tuple[Json, tuple[int | None, int | None]]
 ) -> None:
     """Counts are told as far as they are there (docs/providers.md, 1.4)."""
     far_end.post(wire.provider.url, json=answered(wire, case[0]))
@@ -130,14 +129,14 @@ def test_usage(
 
 
 @each("case", lambda wire: wire.texts)
-def test_odd_text(make_client: Make, far_end: RequestsMock, wire: Wire, case: tuple[Json, str]) -> None:
+def test_odd_text(make_client: Serve, far_end: FarEnd, wire: Wire, case: tuple[Json, str]) -> None:
     """Empty, null, refused and odd contents are answers; reasoning is no part of them."""
     far_end.post(wire.provider.url, json=answered(wire, case[0]))
     assert ask(make_client(**wire.provider.settings)).json == {"response": case[1]}
 
 
 @each("body", lambda wire: wire.wrong)
-def test_wrong_shape(make_client: Make, far_end: RequestsMock, log_lines: Log, wire: Wire, body: Json) -> None:
+def test_wrong_shape(make_client: Serve, far_end: FarEnd, log_lines: Log, wire: Wire, body: Json) -> None:
     """A whole answer that isn't one is a failing backend: 502 invalid_answer and a line in the log."""
     far_end.post(wire.provider.url, json=body)
     reply = ask(make_client(**wire.provider.settings))
@@ -149,7 +148,7 @@ def test_wrong_shape(make_client: Make, far_end: RequestsMock, log_lines: Log, w
 
 
 @each("body", lambda wire: wire.streams)
-def test_stream(make_client: Make, far_end: RequestsMock, log_lines: Log, wire: Wire, body: bytes) -> None:
+def test_stream(make_client: Serve, far_end: FarEnd, log_lines: Log, wire: Wire, body: bytes) -> None:
     """A stream that is odd but legal is read as its text, piece by piece."""
     far_end.post(wire.provider.url, body=body, content_type="text/event-stream")
     reply = ask(make_client(**wire.provider.settings), stream=True)
@@ -159,7 +158,7 @@ def test_stream(make_client: Make, far_end: RequestsMock, log_lines: Log, wire: 
 
 
 @every_wire
-def test_end_of_a_stream(make_client: Make, far_end: RequestsMock, wire: Wire) -> None:
+def test_end_of_a_stream(make_client: Serve, far_end: FarEnd, wire: Wire) -> None:
     """Finish reason, model and usage are told at the end, wherever the provider says them."""
     body, input_tokens, output_tokens = wire.long
     far_end.post(wire.provider.url, body=body)
@@ -169,7 +168,7 @@ def test_end_of_a_stream(make_client: Make, far_end: RequestsMock, wire: Wire) -
 
 
 @every_wire
-def test_separators_in_a_stream(make_client: Make, far_end: RequestsMock, wire: Wire) -> None:
+def test_separators_in_a_stream(make_client: Serve, far_end: FarEnd, wire: Wire) -> None:
     """U+2028, U+2029 and U+0085 end no line, and UTF-8 is not taken for Latin-1."""
     texts = ["a\u2028b", "\u2029\u0085\u00e9"]
     far_end.post(wire.provider.url, body=wire.provider.stream(*texts), content_type="text/event-stream")
@@ -177,7 +176,7 @@ def test_separators_in_a_stream(make_client: Make, far_end: RequestsMock, wire: 
 
 
 @each("body", lambda wire: wire.empty)
-def test_empty_stream(make_client: Make, far_end: RequestsMock, wire: Wire, body: bytes) -> None:
+def test_empty_stream(make_client: Serve, far_end: FarEnd, wire: Wire, body: bytes) -> None:
     """An answer without any text is an answer."""
     far_end.post(wire.provider.url, body=body)
     assert texts_of(ask(make_client(**wire.provider.settings), stream=True)) == []
@@ -185,7 +184,7 @@ def test_empty_stream(make_client: Make, far_end: RequestsMock, wire: Wire, body
 
 @each("tail", lambda wire: wire.tails)
 def test_stream_that_breaks(
-    make_client: Make, far_end: RequestsMock, log_lines: Log, wire: Wire, tail: tuple[bytes, str]
+    make_client: Serve, far_end: FarEnd, log_lines: Log, wire: Wire, tail: tuple[bytes, str]
 ) -> None:
     """After the first piece a failure is the last line, in the log too, and never the stub's text."""
     code = tail[1]
@@ -202,7 +201,7 @@ def test_stream_that_breaks(
 
 @each("tail", lambda wire: wire.tails)
 def test_stream_that_never_begins(
-    make_client: Make, far_end: RequestsMock, log_lines: Log, wire: Wire, tail: tuple[bytes, str]
+    make_client: Serve, far_end: FarEnd, log_lines: Log, wire: Wire, tail: tuple[bytes, str]
 ) -> None:
     """Before the first piece a failing stream has a true status, and falls back."""
     code = tail[1]
@@ -219,14 +218,14 @@ def test_stream_that_never_begins(
 
 
 @each("fault", lambda wire: FAULTS | wire.faults)
-def test_error(make_client: Make, far_end: RequestsMock, log_lines: Log, wire: Wire, fault: Fault) -> None:
+def test_error(make_client: Serve, far_end: FarEnd, log_lines: Log, wire: Wire, fault: Fault) -> None:
     """Each documented error has its status and code, and falls back where docs/api.md says so."""
     check_fault(fault, wire.provider, make_client, far_end, log_lines)
 
 
 @each("name", lambda wire: wire.spent)
 def test_spent_budget_is_not_retried(
-    make_client: Make, far_end: RequestsMock, log_lines: Log, wire: Wire, name: str
+    make_client: Serve, far_end: FarEnd, log_lines: Log, wire: Wire, name: str
 ) -> None:
     """Waiting doesn't fill an account (docs/providers.md, 1.5): one try."""
     far_end.post(wire.provider.url, **wire.faults[name].reply())
@@ -235,7 +234,7 @@ def test_spent_budget_is_not_retried(
 
 
 @every_wire
-def test_refusal_says_why(make_client: Make, far_end: RequestsMock, wire: Wire) -> None:
+def test_refusal_says_why(make_client: Serve, far_end: FarEnd, wire: Wire) -> None:
     """A refused request comes with the provider's reason in one line, and with the field it blames."""
     body, expected = wire.refusal
     far_end.post(wire.provider.url, status=400, json=body)
@@ -252,7 +251,7 @@ def backend(wire: Wire) -> Backend:
 
 
 @every_wire
-def test_check(far_end: RequestsMock, wire: Wire) -> None:
+def test_check(far_end: FarEnd, wire: Wire) -> None:
     """A check lists the models, which validates the key and costs nothing."""
     far_end.get(wire.provider.models_url, json=wire.listing(wire.listed))
     assert backend(wire).check(Deadline(5)) is None
@@ -264,22 +263,22 @@ def test_check(far_end: RequestsMock, wire: Wire) -> None:
 
 @every_wire
 @pytest.mark.parametrize(
-    ("reply", "error"),
+    ("reply", "error", "words"),
     [
-        ({"status": 401, "json": {"error": "bad key"}}, BadCredentials),
-        ({"body": requests.ConnectionError("refused")}, Unreachable),
-        ({"body": "<html>"}, InvalidAnswer),
+        ({"status": 401, "json": {"error": "bad key"}}, BadCredentials, "did not accept the key"),
+        ({"body": requests.ConnectionError("refused")}, Unreachable, "can't be reached"),
+        ({"body": "<html>"}, InvalidAnswer, "is not JSON"),
     ],
 )
-def test_check_that_fails(far_end: RequestsMock, wire: Wire, reply: Json, error: type[Exception]) -> None:
+def test_check_that_fails(far_end: FarEnd, wire: Wire, reply: Json, error: type[Exception], words: str) -> None:
     """A bad key, a dead server and a page of another server are told apart."""
     far_end.get(wire.provider.models_url, **reply)
-    with pytest.raises(error):
+    with pytest.raises(error, match=words):
         backend(wire).check(Deadline(5))
 
 
 @every_wire
-def test_list_of_models(far_end: RequestsMock, wire: Wire) -> None:
+def test_list_of_models(far_end: FarEnd, wire: Wire) -> None:
     """The models are listed by name, as many as one page can hold."""
     far_end.get(wire.provider.models_url, json=wire.listing(wire.listed))
     assert backend(wire).list_models(Deadline(5)) == ["one", "org/two"]
@@ -289,7 +288,7 @@ def test_list_of_models(far_end: RequestsMock, wire: Wire) -> None:
 @every_wire
 @pytest.mark.parametrize("verb", ["check", "list_models"])
 @pytest.mark.parametrize("models", [..., None, 5, ["x"]], ids=["none", "null", "number", "texts"])
-def test_list_of_a_wrong_shape(far_end: RequestsMock, wire: Wire, verb: str, models: Any) -> None:
+def test_list_of_a_wrong_shape(far_end: FarEnd, wire: Wire, verb: str, models: Any) -> None:
     """A list of models that isn't one is an InvalidAnswer (base.Backend: they raise a BackendError)."""
     far_end.get(wire.provider.models_url, json={} if models is ... else wire.listing(models))
     with pytest.raises(InvalidAnswer):

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+from asking import USER
 from providers import (
     CLAUDE,
     HUGGING_FACE,
@@ -33,7 +34,6 @@ from providers import (
     openai_usage,
 )
 
-USER = {"role": "user", "content": "Hi"}
 SYSTEM = [{"role": "system", "content": "Be brief."}, USER]
 LATER = {"retry-after": "7"}
 Json = dict[str, Any]
@@ -55,8 +55,6 @@ class Wire:
     default_model: str
     always: Json
     streamed: Json
-    headers: dict[str, str]
-    key_headers: dict[str, str]
     parameters: Changes
     ended: Callable[[str | None], tuple[Json, bytes]]
     finish_reasons: list[tuple[str | None, str]]
@@ -69,12 +67,14 @@ class Wire:
     empty: dict[str, bytes]
     tails: dict[str, tuple[bytes, str]]
     faults: dict[str, Fault]
-    spent: tuple[str, ...]
     refusal: tuple[Json, Json]
-    check_query: str
-    list_query: str
     listing: Callable[[Any], Json]
     listed: list[Any]
+    headers: dict[str, str] = field(default_factory=dict)
+    key_headers: dict[str, str] = field(default_factory=dict)
+    check_query: str = ""
+    list_query: str = ""
+    spent: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         return self.provider.name
@@ -83,6 +83,7 @@ class Wire:
 # OpenAI's, which Hugging Face's router speaks too
 
 
+STRICT = {"type": "json_schema", "json_schema": {"name": "city", "schema": SCHEMA, "strict": True}}
 OPENAI_PARAMETERS: Changes = [
     ({}, {}),
     ({"temperature": 0}, {"temperature": 0}),
@@ -95,7 +96,7 @@ OPENAI_PARAMETERS: Changes = [
     ({"model": "gpt-4.1"}, {"model": "gpt-4.1"}),
     ({"system": "Be brief."}, {"messages": SYSTEM}),
     ({"system": ""}, {}),
-    ({"response_format": {"type": "json_object"}}, {"response_format": {"type": "json_object"}}),
+    *(({"response_format": said}, {"response_format": said}) for said in ({"type": "json_object"}, STRICT)),
     (
         {"response_format": SCHEMA},
         {"response_format": {"type": "json_schema", "json_schema": {"name": "answer", "schema": SCHEMA}}},
@@ -109,14 +110,9 @@ def openai_ended(said: str | None) -> tuple[Json, bytes]:
 
 
 OPENAI_REASONS = [
-    ("stop", "stop"),
-    ("length", "length"),
-    ("tool_calls", "tool_calls"),
+    *((said, said) for said in ("stop", "length", "tool_calls", "content_filter")),
     ("function_call", "tool_calls"),
-    ("content_filter", "content_filter"),
-    (None, "stop"),
-    ("", "stop"),
-    ("something_new", "stop"),
+    *((said, "stop") for said in (None, "", "something_new")),
 ]
 OPENAI_USAGES: Changes = [
     ({"usage": None}, (None, None)),
@@ -230,7 +226,6 @@ OPENAI_WIRE = Wire(
     default_model="gpt-6-luna",
     always={"stream": False, "messages": [USER]},
     streamed={"stream": True, "stream_options": {"include_usage": True}},
-    headers={},
     key_headers={"authorization": f"Bearer {OPENAI.key}"},
     parameters=[*OPENAI_PARAMETERS, ({"max_tokens": 7}, {"max_completion_tokens": 7})],
     ended=openai_ended,
@@ -246,8 +241,6 @@ OPENAI_WIRE = Wire(
     faults=OPENAI_FAULTS,
     spent=("429 quota", "429 quota as type"),
     refusal=(openai_error("invalid_value", "no such role", "messages"), {"code": "invalid_value", "param": "messages"}),
-    check_query="",
-    list_query="",
     listing=lambda models: {"object": "list", "data": models},
     listed=[{"id": "one", "shutdown_date": None}, {"id": "org/two"}],
 )
@@ -267,13 +260,11 @@ HUGGING_FACE_FAULTS = {  # docs/providers.md, 5
     "500": Fault(500, {"error": {"message": "no", "type": "server_error"}}, 502, "server_error"),
     "503": Fault(503, {"error": "Model is overloaded", "error_type": "overloaded"}, 503, "overloaded"),
 }
-HUGGING_FACE_WIRE = Wire(
+HUGGING_FACE_WIRE = replace(
+    OPENAI_WIRE,
     provider=HUGGING_FACE,
     model_setting="hf_model",
     default_model="openai/gpt-oss-20b",
-    always={"stream": False, "messages": [USER]},
-    streamed={"stream": True, "stream_options": {"include_usage": True}},
-    headers={},
     key_headers={"authorization": f"Bearer {HUGGING_FACE.key}"},
     parameters=[
         *OPENAI_PARAMETERS,
@@ -281,15 +272,8 @@ HUGGING_FACE_WIRE = Wire(
         ({"model": "Qwen/Qwen3-4B:groq"}, {"model": "Qwen/Qwen3-4B:groq"}),
         ({"model": "org/gpt-5-like", "max_tokens": 3}, {"model": "org/gpt-5-like", "max_tokens": 3}),
     ],
-    ended=openai_ended,
     finish_reasons=[*OPENAI_REASONS, ("eos_token", "stop"), ("eos", "stop"), ("stop_sequence", "stop")],
-    usages=OPENAI_USAGES,
-    texts=OPENAI_TEXTS,
-    wrong=OPENAI_WRONG,
-    head=HEAD,
     streams=OPENAI_STREAMS | {"eos_token": HEL + LO + delta("", "eos_token")},
-    long=(openai_stream("Hello", finish="length"), 12, 2),
-    empty={"whole": HEAD + TAIL + DONE, "only its end": TAIL},
     tails=OPENAI_TAILS
     | {
         "generation": (event({"error": "failed", "error_type": "generation"}), "server_error"),
@@ -299,9 +283,6 @@ HUGGING_FACE_WIRE = Wire(
     faults=HUGGING_FACE_FAULTS,
     spent=("402",),
     refusal=({"error": "no such role"}, {"code": "request_refused", "param": None}),
-    check_query="",
-    list_query="",
-    listing=lambda models: {"object": "list", "data": models},
     listed=[{"id": "one", "providers": []}, {"id": "org/two"}],
 )
 
@@ -392,15 +373,10 @@ CLAUDE_WIRE = Wire(
     ],
     ended=claude_ended,
     finish_reasons=[
-        ("end_turn", "stop"),
-        ("stop_sequence", "stop"),
-        ("max_tokens", "length"),
-        ("model_context_window_exceeded", "length"),
-        ("pause_turn", "length"),
+        *((said, "stop") for said in ("end_turn", "stop_sequence", "something_new", None)),
+        *((said, "length") for said in ("max_tokens", "model_context_window_exceeded", "pause_turn")),
         ("tool_use", "tool_calls"),
         ("refusal", "content_filter"),
-        ("something_new", "stop"),
-        (None, "stop"),
     ],
     usages=[  # what was read from and written to the cache counts as input (docs/providers.md, 1.4)
         ({"usage": {"input_tokens": 5, "output_tokens": 3}}, (5, 3)),
@@ -496,8 +472,6 @@ OLLAMA_WIRE = Wire(
     default_model="llama2",
     always={"stream": False, "think": False, "truncate": False, "messages": [USER]},
     streamed={"stream": True},
-    headers={},
-    key_headers={},
     parameters=[
         ({}, {}),
         ({"max_tokens": 7}, {"options": {"num_predict": 7}}),
@@ -579,10 +553,7 @@ OLLAMA_WIRE = Wire(
         "502": Fault(502, {"error": "cloud unreachable"}, 502, "server_error"),
         "503": Fault(503, {"error": "server busy, please try again.  maximum pending requests"}, 503, "overloaded"),
     },
-    spent=(),
     refusal=({"error": "no such\n  role"}, {"code": "request_refused", "param": None}),
-    check_query="",
-    list_query="",
     listing=lambda models: {"models": models},
     listed=[{"name": "one:latest", "model": "one:latest"}, {"name": "org/two"}],
 )
