@@ -74,7 +74,7 @@ class HttpBackend(Backend):
         return error_for(self.name, reply)
 
     def stream(self, request: GenerationRequest, deadline: Deadline) -> Iterator[Chunk]:
-        with self._sent("POST", self.path, deadline, request) as response:
+        with self._sent("POST", self.path, deadline, self.payload(request)) as response:
             parts = _read(response, deadline)
             if not request.stream:
                 yield in_shape(self.whole, json_object(b"".join(parts)))
@@ -85,14 +85,27 @@ class HttpBackend(Backend):
 
     def get(self, path: str, deadline: Deadline, read: Callable[[dict[str, Any]], T]) -> T:
         """Return what `read` makes of the JSON object at `path`. Raises as `stream` does."""
-        with self._sent("GET", path, deadline) as response:
+        return self._fetched("GET", path, None, deadline, read)
+
+    def post(self, path: str, payload: Mapping[str, Any], deadline: Deadline, read: Callable[[dict[str, Any]], T]) -> T:
+        """Return what `read` makes of the JSON object that answers `payload`. Raises as `stream` does."""
+        return self._fetched("POST", path, payload, deadline, read)
+
+    def _fetched(
+        self,
+        method: str,
+        path: str,
+        payload: Mapping[str, Any] | None,
+        deadline: Deadline,
+        read: Callable[[dict[str, Any]], T],
+    ) -> T:
+        with self._sent(method, path, deadline, payload) as response:
             return in_shape(read, json_object(b"".join(_read(response, deadline))))
 
     @contextmanager
     def _sent(
-        self, method: str, path: str, deadline: Deadline, request: GenerationRequest | None = None
+        self, method: str, path: str, deadline: Deadline, payload: Mapping[str, Any] | None
     ) -> Iterator[Received]:
-        payload = self.payload(request) if request else None
         call = self._call(method, path, payload, deadline)
         reply = None
         with deadline.stopping(call.stop), self._send(call, deadline) as response:

@@ -13,6 +13,7 @@ from ...settings import Settings
 from ...types import Chunk, GenerationRequest, ResponseFormat, Usage
 from ..base import cut_at_stop
 from .base import Vendor
+from .ollama import answers_at
 from .replies import Reply, error_for, error_object, event_data, json_object
 
 # docs/providers.md, 1.3; the last three are from Hugging Face's older servers.
@@ -53,6 +54,14 @@ class OpenAIWire(Vendor):
 
     def list_models(self, deadline: Deadline) -> list[str]:
         return self.get("/models", deadline, listed_ids)
+
+    def caveat(self, deadline: Deadline) -> str | None:
+        if self.is_official or not answers_at(self.base_url, self.settings, deadline):
+            return None
+        return (
+            f"{self.name}'s server is an Ollama, which over this wire silently cuts a prompt that is longer than its"
+            " context: set LLM_BACKEND=ollama and OLLAMA_URL, with which it refuses that"
+        )
 
 
 class OpenAI(OpenAIWire):
