@@ -42,9 +42,11 @@ class Health:
         self._backends = _Probe(self._look_at_backends, FRESH_SECONDS)
         self._disk = _Probe(log.check, LOG_FRESH_SECONDS)
 
-    def begin(self) -> None:
-        """Warn of what backends do though they are healthy; wait for none of them."""
-        threading.Thread(target=self._warn, name="llm-api-start", daemon=True).start()
+    def begin(self) -> threading.Thread:
+        """Warn of what backends do though they are healthy. Return the thread that asks them, already begun."""
+        thread = threading.Thread(target=self._warn, name="llm-api-start", daemon=True)
+        thread.start()
+        return thread
 
     def report(self) -> Report:
         """Return the state of the service, at most about two seconds old, or as old as one hanging probe."""

@@ -168,10 +168,9 @@ def test_real_backends(make_app: Callable[..., Flask], provider: Provider) -> No
         far_end.get(
             provider.models_url, json={"data": [{"id": "far-1"}], "models": [{"name": "far-1", "model": "far-1"}]}
         )
-        far_end.get(f"{provider.base}/api/version", json={"version": "0.1"})
-        far_end.get("https://huggingface.co/api/whoami-v2", json={"name": "me"})
+        far_end.post(f"{provider.base}/api/show", status=404, json={"error": "model 'llama2' not found"})
         report = examine(make_app(**provider.settings))
-        assert {call.request.method for call in far_end.calls} == {"GET"}
+        assert provider.url not in {call.request.url for call in far_end.calls}
     assert report.findings[0].level == "error"
     with FarEnd(assert_all_requests_are_fired=False) as far_end:  # nobody is there
         report = examine(make_app(**provider.settings))

@@ -5,6 +5,7 @@ wires.py has what is peculiar to each; what has no equal elsewhere is in test_op
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -253,13 +254,14 @@ def backend(wire: Wire) -> Backend:
 
 @every_wire
 def test_check(far_end: RequestsMock, wire: Wire) -> None:
-    """A check lists the models, which validates the key and costs nothing."""
-    far_end.get(wire.provider.models_url, json=wire.listing(wire.listed))
+    """A check asks for models, which validates the key and costs nothing."""
+    method, url = wire.provider.check
+    far_end.add(method, url, json=wire.listing(wire.listed))
     assert backend(wire).check(Deadline(5)) is None
     request = far_end.calls[0].request
-    assert request.url == wire.provider.models_url + wire.check_query
+    assert request.url == url + wire.check_query
     assert (wire.headers | wire.key_headers).items() <= told(far_end).items()
-    assert not request.body
+    assert json.loads(request.body or "null") == ({"model": "one"} if method == "POST" else None)
 
 
 @every_wire
@@ -269,11 +271,12 @@ def test_check(far_end: RequestsMock, wire: Wire) -> None:
         ({"status": 401, "json": {"error": "bad key"}}, BadCredentials),
         ({"body": requests.ConnectionError("refused")}, Unreachable),
         ({"body": "<html>"}, InvalidAnswer),
+        ({"body": "[]"}, InvalidAnswer),
     ],
 )
 def test_check_that_fails(far_end: RequestsMock, wire: Wire, reply: Json, error: type[Exception]) -> None:
     """A bad key, a dead server and a page of another server are told apart."""
-    far_end.get(wire.provider.models_url, **reply)
+    far_end.add(*wire.provider.check, **reply)
     with pytest.raises(error):
         backend(wire).check(Deadline(5))
 
@@ -286,11 +289,22 @@ def test_list_of_models(far_end: RequestsMock, wire: Wire) -> None:
     assert far_end.calls[0].request.url == wire.provider.models_url + wire.list_query
 
 
-@every_wire
-@pytest.mark.parametrize("verb", ["check", "list_models"])
+@pytest.mark.parametrize(
+    ("wire", "verb"),
+    [(wire, "list_models") for wire in WIRES]
+    + [(wire, verb) for wire in WIRES if wire.provider.checked[0] == "GET" for verb in ("check", "has_model")],
+    ids=str,
+)
 @pytest.mark.parametrize("models", [..., None, 5, ["x"]], ids=["none", "null", "number", "texts"])
 def test_list_of_a_wrong_shape(far_end: RequestsMock, wire: Wire, verb: str, models: Any) -> None:
     """A list of models that isn't one is an InvalidAnswer (base.Backend: they raise a BackendError)."""
     far_end.get(wire.provider.models_url, json={} if models is ... else wire.listing(models))
     with pytest.raises(InvalidAnswer):
         getattr(backend(wire), verb)(Deadline(5))
+
+
+@every_wire
+def test_own_model(far_end: RequestsMock, wire: Wire) -> None:
+    """A backend says whether its server has its model."""
+    far_end.add(*wire.provider.check, json=wire.listing(wire.listed))
+    assert backend(wire).has_model(Deadline(5)) is True

@@ -490,11 +490,12 @@ def ollama_ended(said: str | None) -> tuple[Json, bytes]:
 
 OLLAMA_PLAIN = ollama_stream("Hel", "lo")
 OLLAMA_THINKING = ollama_line("", message={"role": "assistant", "content": "", "thinking": "hm"})
+OLLAMA_CALL = {"role": "assistant", "content": "", "tool_calls": [{"function": {"name": "f", "arguments": {}}}]}
 OLLAMA_WIRE = Wire(
     provider=OLLAMA,
     model_setting="ollama_model",
     default_model="llama2",
-    always={"stream": False, "think": False, "truncate": False, "messages": [USER]},
+    always={"stream": False, "think": False, "truncate": False, "shift": False, "messages": [USER]},
     streamed={"stream": True},
     headers={},
     key_headers={},
@@ -520,8 +521,7 @@ OLLAMA_WIRE = Wire(
         ),
     ],
     ended=ollama_ended,
-    finish_reasons=[(said, "stop") for said in ("stop", "", "load", "unload", "something new", None)]
-    + [("length", "length")],
+    finish_reasons=[("stop", "stop"), ("", "stop"), (None, "stop"), ("length", "length")],
     usages=[  # a count that Ollama leaves out is null, not 0 and not a failure
         ({"prompt_eval_count": ...}, (None, 2)),
         ({"eval_count": ...}, (12, None)),
@@ -534,12 +534,13 @@ OLLAMA_WIRE = Wire(
     ],
     wrong={
         "empty": {},
-        "error": {"error": "text"},
         "not done": {"message": {"content": "x"}},
         "only done": {"done": True},
         "null message": ollama_answer("x", message=None),
         "text message": ollama_answer("x", message="x"),
         "empty message": ollama_answer("x", message={}),
+        **{f"done for {said}": ollama_answer("x", done_reason=said) for said in ("load", "unload", "new", ["stop"])},
+        "call": ollama_answer("", message=OLLAMA_CALL),
         "done is false": ollama_answer("x", done=False),
         "null content": ollama_answer("x", message={"content": None}),
         "number as content": ollama_answer("x", message={"content": 5}),
@@ -568,6 +569,8 @@ OLLAMA_WIRE = Wire(
         "number": (b'{"message":{"content":5},"done":false}\n', "invalid_answer"),
         "null": (b'{"message":{"content":null},"done":false}\n', "invalid_answer"),
         "error": (OLLAMA.broken, "server_error"),
+        "load": (json.dumps(ollama_answer("", done_reason="load")).encode(), "invalid_answer"),
+        "call": (ollama_line("", message=OLLAMA_CALL) + json.dumps(ollama_answer("")).encode(), "invalid_answer"),
     },
     faults={  # providers.md 2.4
         "400 thinking": Fault(400, {"error": '"m" does not support thinking'}, 400, "request_refused", False),

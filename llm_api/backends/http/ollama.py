@@ -97,7 +97,7 @@ class Ollama(Vendor):
 
     def _failure(self, reply: Reply) -> LLMAPIError:
         """Return the error for `reply`, with Ollama's reason."""
-        reply = self._unwrapped(reply)
+        _unwrap(reply)
         detail = reply.detail or ""
         if reply.status == 400 and BAD_MODEL.search(detail):
             return ModelNotFound("ollama can't answer with this model", param="model", detail=detail)
@@ -111,13 +111,6 @@ class Ollama(Vendor):
             error.message = f"{error.message} ({LONGER})"
         return error
 
-    def _unwrapped(self, reply: Reply) -> Reply:
-        """From 0.34 on, the runner's own error comes as JSON in the text."""
-        inner = reply.error.get("message")
-        if isinstance(inner, str) and inner.startswith("{"):
-            return Reply(reply.status, reply.headers, inner.encode(), self.settings.redact)
-        return reply
-
     def _not_pulled(self, model: str, deadline: Deadline) -> ModelNotFound:
         pulled = "not known"
         with suppress(LLMAPIError):
@@ -128,11 +121,20 @@ class Ollama(Vendor):
 
 
 def answers_at(address: str, settings: Settings, deadline: Deadline) -> bool:
-    """Whether there is an Ollama at `address`, where it speaks OpenAI's wire."""
+    """Whether an Ollama speaks OpenAI's wire at `address`, which it does below /v1 only."""
+    if not address.endswith("/v1"):
+        return False
     there = Ollama(dataclasses.replace(settings, ollama_url=address.removesuffix("/v1")))
     with suppress(LLMAPIError):
         return there.get("/api/version", deadline, lambda body: isinstance(body["version"], str))
     return False
+
+
+def _unwrap(reply: Reply) -> None:
+    """Take the runner's own error out of Ollama's text: from 0.34 on it is there as JSON."""
+    text = str(reply.error.get("message")).encode()
+    if message := Reply(reply.status, reply.headers, text).error.get("message"):
+        reply.error = {"message": message}
 
 
 def _finish_reason(said: str | None) -> str:
