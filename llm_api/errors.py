@@ -25,7 +25,7 @@
     │   ├── CircuitOpen          503    circuit_open
     │   ├── NotRecorded          404    not_recorded        nothing in the log to replay
     │   └── NotConfigured        503    not_configured
-    ├── ClientGone               499    client_gone         nobody reads the answer any more
+    ├── ClientGone               499    client_gone         the client reads the answer no longer
     ├── NoCapacity               503    no_capacity         MAX_CONCURRENCY is reached
     ├── LimitsUnavailable        503    limits_unavailable  the storage of the rate limits is away
     ├── LogUnavailable           503    log_unavailable
@@ -33,7 +33,7 @@
     ConfigError                                             a setting is wrong; the start ends with it
 
 `message` is in our own words: never an exception's text, which may hold a URL or a key. What an upstream said
-about the request stands apart in `detail`, since it may quote the prompt: the client sees it, the log only
+about the request is kept apart in `detail`, since it may quote the prompt: the client sees it, the log only
 where prompts are logged.
 """
 

@@ -23,7 +23,7 @@ PLUGINS = "llm_api.backends"
 
 @dataclass(frozen=True)
 class ApiKey:
-    """A key that the service accepts: its name for the log, its SHA-256 in hex, and itself where it stands in clear."""
+    """A key that the service accepts: its name for the log, its SHA-256 in hex, and the key where it is in clear."""
 
     name: str
     sha256: str
@@ -67,7 +67,7 @@ def _parse_url(text: str) -> str:
     parts = urlsplit(text)
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
         raise ValueError
-    _ = parts.port  # raises ValueError where it is no port
+    _ = parts.port  # raises ValueError where it is not a port
     if not re.fullmatch(r"[!-~]+", text) or "@" in parts.netloc.rpartition("@")[0]:
         raise ValueError
     return text.rstrip("/")
@@ -177,14 +177,14 @@ def _parse_rates(text: str) -> str:
 
 def _parse_storage(text: str) -> str:
     url = urlsplit(text)
-    _ = url.port  # raises ValueError where it is no port
+    _ = url.port  # raises ValueError where it is not a port
     if text != "memory://" and (url.scheme not in ("redis", "rediss") or not url.hostname or url.query):
         raise ValueError
     return text
 
 
 def _parse_networks(text: str) -> tuple[Network | None, ...]:
-    """None stands for a unix socket, whose other end has no address."""
+    """None means a unix socket, whose other end has no address."""
     names = [name.strip() for name in text.split(",")]
     return tuple(None if name == "unix" else ipaddress.ip_network(name) for name in names)
 
@@ -234,7 +234,7 @@ def basic_credentials(url: SplitResult) -> str | None:
 
 
 def passwords(address: str) -> list[str]:
-    """Return the password of an address as it stands there, decoded, and as HTTP sends it; [] where it has none."""
+    """Return the password of an address as written, decoded, and as HTTP sends it; [] where it has none."""
     url = urlsplit(address)
     if not url.password:
         return []

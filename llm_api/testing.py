@@ -1,4 +1,4 @@
-"""For those who test with LLM API: scripted answers in place of a backend, and the contract that every backend keeps.
+"""For tests with LLM API: scripted answers in place of a backend, and the contract that every backend keeps.
 
 Installed, it is a pytest plugin: `llm_stub` is there by itself. Otherwise: `pytest_plugins = ["llm_api.testing"]`.
 """
@@ -28,7 +28,7 @@ CONTRACT_SECONDS = 60.0
 class ScriptedBackend(Backend):
     """Gives what was put in, in that order, then "stub answer".
 
-    `requests` are those it got, `records` what would stand in the log.
+    `requests` are those it got, `records` what the log would have.
     """
 
     name = "scripted"
@@ -121,7 +121,7 @@ class BackendContract:
         assert "".join(chunk.text for chunk in self._chunks(backend, stream=stream)).strip()
 
     def test_it_has_a_name_and_a_model(self, backend: Backend) -> None:
-        """Both stand in headers and in the log."""
+        """Headers and the log have both."""
         assert backend.name.isprintable()
         assert backend.name
         assert backend.model

@@ -93,7 +93,7 @@ class ResponseFormat:
 
 @dataclass(frozen=True, slots=True)
 class GenerationRequest:
-    """What a client asks for, whichever dialect it spoke. None means: not said, so not sent either.
+    """What a client asks for, whichever dialect it spoke. None: not set by the client, so not sent either.
 
     `is_prompt`: it came as one text, with at most a system message before it, so the log has it as that.
     """
@@ -173,8 +173,9 @@ class Chunk:
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """Who answers which request, known when the answer begins. The request came at `created`, in Unix seconds;
-    `started` is the same moment on the monotonic clock.
+    """Which backend answers which request, known when the answer begins.
+
+    The request came at `created`, in Unix seconds; `started` is the same moment on the monotonic clock.
     """
 
     request_id: str
@@ -191,7 +192,7 @@ class Head:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A whole answer and who gave it; as a string, its text. `duration_ms` counts from the request's arrival."""
+    """A whole answer and its backend; as a string, its text. `duration_ms` counts from the request's arrival."""
 
     head: Head
     parts: tuple[Part, ...]

@@ -17,6 +17,12 @@ pytest_plugins = ["llm_api.testing"]
 
 
 @pytest.fixture
+def named_plugins(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pytest that the test runs loads only the plug-ins it names: all installed ones take seconds."""
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
+
+
+@pytest.fixture
 def log_path(tmp_path: Path) -> Path:
     return tmp_path / "logs" / "log.jsonl"
 

@@ -28,7 +28,7 @@ _CLASSES = {
 def make_backend(name: str, settings: Settings) -> Backend:
     """Return the backend `name`: one of config.BACKENDS, a plugin's entry point, or `module:Class`.
 
-    It opens and loads nothing yet. Raises ConfigError where a plugin can't be imported or is no Backend.
+    It opens and loads nothing yet. Raises ConfigError where a plugin can't be imported or is not a Backend.
     """
     ours = _CLASSES.get(f"{name} {settings.hf_mode}" if name == "huggingface" else name)
     kind: type[Backend] = _imported(f"{__name__}.{ours}") if ours else _plugin(name)
@@ -44,7 +44,7 @@ def _plugin(name: str) -> type[Backend]:
     except (ImportError, AttributeError) as error:
         raise ConfigError(f"the backend {name} can't be imported: {error}") from error
     if not isinstance(kind, type) or not issubclass(kind, Backend):
-        raise ConfigError(f"{name} is no class derived from llm_api.backends.Backend")
+        raise ConfigError(f"{name} is not a class derived from llm_api.backends.Backend")
     return kind
 
 

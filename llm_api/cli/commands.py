@@ -25,7 +25,7 @@ from .logs import logs
 
 llm = AppGroup("llm")
 llm.add_command(logs)
-keys = AppGroup("keys", help="Keys of those who may ask.")
+keys = AppGroup("keys", help="Callers' keys.")
 llm.add_command(keys)
 
 
@@ -37,7 +37,7 @@ llm.add_command(keys)
 @click.option("--temperature", type=float)
 @click.option("--seed", type=int)
 @click.option("--stream", is_flag=True, help="Show the answer as it comes.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object, with who answered, tokens and time.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object, with backend, tokens and time.")
 @click.option("--fallback/--no-fallback", default=True, help="Whether another backend may answer.")
 def generate(prompt: str | None, stream: bool, as_json: bool, **fields: Any) -> None:
     """Answer PROMPT, or what comes through a pipe. Exit code 1 where nothing can answer."""
@@ -105,9 +105,9 @@ def new_key(name: str) -> None:
     "--nginx", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="nginx's site, to check too."
 )
 def doctor(nginx: Path | None) -> None:
-    """Say what is wrong with this deployment, and how to mend it. Exit code 1 where something is."""
+    """Check this deployment, and say how to repair what is wrong. Exit code 1 on an error."""
     findings = list(examine(service(), nginx))
     for finding in findings:
-        mend = f"\n         {finding.mend}" if finding.mend and finding.level != "ok" else ""
-        click.echo(f"{finding.level:8} {finding.what}{mend}")
+        remedy = f"\n         {finding.remedy}" if finding.remedy and finding.level != "ok" else ""
+        click.echo(f"{finding.level:8} {finding.what}{remedy}")
     sys.exit(any(finding.level == "error" for finding in findings))

@@ -1,4 +1,4 @@
-"""What an operator should know of a deployment before its users do: `flask llm doctor`."""
+"""`flask llm doctor`: what an operator should know of a deployment before its users do."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from ..errors import LLMAPIError
 from ..runtime.deadline import Deadline
 from ..settings import Settings
 from ..web.service import Service
+from .show import counted
 
 CHECK_SECONDS = 5.0
 SOON_DAYS = 90
@@ -41,11 +42,11 @@ SHUTDOWNS = {
 
 @dataclass(frozen=True)
 class Finding:
-    """`level` is `ok`, `warning` or `error`; `mend` says what to do."""
+    """`level` is `ok`, `warning` or `error`; `remedy` says what to do."""
 
     level: str
     what: str
-    mend: str = ""
+    remedy: str = ""
 
 
 def examine(service: Service, nginx: Path | None) -> Iterator[Finding]:
@@ -73,7 +74,7 @@ def _backend(backend: Backend, *, is_first: bool) -> Iterator[Finding]:
         caveat = backend.caveat(Deadline(CHECK_SECONDS))
     except Exception as error:
         why = error.message if isinstance(error, LLMAPIError) else f"its check broke ({type(error).__name__})"
-        yield Finding(level, f"{backend.name} can't serve: {why}", "start it, or mend its settings")
+        yield Finding(level, f"{backend.name} can't serve: {why}", "start it, or correct its settings")
         return
     if has_model:
         yield Finding("ok", f"{backend.name} answers, and has {backend.model}")
@@ -101,21 +102,23 @@ def _log(service: Service) -> Iterator[Finding]:
     level = "ok" if free > FEW_BYTES else "warning"
     yield Finding(level, f"the log can be written; {free / 2**30:.1f} GiB are free", "rotate it, or make room")
     if path.exists() and path.stat().st_mode & stat.S_IROTH:
-        yield Finding("warning", "everybody on this machine may read the log", f"chmod o= {path}")
+        yield Finding("warning", "every user of this machine may read the log", f"chmod o= {path}")
 
 
 def _callers(settings: Settings) -> Iterator[Finding]:
     if settings.api_keys:
-        yield Finding("ok", f"{len(settings.api_keys)} keys may ask")
+        yield Finding("ok", f"API_KEYS has {counted(len(settings.api_keys), 'key')}")
     elif settings.is_public:
         yield Finding(
-            "error", f"everybody who reaches {settings.bind} may ask", "set API_KEYS (flask llm keys new NAME)"
+            "error",
+            f"any client that reaches {settings.bind} may use the service",
+            "set API_KEYS (flask llm keys new NAME)",
         )
     else:
         yield Finding("ok", f"no keys; only this machine reaches {settings.bind}")
     if settings.concurrency > settings.threads - 1:
         yield Finding(
-            "warning", "MAX_CONCURRENCY leaves no thread to refuse requests and to say how things are",
+            "warning", "MAX_CONCURRENCY leaves no thread to refuse requests and to answer /health",
             f"set it to {max(1, settings.threads - 2)} or less, or raise THREADS",
         )  # fmt: skip
 
@@ -127,7 +130,9 @@ def _rates(service: Service) -> Iterator[Finding]:
     if settings.rate_limit_storage == "memory://":
         yield Finding("warning", "each worker counts requests for itself", "set RATE_LIMIT_STORAGE=redis://HOST:PORT/0")
     elif not service.rate_limits.storage_answers():
-        yield Finding("error", "the storage of the rate limits does not answer", "start it, mend RATE_LIMIT_STORAGE")
+        yield Finding(
+            "error", "the storage of the rate limits does not answer", "start it, or correct RATE_LIMIT_STORAGE"
+        )
     if not settings.api_keys and not settings.trusted_proxies and not settings.is_public:
         yield Finding(
             "warning", "behind a proxy all clients have one address, and share one limit",

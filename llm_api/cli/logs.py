@@ -51,7 +51,7 @@ def moment(text: str) -> float:
         return datetime.fromisoformat(text).timestamp()
     except ValueError:
         how = "write 2026-11-23, 2026-11-23T14:00, or 90s, 15m, 2h, 7d ago"
-        raise click.BadParameter(f"{text!r} is no time: {how}") from None
+        raise click.BadParameter(f"{text!r} is not a time: {how}") from None
 
 
 def pattern(text: str) -> re.Pattern[str]:
@@ -59,13 +59,13 @@ def pattern(text: str) -> re.Pattern[str]:
     try:
         return re.compile(text)
     except re.error as error:
-        raise click.BadParameter(f"{text!r} is no regular expression: {error}") from None
+        raise click.BadParameter(f"{text!r} is not a regular expression: {error}") from None
 
 
 def status(text: str) -> str:
     """Read how a request ended."""
     if not re.fullmatch(r"ok|error|aborted|[1-5]\d\d", text):
-        raise click.BadParameter(f"{text!r} is no status: write ok, error, aborted, or an HTTP status such as 502")
+        raise click.BadParameter(f"{text!r} is not a status: write ok, error, aborted, or an HTTP status such as 502")
     return text
 
 
@@ -161,7 +161,7 @@ def stats(as_json: bool, **wanted: Any) -> None:
 @click.option("--repair", is_flag=True, help="Move broken lines to LOG.torn.")
 @as_json
 def verify(repair: bool, as_json: bool) -> None:
-    """Check that each line is a record and stands there once. Exit 1 where not."""
+    """Check that each line is a record, and the only one of its kind. Exit code 1 where not."""
     files, log = all_files(), request_log()
     with progress(files) as advance:
         damage = find_damage(read_lines(files, advance), log.path)
@@ -173,7 +173,7 @@ def verify(repair: bool, as_json: bool) -> None:
             for file in {place.file for place in damage.broken}:
                 set_aside(file, log.exclusive if file == log.path else nullcontext)
     except OSError as error:
-        raise click.ClickException(f"the log can't be locked or mended: {error}") from error
+        raise click.ClickException(f"the log can't be locked or repaired: {error}") from error
     sys.exit(bool(damage.duplicates or (damage.broken and not repair)))
 
 

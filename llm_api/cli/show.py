@@ -38,6 +38,11 @@ CSV_FIELDS = (
 )
 
 
+def counted(number: int, thing: str) -> str:
+    """Return `1 key`, `2 keys`."""
+    return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
+
+
 def json_text(value: object, indent: int | None = None) -> str:
     """Return JSON that is ASCII without control characters, DEL too, which JSON itself lets through."""
     return json.dumps(value, indent=indent).replace("\x7f", "\\u007f")
@@ -168,8 +173,13 @@ def show_damage(damage: Damage, as_json: bool) -> None:
     for place in damage.broken:
         click.echo(f"{place.file}:{place.number}: no record")
     for place in damage.duplicates:
-        click.echo(f"{place.file}:{place.number}: stands there already")
-    click.echo(f"{damage.lines} lines, {len(damage.broken)} broken, {len(damage.duplicates)} twice")
+        click.echo(f"{place.file}:{place.number}: is a duplicate")
+    found = (
+        counted(damage.lines, "line"),
+        f"{len(damage.broken)} broken",
+        counted(len(damage.duplicates), "duplicate"),
+    )
+    click.echo(", ".join(found))
 
 
 def curl_line(record: Entry, url: str) -> str:

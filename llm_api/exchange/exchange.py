@@ -60,7 +60,7 @@ class Exchange:
             self.close()
 
     def hand_over(self) -> None:
-        """Leave the closing to the one who sends the answer."""
+        """Leave the closing to the sender of the answer."""
         self._handed_over = True
 
     def open(self, request: GenerationRequest) -> Head:
@@ -86,7 +86,7 @@ class Exchange:
         return self.head
 
     def answering(self) -> Head:
-        """Return who answers, once it is open."""
+        """Return the head of the answer, once it is open."""
         assert self.head, "it was opened"
         return self.head
 
@@ -177,7 +177,7 @@ class Exchange:
         except LogUnavailable as unlogged:
             end = dataclasses.replace(end, status="error", http_status=unlogged.status)
             raise
-        except Exception:  # a host's hook broke, or gave what is no JSON: no word of the request is written, but a line
+        except Exception:  # a host's hook broke, or gave what is not JSON: the line has no word of the request
             end = dataclasses.replace(end, status="error", http_status=InternalError.status)
             logged = self._log.append(self._bare_line(end))
             raise

@@ -96,7 +96,7 @@ def _one(metric: Any, *labels: object) -> Any:
 
 
 def breaker(backend: str, is_open: bool) -> None:
-    """Tell how a backend's circuit breaker stands in this process."""
+    """Set the state of a backend's circuit breaker in this process."""
     if _told.get(backend) != is_open:
         with _telling:
             _one(_breaker, backend).set(is_open)

@@ -25,7 +25,7 @@ BACK_BYTES = 2**20
 
 
 class Place(NamedTuple):
-    """Where a line stands; `number` is counted from 1."""
+    """The place of a line; `number` is counted from 1."""
 
     file: Path
     number: int
@@ -62,7 +62,7 @@ def ended(file: Path) -> float:
 def read_lines(files: Iterable[Path], advance: Callable[[int], object] = lambda _: None) -> Iterator[Line]:
     """Yield the lines of the files, one at a time in memory; `advance` is told how many bytes on disk are done.
 
-    Where a compressed file breaks off, a line that is not whole stands for the rest.
+    Where a compressed file breaks off, a line that is not whole takes the place of the rest.
     """
     for file in files:
         number = 0
@@ -136,7 +136,7 @@ def newest_first(path: Path, limit: int) -> Iterator[bytes]:
 
 
 def _pieces_back(file: IO[bytes], limit: int = sys.maxsize) -> Iterator[bytes]:
-    """Yield what stands between newlines, from where the file stands back: first what may be no whole line yet."""
+    """Yield what is between newlines, from the file's position back: first what may not be a whole line yet."""
     start, first = file.tell(), b""
     while start and limit:
         size = min(start, BACK_BYTES, limit)
@@ -151,7 +151,7 @@ def _pieces_back(file: IO[bytes], limit: int = sys.maxsize) -> Iterator[bytes]:
 def follow(path: Path, wait: Callable[[], object], file: IO[bytes] | None = None) -> Iterator[bytes]:
     """Yield each line that is added from now on, for ever, over rotation and removal.
 
-    `wait` is called in between; `file` is the log as opened before, to go on from where it stands.
+    `wait` is called in between; `file` is the log, opened before, to go on from its position.
     """
     if file is None and path.exists():
         file = open_unbuffered(path)
@@ -173,7 +173,7 @@ def follow(path: Path, wait: Callable[[], object], file: IO[bytes] | None = None
 
 
 def open_unbuffered(path: Path) -> IO[bytes]:
-    """Open a log to follow: bytes that were read ahead could be cut off and written anew by a repair."""
+    """Open a log to follow, without a buffer: a repair may cut off and rewrite bytes that were read ahead."""
     return cast(IO[bytes], path.open("rb", buffering=0))
 
 

@@ -28,7 +28,7 @@ FRESH_SECONDS = 5.0
 FRESH_FACTOR = 10
 KEPT_ANSWERS = 16
 PATIENCE_SECONDS = 10.0
-# Who reads, and who waits for it, holds a thread; those that are left answer all else.
+# A reader holds a thread, and so does a request that waits for it; the other threads answer everything else.
 READERS = 5
 # A line is written soon after its request has ended: going back, later ones may follow this closely.
 LATE_SECONDS = 60.0
@@ -36,7 +36,7 @@ ROW = (
     *("timestamp", "request_id", "operation", "backend", "requested_backend", "model", "status", "http_status"),
     *("duration_ms", "time_to_first_chunk_ms", "input_tokens", "output_tokens", "fallback_reason"),
 )
-# Where words of the caller or the answer stand, at any depth.
+# The fields that hold words of the caller or the answer, at any depth.
 WORDS = {"prompt", "system", "content", "response", "stop", "response_format", "message"}
 
 Key = tuple[object, ...]
@@ -121,7 +121,7 @@ class Dashboard:
         }
 
     def _shown(self, record: Entry) -> Entry:
-        # before it is looked through: what is not to be seen is not to be guessed either
+        # before it is searched: what may not be seen may not be guessed either
         return _without_words(record) if self._hides else record
 
 

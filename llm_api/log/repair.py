@@ -1,4 +1,4 @@
-"""Lines of the log that are broken or there twice: finding them, and setting the broken ones aside."""
+"""Broken and duplicate lines of the log: finding them, and setting the broken ones aside."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .files import Line, Place, parse
 
 @dataclass
 class Damage:
-    """What `verify` found: the number of lines, and the places of those that are no record or occur twice.
+    """What `verify` found: the number of lines, and the places of those that are not records, or are duplicates.
 
     `unfinished` is the last line of the live log where it had no end yet: torn, or just being written.
     """
@@ -52,25 +52,25 @@ def set_aside(file: Path, lock: Callable[[], AbstractContextManager[object]]) ->
     Most is copied while others append; `lock` keeps them out for the rest. Raises OSError, for a compressed file
     that breaks off too: what follows there can't be told.
     """
-    mended, aside = file.with_name(file.name + ".mended"), file.with_name(file.name + ".torn")
+    repaired, aside = file.with_name(file.name + ".repaired"), file.with_name(file.name + ".torn")
     packed = file.suffix == ".gz"
     with (
         cast(IO[bytes], gzip.open(file) if packed else file.open("rb")) as source,
-        _like(file, mended, os.O_TRUNC) as raw,
+        _like(file, repaired, os.O_TRUNC) as raw,
         _like(file, aside, os.O_APPEND) as torn,
         cast(IO[bytes], gzip.open(raw, "wb") if packed else nullcontext(raw)) as good,
     ):
         try:
             rest = _sift(source, good, torn)
             with lock():
-                # read anew: a writer may have mended the last line since
+                # read again: a writer may have repaired the last line since
                 rest = rest if packed else _read_from(file, source.tell() - len(rest))
                 _sift(BytesIO(rest if not rest or rest.endswith(b"\n") else rest + b"\n"), good, torn)
                 good.flush()
                 os.fsync(raw.fileno())
-                mended.replace(file)
+                repaired.replace(file)
         except (EOFError, gzip.BadGzipFile, zlib.error):
-            mended.unlink()
+            repaired.unlink()
             raise OSError(f"{file} breaks off: move it away") from None
     if not aside.stat().st_size:
         aside.unlink()

@@ -1,19 +1,19 @@
 """The log file: one JSON object a line, appended so that no kill, full disk or rotation loses or tears one.
 
-The protocol, each step with what was lost without it, is measured in the design's reliability page, section 1:
+docs/log.md, "The protocol", has what was measured without each of these steps:
 
 1. The line is serialised first: ASCII, no NaN. Readers split bytes on newlines only.
-2. A lock of this process, since an flock whose descriptor is shared by threads excludes none of them. Whoever gets it
-   writes the lines of all that wait for it: each turn at the file costs six system calls, and with them the GIL.
+2. A lock of this process, since an flock whose descriptor is shared by threads excludes none of them. The thread that
+   gets it writes the lines of all threads that wait: a turn at the file costs six system calls, and the GIL with them.
 3. A descriptor of this process: one that is inherited over fork shares its flock with the parent.
 4. An flock on the log itself (a sidecar can be deleted), waited for two seconds at most.
 5. If the path names another file by now, that one is opened: rotation is by rename, our own (LOG_MAX_BYTES) too.
-6. A torn last line is mended first, or it would swallow this one.
+6. A torn last line is repaired first, or it would swallow this one.
 7. Written whole or cut back to the old size.
 8. Only when `append` has returned may the answer's last byte leave.
 
-When a line can't be written the request is not answered, and each later one tries again, so that the service recovers
-by itself; with LOG_REQUIRED=false the line goes to stderr instead, and is counted.
+When a line can't be written, the request is not answered, and each later one tries again, so that the service recovers
+by itself. With LOG_REQUIRED=false the line goes to stderr instead, and is counted.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ class RequestLog:
         self.path = Path(settings.log_file)
         self.failure: str | None = None
         self.failures = 0
-        # as they would stand in a line
+        # as a line has them
         self._secrets = [strict_json.dumps(secret)[1:-1] for secret in settings.secrets]
         self._settings = settings
         self._lock = _Turn()
@@ -115,7 +115,7 @@ class RequestLog:
             self._works()
 
     def is_torn(self) -> bool:
-        """Return whether the last line has no end, while nobody is writing it. Raises OSError."""
+        """Return whether the last line has no end, while no process is writing it. Raises OSError."""
         with self.exclusive() as file:
             size = os.fstat(file).st_size
             return size > 0 and os.pread(file, 1, size - 1) != b"\n"
@@ -147,7 +147,7 @@ class RequestLog:
                     raise
 
     def _is_in_hand(self, mine: _Line) -> bool:
-        """Whether another thread is at it: then only that one's end tells. A line that still waits is taken back."""
+        """Whether another thread is writing it, which then decides. A line that still waits is taken back."""
         try:
             self._waiting.remove(mine)
         except ValueError:
@@ -163,7 +163,7 @@ class RequestLog:
                 line.is_given_back = True
             if len(lines) == 1 or not isinstance(error, OSError):
                 raise
-            lines = [mine]  # it may fit alone; each of the others tries in its own turn
+            lines = [mine]  # it may fit alone; each other line gets its own turn
             self._append(file, mine.data)
         for line in lines:
             line.is_written = True
@@ -177,11 +177,11 @@ class RequestLog:
         return lines if mine in lines else [*lines, mine]
 
     def _append(self, file: int, line: bytes) -> None:
-        size = self._mended_size(file)
+        size = self._repaired_size(file)
         while self._is_full(size, len(line)):
             self._rotate()
             file = self._locked_file(time.monotonic() + LOCK_SECONDS)
-            size = self._mended_size(file)
+            size = self._repaired_size(file)
         try:
             _write(file, line)
             if self._settings.log_fsync:
@@ -205,7 +205,7 @@ class RequestLog:
         return self.path.with_name(f"{self.path.name}.{number}")
 
     def _redacted(self, value: Any) -> Any:
-        """Values, not the line: in its escapes and names a key could stand by chance."""
+        """Values, not the line: its escapes and names may contain a key by chance."""
         if isinstance(value, str):
             return self._settings.redact(value)
         if isinstance(value, list | tuple):
@@ -216,7 +216,7 @@ class RequestLog:
 
     @contextmanager
     def exclusive(self) -> Iterator[int]:
-        """Inside, nobody else writes; the value is the log's descriptor. Raises OSError, TimeoutError among them."""
+        """Inside, no other writer writes; the value is the log's descriptor. Raises OSError, also TimeoutError."""
         give_up = time.monotonic() + LOCK_SECONDS
         with self._lock, self._locked(give_up) as file:
             yield file
@@ -242,7 +242,7 @@ class RequestLog:
             self._file = None
 
     def _is_named(self) -> bool:
-        """Whether the path names our file, whose inode is nobody else's while it is open; note how long it is."""
+        """Whether the path still names our file (its inode can't be reused while it is open); note how long it is."""
         try:
             now = os.stat(self.path)  # noqa: PTH116  (three times as fast)
         except FileNotFoundError:
@@ -250,9 +250,9 @@ class RequestLog:
         self._size = now.st_size
         return os.path.samestat(now, self._opened)
 
-    def _mended_size(self, file: int) -> int:
+    def _repaired_size(self, file: int) -> int:
         if self._size and os.pread(file, 1, self._size - 1) != b"\n":
-            _mend(file, self._size, self.path)
+            _repair(file, self._size, self.path)
             self._size = os.fstat(file).st_size
         return self._size
 
@@ -300,7 +300,7 @@ def _flock(file: int, give_up: float) -> None:
 def _try_space(path: Path, size: int) -> None:
     """Write into a file beside the log, as far from its start, since there may be a limit on a file's size too.
 
-    Not into the log: nothing that is not a request's line may stand there.
+    Not into the log: it holds requests' lines and nothing else.
     """
     probe = path.with_name(path.name + ".probe")
     try:
@@ -316,7 +316,7 @@ def _write(file: int, data: bytes) -> None:
         data = data[os.write(file, data) :]
 
 
-def _mend(file: int, size: int, path: Path) -> None:
+def _repair(file: int, size: int, path: Path) -> None:
     """End a last line that is whole; set aside one that is not, in `LOG.torn`."""
     tail = _last_line(file, size)
     if _is_record(tail):

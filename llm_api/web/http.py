@@ -169,7 +169,7 @@ def error_answer(error: LLMAPIError) -> Response:
     if isinstance(error, Unauthorized):
         response.headers["WWW-Authenticate"] = "Bearer"
     if isinstance(error, BackendError):
-        # Our own retries are used up; the SDKs' on top of them would make nine of three (providers.md, section 1.5).
+        # Our own retries are used up; the SDKs' on top of them would make nine of three (docs/providers.md, 1.5).
         response.headers["x-should-retry"] = "false"
     return response
 

@@ -56,7 +56,7 @@ def texts_of(reply: TestResponse) -> list[str]:
 
 
 def read_events(data: bytes) -> list[Any]:
-    """Return what the `data:` lines of a whole stream hold; fail on what makes a client stumble (providers.md 8.1)."""
+    """Return what a whole stream's `data:` lines hold; fail on what clients can't read (docs/providers.md, 8.1)."""
     *frames, rest = data.split(b"\n\n")
     assert rest == b"", "a stream ends with a blank line"
     found = []

@@ -38,7 +38,7 @@ def event(data: Mapping[str, Any] | str, name: str | None = None) -> bytes:
 
 
 def openai_answer(text: str | None, **changes: Any) -> dict[str, Any]:
-    """Return providers.md 3.2's answer; `changes` are to its choice."""
+    """Return docs/providers.md, 3.2's answer; `changes` are to its choice."""
     message = {"role": "assistant", "content": text, "refusal": None, "annotations": []}
     choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": "stop"} | changes
     usage = {"prompt_tokens": 12, "completion_tokens": 2, "total_tokens": 14}
@@ -58,7 +58,7 @@ def openai_usage() -> bytes:
 
 
 def openai_stream(*texts: str, finish: str = "stop") -> bytes:
-    """Return a whole stream of providers.md 3.2."""
+    """Return a whole stream of docs/providers.md, 3.2."""
     return b"".join([delta(""), *map(delta, texts), delta(None, finish), openai_usage(), event("[DONE]")])
 
 
@@ -70,7 +70,7 @@ def openai_error(
 
 
 def claude_answer(text: str, **changes: Any) -> dict[str, Any]:
-    """Return providers.md 4.2's answer with `changes`."""
+    """Return docs/providers.md, 4.2's answer with `changes`."""
     usage = {"input_tokens": 12, "cache_creation_input_tokens": 0, "cache_read_input_tokens": 0, "output_tokens": 2}
     content = [{"type": "thinking", "thinking": "hm", "signature": "s"}, {"type": "text", "text": text}]
     head = {"id": "msg_01A", "type": "message", "role": "assistant", "model": "far-model-1"}
@@ -103,7 +103,7 @@ def claude_end(reason: str | None = "end_turn", output_tokens: int = 2) -> bytes
 
 
 def claude_stream(*texts: str) -> bytes:
-    """Return a whole stream of providers.md 4.4."""
+    """Return a whole stream of docs/providers.md, 4.4."""
     return claude_start() + b"".join(map(claude_text, texts)) + claude_end()
 
 
@@ -114,7 +114,7 @@ def claude_error(kind: str, message: str = "no", **details: Any) -> dict[str, An
 
 
 def ollama_answer(text: str | None, **changes: Any) -> dict[str, Any]:
-    """Return providers.md 2.2's answer with `changes`."""
+    """Return docs/providers.md, 2.2's answer with `changes`."""
     message = {"role": "assistant", "content": text, "thinking": "hm"}
     end = {"done": True, "done_reason": "stop", "total_duration": 1, "prompt_eval_count": 12, "eval_count": 2}
     return {"model": "far-model-1", "created_at": "2026-11-23T10:00:00.1Z", "message": message} | end | changes
@@ -127,7 +127,7 @@ def ollama_line(text: str, **changes: Any) -> bytes:
 
 
 def ollama_stream(*texts: str) -> bytes:
-    """Return a whole stream of providers.md 2.2."""
+    """Return a whole stream of docs/providers.md, 2.2."""
     return b"".join(map(ollama_line, texts)) + json.dumps(ollama_answer("")).encode() + b"\n"
 
 

@@ -65,6 +65,7 @@ def test_its_stream_and_its_failures(make_client: Callable[..., FlaskClient]) ->
     assert fallen.headers["X-LLM-Fallback"] == "invalid_answer"
 
 
+@pytest.mark.usefixtures("named_plugins")
 def test_its_contract(folder: Path) -> None:
     """The page's test file passes in pytest as it is, and fails when the backend breaks its word."""
     command = [sys.executable, "-m", "pytest", "-q", "-p", "llm_api.testing", "-p", "no:cacheprovider"]

@@ -1,4 +1,4 @@
-"""OpenAI's dialect under /v1, as the clients of providers.md, section 8, need it."""
+"""OpenAI's dialect under /v1, as the clients of docs/providers.md, 8, need it."""
 
 from __future__ import annotations
 

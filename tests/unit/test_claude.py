@@ -1,4 +1,4 @@
-"""What is peculiar to Anthropic's Messages (providers.md, section 4)."""
+"""What is peculiar to Anthropic's Messages (docs/providers.md, 4)."""
 
 from __future__ import annotations
 

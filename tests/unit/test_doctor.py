@@ -128,7 +128,7 @@ def test_backends(doctor: Doctor, one: Any, two: Any, expected: list[tuple[str, 
     report = doctor(*backends)
     assert [finding[:2] for finding in report.findings[:2]] == expected
     mends = {finding.mend for finding in report.findings[:2] if finding.level != "ok"}
-    assert mends <= {"start it, or mend its settings"}
+    assert mends <= {"start it, or correct its settings"}
     assert [len(backend.asked) for backend in backends] == [0, 0]
 
 
@@ -177,7 +177,7 @@ def test_real_backends(make_app: Callable[..., Flask], provider: Provider) -> No
     assert report.findings[0] == Finding(
         "error",
         f"{provider.name} can't serve: {provider.name} can't be reached: no connection",
-        "start it, or mend its settings",
+        "start it, or correct its settings",
     )
 
 
@@ -246,7 +246,7 @@ def test_who_may_read_the_log(doctor: Doctor, log_path: Path, mode: int, warns: 
     log_path.parent.mkdir()
     log_path.touch()
     log_path.chmod(mode)
-    said = Finding("warning", "everybody on this machine may read the log", f"chmod o= {log_path}")
+    said = Finding("warning", "every user of this machine may read the log", f"chmod o= {log_path}")
     assert doctor().about("read the log") == ([said] if warns else [])
 
 
@@ -270,12 +270,12 @@ def test_room(doctor: Doctor, monkeypatch: pytest.MonkeyPatch, free: int, level:
         ({"bind": "unix:/run/x.sock"}, "ok", "no keys; only this machine reaches unix:/run/x.sock"),
         ({"bind": "localhost:80"}, "ok", "no keys; only this machine reaches localhost:80"),
         ({"bind": "[::1]:80"}, "ok", "no keys; only this machine reaches [::1]:80"),
-        ({"bind": "0.0.0.0:80"}, "error", "everybody who reaches 0.0.0.0:80 may ask"),
-        ({"bind": "[::]:80"}, "error", "everybody who reaches [::]:80 may ask"),
-        ({"bind": "192.168.1.5:80"}, "error", "everybody who reaches 192.168.1.5:80 may ask"),
-        ({"bind": "llm.example.com:80"}, "error", "everybody who reaches llm.example.com:80 may ask"),
-        ({"bind": "0.0.0.0:80", "api_keys": KEYS}, "ok", "2 keys may ask"),
-        ({"api_keys": KEYS}, "ok", "2 keys may ask"),
+        ({"bind": "0.0.0.0:80"}, "error", "any client that reaches 0.0.0.0:80 may use the service"),
+        ({"bind": "[::]:80"}, "error", "any client that reaches [::]:80 may use the service"),
+        ({"bind": "192.168.1.5:80"}, "error", "any client that reaches 192.168.1.5:80 may use the service"),
+        ({"bind": "llm.example.com:80"}, "error", "any client that reaches llm.example.com:80 may use the service"),
+        ({"bind": "0.0.0.0:80", "api_keys": KEYS}, "ok", "API_KEYS has 2 keys"),
+        ({"api_keys": KEYS}, "ok", "API_KEYS has 2 keys"),
     ],
     ids=str,
 )
@@ -299,7 +299,7 @@ def test_keys(doctor: Doctor, settings: dict[str, Any], level: str, what: str) -
 )
 def test_concurrency(doctor: Doctor, settings: dict[str, Any], mend: str | None) -> None:
     """A thread must be left that refuses what is too much; what is proposed is a valid setting."""
-    what = "MAX_CONCURRENCY leaves no thread to refuse requests and to say how things are"
+    what = "MAX_CONCURRENCY leaves no thread to refuse requests and to answer /health"
     assert doctor(**settings).about("MAX_CONCURRENCY") == ([Finding("warning", what, mend)] if mend else [])
 
 
@@ -310,7 +310,7 @@ SHARED = Finding(
     "set TRUSTED_PROXIES to the proxy's address, or to unix",
 )
 ALONE = Finding("warning", "each worker counts requests for itself", "set RATE_LIMIT_STORAGE=redis://HOST:PORT/0")
-SILENT = Finding("error", "the storage of the rate limits does not answer", "start it, mend RATE_LIMIT_STORAGE")
+SILENT = Finding("error", "the storage of the rate limits does not answer", "start it, or correct RATE_LIMIT_STORAGE")
 
 
 @pytest.mark.parametrize(

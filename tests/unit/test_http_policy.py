@@ -59,7 +59,7 @@ def no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_retried_status(
     make_client: Make, far_end: RequestsMock, log_lines: Log, provider: Provider, status: int, stream: bool
 ) -> None:
-    """These are asked again (providers.md 1.5), and a later success is the answer."""
+    """These are asked again (docs/providers.md, 1.5), and a later success is the answer."""
     for _ in range(2):
         far_end.post(provider.url, status=status, headers=AT_ONCE)
     far_end.post(provider.url, **({"body": provider.stream("Hello")} if stream else {"json": provider.answer("Hello")}))
@@ -102,7 +102,7 @@ def test_number_of_retries(
 def test_x_should_retry(
     make_client: Make, far_end: RequestsMock, provider: Provider, status: int, said: str, calls: int
 ) -> None:
-    """The server's word on retrying beats the status (providers.md 1.5)."""
+    """The server's word on retrying beats the status (docs/providers.md, 1.5)."""
     far_end.post(provider.url, status=status, headers={"x-should-retry": said, **AT_ONCE})
     ask(make_client(**provider.settings, max_retries=2))
     assert len(far_end.calls) == calls

@@ -1,4 +1,4 @@
-"""What is peculiar to Hugging Face's router (providers.md, section 5)."""
+"""What is peculiar to Hugging Face's router (docs/providers.md, 5)."""
 
 from __future__ import annotations
 

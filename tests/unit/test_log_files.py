@@ -379,8 +379,9 @@ def test_a_clean_log_is_not_touched(logs: Run, log_path: Path) -> None:
     assert list(log_path.parent.iterdir()) == [rotated]
 
 
-def test_verify_says_so_where_the_log_is_held(logs: Run, log_path: Path) -> None:
+def test_verify_says_so_where_the_log_is_held(logs: Run, log_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where a writer holds the lock for good, --repair says that, instead of a traceback, and changes nothing."""
+    monkeypatch.setattr("llm_api.log.writer.LOCK_SECONDS", 0.05)
     data = write(log_path, [line(0), BROKEN, line(1)])
     with log_path.open("rb") as held:
         fcntl.flock(held, fcntl.LOCK_EX)

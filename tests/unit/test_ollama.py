@@ -1,4 +1,4 @@
-"""What is peculiar to Ollama's chat API (providers.md, section 2): models are pulled, and have tags."""
+"""What is peculiar to Ollama's chat API (docs/providers.md, 2): models are pulled, and have tags."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is peculiar to OpenAI's Chat Completions (providers.md, section 3): parameters that models refuse."""
+"""What is peculiar to OpenAI's Chat Completions (docs/providers.md, 3): parameters that models refuse."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_name_of_max_tokens(
 def test_sampling_needs_effort_none(
     make_client: Make, far_end: RequestsMock, model: str, said: dict[str, float]
 ) -> None:
-    """Families that take sampling only with effort none get that (providers.md 3.3)."""
+    """Families that take sampling only with effort none get that (docs/providers.md, 3.3)."""
     far_end.post(OPENAI.url, json=openai_answer("x"))
     ask(make_client(**OPENAI.settings), model=model, **said)
     expected = {"model": model, "stream": False, "messages": [USER], "reasoning_effort": "none"}

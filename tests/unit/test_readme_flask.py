@@ -29,6 +29,7 @@ def sections(page: str, *without: str) -> str:
     return "".join(part for part in re.split(r"(?m)^(?=## )", page) if not part.startswith(without or ("\0",)))
 
 
+@pytest.mark.usefixtures("named_plugins")
 def test_the_app_and_its_tests(pytester: pytest.Pytester) -> None:
     """The app, its views and its tests, in a file of their own, pass; nothing is written into the app's log."""
     pytester.makepyfile(python(sections(PAGE, *ELSEWHERE)))

@@ -105,6 +105,7 @@ def test_without():
 """
 
 
+@pytest.mark.usefixtures("named_plugins")
 def test_it_is_over_with_the_test(pytester: pytest.Pytester) -> None:
     """After the test an app has its own backend and its log again."""
     pytester.makepyfile(TWO_TESTS)
@@ -208,6 +209,7 @@ class TestMine(BackendContract):
 GOOD = 'yield Chunk("Paris"); yield Chunk("", "stop")'
 
 
+@pytest.mark.usefixtures("named_plugins")
 @pytest.mark.parametrize(
     ("stream", "check", "found"),
     [

@@ -111,7 +111,7 @@ def test_whole_answer(make_client: Make, far_end: RequestsMock, log_lines: Log, 
 def test_finish_reason(
     make_client: Make, far_end: RequestsMock, wire: Wire, reason: tuple[str | None, str], stream: bool
 ) -> None:
-    """The provider's words are told in OpenAI's four (providers.md, table 1.3), unknown ones as stop."""
+    """The provider's words are told in OpenAI's four (docs/providers.md, 1.3), unknown ones as stop."""
     said, ours = reason
     changes, body = wire.ended(said)
     far_end.post(wire.provider.url, **({"body": body} if stream else {"json": answered(wire, changes)}))
@@ -124,7 +124,7 @@ def test_finish_reason(
 def test_usage(
     make_client: Make, far_end: RequestsMock, wire: Wire, case: tuple[Json, tuple[int | None, int | None]]
 ) -> None:
-    """Counts are told as far as they are there (providers.md, table 1.4)."""
+    """Counts are told as far as they are there (docs/providers.md, 1.4)."""
     far_end.post(wire.provider.url, json=answered(wire, case[0]))
     usage = ask(make_client(**wire.provider.settings), details=True).json["details"]["usage"]
     assert (usage["input_tokens"], usage["output_tokens"]) == case[1]
@@ -221,7 +221,7 @@ def test_stream_that_never_begins(
 
 @each("fault", lambda wire: FAULTS | wire.faults)
 def test_error(make_client: Make, far_end: RequestsMock, log_lines: Log, wire: Wire, fault: Fault) -> None:
-    """Each documented error has its status and code, and falls back where design.md says so."""
+    """Each documented error has its status and code, and falls back where docs/api.md says so."""
     check_fault(fault, wire.provider, make_client, far_end, log_lines)
 
 
@@ -229,7 +229,7 @@ def test_error(make_client: Make, far_end: RequestsMock, log_lines: Log, wire: W
 def test_spent_budget_is_not_retried(
     make_client: Make, far_end: RequestsMock, log_lines: Log, wire: Wire, name: str
 ) -> None:
-    """Waiting doesn't fill an account (providers.md 1.5): one try."""
+    """Waiting doesn't fill an account (docs/providers.md, 1.5): one try."""
     far_end.post(wire.provider.url, **wire.faults[name].reply())
     assert ask(make_client(**wire.provider.settings, max_retries=2)).status_code == 503
     assert outcomes(log_lines()[-1]) == [(wire.provider.name, "rate_limited")]

@@ -205,7 +205,7 @@ OPENAI_TAILS = {
     "error without type": (event({"error": {"message": "failed"}}), "server_error"),
     "overloaded": (event(openai_error(None, kind="overloaded_error")), "overloaded"),
 }
-OPENAI_FAULTS = {  # providers.md 3.4
+OPENAI_FAULTS = {  # docs/providers.md, 3.4
     "400 value": Fault(400, openai_error("unsupported_value", param="messages"), 400, "unsupported_value", False),
     "400 too long": Fault(
         400, openai_error("context_length_exceeded", "too long", "messages"), 400, "context_length_exceeded", False
@@ -253,7 +253,7 @@ OPENAI_WIRE = Wire(
 )
 
 UNSUPPORTED = "The requested model 'x' is not supported by any provider you have enabled."
-HUGGING_FACE_FAULTS = {  # providers.md 5
+HUGGING_FACE_FAULTS = {  # docs/providers.md, 5
     "400 object": Fault(400, {"error": {"message": "no", "code": "bad_thing"}}, 400, "bad_thing", False),
     "400 model": Fault(400, {"error": {"message": UNSUPPORTED, "code": "model_not_supported"}}, 404, "model_not_found"),
     "422": Fault(422, {"error": "Input validation error", "error_type": "validation"}, 400, "request_refused", False),
@@ -341,9 +341,9 @@ CLAUDE_LONG = (
     + claude_end("max_tokens", 9)
 )
 SPENT = {f"429 {kind}": f"{kind}_spend_limit_reached" for kind in ("contract", "enforced")}
-CLAUDE_FAULTS = {  # providers.md 4.5
+CLAUDE_FAULTS = {  # docs/providers.md, 4.5
     "400": Fault(400, claude_error("invalid_request_error"), 400, "invalid_request_error", False),
-    # providers.md, table 1.6: too long is context_length_exceeded, and 413 says that by its status
+    # docs/providers.md, 1.6: too long is context_length_exceeded, and 413 says that by its status
     "400 too long": Fault(
         400, claude_error("invalid_request_error", "prompt is too long: 9 > 8"), 400, "context_length_exceeded", False
     ),
@@ -402,7 +402,7 @@ CLAUDE_WIRE = Wire(
         ("something_new", "stop"),
         (None, "stop"),
     ],
-    usages=[  # what was read from and written to the cache counts as input (providers.md, table 1.4)
+    usages=[  # what was read from and written to the cache counts as input (docs/providers.md, 1.4)
         ({"usage": {"input_tokens": 5, "output_tokens": 3}}, (5, 3)),
         ({"usage": CACHED}, (675, None)),
         ({"usage": CACHED | {"cache_creation_input_tokens": None, "cache_read_input_tokens": None}}, (5, None)),
@@ -572,7 +572,7 @@ OLLAMA_WIRE = Wire(
         "load": (json.dumps(ollama_answer("", done_reason="load")).encode(), "invalid_answer"),
         "call": (ollama_line("", message=OLLAMA_CALL) + json.dumps(ollama_answer("")).encode(), "invalid_answer"),
     },
-    faults={  # providers.md 2.4
+    faults={  # docs/providers.md, 2.4
         "400 thinking": Fault(400, {"error": '"m" does not support thinking'}, 400, "request_refused", False),
         "401": Fault(401, {"error": "unauthorized", "signin_url": "https://o"}, 502, "bad_credentials"),
         "403": Fault(403, {"error": "cloud is disabled"}, 502, "bad_credentials"),
