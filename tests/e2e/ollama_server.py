@@ -124,13 +124,12 @@ class Handler(BaseHTTPRequestHandler):
 
 
 def _known(body: dict[str, Any]) -> str:
-    model = str(body.get("model") or "")
+    model = body.get("model")
     if not model:
         raise Refused(400, "model is required")
-    name = model.lower().removeprefix("registry.ollama.ai/").removeprefix("library/")
-    if name not in (NAME, NAME.removesuffix(":latest")):
+    if model not in (NAME, NAME.removesuffix(":latest")):
         raise Refused(404, f"model '{model}' not found")
-    return model
+    return str(model)
 
 
 def _translated(body: dict[str, Any]) -> dict[str, Any]:

@@ -181,6 +181,31 @@ def test_real_backends(make_app: Callable[..., Flask], provider: Provider) -> No
     )
 
 
+@pytest.mark.parametrize("model", ["SMOL", "library/smol", "smol:latest"])
+@pytest.mark.usefixtures("gunicorn")
+def test_ollama_knows_a_model_by_its_other_names(make_app: Callable[..., Flask], model: str) -> None:
+    """Ollama says whether it has a model; how its list writes the name is no matter."""
+    with FarEnd() as far_end:
+        far_end.post(f"{OLLAMA.base}/api/show", json={"capabilities": ["completion"]})
+        report = examine(make_app(**OLLAMA.settings, ollama_model=model))
+    assert report.findings[0] == Finding("ok", f"ollama answers, and has {model}")
+
+
+@pytest.mark.usefixtures("gunicorn")
+def test_ollama_behind_openai(make_app: Callable[..., Flask]) -> None:
+    """An Ollama that is asked over OpenAI's wire serves, and a warning names the backend that is meant for it."""
+    with FarEnd() as far_end:
+        far_end.get("http://box.example:9/v1/models", json={"data": [{"id": "smol:latest"}]})
+        far_end.get("http://box.example:9/api/version", json={"version": "0.24.0"})
+        base = "http://box.example:9/v1"
+        report = examine(make_app(llm_backend="openai", openai_model="smol", openai_base_url=base))
+    assert report.findings[0] == Finding("ok", "openai answers, and has smol")
+    assert report.findings[1].level == "warning"
+    assert "silently cuts a prompt" in report.findings[1].what
+    assert "LLM_BACKEND=ollama" in report.findings[1].what
+    assert report.exit_code == 0
+
+
 @pytest.mark.usefixtures("gunicorn")
 def test_a_missing_key(make_app: Callable[..., Flask]) -> None:
     """It says which variable is to be set."""
