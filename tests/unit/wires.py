@@ -540,6 +540,7 @@ OLLAMA_WIRE = Wire(
         "text message": ollama_answer("x", message="x"),
         "empty message": ollama_answer("x", message={}),
         **{f"done for {said}": ollama_answer("x", done_reason=said) for said in ("load", "unload", "new", ["stop"])},
+        "done for no reason": ollama_answer("", done_reason=None, eval_count=None),
         "call": ollama_answer("", message=OLLAMA_CALL),
         "done is false": ollama_answer("x", done=False),
         "null content": ollama_answer("x", message={"content": None}),
@@ -570,6 +571,7 @@ OLLAMA_WIRE = Wire(
         "null": (b'{"message":{"content":null},"done":false}\n', "invalid_answer"),
         "error": (OLLAMA.broken, "server_error"),
         "load": (json.dumps(ollama_answer("", done_reason="load")).encode(), "invalid_answer"),
+        "done for no reason": (ollama_line("", done=True), "invalid_answer"),
         "call": (ollama_line("", message=OLLAMA_CALL) + json.dumps(ollama_answer("")).encode(), "invalid_answer"),
     },
     faults={  # docs/providers.md, 2.4

@@ -17,8 +17,8 @@ from .base import Vendor
 from .replies import Reply, error_for, json_object
 
 OPTIONS = {"max_tokens": "num_predict", "temperature": "temperature", "top_p": "top_p", "seed": "seed"}
-# docs/providers.md, 1.3. One that says no reason is older than they are; `load` and `unload` generated nothing.
-FINISH_REASONS = {"stop": "stop", "length": "length", "": "stop", None: "stop"}
+# docs/providers.md, 1.3; `load` and `unload` generated nothing.
+FINISH_REASONS = {"stop": "stop", "length": "length"}
 # docs/providers.md, 2.4: what comes with status 500, and is about the request.
 BAD_FORMAT = re.compile(r"invalid JSON schema in format|invalid format: |pars\w+ grammar", re.IGNORECASE)
 BAD_OPTION = re.compile(r'option "\w+" must be ')
@@ -59,7 +59,7 @@ class Ollama(Vendor):
         if body["message"].get("tool_calls"):
             raise InvalidAnswer("ollama called a tool, and none was offered")
         usage = Usage(body.get("prompt_eval_count"), body.get("eval_count"))
-        finish = _finish_reason(body.get("done_reason")) if body["done"] else None
+        finish = _finish_reason(body) if body["done"] else None
         return Chunk(body["message"]["content"], finish, usage, body.get("model"))
 
     def pieces(self, lines: Iterator[bytes]) -> Iterator[Chunk]:
@@ -137,7 +137,10 @@ def _unwrap(reply: Reply) -> None:
         reply.error = {"message": message}
 
 
-def _finish_reason(said: str | None) -> str:
+def _finish_reason(body: Mapping[str, Any]) -> str:
+    # one that is older than the reasons says none, and has counted what it generated
+    has_generated = body["message"]["content"] or body.get("eval_count")
+    said = body.get("done_reason") or ("stop" if has_generated else None)
     if said not in FINISH_REASONS:
         raise InvalidAnswer("ollama ended, but not with an answer", detail=f"done_reason is {said!r:.80}")
     return FINISH_REASONS[said]
