@@ -45,8 +45,8 @@ NO_ANSWER = (502, "invalid_answer")
 CALLED = (*NO_ANSWER, "called a tool, and none was offered")
 # The status and code of the answer, and words in its message.
 REFUSED: dict[str, tuple[Any, ...]] = {
-    "unload": (*NO_ANSWER, "'unload'"),
-    "load": (*NO_ANSWER, "'load'"),
+    "unload": (*NO_ANSWER, "unload"),
+    "load": (*NO_ANSWER, "load"),
     # the answers of another route are none to a chat
     **dict.fromkeys(("load generate", "generate", "generate stream", "generate as the command line"), NO_ANSWER),
     **dict.fromkeys(("tool call", "tool call one of two", "tool call without arguments"), CALLED),

@@ -521,7 +521,7 @@ OLLAMA_WIRE = Wire(
         ),
     ],
     ended=ollama_ended,
-    finish_reasons=[("stop", "stop"), ("", "stop"), (None, "stop"), ("length", "length")],
+    finish_reasons=[("stop", "stop"), ("length", "length")],
     usages=[  # a count that Ollama leaves out is null, not 0 and not a failure
         ({"prompt_eval_count": ...}, (None, 2)),
         ({"eval_count": ...}, (12, None)),
@@ -540,7 +540,7 @@ OLLAMA_WIRE = Wire(
         "text message": ollama_answer("x", message="x"),
         "empty message": ollama_answer("x", message={}),
         **{f"done for {said}": ollama_answer("x", done_reason=said) for said in ("load", "unload", "new", ["stop"])},
-        "done for no reason": ollama_answer("", done_reason=None, eval_count=None),
+        "done for no reason": ollama_answer("x", done_reason=None),
         "call": ollama_answer("", message=OLLAMA_CALL),
         "done is false": ollama_answer("x", done=False),
         "null content": ollama_answer("x", message={"content": None}),

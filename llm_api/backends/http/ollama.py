@@ -59,7 +59,7 @@ class Ollama(Vendor):
         if body["message"].get("tool_calls"):
             raise InvalidAnswer("ollama called a tool, and none was offered")
         usage = Usage(body.get("prompt_eval_count"), body.get("eval_count"))
-        finish = _finish_reason(body) if body["done"] else None
+        finish = _finish_reason(body.get("done_reason")) if body["done"] else None
         return Chunk(body["message"]["content"], finish, usage, body.get("model"))
 
     def pieces(self, lines: Iterator[bytes]) -> Iterator[Chunk]:
@@ -137,10 +137,7 @@ def _unwrap(reply: Reply) -> None:
         reply.error = {"message": message}
 
 
-def _finish_reason(body: Mapping[str, Any]) -> str:
-    # one that is older than the reasons says none, and has counted what it generated
-    has_generated = body["message"]["content"] or body.get("eval_count")
-    said = body.get("done_reason") or ("stop" if has_generated else None)
+def _finish_reason(said: str | None) -> str:
     if said not in FINISH_REASONS:
         raise InvalidAnswer("ollama ended, but not with an answer", detail=f"done_reason is {said!r:.80}")
     return FINISH_REASONS[said]
