@@ -10,8 +10,8 @@ from ...errors import LLMAPIError, ModelNotFound
 from ...runtime.deadline import Deadline
 from ...types import Chunk, GenerationRequest, Usage
 from .base import Vendor
-from .openai import stream_error
-from .replies import Reply, error_for, json_object
+from .replies import Reply, error_for, stream_error
+from .streams import finish_reason, json_object
 
 OPTIONS = {"max_tokens": "num_predict", "temperature": "temperature", "top_p": "top_p", "seed": "seed"}
 
@@ -42,7 +42,7 @@ class Ollama(Vendor):
         return fields
 
     def whole(self, body: dict[str, Any]) -> Chunk:
-        usage = Usage(body.get("prompt_eval_count"), body.get("eval_count"))
+        usage = Usage.of(body.get("prompt_eval_count"), body.get("eval_count"))
         finish = _finish_reason(body) if body["done"] else None
         return Chunk(body["message"]["content"], finish, usage, body.get("model"))
 
@@ -81,7 +81,7 @@ class Ollama(Vendor):
 def _finish_reason(body: Mapping[str, Any]) -> str:
     if body["message"].get("tool_calls"):
         return "tool_calls"
-    return "length" if body.get("done_reason") == "length" else "stop"
+    return finish_reason(body.get("done_reason"))
 
 
 def _names(body: Mapping[str, Any]) -> list[str]:
