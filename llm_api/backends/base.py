@@ -38,6 +38,10 @@ class Backend(ABC):
         itself is wrong, ClientGone or TimedOut when `deadline` says so.
         """
 
+    def left_out(self, request: GenerationRequest) -> tuple[str, ...]:
+        """Return the parameters of `request` that the model is not sent; the log names them."""
+        return ()
+
     @abstractmethod
     def check(self, deadline: Deadline) -> None:
         """Raise a BackendError if this backend can't serve now. Generates nothing, costs no tokens."""

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 import requests
 from asking import ask, error_of, lines_of, outcomes, texts_of
-from providers import CITY, PROVIDERS, Fault, Log, Make, check_fault, sent
+from providers import CITY, PROVIDERS, Fault, Log, Make, check_fallback, check_fault, sent
 from responses import RequestsMock
-from wires import FAULTS, WIRES, Json, Wire
+from wires import FAULTS, UNKNOWN_REASONS, WIRES, Json, Wire
 
 from llm_api import Settings
 from llm_api.backends import Backend, make_backend
@@ -111,13 +111,42 @@ def test_whole_answer(make_client: Make, far_end: RequestsMock, log_lines: Log, 
 def test_finish_reason(
     make_client: Make, far_end: RequestsMock, wire: Wire, reason: tuple[str | None, str], stream: bool
 ) -> None:
-    """The provider's words are told in OpenAI's four (docs/providers.md, 1.3), unknown ones as stop."""
+    """The provider's words are told in OpenAI's four (providers.md, table 1.3)."""
     said, ours = reason
     changes, body = wire.ended(said)
     far_end.post(wire.provider.url, **({"body": body} if stream else {"json": answered(wire, changes)}))
     reply = ask(make_client(**wire.provider.settings), stream=stream, details=True)
     last = lines_of(reply)[-1] if stream else reply.json
     assert last["details"]["finish_reason"] == ours
+
+
+@each("said", lambda wire: UNKNOWN_REASONS)
+def test_unknown_reason(make_client: Make, far_end: RequestsMock, log_lines: Log, wire: Wire, said: str | None) -> None:
+    """An answer that ends for no reason that is known may be a part of one: the backend fails, the next is asked."""
+    changes, _ = wire.ended(said)
+    far_end.post(wire.provider.url, json=answered(wire, changes))
+    reply = ask(make_client(**wire.provider.settings))
+    assert (reply.status_code, error_of(reply)["code"]) == (502, "invalid_answer")
+    check_fallback(
+        ask(make_client(**wire.provider.settings, llm_fallback=("stub",))),
+        log_lines()[-1],
+        "invalid_answer",
+        wire.provider.name,
+    )
+
+
+@each("said", lambda wire: UNKNOWN_REASONS)
+def test_unknown_reason_of_a_stream(
+    make_client: Make, far_end: RequestsMock, log_lines: Log, wire: Wire, said: str | None
+) -> None:
+    """After the first text it is an error event, in the log and in the attempt too."""
+    far_end.post(wire.provider.url, body=wire.ended(said)[1])
+    first, last = lines_of(ask(make_client(**wire.provider.settings, llm_fallback=("stub",)), stream=True))
+    assert (first["response"], last["done"], last["error"]["code"]) == ("x", True, "invalid_answer")
+    assert (log_lines()[-1]["status"], outcomes(log_lines()[-1])) == (
+        "error",
+        [(wire.provider.name, "invalid_answer")],
+    )
 
 
 @each("case", lambda wire: wire.usages)
@@ -198,6 +227,7 @@ def test_stream_that_breaks(
     line = log_lines()[-1]
     assert (line["status"], line["http_status"], line["error"]["code"]) == ("error", 200, code)
     assert (line["response"], line["backend"], line["fallback"]) == ("Hel", wire.provider.name, False)
+    assert outcomes(line) == [(wire.provider.name, code)]
     assert len(far_end.calls) == 1
 
 

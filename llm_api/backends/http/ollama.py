@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
@@ -14,11 +13,10 @@ from ...runtime.deadline import Deadline
 from ...settings import Settings
 from ...types import Chunk, GenerationRequest, Usage
 from .base import Vendor
-from .replies import Reply, error_for, json_object
+from .replies import Reply, error_for, error_in
+from .streams import finish_reason, json_object
 
 OPTIONS = {"max_tokens": "num_predict", "temperature": "temperature", "top_p": "top_p", "seed": "seed"}
-# docs/providers.md, 1.3; `load` and `unload` generated nothing.
-FINISH_REASONS = {"stop": "stop", "length": "length"}
 # docs/providers.md, 2.4: what comes with status 500, and is about the request.
 BAD_FORMAT = re.compile(r"invalid JSON schema in format|invalid format: |pars\w+ grammar", re.IGNORECASE)
 BAD_OPTION = re.compile(r'option "\w+" must be ')
@@ -58,8 +56,8 @@ class Ollama(Vendor):
             raise self._broke_off(body)
         if body["message"].get("tool_calls"):
             raise InvalidAnswer("ollama called a tool, and none was offered")
-        usage = Usage(body.get("prompt_eval_count"), body.get("eval_count"))
-        finish = _finish_reason(body.get("done_reason")) if body["done"] else None
+        usage = Usage.of(body.get("prompt_eval_count"), body.get("eval_count"))
+        finish = finish_reason(body.get("done_reason")) if body["done"] else None
         return Chunk(body["message"]["content"], finish, usage, body.get("model"))
 
     def pieces(self, lines: Iterator[bytes]) -> Iterator[Chunk]:
@@ -89,7 +87,7 @@ class Ollama(Vendor):
 
     def _broke_off(self, body: Mapping[str, Any]) -> LLMAPIError:
         """Return the error for a `body` with status 200: by then its words are all there is."""
-        error = self._failure(Reply(500, {}, json.dumps(body).encode(), self.settings.redact))
+        error = self._failure(Reply.within(error_in(body), self.settings.redact))
         if isinstance(error, BackendError):
             error.message = f"{self.name} broke off with an error"
             error.retryable = False  # it has begun
@@ -102,7 +100,7 @@ class Ollama(Vendor):
         if reply.status == 400 and BAD_MODEL.search(detail):
             return ModelNotFound("ollama can't answer with this model", param="model", detail=detail)
         is_format = BAD_FORMAT.search(detail)
-        if reply.status == 500 and (is_format or BAD_OPTION.search(detail) or reply.is_too_long):
+        if reply.status == 500 and (is_format or BAD_OPTION.search(detail)):
             reply.status = 400
         error = error_for(self.name, reply)
         error.detail = error.detail or reply.detail
@@ -133,14 +131,8 @@ def answers_at(address: str, settings: Settings, deadline: Deadline) -> bool:
 def _unwrap(reply: Reply) -> None:
     """Take the runner's own error out of Ollama's text: from 0.34 on it is there as JSON."""
     text = str(reply.error.get("message")).encode()
-    if message := Reply(reply.status, reply.headers, text).error.get("message"):
+    if message := Reply.read(reply.status, reply.headers, text, str).error.get("message"):
         reply.error = {"message": message}
-
-
-def _finish_reason(said: str | None) -> str:
-    if said not in FINISH_REASONS:
-        raise InvalidAnswer("ollama ended, but not with an answer", detail=f"done_reason is {said!r:.80}")
-    return FINISH_REASONS[said]
 
 
 def _abilities(body: Mapping[str, Any]) -> list[str]:
