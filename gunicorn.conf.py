@@ -41,6 +41,12 @@ def when_ready(server: Any) -> None:
     ours.share_memory()
 
 
+def post_worker_init(worker: Any) -> None:
+    """Let the first worker say what is to be known of the backends."""
+    if worker.age == 1 and "llm_api" in getattr(worker.wsgi, "extensions", ()):
+        llm_api.LLMAPI.of(worker.wsgi).health.begin()
+
+
 # Figures: side by side on two cores; most of them by make bench, in the README.
 bind = settings.bind
 # Python's lock bounds a worker at about one core. Each worker would load a copy of a local model, whose engine serves

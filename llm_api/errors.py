@@ -33,8 +33,8 @@
     ConfigError                                             a setting is wrong; the start ends with it
 
 `message` is in our own words: never an exception's text, which may hold a URL or a key. What an upstream said
-about the request is kept apart in `detail`, since it may quote the prompt: the client sees it, the log only
-where prompts are logged.
+about the request is kept apart in `detail`, since it may quote the prompt: the client sees it unless it is about the
+account, the log only where prompts are logged.
 """
 
 from __future__ import annotations
@@ -54,6 +54,8 @@ class LLMAPIError(Exception):
     status: int = 500
     type: ClassVar[str] = "server_error"
     code: str = "internal_error"
+    # whether a client sees `detail`: what a provider says of the account is its owner's business
+    detail_is_public: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -77,9 +79,13 @@ class LLMAPIError(Exception):
         self.param = self.param and clean(self.param)
         self.code = clean(self.code)
 
+    def words(self) -> str:
+        """Return the message with what an upstream said, for those who may see that."""
+        return f"{self.message}: {self.detail}" if self.detail else self.message
+
     def public(self) -> dict[str, str | None]:
         """Return the `error` object of an answer: message, type, code, param."""
-        message = f"{self.message}: {self.detail}" if self.detail else self.message
+        message = self.words() if self.detail_is_public else self.message
         return {"message": message, "type": self.type, "code": self.code, "param": self.param}
 
 
@@ -204,6 +210,7 @@ class RateLimited(BackendError):
     status = 429
     type = "rate_limit_error"
     code = "rate_limited"
+    detail_is_public = False
     retryable = True
 
 
@@ -212,6 +219,7 @@ class QuotaExhausted(BackendError):
 
     status = 503
     code = "rate_limited"
+    detail_is_public = False
 
 
 class Overloaded(BackendError):
@@ -227,6 +235,7 @@ class BadCredentials(BackendError):
     """The backend does not accept the configured key."""
 
     code = "bad_credentials"
+    detail_is_public = False
 
 
 class ModelNotFound(BackendError):

@@ -6,6 +6,7 @@ import base64
 import dataclasses
 import hashlib
 import ipaddress
+import json
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -175,6 +176,41 @@ def _parse_rates(text: str) -> str:
     return text
 
 
+# What of a request is ours to say: the conversation, how it is sent, and keys.
+OUR_FIELDS = frozenset({"messages", "stream", "stream_options", "api_key", "key"})
+KEY_HEADERS = frozenset({"authorization", "proxy-authorization", "x-api-key", "api-key", "cookie"})
+FRAMING = frozenset({"host", "content-length", "content-type", "content-encoding", "transfer-encoding", "connection"})
+OUR_HEADERS = KEY_HEADERS | FRAMING | {"accept-encoding", "expect", "te", "trailer", "upgrade"}
+
+
+def _parse_object(text: str) -> dict[str, Any]:
+    value = json.loads(text, parse_constant=_refuse)
+    if not isinstance(value, dict):
+        raise ValueError
+    return value
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is not JSON")
+
+
+def _parse_extra_body(text: str) -> dict[str, Any]:
+    fields = _parse_object(text)
+    if not OUR_FIELDS.isdisjoint(fields) or not KEY_HEADERS.isdisjoint(map(str.lower, fields)):
+        raise ValueError
+    return fields
+
+
+def _parse_extra_headers(text: str) -> dict[str, str]:
+    headers = _parse_object(text)
+    for name, value in headers.items():
+        if not re.fullmatch(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", name) or name.lower() in OUR_HEADERS:
+            raise ValueError
+        if not isinstance(value, str) or not re.fullmatch(r"[\x21-\x7e]([\x20-\x7e]*[\x21-\x7e])?", value):
+            raise ValueError
+    return headers
+
+
 def _parse_storage(text: str) -> str:
     url = urlsplit(text)
     _ = url.port  # raises ValueError where it is not a port
@@ -221,6 +257,12 @@ TEXT = Rule(_matching(r"[^\x00-\x1f\x7f]+"), "one line of text")
 DATE = Rule(_parse_date, "a date in the form YYYY-MM-DD")
 KEYS = Rule(_parse_keys, "KEY, NAME:KEY or NAME:sha256:HEX, separated by commas; a KEY has 8 characters or more")
 RATES = Rule(_parse_rates, "NUMBER/second, minute, hour or day, separated by semicolons")
+EXTRA_BODY = Rule(_parse_extra_body, "a JSON object without messages, stream, stream_options or keys")
+EXTRA_HEADERS = Rule(
+    _parse_extra_headers, "a JSON object of names and texts, without keys, Host, Content-* and the like"
+)
+# Any of their texts may be secret.
+EXTRAS = (EXTRA_BODY, EXTRA_HEADERS)
 NETWORKS = Rule(_parse_networks, "addresses, networks such as 10.0.0.0/8, or unix, separated by commas")
 ORIGINS = Rule(_parse_origins, "* or origins such as https://app.example.com, separated by commas")
 ADDRESS = Rule(_parse_address, "HOST:PORT or unix:PATH")
@@ -239,3 +281,16 @@ def passwords(address: str) -> list[str]:
     if not url.password:
         return []
     return [url.password, unquote(url.password), basic_credentials(url) or ""]
+
+
+def texts(value: object) -> list[str]:
+    """Return all texts in a JSON value."""
+    if isinstance(value, dict):
+        value = list(value.values())
+    return (
+        [value]
+        if isinstance(value, str)
+        else [t for item in value for t in texts(item)]
+        if isinstance(value, list)
+        else []
+    )

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import ipaddress
+import json
 import os
 import re
 from collections.abc import Mapping
@@ -28,6 +29,9 @@ from .rules import (
     BOOLEAN,
     CHAIN,
     DATE,
+    EXTRA_BODY,
+    EXTRA_HEADERS,
+    EXTRAS,
     KEYS,
     NETWORKS,
     OLLAMA_ADDRESS,
@@ -44,6 +48,7 @@ from .rules import (
     number,
     one_of,
     passwords,
+    texts,
 )
 
 REDACTED = "[redacted]"
@@ -77,6 +82,15 @@ class Settings:
     ollama_url: str = setting(
         "http://localhost:11434", OLLAMA_ADDRESS, "address of the Ollama server", other_names=("OLLAMA_HOST",)
     )
+    ollama_extra_body: Mapping[str, Any] | None = setting(
+        None,
+        EXTRA_BODY,
+        'fields for requests that lack them, such as {"keep_alive": "1h", "options": {"num_ctx": 16384}}',
+        secret=True,
+    )
+    ollama_extra_headers: Mapping[str, str] | None = setting(
+        None, EXTRA_HEADERS, "headers for all requests", secret=True
+    )
     hf_mode: str = setting(
         "local", one_of("local", "cloud"), "local: the model runs on this machine; cloud: HF_BASE_URL runs it"
     )
@@ -93,10 +107,28 @@ class Settings:
     hf_base_url: str = setting(
         "https://router.huggingface.co/v1", URL, "address of Hugging Face's router or a compatible server"
     )
+    hf_extra_body: Mapping[str, Any] | None = setting(
+        None,
+        EXTRA_BODY,
+        'cloud: fields for requests that lack them, such as {"reasoning_effort": "low"}',
+        secret=True,
+    )
+    hf_extra_headers: Mapping[str, str] | None = setting(
+        None, EXTRA_HEADERS, "cloud: headers for all requests", secret=True
+    )
     openai_api_key: str | None = setting(None, SECRET, "API key for OpenAI", secret=True)
     openai_model: str = setting("gpt-6-luna", TEXT, "model for OpenAI (gpt-3.5-turbo was shut down on 2026-10-23)")
     openai_base_url: str = setting(
         "https://api.openai.com/v1", URL, "address of OpenAI or a compatible server: vLLM, SGLang, TGI, llama.cpp"
+    )
+    openai_extra_body: Mapping[str, Any] | None = setting(
+        None,
+        EXTRA_BODY,
+        'fields for requests that lack them, such as {"chat_template_kwargs": {"enable_thinking": false}}',
+        secret=True,
+    )
+    openai_extra_headers: Mapping[str, str] | None = setting(
+        None, EXTRA_HEADERS, "headers for all requests", secret=True
     )
     claude_api_key: str | None = setting(
         None, SECRET, "API key for Claude", secret=True, other_names=("ANTHROPIC_API_KEY",)
@@ -107,6 +139,15 @@ class Settings:
     claude_base_url: str = setting("https://api.anthropic.com", URL, "address of Anthropic or a compatible server")
     claude_version: str = setting(
         "2023-06-01", DATE, "anthropic-version header; version 2026-10-21 rejects temperature and top_p"
+    )
+    claude_extra_body: Mapping[str, Any] | None = setting(
+        None,
+        EXTRA_BODY,
+        'fields for requests that lack them, such as {"metadata": {"user_id": "us"}}',
+        secret=True,
+    )
+    claude_extra_headers: Mapping[str, str] | None = setting(
+        None, EXTRA_HEADERS, "headers for all requests", secret=True
     )
     replay_file: str | None = setting(None, TEXT, "log file that replay answers from; unset: LOG_FILE")
     replay_miss: str = setting(
@@ -232,6 +273,8 @@ class Settings:
             value = getattr(self, field.name)
             if field.metadata["rule"] is KEYS:
                 values += [key.secret for key in value]
+            elif field.metadata["rule"] in EXTRAS:
+                values += texts(value)
             elif field.metadata["secret"]:
                 values.append(value)
             elif value and field.metadata["rule"] in ADDRESSES:
@@ -283,6 +326,8 @@ def _read(field: Field, sources: list[Mapping[str, Any]]) -> Any:
 
 def _text(value: Any, field: Field) -> str:
     """Return a value from Python as its environment variable would have it."""
+    if isinstance(value, dict):
+        return json.dumps(value)
     if isinstance(value, list | tuple):
         return ",".join(map(str, value)) or ("none" if field.metadata["rule"] is CHAIN else "")
     return "" if value is None else str(value)

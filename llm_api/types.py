@@ -145,11 +145,20 @@ class Usage:
     input_tokens: int | None = None
     output_tokens: int | None = None
 
+    @classmethod
+    def of(cls, input_tokens: object, output_tokens: object) -> Usage:
+        """Return the counts as far as they are counts: what a provider counts wrong is no reason to lose an answer."""
+        return cls(_count(input_tokens), _count(output_tokens))
+
     def __post_init__(self) -> None:
         """Raise TypeError on anything else: it comes from outside."""
         for count in (self.input_tokens, self.output_tokens):
-            if count is not None and (type(count) is not int or not 0 <= count < 2**53):
+            if count is not None and _count(count) is None:
                 raise TypeError("a count of tokens is a whole number")
+
+
+def _count(value: object) -> int | None:
+    return value if type(value) is int and 0 <= value < 2**53 else None
 
 
 @dataclass(frozen=True, slots=True)

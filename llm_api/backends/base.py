@@ -38,6 +38,10 @@ class Backend(ABC):
         itself is wrong, ClientGone or TimedOut when `deadline` says so.
         """
 
+    def left_out(self, request: GenerationRequest) -> tuple[str, ...]:
+        """Return the parameters of `request` that the model is not sent; the log names them."""
+        return ()
+
     @abstractmethod
     def check(self, deadline: Deadline) -> None:
         """Raise a BackendError if this backend can't serve now. Generates nothing, costs no tokens."""
@@ -45,6 +49,15 @@ class Backend(ABC):
     @abstractmethod
     def list_models(self, deadline: Deadline) -> list[str]:
         """Return the names a request's `model` may have. Raises as `check` does."""
+
+    def has_model(self, deadline: Deadline) -> bool:
+        """Whether its own `model` is one of these. Raises as `check` does."""
+        listed = self.list_models(deadline)
+        return self.model in listed or f"{self.model}:latest" in listed  # Ollama's tag, over OpenAI's wire
+
+    def caveat(self, deadline: Deadline) -> str | None:
+        """Return what an operator should know of a server that can serve, or None. Raises as `check` does."""
+        return None
 
 
 def cut_at_stop(chunks: Iterator[Chunk], stop: tuple[str, ...]) -> Iterator[Chunk]:

@@ -69,16 +69,20 @@ def _backend(backend: Backend, *, is_first: bool) -> Iterator[Finding]:
             yield _shutdown(backend, day)
     try:
         backend.check(Deadline(CHECK_SECONDS))
-        listed = backend.list_models(Deadline(CHECK_SECONDS))
+        has_model = backend.has_model(Deadline(CHECK_SECONDS))
+        listed = [] if has_model else backend.list_models(Deadline(CHECK_SECONDS))
+        caveat = backend.caveat(Deadline(CHECK_SECONDS))
     except Exception as error:
         why = error.message if isinstance(error, LLMAPIError) else f"its check broke ({type(error).__name__})"
         yield Finding(level, f"{backend.name} can't serve: {why}", "start it, or correct its settings")
         return
-    if backend.model in listed or f"{backend.model}:latest" in listed:
+    if has_model:
         yield Finding("ok", f"{backend.name} answers, and has {backend.model}")
     else:
         some = ", ".join([*listed[:5], "…"])
         yield Finding(level, f"{backend.name} does not list the model {backend.model!r}", f"take one of its: {some}")
+    if caveat:
+        yield Finding("warning", caveat)
 
 
 def _shutdown(backend: Backend, day: date) -> Finding:

@@ -14,6 +14,7 @@ from ..backends import Backend
 from ..errors import (
     BackendError,
     CircuitOpen,
+    ClientGone,
     InternalError,
     InvalidAnswer,
     LLMAPIError,
@@ -54,8 +55,8 @@ def ask(
     retries = 0
     while True:
         try:
-            with _noted(backend.name, note):
-                return _begin(backend, breaker, request, deadline)
+            with _noted(backend.name, note) as attempt:
+                return _begin(backend, breaker, request, deadline, attempt)
         except ParameterDropped:
             continue  # it can be dropped only once
         except BackendError as error:
@@ -68,24 +69,28 @@ def ask(
 
 
 @contextmanager
-def _noted(backend: str, note: Note) -> Iterator[None]:
+def _noted(backend: str, note: Note) -> Iterator[Attempt]:
     started = time.monotonic()
-    outcome = "ok"
+    attempt = Attempt(backend)
     try:
-        yield
+        yield attempt
     except Exception as error:
-        outcome = error.code if isinstance(error, LLMAPIError) else InternalError.code
+        attempt.fail(_known(error))
         raise
     finally:
-        note(Attempt(backend, outcome, round((time.monotonic() - started) * 1000, 3)))
+        attempt.duration_ms = round((time.monotonic() - started) * 1000, 3)
+        note(attempt)
 
 
-def _begin(backend: Backend, breaker: Breaker, request: GenerationRequest, deadline: Deadline) -> Begun:
+def _begin(
+    backend: Backend, breaker: Breaker, request: GenerationRequest, deadline: Deadline, attempt: Attempt
+) -> Begun:
     if missing := request.needs - backend.serves:
         raise _unserved(backend, sorted(missing))
     if seconds := breaker.admit():
         raise CircuitOpen(f"{backend.name} keeps failing and is left alone for now", retry_after=seconds)
-    source = _to_its_end(backend, request, breaker, deadline)
+    attempt.left_out = backend.left_out(request)
+    source = _followed(_to_its_end(backend, request, breaker, deadline), attempt)
     # JSON is checked before any of it leaves, so a stream of it comes at once
     ready = [next(source)] if request.stream and not request.response_format else list(source)
     if request.response_format:
@@ -103,6 +108,21 @@ def _unserved(backend: Backend, missing: list[str]) -> RequestRefused:
         code="unsupported_parameter",
         param=NEEDS[missing[0]],
     )
+
+
+def _followed(source: Generator[Chunk, None, None], attempt: Attempt) -> Generator[Chunk, None, None]:
+    """Pass an answer on. Where the backend breaks it off, the attempt has been noted already, and is changed."""
+    try:
+        yield from source
+    except ClientGone:
+        raise
+    except Exception as error:
+        attempt.fail(_known(error))
+        raise
+
+
+def _known(error: Exception) -> LLMAPIError:
+    return error if isinstance(error, LLMAPIError) else InternalError()
 
 
 def _to_its_end(

@@ -6,6 +6,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 
 from ..backends import Backend
@@ -41,6 +42,12 @@ class Health:
         self._backends = _Probe(self._look_at_backends, FRESH_SECONDS)
         self._disk = _Probe(log.check, LOG_FRESH_SECONDS)
 
+    def begin(self) -> threading.Thread:
+        """Warn of what backends do though they are healthy. Return the thread that asks them, already begun."""
+        thread = threading.Thread(target=self._warn, name="llm-api-start", daemon=True)
+        thread.start()
+        return thread
+
     def report(self) -> Report:
         """Return the state of the service, at most about two seconds old, or as old as one hanging probe."""
         self._disk.wait(PATIENCE_SECONDS)
@@ -58,6 +65,12 @@ class Health:
         if self._chain.settings.log_required:
             return Report("unhealthy", log.failure)
         return Report("degraded", f"{log.failure} ({log.failures} lines went to stderr)")
+
+    def _warn(self) -> None:
+        for backend, _ in self._chain.links:
+            with suppress(LLMAPIError):
+                if caveat := backend.caveat(Deadline(FRESH_SECONDS)):
+                    logger.warning("%s", caveat)
 
     def _look_at_backends(self) -> None:
         self._report = self._backends_report()

@@ -55,12 +55,22 @@ class TextPolicy(NamedTuple):
     most: int
 
 
-class Attempt(NamedTuple):
-    """One try of a backend; `outcome` is `ok` or an error's code."""
+@dataclass(slots=True)
+class Attempt:
+    """One try of a backend, which may yet fail after it has begun to answer.
+
+    `outcome` is `ok` or an error's code; `left_out` are the parameters that the model was not sent.
+    """
 
     backend: str
-    outcome: str
-    duration_ms: float
+    outcome: str = "ok"
+    duration_ms: float = 0.0
+    error: LLMAPIError | None = None
+    left_out: tuple[str, ...] = ()
+
+    def fail(self, error: LLMAPIError) -> None:
+        """Note why it failed."""
+        self.outcome, self.error = error.code, error
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +164,7 @@ class Record:
             "error": self._error(end.error),
             "fallback": bool(head and head.fallback_reason),
             "fallback_reason": head.fallback_reason if head else None,
-            "attempts": [attempt._asdict() for attempt in end.attempts],
+            "attempts": [self._attempt(attempt) for attempt in end.attempts],
             "client_ip": self.client_ip,
             "caller": self.caller,
             "trace_id": self.trace_id,
@@ -184,11 +194,17 @@ class Record:
             parameters |= self._logged_words(name, value) if words else {name: value}
         return parameters
 
+    def _attempt(self, attempt: Attempt) -> dict[str, Any]:
+        told = {"backend": attempt.backend, "outcome": attempt.outcome, "duration_ms": attempt.duration_ms}
+        error = self._error(attempt.error) or {}
+        told |= {"message": error["message"]} if "message" in error else {}
+        return told | ({"left_out": list(attempt.left_out)} if attempt.left_out else {})
+
     def _error(self, error: LLMAPIError | None) -> dict[str, Any] | None:
         if error is None:
             return None
         # what an upstream says, or a refused field's name, may quote the prompt
-        words = error.public()["message"] if self.policy.shown else error.message
+        words = error.words() if self.policy.shown else error.message
         hidden = isinstance(error, RequestError) and not self.policy.shown
         return {"type": error.type, "code": error.code} | ({} if hidden else {"message": words})
 

@@ -49,6 +49,8 @@ class Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         try:
+            if self.path == "/api/show":
+                return self._answer(200, TAG | {"model": _known(body)})
             if self.path != "/api/chat":
                 raise Refused(404, "not found")
             self._chat(body, _translated(body))
@@ -121,12 +123,17 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(data)
 
 
-def _translated(body: dict[str, Any]) -> dict[str, Any]:
+def _known(body: dict[str, Any]) -> str:
     model = body.get("model")
     if not model:
         raise Refused(400, "model is required")
     if model not in (NAME, NAME.removesuffix(":latest")):
         raise Refused(404, f"model '{model}' not found")
+    return str(model)
+
+
+def _translated(body: dict[str, Any]) -> dict[str, Any]:
+    _known(body)
     options = body.get("options") or {}
     if not isinstance(options.get("stop", []), list):
         raise Refused(500, 'option "stop" must be of type array')

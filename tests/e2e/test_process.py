@@ -164,6 +164,20 @@ def test_start_takes_nothing_from_the_caller(serve: Callable[..., Service], monk
     assert config["log_file"] == "logs/log.jsonl"
 
 
+def test_start_names_an_ollama_behind_openai(
+    serve: Callable[..., Service], behind: Callable[[Callable[[Peer], None]], Upstream]
+) -> None:
+    """One of two workers warns, by itself, of a server that would cut prompts, and no prompt is sent for that."""
+    far_end = behind(lambda peer: None)
+    far_end.probe = lambda peer: peer.send(HEAD + b'{"version": "0.24.0"}')
+    service = serve(LLM_BACKEND="openai", OPENAI_BASE_URL=f"{far_end.address}/v1", WEB_CONCURRENCY=2)
+
+    eventually(lambda: "LLM_BACKEND=ollama" in service.output())
+    service.stop()
+    assert service.output().count("LLM_BACKEND=ollama") == 1
+    assert far_end.asked == 0
+
+
 def test_one_request_one_line_over_workers(serve: Callable[..., Service]) -> None:
     """Two workers write one log: as many whole lines as requests, each under its own id."""
     service = serve(LLM_BACKEND="stub")

@@ -58,7 +58,7 @@ def list_models(peer: Peer) -> None:
 
 
 class Upstream(socketserver.ThreadingTCPServer):
-    """Runs `script` for each POST, which `asked` counts, and `probe` for each GET; `gone`: one was closed on us."""
+    """Runs `script` for each prompt, which `asked` counts, and `probe` for all else; `gone`: one was closed on us."""
 
     daemon_threads = True
     request_queue_size = 128
@@ -101,7 +101,7 @@ class _Handler(socketserver.StreamRequestHandler):
             head += line
         length = re.search(rb"content-length: *(\d+)", head, re.IGNORECASE)
         peer = Peer(self.connection, self.server, head, self.rfile.read(int(length[1]) if length else 0))
-        if head.startswith(b"GET"):
+        if head.startswith((b"GET", b"POST /api/show")):
             self.server.probe(peer)
         else:
             self.server.count()

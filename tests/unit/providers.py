@@ -129,13 +129,17 @@ def ollama_stream(*texts: str) -> bytes:
 
 @dataclass(frozen=True)
 class Provider:
-    """One provider. `answer` and `stream` give a text whole and in pieces, `cut` a stream that lacks its end."""
+    """One provider. `answer` and `stream` give a text whole and in pieces, `cut` a stream that lacks its end.
+
+    `checked` is how and where it is asked whether it can serve.
+    """
 
     name: str
     base: str
     base_setting: str
     path: str
     models: str
+    checked: tuple[str, str]
     key: str | None
     key_setting: str | None
     answer: Callable[[str], dict[str, Any]]
@@ -152,6 +156,12 @@ class Provider:
     def models_url(self) -> str:
         """Where the models are listed, without a query."""
         return self.base + self.models
+
+    @property
+    def check(self) -> tuple[str, str]:
+        """How and where a check asks, without a query."""
+        method, path = self.checked
+        return method, self.base + path
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -173,6 +183,7 @@ OLLAMA = Provider(
     "ollama_url",
     "/api/chat",
     "/api/tags",
+    ("POST", "/api/show"),
     None,
     None,
     ollama_answer,
@@ -186,6 +197,7 @@ OPENAI = Provider(
     "openai_base_url",
     "/chat/completions",
     "/models",
+    ("GET", "/models"),
     "test-key-of-openai-0123456789",
     "openai_api_key",
     openai_answer,
@@ -199,6 +211,7 @@ CLAUDE = Provider(
     "claude_base_url",
     "/v1/messages",
     "/v1/models",
+    ("GET", "/v1/models"),
     "test-key-of-claude-0123456789",
     "claude_api_key",
     claude_answer,
@@ -212,6 +225,7 @@ HUGGING_FACE = Provider(
     "hf_base_url",
     "/chat/completions",
     "/models",
+    ("GET", "/models"),
     "test-key-of-hf-0123456789",
     "hf_api_key",
     openai_answer,

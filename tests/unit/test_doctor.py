@@ -162,10 +162,9 @@ def test_real_backends(make_app: Callable[..., Flask], provider: Provider) -> No
         far_end.get(
             provider.models_url, json={"data": [{"id": "far-1"}], "models": [{"name": "far-1", "model": "far-1"}]}
         )
-        far_end.get(f"{provider.base}/api/version", json={"version": "0.1"})
-        far_end.get("https://huggingface.co/api/whoami-v2", json={"name": "me"})
+        far_end.post(f"{provider.base}/api/show", status=404, json={"error": "model 'llama2' not found"})
         report = examine(make_app(**provider.settings))
-        assert {call.request.method for call in far_end.calls} == {"GET"}
+        assert provider.url not in {call.request.url for call in far_end.calls}
     assert report.findings[0].level == "error"
     with FarEnd(assert_all_requests_are_fired=False) as far_end:  # nobody is there
         report = examine(make_app(**provider.settings))
@@ -174,6 +173,31 @@ def test_real_backends(make_app: Callable[..., Flask], provider: Provider) -> No
         f"{provider.name} can't serve: {provider.name} can't be reached: no connection",
         "start it, or correct its settings",
     )
+
+
+@pytest.mark.parametrize("model", ["SMOL", "library/smol", "smol:latest"])
+@pytest.mark.usefixtures("gunicorn")
+def test_ollama_knows_a_model_by_its_other_names(make_app: Callable[..., Flask], model: str) -> None:
+    """Ollama says whether it has a model; how its list writes the name is no matter."""
+    with FarEnd() as far_end:
+        far_end.post(f"{OLLAMA.base}/api/show", json={"capabilities": ["completion"]})
+        report = examine(make_app(**OLLAMA.settings, ollama_model=model))
+    assert report.findings[0] == Finding("ok", f"ollama answers, and has {model}")
+
+
+@pytest.mark.usefixtures("gunicorn")
+def test_ollama_behind_openai(make_app: Callable[..., Flask]) -> None:
+    """An Ollama that is asked over OpenAI's wire serves, and a warning names the backend that is meant for it."""
+    with FarEnd() as far_end:
+        far_end.get("http://box.example:9/v1/models", json={"data": [{"id": "smol:latest"}]})
+        far_end.get("http://box.example:9/api/version", json={"version": "0.24.0"})
+        base = "http://box.example:9/v1"
+        report = examine(make_app(llm_backend="openai", openai_model="smol", openai_base_url=base))
+    assert report.findings[0] == Finding("ok", "openai answers, and has smol")
+    assert report.findings[1].level == "warning"
+    assert "silently cuts a prompt" in report.findings[1].what
+    assert "LLM_BACKEND=ollama" in report.findings[1].what
+    assert report.exit_code == 0
 
 
 @pytest.mark.usefixtures("gunicorn")

@@ -74,8 +74,8 @@ def tried(**outcomes: str) -> dict[Sample, float]:
     return {sample("attempts_total", backend=name, outcome=outcome): 1 for name, outcome in outcomes.items()}
 
 
-def began(backend: str) -> dict[Sample, float]:
-    return tried(**{backend: "ok"}) | {sample("time_to_first_chunk_seconds_count", backend=backend): 1}
+def began(backend: str, outcome: str = "ok") -> dict[Sample, float]:
+    return tried(**{backend: outcome}) | {sample("time_to_first_chunk_seconds_count", backend=backend): 1}
 
 
 def answered(operation: str = "generate", backend: str = "one") -> dict[Sample, float]:
@@ -125,17 +125,19 @@ def test_retries_are_tries(serve: Serve, changes: Changes, monkeypatch: pytest.M
 
 
 @pytest.mark.parametrize(
-    ("turn", "send", "status"),
+    ("turn", "send", "status", "outcome"),
     [
-        (ANSWER, leave, "aborted"),
-        ([Chunk("Hi "), ServerError("m")], stream, "error"),
-        ([Chunk("Hi ")], stream, "error"),
-        ([Chunk("Hi "), RuntimeError("m")], stream, "error"),
+        (ANSWER, leave, "aborted", "ok"),
+        ([Chunk("Hi "), ServerError("m")], stream, "error", "server_error"),
+        ([Chunk("Hi ")], stream, "error", "invalid_answer"),
+        ([Chunk("Hi "), RuntimeError("m")], stream, "error", "internal_error"),
     ],
 )
-def test_a_stream_that_ends_early(serve: Serve, changes: Changes, turn: Any, send: Any, status: str) -> None:
-    """It counts as what its line says, however much of it the client had."""
-    expected = ended("generate", "one", status, 200) | began("one")
+def test_a_stream_that_ends_early(
+    serve: Serve, changes: Changes, turn: Any, send: Any, status: str, outcome: str
+) -> None:
+    """It counts as what its line says, however much of it the client had; a client that leaves fails nobody's try."""
+    expected = ended("generate", "one", status, 200) | began("one", outcome)
     assert changes(serve(Fake("one", turns=[turn])), send) == expected
 
 

@@ -12,7 +12,7 @@ from fakes import ANSWER, END, Fake
 from flask.testing import FlaskClient
 from werkzeug.test import EnvironBuilder
 
-from llm_api.errors import ModelNotFound, Overloaded, RequestRefused, ServerError, Unreachable
+from llm_api.errors import BadCredentials, ModelNotFound, Overloaded, RequestRefused, ServerError, Unreachable
 from llm_api.log.record import LoggedText, TextPolicy
 from llm_api.types import Chunk, Usage
 
@@ -137,12 +137,13 @@ def test_json_that_was_asked_for(serve: Serve, log_lines: Log, said: dict[str, A
 
 @pytest.mark.parametrize("stream", [False, True])
 def test_fallback(serve: Serve, log_lines: Log, stream: bool) -> None:
-    """Who answered, who should have, and why not."""
+    """Who answered, who should have, and why not, in words."""
     began = time.time()
-    client = serve(Fake("one", Overloaded("busy")), Fake("two", *ANSWER))
+    client = serve(Fake("one", Overloaded("busy", detail="try later")), Fake("two", *ANSWER))
     line = end(client, BODY | {"stream": stream}, log_lines)
     check_measures(line, began)
-    attempts = [{"backend": "one", "outcome": "overloaded"}, {"backend": "two", "outcome": "ok"}]
+    failed = {"backend": "one", "outcome": "overloaded", "message": "busy: try later"}
+    attempts = [failed, {"backend": "two", "outcome": "ok"}]
     fallback = {"backend": "two", "fallback": True, "fallback_reason": "overloaded", "attempts": attempts}
     assert line == ASKED | OK | fallback | {"stream": stream}
 
@@ -165,7 +166,40 @@ def test_error(
     assert line.keys() == FIELDS
     check_measures(line, began)
     expected = {"status": "error", "http_status": status, "error": told, "stream": stream}
-    assert line == ASKED | NOTHING | expected | {"attempts": [{"backend": "one", "outcome": told["code"]}]}
+    attempt = {"backend": "one", "outcome": told["code"], "message": told["message"]}
+    assert line == ASKED | NOTHING | expected | {"attempts": [attempt]}
+
+
+@pytest.mark.parametrize(
+    ("failure", "told"),
+    [
+        (Overloaded("busy", detail="at canary"), {"message": "busy"}),
+        (Overloaded("busy"), {"message": "busy"}),
+        (BadCredentials("no key"), {"message": "no key"}),
+    ],
+)
+def test_reasons_of_attempts_without_prompts(
+    serve: Serve, log_lines: Log, failure: Exception, told: dict[str, str]
+) -> None:
+    """With LOG_PROMPTS=false an attempt says why in our words only: an upstream's may quote the prompt."""
+    client = serve(Fake("one", failure), Fake("two", *ANSWER), log_prompts=False)
+    first, second = end(client, BODY, log_lines)["attempts"]
+    assert first == first | told
+    assert "canary" not in json.dumps(first)
+    assert "message" not in second
+
+
+def test_a_refusal_is_an_attempt_without_words(serve: Serve, log_lines: Log) -> None:
+    """What a refusal says is about the request, so with LOG_PROMPTS=false none of it is kept."""
+    line = end(serve(Fake("one", RequestRefused("canary", code="bad")), log_prompts=False), BODY, log_lines)
+    assert "message" not in line["attempts"][0]
+
+
+def test_reasons_of_attempts_are_redacted(serve: Serve, log_lines: Log) -> None:
+    """A key that an upstream quotes is not in the log after a fallback either."""
+    key = "test-key-0123456789"
+    client = serve(Fake("one", ServerError("no", detail=f"with {key}")), Fake("two", *ANSWER), openai_api_key=key)
+    assert end(client, BODY, log_lines)["attempts"][0]["message"] == "no: with [redacted]"
 
 
 @pytest.mark.parametrize("stream", [False, True])

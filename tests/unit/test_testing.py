@@ -152,6 +152,7 @@ class BehindHttp(BackendContract):
         with FarEnd(assert_all_requests_are_fired=False) as far_end:
             far_end.add_callback("POST", self.provider.url, answer)
             far_end.get(self.provider.models_url, body=self.listed)
+            far_end.add(*self.provider.check, body=self.listed)
             yield make_backend(self.provider.name, Settings(**self.provider.settings))
 
 

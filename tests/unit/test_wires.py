@@ -5,14 +5,15 @@ wires.py has what is peculiar to each; what has no equal elsewhere is in test_op
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 import requests
 from asking import Log, Serve, ask, error_of, lines_of, outcomes, texts_of
-from providers import CITY, PROVIDERS, FarEnd, Fault, check_fault, sent
-from wires import FAULTS, WIRES, Json, Wire
+from providers import CITY, PROVIDERS, FarEnd, Fault, check_fallback, check_fault, sent
+from wires import FAULTS, UNKNOWN_REASONS, WIRES, Json, Wire
 
 from llm_api import Settings
 from llm_api.backends import Backend, make_backend
@@ -109,13 +110,42 @@ def test_whole_answer(make_client: Serve, far_end: FarEnd, log_lines: Log, wire:
 def test_finish_reason(
     make_client: Serve, far_end: FarEnd, wire: Wire, reason: tuple[str | None, str], stream: bool
 ) -> None:
-    """The provider's words are told in OpenAI's four (docs/providers.md, 1.3), unknown ones as stop."""
+    """The provider's words are told in OpenAI's four (docs/providers.md, 1.3)."""
     said, ours = reason
     changes, body = wire.ended(said)
     far_end.post(wire.provider.url, **({"body": body} if stream else {"json": answered(wire, changes)}))
     reply = ask(make_client(**wire.provider.settings), stream=stream, details=True)
     last = lines_of(reply)[-1] if stream else reply.json
     assert last["details"]["finish_reason"] == ours
+
+
+@each("said", lambda wire: UNKNOWN_REASONS)
+def test_unknown_reason(make_client: Serve, far_end: FarEnd, log_lines: Log, wire: Wire, said: str | None) -> None:
+    """An answer that ends for no reason that is known may be a part of one: the backend fails, the next is asked."""
+    changes, _ = wire.ended(said)
+    far_end.post(wire.provider.url, json=answered(wire, changes))
+    reply = ask(make_client(**wire.provider.settings))
+    assert (reply.status_code, error_of(reply)["code"]) == (502, "invalid_answer")
+    check_fallback(
+        ask(make_client(**wire.provider.settings, llm_fallback=("stub",))),
+        log_lines()[-1],
+        "invalid_answer",
+        wire.provider.name,
+    )
+
+
+@each("said", lambda wire: UNKNOWN_REASONS)
+def test_unknown_reason_of_a_stream(
+    make_client: Serve, far_end: FarEnd, log_lines: Log, wire: Wire, said: str | None
+) -> None:
+    """After the first text it is an error event, in the log and in the attempt too."""
+    far_end.post(wire.provider.url, body=wire.ended(said)[1])
+    first, last = lines_of(ask(make_client(**wire.provider.settings, llm_fallback=("stub",)), stream=True))
+    assert (first["response"], last["done"], last["error"]["code"]) == ("x", True, "invalid_answer")
+    assert (log_lines()[-1]["status"], outcomes(log_lines()[-1])) == (
+        "error",
+        [(wire.provider.name, "invalid_answer")],
+    )
 
 
 @each("case", lambda wire: wire.usages)
@@ -196,6 +226,7 @@ def test_stream_that_breaks(
     line = log_lines()[-1]
     assert (line["status"], line["http_status"], line["error"]["code"]) == ("error", 200, code)
     assert (line["response"], line["backend"], line["fallback"]) == ("Hel", wire.provider.name, False)
+    assert outcomes(line) == [(wire.provider.name, code)]
     assert len(far_end.calls) == 1
 
 
@@ -252,13 +283,14 @@ def backend(wire: Wire) -> Backend:
 
 @every_wire
 def test_check(far_end: FarEnd, wire: Wire) -> None:
-    """A check lists the models, which validates the key and costs nothing."""
-    far_end.get(wire.provider.models_url, json=wire.listing(wire.listed))
+    """A check asks for models, which validates the key and costs nothing."""
+    method, url = wire.provider.check
+    far_end.add(method, url, json=wire.listing(wire.listed))
     assert backend(wire).check(Deadline(5)) is None
     request = far_end.calls[0].request
-    assert request.url == wire.provider.models_url + wire.check_query
+    assert request.url == url + wire.check_query
     assert (wire.headers | wire.key_headers).items() <= told(far_end).items()
-    assert not request.body
+    assert json.loads(request.body or "null") == ({"model": "one"} if method == "POST" else None)
 
 
 @every_wire
@@ -272,8 +304,8 @@ def test_check(far_end: FarEnd, wire: Wire) -> None:
 )
 def test_check_that_fails(far_end: FarEnd, wire: Wire, reply: Json, error: type[Exception], words: str) -> None:
     """A bad key, a dead server and a page of another server are told apart."""
-    far_end.get(wire.provider.models_url, **reply)
-    with pytest.raises(error, match=words):
+    far_end.add(*wire.provider.check, **reply)
+    with pytest.raises(error):
         backend(wire).check(Deadline(5))
 
 
@@ -285,11 +317,22 @@ def test_list_of_models(far_end: FarEnd, wire: Wire) -> None:
     assert far_end.calls[0].request.url == wire.provider.models_url + wire.list_query
 
 
-@every_wire
-@pytest.mark.parametrize("verb", ["check", "list_models"])
+@pytest.mark.parametrize(
+    ("wire", "verb"),
+    [(wire, "list_models") for wire in WIRES]
+    + [(wire, verb) for wire in WIRES if wire.provider.checked[0] == "GET" for verb in ("check", "has_model")],
+    ids=str,
+)
 @pytest.mark.parametrize("models", [..., None, 5, ["x"]], ids=["none", "null", "number", "texts"])
 def test_list_of_a_wrong_shape(far_end: FarEnd, wire: Wire, verb: str, models: Any) -> None:
     """A list of models that isn't one is an InvalidAnswer (base.Backend: they raise a BackendError)."""
     far_end.get(wire.provider.models_url, json={} if models is ... else wire.listing(models))
     with pytest.raises(InvalidAnswer):
         getattr(backend(wire), verb)(Deadline(5))
+
+
+@every_wire
+def test_own_model(far_end: FarEnd, wire: Wire) -> None:
+    """A backend says whether its server has its model."""
+    far_end.add(*wire.provider.check, json=wire.listing(wire.listed))
+    assert backend(wire).has_model(Deadline(5)) is True

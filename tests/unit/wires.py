@@ -112,11 +112,45 @@ def openai_ended(said: str | None) -> tuple[Json, bytes]:
 OPENAI_REASONS = [
     *((said, said) for said in ("stop", "length", "tool_calls", "content_filter")),
     ("function_call", "tool_calls"),
-    *((said, "stop") for said in (None, "", "something_new")),
+    ("STOP", "stop"),
+    ("COMPLETE", "stop"),
+    ("eos_token", "stop"),
+    ("eos", "stop"),
+    ("stop_sequence", "stop"),
+    ("end_turn", "stop"),
+    ("MAX_TOKENS", "length"),
+    ("max_tokens", "length"),
+    ("model_length", "length"),
+    ("tool_use", "tool_calls"),
+    ("TOOL_CALL", "tool_calls"),
+    ("SAFETY", "content_filter"),
+    ("RECITATION", "content_filter"),
+    ("PROHIBITED_CONTENT", "content_filter"),
+    ("content-filter", "content_filter"),
+    ("ERROR_TOXIC", "content_filter"),
+    ("sensitive", "content_filter"),
 ]
+# What no wire's finish reason is: vLLM's and SGLang's `abort`, OpenRouter's `error`, DeepSeek's, Zhipu's, Cohere's.
+UNKNOWN_REASONS = [
+    *(None, "", "something_new", "abort", "aborted", "error", "ERROR", "insufficient_system_resource"),
+    *("network_error", "USER_CANCEL", "ERROR_LIMIT", "unknown", "null", "None", "OTHER", "load", "unload"),
+]
+
+
+def uncounted(name: str, *others: str) -> list[tuple[Json, tuple[None, None]]]:
+    """Return usages whose count `name` is none, and the others are there; what is not counted is not known."""
+    counts = (5.0, "5", -1, float("nan"), [1], {"a": 1}, True, 2**60)
+    return [({"usage": dict.fromkeys(others, None) | {name: count}}, (None, None)) for count in counts]
+
+
 OPENAI_USAGES: Changes = [
     ({"usage": None}, (None, None)),
     ({"usage": {}}, (None, None)),
+    ({"usage": "none"}, (None, None)),
+    ({"usage": [1]}, (None, None)),
+    *uncounted("prompt_tokens"),
+    *uncounted("completion_tokens"),
+    ({"usage": {"prompt_tokens": 3, "completion_tokens": "5"}}, (3, None)),
     ({"usage": {"prompt_tokens": 3}}, (3, None)),
     ({"usage": {"prompt_tokens": 0, "completion_tokens": 0}}, (0, 0)),
 ]
@@ -127,6 +161,13 @@ def openai_choice(**changes: Any) -> Json:
     return {"choices": openai_answer("x", **changes)["choices"]}
 
 
+# Mistral's parts: what it thought, and what it refers to, is no text.
+MAGISTRAL = [
+    {"type": "thinking", "thinking": [{"type": "text", "text": "hm"}]},
+    {"type": "text", "text": "Hel"},
+    {"type": "reference", "reference_ids": [1]},
+    {"type": "text", "text": "lo"},
+]
 OPENAI_TEXTS: Changes = [
     (openai_choice(message={"role": "assistant"} | message), text)
     for message, text in [
@@ -136,11 +177,13 @@ OPENAI_TEXTS: Changes = [
         ({"content": None, "refusal": "I can't."}, "I can't."),
         ({"content": None, "tool_calls": [{"id": "1"}]}, ""),
         ({"content": "a\u2028b\x00", "reasoning_content": "hm"}, "a\u2028b\x00"),
+        ({"content": [{"type": "text", "text": "x"}]}, "x"),
+        ({"content": []}, ""),
+        ({"content": MAGISTRAL}, "Hello"),
     ]
 ]
 OPENAI_WRONG = {
     "empty": {},
-    "error": openai_error(None),
     "no choices": {"choices": []},
     "null choices": {"choices": None},
     "null choice": {"choices": [None]},
@@ -148,11 +191,9 @@ OPENAI_WRONG = {
     "null message": openai_answer("x", message=None),
     "text message": openai_answer("x", message="x"),
     "number as content": openai_answer("x", message={"content": 5}),
-    "list as content": openai_answer("x", message={"content": [{"type": "text", "text": "x"}]}),
+    "list as parts": openai_answer("x", message={"content": ["x"]}),
+    "part without text": openai_answer("x", message={"content": [{"type": "text"}]}),
     "number as finish reason": openai_answer("x", finish_reason={"a": 1}),
-    "text as usage": openai_answer("x") | {"usage": "none"},
-    "list as count": openai_answer("x") | {"usage": {"prompt_tokens": [1]}},
-    "NaN as count": openai_answer("x") | {"usage": {"prompt_tokens": float("nan")}},
     "number as model": openai_answer("x") | {"model": 5},
 }
 HEAD, TAIL, DONE = delta(""), delta(None, "stop"), event("[DONE]")
@@ -183,6 +224,11 @@ OPENAI_STREAMS = {
     "finish with the last text": HEL + delta("lo", "stop") + DONE,
     "obfuscation": delta("Hel", obfuscation="xyz") + delta("lo", service_tier="flex") + TAIL,
     "no error": delta("Hel", error=None) + LO + TAIL,
+    "empty reasons": delta("Hel", "") + delta("lo", "") + TAIL,
+    "success": delta("Hel", message="success", code=0) + LO + TAIL,
+    "parts": other_delta({"content": MAGISTRAL[:2]}) + other_delta({"content": MAGISTRAL[2:]}) + TAIL,
+    "float as count": HEL + LO + TAIL + event({"choices": [], "usage": {"prompt_tokens": 5.0}}) + DONE,
+    "NaN as count": HEL + LO + TAIL + event('{"choices": [], "usage": {"prompt_tokens": NaN}}'),
     "after [DONE]": openai_stream("Hel", "lo") + delta("never read"),
 }
 OPENAI_TAILS = {
@@ -194,9 +240,17 @@ OPENAI_TAILS = {
     "wrong choices": (event({"choices": [5]}), "invalid_answer"),
     "number as content": (other_delta({"content": 5}) + TAIL, "invalid_answer"),
     "list as content": (other_delta({"content": ["x"]}) + TAIL, "invalid_answer"),
-    "NaN as count": (TAIL + event('{"choices": [], "usage": {"prompt_tokens": NaN}}'), "invalid_answer"),
     "error": (event(openai_error(None, kind="server_error")), "server_error"),
-    "named error": (event(openai_error("x"), "error"), "server_error"),
+    "only [DONE]": (DONE, "invalid_answer"),
+    "usage and [DONE]": (openai_usage() + DONE, "invalid_answer"),
+    "named error": (event(openai_error("x", kind="api_error"), "error"), "server_error"),
+    "error object": (event({"object": "error", "message": "CUDA error"}) + DONE, "server_error"),
+    "detail": (event({"detail": "Internal Server Error"}) + DONE, "server_error"),
+    "error in a choice": (
+        event({"choices": [{"delta": {}, "error": {"code": 502, "message": "no"}, "finish_reason": "error"}]}),
+        "server_error",
+    ),
+    "error after the reason": (TAIL + event({"error": {"message": "failed"}}), "server_error"),
     "error as text": (event({"error": "no"}), "server_error"),
     "error without type": (event({"error": {"message": "failed"}}), "server_error"),
     "overloaded": (event(openai_error(None, kind="overloaded_error")), "overloaded"),
@@ -247,7 +301,7 @@ OPENAI_WIRE = Wire(
 
 UNSUPPORTED = "The requested model 'x' is not supported by any provider you have enabled."
 HUGGING_FACE_FAULTS = {  # docs/providers.md, 5
-    "400 object": Fault(400, {"error": {"message": "no", "code": "bad_thing"}}, 400, "bad_thing", False),
+    "400 object": Fault(400, {"error": {"message": "no", "code": "bad_thing"}}, 400, "request_refused", False),
     "400 model": Fault(400, {"error": {"message": UNSUPPORTED, "code": "model_not_supported"}}, 404, "model_not_found"),
     "422": Fault(422, {"error": "Input validation error", "error_type": "validation"}, 400, "request_refused", False),
     "401": Fault(401, {"error": "Invalid username or password."}, 502, "bad_credentials"),
@@ -272,7 +326,7 @@ HUGGING_FACE_WIRE = replace(
         ({"model": "Qwen/Qwen3-4B:groq"}, {"model": "Qwen/Qwen3-4B:groq"}),
         ({"model": "org/gpt-5-like", "max_tokens": 3}, {"model": "org/gpt-5-like", "max_tokens": 3}),
     ],
-    finish_reasons=[*OPENAI_REASONS, ("eos_token", "stop"), ("eos", "stop"), ("stop_sequence", "stop")],
+    finish_reasons=OPENAI_REASONS,
     streams=OPENAI_STREAMS | {"eos_token": HEL + LO + delta("", "eos_token")},
     tails=OPENAI_TAILS
     | {
@@ -373,7 +427,7 @@ CLAUDE_WIRE = Wire(
     ],
     ended=claude_ended,
     finish_reasons=[
-        *((said, "stop") for said in ("end_turn", "stop_sequence", "something_new", None)),
+        *((said, "stop") for said in ("end_turn", "stop_sequence")),
         *((said, "length") for said in ("max_tokens", "model_context_window_exceeded", "pause_turn")),
         ("tool_use", "tool_calls"),
         ("refusal", "content_filter"),
@@ -385,6 +439,12 @@ CLAUDE_WIRE = Wire(
         ({"usage": {"input_tokens": 0, "output_tokens": 0}}, (0, 0)),
         ({"usage": {"output_tokens": 3}}, (None, 3)),
         ({"usage": {}}, (None, None)),
+        ({"usage": None}, (None, None)),
+        ({"usage": "none"}, (None, None)),
+        *uncounted("input_tokens"),
+        *uncounted("output_tokens"),
+        *uncounted("cache_read_input_tokens"),
+        ({"usage": CACHED | {"cache_read_input_tokens": "600", "output_tokens": 3}}, (None, 3)),
     ],
     texts=[
         ({"content": content}, text)
@@ -400,7 +460,6 @@ CLAUDE_WIRE = Wire(
     ],
     wrong={
         "empty": {},
-        "error": claude_error("api_error"),
         "null content": claude_answer("x", content=None),
         "text as content": claude_answer("x", content="x"),
         "null block": claude_answer("x", content=[None]),
@@ -408,10 +467,6 @@ CLAUDE_WIRE = Wire(
         "block without text": claude_answer("x", content=[{"type": "text"}]),
         "number as text": claude_answer("x", content=[{"type": "text", "text": 5}]),
         "list as stop reason": claude_answer("x", stop_reason=["end_turn"]),
-        "text as usage": claude_answer("x", usage="none"),
-        "text as count": claude_answer("x", usage={"input_tokens": "12"}),
-        "NaN as count": claude_answer("x", usage={"input_tokens": float("nan")}),
-        "list as output count": claude_answer("x", usage={"input_tokens": 1, "output_tokens": [1]}),
         "number as model": claude_answer("x", model=5),
     },
     head=START,
@@ -428,6 +483,8 @@ CLAUDE_WIRE = Wire(
         "no blank after colon": claude_stream("Hel", "lo").replace(b": {", b":{"),
         "more after the end": claude_stream("Hel", "lo") + claude_text("never read"),
         "empty delta": START + CLAUDE_HEL + claude_text("") + CLAUDE_LO + END,
+        "float as count": START + CLAUDE_HEL + CLAUDE_LO + claude_end(output_tokens=5.0),  # type: ignore[arg-type]
+        "list as count": START + CLAUDE_HEL + CLAUDE_LO + claude_end(output_tokens=[1]),  # type: ignore[arg-type]
     },
     long=(CLAUDE_LONG, 675, 9),
     empty={"no text": START + END, "only thinking": START + THINKING + END},
@@ -440,8 +497,6 @@ CLAUDE_WIRE = Wire(
         "no type": (event({"delta": {}}), "invalid_answer"),
         "no delta": (claude_event("content_block_delta"), "invalid_answer"),
         "number as text": (claude_delta("text_delta", text=5) + END, "invalid_answer"),
-        "list as count": (claude_end(output_tokens=[1]), "invalid_answer"),  # type: ignore[arg-type]
-        "NaN as count": (claude_end(output_tokens=float("nan")), "invalid_answer"),  # type: ignore[arg-type]
         "api_error": (CLAUDE.broken, "server_error"),
         "overloaded": (claude_event("error", error={"type": "overloaded_error", "message": "x"}), "overloaded"),
         "error without more": (claude_event("error"), "server_error"),
@@ -466,11 +521,12 @@ def ollama_ended(said: str | None) -> tuple[Json, bytes]:
 
 OLLAMA_PLAIN = ollama_stream("Hel", "lo")
 OLLAMA_THINKING = ollama_line("", message={"role": "assistant", "content": "", "thinking": "hm"})
+OLLAMA_CALL = {"role": "assistant", "content": "", "tool_calls": [{"function": {"name": "f", "arguments": {}}}]}
 OLLAMA_WIRE = Wire(
     provider=OLLAMA,
     model_setting="ollama_model",
     default_model="llama2",
-    always={"stream": False, "think": False, "truncate": False, "messages": [USER]},
+    always={"stream": False, "think": False, "truncate": False, "shift": False, "messages": [USER]},
     streamed={"stream": True},
     parameters=[
         ({}, {}),
@@ -494,13 +550,13 @@ OLLAMA_WIRE = Wire(
         ),
     ],
     ended=ollama_ended,
-    finish_reasons=[(said, "stop") for said in ("stop", "", "load", "unload", "something new", None)]
-    + [("length", "length")],
+    finish_reasons=[("stop", "stop"), ("length", "length")],
     usages=[  # a count that Ollama leaves out is null, not 0 and not a failure
         ({"prompt_eval_count": ...}, (None, 2)),
         ({"eval_count": ...}, (12, None)),
         ({"prompt_eval_count": ..., "eval_count": ...}, (None, None)),
         ({"prompt_eval_count": 0, "eval_count": 0}, (0, 0)),
+        *(({"eval_count": count}, (12, None)) for count in (5.0, "5", -1, float("nan"), {"a": 1})),
     ],
     texts=[
         ({"message": {"role": "assistant", "content": text, "thinking": "hm"}}, text)
@@ -508,19 +564,19 @@ OLLAMA_WIRE = Wire(
     ],
     wrong={
         "empty": {},
-        "error": {"error": "text"},
         "not done": {"message": {"content": "x"}},
         "only done": {"done": True},
         "null message": ollama_answer("x", message=None),
         "text message": ollama_answer("x", message="x"),
         "empty message": ollama_answer("x", message={}),
+        **{f"done for {said}": ollama_answer("x", done_reason=said) for said in ("load", "unload", "new", ["stop"])},
+        "done for no reason": ollama_answer("x", done_reason=None),
+        "call": ollama_answer("", message=OLLAMA_CALL),
         "done is false": ollama_answer("x", done=False),
         "null content": ollama_answer("x", message={"content": None}),
         "number as content": ollama_answer("x", message={"content": 5}),
         "list as content": ollama_answer("x", message={"content": ["x"]}),
         "object as model": ollama_answer("x", model={"name": "x"}),
-        "object as count": ollama_answer("x", eval_count={"a": 1}),
-        "NaN as count": ollama_answer("x", eval_count=float("nan")),
     },
     head=ollama_line(""),
     streams={
@@ -542,6 +598,9 @@ OLLAMA_WIRE = Wire(
         "number": (b'{"message":{"content":5},"done":false}\n', "invalid_answer"),
         "null": (b'{"message":{"content":null},"done":false}\n', "invalid_answer"),
         "error": (OLLAMA.broken, "server_error"),
+        "load": (json.dumps(ollama_answer("", done_reason="load")).encode(), "invalid_answer"),
+        "done for no reason": (ollama_line("", done=True), "invalid_answer"),
+        "call": (ollama_line("", message=OLLAMA_CALL) + json.dumps(ollama_answer("")).encode(), "invalid_answer"),
     },
     faults={  # docs/providers.md, 2.4
         "400 thinking": Fault(400, {"error": '"m" does not support thinking'}, 400, "request_refused", False),

@@ -9,19 +9,12 @@ from ...errors import LLMAPIError, QuotaExhausted
 from ...runtime.deadline import Deadline
 from ...types import Chunk, GenerationRequest, Usage
 from .base import Vendor
-from .openai import listed_ids, stream_error
-from .replies import Reply, error_for, event_data, json_object
+from .openai import listed_ids
+from .replies import Reply, error_for, error_in, stream_error
+from .streams import event_data, finish_reason, json_object
 
 # `max_tokens` is required; thinking counts too and the newer tokenizers need more of them (docs/providers.md, 4.7).
 DEFAULT_MAX_TOKENS = 4096
-# docs/providers.md, 1.3
-FINISH_REASONS = {
-    "max_tokens": "length",
-    "model_context_window_exceeded": "length",
-    "pause_turn": "length",
-    "tool_use": "tool_calls",
-    "refusal": "content_filter",
-}
 SPENT = ("contract_spend_limit_reached", "enforced_spend_limit_reached")
 
 
@@ -30,55 +23,61 @@ class Claude(Vendor):
     path = "/v1/messages"
     serves = frozenset({"json_schema"})
 
+    @property
+    def base_url(self) -> str:
+        # the paths have it, other vendors' addresses too
+        return super().base_url.removesuffix("/v1")
+
     def headers(self) -> dict[str, str]:
         key = self.key()
         return {"anthropic-version": self.settings.claude_version} | ({"x-api-key": key} if key else {})
 
     def payload(self, request: GenerationRequest) -> dict[str, Any]:
+        model = request.model or self.model
         fields: dict[str, Any] = {
-            "model": request.model or self.model,
-            "max_tokens": request.max_tokens or DEFAULT_MAX_TOKENS,
-            "messages": [{"role": m.role, "content": m.content} for m in request.turns],
+            "model": model,
+            "max_tokens": self.allowed(model, request.max_tokens or DEFAULT_MAX_TOKENS),
             "stream": request.stream,
+            **_conversation(request),
+            **_sampling(request),
         }
-        if request.system:
-            fields["system"] = request.system
-        if request.temperature is not None:
-            fields["temperature"] = min(request.temperature, 1)  # OpenAI's scale ends at 2, Anthropic's at 1
-        if request.top_p is not None:
-            fields["top_p"] = request.top_p
-        if request.stop:
-            fields["stop_sequences"] = list(request.stop)
+        if stops := [stop for stop in request.stop if not stop.isspace()]:
+            fields["stop_sequences"] = stops
         if request.response_format:
             fields["output_config"] = {"format": {"type": "json_schema", "schema": request.response_format.schema}}
         return fields
 
+    def unsent_stops(self, request: GenerationRequest, payload: Mapping[str, Any]) -> tuple[str, ...]:
+        return tuple(filter(str.isspace, request.stop))
+
     def whole(self, body: dict[str, Any]) -> Chunk:
         text = "".join(block["text"] for block in body["content"] if block["type"] == "text")
-        usage = Usage(_input_tokens(body["usage"]), body["usage"].get("output_tokens"))
-        return Chunk(text, _finish_reason(body.get("stop_reason")), usage, body.get("model"))
+        counts = body.get("usage")
+        return Chunk(text, finish_reason(body.get("stop_reason")), _usage(counts, counts), body.get("model"))
 
     def pieces(self, lines: Iterator[bytes]) -> Iterator[Chunk]:
-        input_tokens = output_tokens = model = stop_reason = None
+        start = end = model = stop_reason = None
         for event in map(json_object, event_data(lines)):
+            if error_in(event):
+                raise stream_error(self.name, event)
             match event["type"]:
                 case "message_start":
-                    input_tokens = _input_tokens(event["message"].get("usage", {}))
+                    start = event["message"].get("usage")
                     model = event["message"].get("model")
                 case "content_block_delta" if event["delta"]["type"] == "text_delta":
                     yield Chunk(event["delta"]["text"], model=model)
                 case "message_delta":
                     stop_reason = event["delta"].get("stop_reason")
-                    output_tokens = event.get("usage", {}).get("output_tokens")
+                    end = event.get("usage")
                 case "message_stop":
-                    yield Chunk("", _finish_reason(stop_reason), Usage(input_tokens, output_tokens), model)
+                    yield Chunk("", finish_reason(stop_reason), _usage(start, end), model)
                     return
-                case "error":
-                    raise stream_error(self.name, event)
 
     def error(self, reply: Reply, payload: Mapping[str, Any] | None, deadline: Deadline) -> LLMAPIError:
+        if payload and (lowered := self.lowered(reply, payload, "max_tokens")):
+            return lowered
         if reply.status == 429 and _is_spent(reply):
-            return QuotaExhausted(f"{self.name} has no budget left for this key (spend limit)")
+            return QuotaExhausted(f"{self.name} has no budget left for this key (spend limit)", detail=reply.detail)
         return error_for(self.name, reply)
 
     def check(self, deadline: Deadline) -> None:
@@ -88,18 +87,37 @@ class Claude(Vendor):
         return self.get("/v1/models?limit=1000", deadline, listed_ids)
 
 
-def _input_tokens(usage: Mapping[str, Any]) -> int | None:
-    """What was read from or written to the cache is not in `input_tokens` (docs/providers.md, 1.4)."""
+def _conversation(request: GenerationRequest) -> dict[str, Any]:
+    """Return the system text and the turns: empty ones are refused, and so is a conversation without any (4.3)."""
+    turns = [{"role": m.role, "content": m.content} for m in request.turns if m.content.strip()]
+    if turns:
+        return {"messages": turns} | ({"system": request.system} if request.system else {})
+    return {"messages": [{"role": "user", "content": request.system or request.turns[-1].content}]}
+
+
+def _sampling(request: GenerationRequest) -> dict[str, float]:
+    """Return temperature or top_p: some models refuse both together (4.3). One that is 1 says nothing."""
+    # OpenAI's scale ends at 2, Anthropic's at 1
+    temperature = None if request.temperature is None else min(request.temperature, 1)
+    if temperature is None or (request.temperature == 1 and request.top_p not in (None, 1)):
+        return {} if request.top_p is None else {"top_p": request.top_p}
+    return {"temperature": temperature}
+
+
+def _usage(start: Any, end: Any) -> Usage:
+    """Return the counts; `input_tokens` lacks what the cache was read or written (docs/providers.md, 1.4)."""
     names = ("input_tokens", "cache_creation_input_tokens", "cache_read_input_tokens")
-    return sum(usage.get(name) or 0 for name in names) if "input_tokens" in usage else None
-
-
-def _finish_reason(said: str | None) -> str:
-    return FINISH_REASONS.get(said or "", "stop")
+    counts = [start.get(name) for name in names] if isinstance(start, dict) else [None]
+    whole = [Usage.of(count or 0, None).input_tokens for count in counts]
+    total = None if counts[0] is None or None in whole else sum(filter(None, whole))
+    return Usage.of(total, end.get("output_tokens") if isinstance(end, dict) else None)
 
 
 def _is_spent(reply: Reply) -> bool:
-    """A rate limit names the time to wait; a spend limit does not (docs/providers.md, 1.5)."""
+    """A rate limit names the time to wait; a spend limit does not (docs/providers.md, 1.5).
+
+    An error inside an answer has no headers to tell.
+    """
     details = reply.error.get("details")
     said = details.get("error_code") if isinstance(details, dict) else None
-    return "retry-after" not in reply.headers or said in SPENT
+    return said in SPENT or bool(reply.headers and "retry-after" not in reply.headers)

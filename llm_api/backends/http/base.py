@@ -23,17 +23,28 @@ import urllib3
 from urllib3.exceptions import ProtocolError
 
 from ... import strict_json
-from ...errors import BackendError, InvalidAnswer, LLMAPIError, NotConfigured, ServerError, Unreachable
+from ...errors import (
+    BackendError,
+    InvalidAnswer,
+    LLMAPIError,
+    NotConfigured,
+    ParameterDropped,
+    ServerError,
+    Unreachable,
+)
 from ...runtime.deadline import Deadline
 from ...runtime.per_process import PerProcess
 from ...settings import Settings
 from ...types import Chunk, GenerationRequest
-from ..base import Backend
+from ..base import Backend, cut_at_stop
+from ..faults import REFUSED
 from .connections import Adapter, Call, Received, authority
-from .replies import Reply, error_for, in_shape, json_object, split_lines
+from .replies import Reply, error_for, error_in, output_limit
+from .streams import in_shape, json_object, split_lines
 
 MAX_ANSWER_BYTES = 16 * 1024 * 1024
 READ_BYTES = 65_536
+LEFT_OUT = ("temperature", "top_p", "seed")
 HEADERS = {"User-Agent": "llm-api", "Accept-Encoding": "identity"}
 
 T = TypeVar("T")
@@ -73,11 +84,30 @@ class HttpBackend(Backend):
         """Translate an error reply to `payload`; a provider with more than a status to go by says so here."""
         return error_for(self.name, reply)
 
+    @property
+    def extra_body(self) -> Mapping[str, Any]:
+        """What every request has beside what `payload` says."""
+        return {}
+
+    @property
+    def extra_headers(self) -> Mapping[str, str]:
+        """What every request has beside `headers`."""
+        return {}
+
+    def unsent_stops(self, request: GenerationRequest, payload: Mapping[str, Any]) -> tuple[str, ...]:
+        """Return the stop texts that the provider was not told; the answer is cut at them here."""
+        return ()
+
     def stream(self, request: GenerationRequest, deadline: Deadline) -> Iterator[Chunk]:
-        with self._sent("POST", self.path, deadline, request) as response:
+        payload = self.payload(request)
+        chunks = self._chunks(payload, payload.get("stream", request.stream), deadline)
+        return cut_at_stop(chunks, self.unsent_stops(request, payload))
+
+    def _chunks(self, payload: Mapping[str, Any], streamed: bool, deadline: Deadline) -> Iterator[Chunk]:
+        with self._sent("POST", self.path, deadline, payload) as response:
             parts = _read(response, deadline)
-            if not request.stream:
-                yield in_shape(self.whole, json_object(b"".join(parts)))
+            if not streamed:
+                yield in_shape(self.whole, self._object(parts, payload, deadline))
                 return
             pieces = self.pieces(split_lines(parts))
             while chunk := in_shape(next, pieces, None):
@@ -85,14 +115,39 @@ class HttpBackend(Backend):
 
     def get(self, path: str, deadline: Deadline, read: Callable[[dict[str, Any]], T]) -> T:
         """Return what `read` makes of the JSON object at `path`. Raises as `stream` does."""
-        with self._sent("GET", path, deadline) as response:
-            return in_shape(read, json_object(b"".join(_read(response, deadline))))
+        return self._fetched("GET", path, None, deadline, read)
+
+    def post(self, path: str, payload: Mapping[str, Any], deadline: Deadline, read: Callable[[dict[str, Any]], T]) -> T:
+        """Return what `read` makes of the JSON object that answers `payload`. Raises as `stream` does."""
+        return self._fetched("POST", path, payload, deadline, read)
+
+    def _fetched(
+        self,
+        method: str,
+        path: str,
+        payload: Mapping[str, Any] | None,
+        deadline: Deadline,
+        read: Callable[[dict[str, Any]], T],
+    ) -> T:
+        with self._sent(method, path, deadline, payload) as response:
+            return in_shape(read, self._object(_read(response, deadline), payload, deadline))
+
+    def _object(self, parts: Iterator[bytes], payload: Mapping[str, Any] | None, deadline: Deadline) -> dict[str, Any]:
+        body = json_object(b"".join(parts))
+        if error := error_in(body):
+            raise self._error(Reply.within(error, self.settings.redact), payload, deadline)
+        return body
+
+    def _error(self, reply: Reply, payload: Mapping[str, Any] | None, deadline: Deadline) -> LLMAPIError:
+        is_ours = payload is not None and reply.status in REFUSED and reply.param not in payload
+        if is_ours and reply.param in self.extra_body:
+            return NotConfigured(f"{self.name} refuses {reply.param}, which a setting adds", detail=reply.detail)
+        return self.error(reply, payload, deadline)
 
     @contextmanager
     def _sent(
-        self, method: str, path: str, deadline: Deadline, request: GenerationRequest | None = None
+        self, method: str, path: str, deadline: Deadline, payload: Mapping[str, Any] | None
     ) -> Iterator[Received]:
-        payload = self.payload(request) if request else None
         call = self._call(method, path, payload, deadline)
         reply = None
         with deadline.stopping(call.stop), self._send(call, deadline) as response:
@@ -101,14 +156,16 @@ class HttpBackend(Backend):
             else:
                 reply = self._reply(response, deadline)
         if reply:
-            raise self.error(reply, payload, deadline)
+            raise self._error(reply, payload, deadline)
 
     def _call(self, method: str, path: str, payload: Mapping[str, Any] | None, deadline: Deadline) -> Call:
         headers = {**HEADERS, **self.headers(), **self._authority}
         body = b""
         if payload is not None:
             headers["Content-Type"] = "application/json"
-            body = strict_json.dumps(payload).encode()
+            body = strict_json.dumps(_merged(self.extra_body, payload)).encode()
+        ours = {name.lower() for name in headers}
+        headers |= {name: value for name, value in self.extra_headers.items() if name.lower() not in ours}
         seconds = max(min(self.settings.connect_timeout, deadline.remaining()), 0.001)
         return Call(method, self.base_url, path, headers, body, seconds)
 
@@ -127,7 +184,7 @@ class HttpBackend(Backend):
         body = b""
         with suppress(InvalidAnswer):  # the status says enough
             body = b"".join(_read(response, deadline))
-        return Reply(response.status_code, response.headers, body, self.settings.redact)
+        return Reply.read(response.status_code, response.headers, body, self.settings.redact)
 
     def _make_adapter(self) -> Adapter:
         proxy = None if _is_loopback(self.base_url) else self.settings.http_proxy_url
@@ -143,6 +200,10 @@ class Vendor(HttpBackend):
     prefix: ClassVar[str]
     address: ClassVar[str] = "base_url"
 
+    def __init__(self, settings: Settings) -> None:
+        super().__init__(settings)
+        self._most_tokens: dict[str, int] = {}
+
     @property
     def model(self) -> str:
         model: str = getattr(self.settings, f"{self.prefix}_model")
@@ -152,6 +213,31 @@ class Vendor(HttpBackend):
     def base_url(self) -> str:
         url: str = getattr(self.settings, f"{self.prefix}_{self.address}")
         return url
+
+    @property
+    def extra_body(self) -> Mapping[str, Any]:
+        return getattr(self.settings, f"{self.prefix}_extra_body") or {}
+
+    @property
+    def extra_headers(self) -> Mapping[str, str]:
+        return getattr(self.settings, f"{self.prefix}_extra_headers") or {}
+
+    def left_out(self, request: GenerationRequest) -> tuple[str, ...]:
+        said = [name for name in LEFT_OUT if getattr(request, name) is not None]
+        sent = self.payload(request) if said else {}
+        return tuple(name for name in said if name not in sent and name not in sent.get("options", ()))
+
+    def allowed(self, model: str, max_tokens: int) -> int:
+        """Return `max_tokens`, or the most that `model` is known to allow."""
+        return min(max_tokens, self._most_tokens.get(model, max_tokens))
+
+    def lowered(self, reply: Reply, payload: Mapping[str, Any], name: str) -> ParameterDropped | None:
+        """Note the most tokens that the model allows, where `reply` says that the field `name` asks for more."""
+        most = output_limit(reply)
+        if not most or most >= payload.get(name, 0):
+            return None
+        self._most_tokens[payload["model"]] = most
+        return ParameterDropped(f"this model of {self.name} allows at most {most:,} tokens in an answer", param=name)
 
     @property
     def is_official(self) -> bool:
@@ -167,6 +253,14 @@ class Vendor(HttpBackend):
             return key
         where = f"put {name.upper()}=... into .env, or export {name.upper()} where the service is started"
         raise NotConfigured(f"{self.name} needs a key: {where}")
+
+
+def _merged(extra: Mapping[str, Any], payload: Mapping[str, Any]) -> dict[str, Any]:
+    """Return `payload` with what it lacks of `extra`; of the options too, which are Ollama's."""
+    merged = {**extra, **payload}
+    if isinstance(extra.get("options"), dict) and "options" in payload:
+        merged["options"] = {**extra["options"], **payload["options"]}
+    return merged
 
 
 def _is_loopback(url: str) -> bool:

@@ -1,61 +1,68 @@
-"""Reading what providers send: error replies and their classes, lines, server-sent events, shapes."""
+"""Reading what providers say when they don't answer, in any of their shapes; ../faults.py knows what it means."""
 
 from __future__ import annotations
 
 import email.utils
-import json
 import math
 import re
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, ParamSpec, TypeVar
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from ...errors import (
     BackendError,
-    BadCredentials,
     InvalidAnswer,
     LLMAPIError,
     ModelNotFound,
-    Overloaded,
     QuotaExhausted,
     RateLimited,
     RequestRefused,
-    ServerError,
-    TimedOut,
 )
+from ..faults import OUTPUT_LIMIT, REFUSALS, REFUSED, RULES, STATUSES, Rule, rule_of_status
+from .streams import json_object
 
 MAX_DETAIL_CHARS = 500
-# 16 MiB of empty lists became 450 MB of memory.
-MAX_BRACKETS = 200_000
-
-# Anthropic (docs/providers.md, 4.5), OpenAI's newer wording (3.4), llama.cpp and Ollama.
-TOO_LONG = re.compile(
-    r"prompt is too long|input tokens exceed|exceed\w* (the )?(available |maximum )?context|maximum context length",
-    re.IGNORECASE,
-)
-
-P = ParamSpec("P")
-T = TypeVar("T")
+# What is searched for a provider's wording.
+MAX_SEARCHED_CHARS = 4_000
+# FastAPI, Mistral and LiteLLM put messages into lists and objects.
+MAX_DEPTH = 4
+# Some answers have a `message` of their own, such as "success".
+ANSWERS = frozenset({"choices", "content", "done", "data", "models"})
 
 
 class Reply:
-    """A provider's answer that is not a 200: its status, headers and JSON object ({} where it sent none)."""
+    """A provider's answer that is an error: its status, headers and error object ({} where it sent none)."""
 
     def __init__(
-        self, status: int, headers: Mapping[str, str], body: bytes, redact: Callable[[str], str] = str
+        self, status: int, headers: Mapping[str, str], error: Mapping[str, Any], redact: Callable[[str], str] = str
     ) -> None:
         self.status = status
         self.headers = headers
-        self.error = error_object(_object_or_empty(body))
+        self.error = error
         self._redact = redact
+
+    @classmethod
+    def read(cls, status: int, headers: Mapping[str, str], body: bytes, redact: Callable[[str], str]) -> Reply:
+        """Return the reply that has `body`."""
+        return cls(status, headers, error_in(_object_or_empty(body), status), redact)
+
+    @classmethod
+    def within(cls, error: Mapping[str, Any], redact: Callable[[str], str] = str) -> Reply:
+        """Return the reply for an error inside an answer with status 200: the status is the one the error says."""
+        return cls(_said_status(error), {}, error, redact)
+
+    @property
+    def wording(self) -> str:
+        """The provider's own words, those of the server behind it too, in one line: to be searched, not to be shown."""
+        behind = self.error.get("metadata")  # OpenRouter's
+        raw = behind.get("raw") if isinstance(behind, Mapping) else None
+        words = f"{_words(self.error)} {raw}" if isinstance(raw, str) else _words(self.error)
+        return " ".join(words[:MAX_SEARCHED_CHARS].split())
 
     @property
     def detail(self) -> str | None:
         """The provider's own words in one bounded line; they may quote our key."""
-        message = self.error.get("message")
-        if not isinstance(message, str):
-            return None
-        return " ".join(self._redact(message).split())[:MAX_DETAIL_CHARS] or None
+        return " ".join(self._redact(_words(self.error)).split())[:MAX_DETAIL_CHARS] or None
 
     @property
     def code(self) -> str | None:
@@ -63,64 +70,121 @@ class Reply:
         return self._word("code") or self._word("type")
 
     @property
-    def param(self) -> str | None:
-        """The field that the provider blames."""
-        return self._word("param")
+    def codes(self) -> set[str]:
+        """All words by which the provider names the error."""
+        return {word for name in ("code", "type", "status") if (word := self._word(name))}
 
     @property
-    def is_too_long(self) -> bool:
-        """Whether it is about the length of the prompt: only OpenAI has a code for that."""
-        return self.code == "context_length_exceeded" or bool(TOO_LONG.search(self.detail or ""))
+    def param(self) -> str | None:
+        """The field that the provider blames."""
+        return self._word("param") or _first_place(self.error.get("message"))
 
     def _word(self, name: str) -> str | None:
         word = self.error.get(name)
         return word if isinstance(word, str) and re.fullmatch(r"[\w.-]{1,64}", self._redact(word)) else None
 
 
-def error_object(body: Mapping[str, Any]) -> dict[str, Any]:
-    """Return `body["error"]`; where it is a string (Ollama, Hugging Face), an object with that message."""
+def error_in(body: Mapping[str, Any], status: int = 200) -> dict[str, Any]:
+    """Return the error object in `body`, {} where there is none."""
     error = body.get("error")
-    return error if isinstance(error, dict) else {"message": error} if isinstance(error, str) else {}
+    if isinstance(error, dict) and error:
+        return error
+    if error or body.get("type") == "error":
+        # Ollama's, Hugging Face's; TGI names the kind beside it
+        return {"message": error, "type": body.get("error_type"), "code": body.get("code")}
+    if status == 200 and body.get("object") != "error" and not body.keys().isdisjoint(ANSWERS):
+        return {}
+    # vLLM's and Mistral's, FastAPI's, Bedrock's
+    said = next((body[name] for name in ("message", "detail", "msg") if isinstance(body.get(name), str | list)), None)
+    said = said or (body.get("detail") if status != 200 else None)
+    return {**body, "message": said or body.get("message")} if said or body.get("object") == "error" else {}
 
 
-def error_for(backend: str, reply: Reply) -> LLMAPIError:
-    """Return the error for a reply, by its status alone (docs/providers.md, 1.5 and 1.6)."""
-    status = reply.status
-    if status in (400, 413, 422):
-        if status == 413 or reply.is_too_long:
-            return RequestRefused(
-                f"{backend} can't take a request of this length",
-                code="context_length_exceeded",
-                param="prompt",
-                detail=reply.detail,
-            )
-        return RequestRefused(f"{backend} refused the request", code=reply.code, param=reply.param, detail=reply.detail)
-    if status == 404 and reply.error:
-        return ModelNotFound(f"{backend} does not have this model", param="model", detail=reply.detail)
-    kind, words = _kind(status)
-    error = kind(f"{backend} {words} (status {status})", retry_after=retry_after(reply.headers))
-    error.retryable = _may_be_retried(reply) and kind is not QuotaExhausted
+def stream_error(backend: str, event: Mapping[str, Any]) -> LLMAPIError:
+    """Return the error for an event that ends a stream.
+
+    Only where the rate is limited it is asked again: else the provider has begun, and may have billed.
+    """
+    error = error_for(backend, Reply.within(error_in(event)))
+    if isinstance(error, BackendError) and not isinstance(error, RateLimited):
+        error.retryable = False
     return error
 
 
-def _kind(status: int) -> tuple[type[BackendError], str]:
-    if status in _KINDS:
-        return _KINDS[status]
-    if status >= 500 or status in (408, 409):
-        return ServerError, "failed"
-    return InvalidAnswer, "answered with an unexpected status"
+def error_for(backend: str, reply: Reply) -> LLMAPIError:
+    """Return the error for a reply: the first rule that fits, else by its status (docs/providers.md, 1.5 and 1.6)."""
+    rule = next(
+        (rule for rule in RULES if rule.fits(reply.status, reply.codes, reply.wording)), None
+    ) or rule_of_status(reply.status)
+    if issubclass(rule.kind, RequestRefused):
+        return _refusal(rule, backend, reply)
+    error = rule.kind(
+        f"{backend} {rule.words}",
+        param="model" if rule.kind is ModelNotFound else None,
+        detail=reply.detail,
+        retry_after=retry_after(reply.headers),
+    )
+    error.retryable = _may_be_retried(reply) and rule.kind not in (QuotaExhausted, ModelNotFound, InvalidAnswer)
+    return error
 
 
-_KINDS: dict[int, tuple[type[BackendError], str]] = {
-    401: (BadCredentials, "did not accept the key"),
-    402: (QuotaExhausted, "has no credit left for this key"),
-    403: (BadCredentials, "does not allow this with the key"),
-    404: (InvalidAnswer, "has nothing at this address; is its base URL right?"),
-    429: (RateLimited, "limits the rate of requests"),
-    503: (Overloaded, "is overloaded"),
-    504: (TimedOut, "took too long"),
-    529: (Overloaded, "is overloaded"),
-}
+def _refusal(rule: Rule, backend: str, reply: Reply) -> RequestRefused:
+    message = f"{backend} {rule.words}"
+    if rule.words != "refused the request":
+        return RequestRefused(message, code="context_length_exceeded", param="prompt", detail=reply.detail)
+    code = next((word for word in (reply.code, *sorted(reply.codes)) if word in REFUSALS), None)
+    return RequestRefused(message, code=code, param=reply.param, detail=reply.detail)
+
+
+def output_limit(reply: Reply) -> int | None:
+    """Return the most output tokens that the model allows, where that is what the provider says."""
+    found = OUTPUT_LIMIT.search(reply.wording) if reply.status in REFUSED else None
+    return int(next(filter(None, found.groups()))) if found else None
+
+
+def _said_status(error: Mapping[str, Any]) -> int:
+    """Return the status that an error names, as a number or by its word; 500 where it names none."""
+    names = ("code", "status", "status_code", "statusCode", "http_status_code", "type")
+    said = [str(error[name]) for name in names if isinstance(error.get(name), str | int)]
+    for word in said:
+        if re.fullmatch(r"[45]\d\d", word):
+            return int(word)
+    statuses = (STATUSES.get(_bare(word)) for word in said)
+    return next(filter(None, statuses), 422 if isinstance(error.get("message"), list) else 500)
+
+
+def _bare(word: str) -> str:
+    """`BadRequestError`, `bad_request_error` and `BAD_REQUEST` are the same word."""
+    return re.sub(r"(error|exception)$", "", re.sub(r"[^a-z]", "", word.lower()))
+
+
+def _words(value: object, depth: int = MAX_DEPTH) -> str:
+    """Return the text in a message, whether it is that, a list, or an object; FastAPI's also with its place."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, list) and depth:
+        return "; ".join(filter(None, (_words(item, depth - 1) for item in value)))
+    if not isinstance(value, Mapping) or not depth:
+        return ""
+    text = next(
+        filter(None, (_words(value.get(name), depth - 1) for name in ("message", "msg", "detail", "error"))), ""
+    )
+    place = ".".join(_place(value))
+    return f"{place}: {text}" if place and text else text
+
+
+def _place(problem: Mapping[str, Any]) -> list[str]:
+    place = problem.get("loc")
+    return [str(part) for part in place if part != "body"] if isinstance(place, list) else []
+
+
+def _first_place(message: object) -> str | None:
+    if isinstance(message, Mapping):
+        message = message.get("detail")
+    places = (
+        [_place(problem) for problem in message if isinstance(problem, Mapping)] if isinstance(message, list) else []
+    )
+    return next((place[0] for place in places if place and re.fullmatch(r"[a-z_]{1,64}", place[0])), None)
 
 
 def _may_be_retried(reply: Reply) -> bool:
@@ -155,58 +219,8 @@ def _seconds_until(date: str | None) -> float | None:
         return None
 
 
-def split_lines(parts: Iterable[bytes]) -> Iterator[bytes]:
-    """Yield lines without their end. Split on the byte alone: text may hold U+2028, which str splits on."""
-    held: list[bytes] = []
-    for part in parts:
-        *lines, rest = part.split(b"\n")
-        for line in lines:
-            yield b"".join([*held, line]).rstrip(b"\r")
-            held.clear()
-        if rest:
-            held.append(rest)
-    if held:
-        yield b"".join(held)
-
-
-def event_data(lines: Iterable[bytes]) -> Iterator[bytes]:
-    """Yield the data of each server-sent event; comments, empty events and an unfinished last one are dropped.
-
-    The event's name is not needed: every provider repeats it inside the data. (WHATWG HTML, server-sent events.)
-    """
-    data: list[bytes] = []
-    for line in lines:
-        if not line:
-            if any(data):
-                yield b"\n".join(data)
-            data.clear()
-        elif line.startswith(b"data:"):
-            data.append(line[5:].removeprefix(b" "))
-
-
-def json_object(data: bytes) -> dict[str, Any]:
-    """Return the JSON object in `data`. Raises InvalidAnswer."""
-    if data.count(b"[") + data.count(b"{") > MAX_BRACKETS:
-        raise InvalidAnswer("the answer has too many parts")
-    try:
-        value = json.loads(data)
-    except (ValueError, RecursionError):
-        raise InvalidAnswer("the answer is not JSON, or was cut short") from None
-    if not isinstance(value, dict):
-        raise InvalidAnswer("the answer is not a JSON object")
-    return value
-
-
-def in_shape(read: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """Return `read(...)`. Raises InvalidAnswer where the data has not the shape that `read` expects."""
-    try:
-        return read(*args, **kwargs)
-    except (KeyError, IndexError, TypeError, AttributeError, ValueError) as error:
-        raise InvalidAnswer(f"the answer has an unexpected shape ({type(error).__name__})") from error
-
-
 def _object_or_empty(body: bytes) -> dict[str, Any]:
     try:
-        return json_object(body)
+        return json_object(re.sub(rb"^\s*\[(.*)\]\s*$", rb"\1", body, flags=re.DOTALL))  # Gemini's is in a list
     except InvalidAnswer:
         return {}

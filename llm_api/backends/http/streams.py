@@ -1,0 +1,87 @@
+"""Reading answers, whole and streamed: lines, server-sent events, JSON, and the reason for which an answer ends."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, ParamSpec, TypeVar
+
+from ...errors import InvalidAnswer
+
+# 16 MiB of empty lists became 450 MB of memory.
+MAX_BRACKETS = 200_000
+MAX_REASON_CHARS = 64
+
+# docs/providers.md, 1.3. In small letters, as some servers write them in capitals.
+FINISH_REASONS = {
+    **dict.fromkeys(("stop", "end_turn", "stop_sequence", "eos_token", "eos", "complete", "completed"), "stop"),
+    **dict.fromkeys(("length", "max_tokens", "max_output_tokens", "model_length"), "length"),
+    **dict.fromkeys(("model_context_window_exceeded", "pause_turn"), "length"),
+    **dict.fromkeys(("tool_calls", "function_call", "tool_use", "tool_call"), "tool_calls"),
+    **dict.fromkeys(("content_filter", "content_filtered", "guardrail_intervened", "refusal"), "content_filter"),
+    **dict.fromkeys(("safety", "recitation", "blocklist", "prohibited_content", "spii"), "content_filter"),
+    **dict.fromkeys(("language", "image_safety", "error_toxic", "sensitive"), "content_filter"),
+}
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def finish_reason(said: object) -> str:
+    """Return the reason in OpenAI's words. Raises InvalidAnswer on one that is not known: the answer may be a part."""
+    if not said:
+        raise InvalidAnswer("the answer does not say why it ended")
+    reason = FINISH_REASONS.get(str(said).lower().replace("-", "_"))
+    if reason is None:
+        raise InvalidAnswer("the answer ended for an unknown reason", detail=str(said)[:MAX_REASON_CHARS])
+    return reason
+
+
+def split_lines(parts: Iterable[bytes]) -> Iterator[bytes]:
+    """Yield lines without their end. Split on the byte alone: text may hold U+2028, which str splits on."""
+    held: list[bytes] = []
+    for part in parts:
+        *lines, rest = part.split(b"\n")
+        for line in lines:
+            yield b"".join([*held, line]).rstrip(b"\r")
+            held.clear()
+        if rest:
+            held.append(rest)
+    if held:
+        yield b"".join(held)
+
+
+def event_data(lines: Iterable[bytes]) -> Iterator[bytes]:
+    """Yield the data of each server-sent event; comments, empty events and an unfinished last one are dropped.
+
+    The event's name is not needed: every provider repeats it inside the data. (WHATWG HTML, server-sent events.)
+    """
+    data: list[bytes] = []
+    for line in lines:
+        if not line:
+            if any(data):
+                yield b"\n".join(data)
+            data.clear()
+        elif line.startswith(b"data:"):
+            data.append(line[5:].removeprefix(b" "))
+
+
+def json_object(data: bytes) -> dict[str, Any]:
+    """Return the JSON object in `data`. Raises InvalidAnswer."""
+    if data.count(b"[") + data.count(b"{") > MAX_BRACKETS:
+        raise InvalidAnswer("the answer has too many parts")
+    try:
+        value = json.loads(data)
+    except (ValueError, RecursionError):
+        raise InvalidAnswer("the answer is not JSON, or was cut short") from None
+    if not isinstance(value, dict):
+        raise InvalidAnswer("the answer is not a JSON object")
+    return value
+
+
+def in_shape(read: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Return `read(...)`. Raises InvalidAnswer where the data has not the shape that `read` expects."""
+    try:
+        return read(*args, **kwargs)
+    except (KeyError, IndexError, TypeError, AttributeError, ValueError) as error:
+        raise InvalidAnswer(f"the answer has an unexpected shape ({type(error).__name__})") from error
