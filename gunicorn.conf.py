@@ -49,7 +49,7 @@ if METRICS not in os.environ or os.environ.get(OWNER, str(os.getpid())) != str(o
     atexit.register(remove_metrics)
 
 # found only after the lines above
-from llm_api import create_app
+from llm_api import LLMAPI, create_app
 from llm_api.errors import ConfigError
 from llm_api.settings import Settings
 
@@ -101,6 +101,11 @@ def when_ready(server: Any) -> None:
     # A collection writes into each object, which would unshare the memory that the workers have from here.
     gc.collect()
     gc.freeze()
+
+
+def post_worker_init(worker: Any) -> None:
+    """Load a local model before the first request comes."""
+    LLMAPI.begin(worker.wsgi)
 
 
 class GThread(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
@@ -247,9 +252,8 @@ def child_exit(server: Any, worker: Any) -> None:
 
 # Figures: side by side on two cores; most of them by make bench, in the README.
 bind = settings.bind
-# Python's lock bounds a worker at about one core. Each worker would load a copy of a local model, whose engine serves
-# several requests at once as it is.
-workers = settings.web_concurrency or (1 if settings.local_model else 2)
+# Python's lock bounds a worker at about one core. A local model is one process for all of them.
+workers = settings.web_concurrency or 2
 # gthread, although gevent answers more before a backend over HTTP, a tenth with 64 clients and half with a thousand:
 # whatever does not wait in a socket, a model in the process above all, stops all requests of a gevent worker.
 worker_class = GEvent if settings.worker_class == "gevent" else GThread

@@ -49,8 +49,8 @@ from .rules import (
 REDACTED = "[redacted]"
 # A shorter key is more likely to be a placeholder, and to occur in any text.
 MIN_SECRET_CHARS = 8
-# More than a model on two cores answers within REQUEST_TIMEOUT: who is refused at once can go elsewhere.
-LOCAL_CONCURRENCY = 14
+# As many again wait as a local model answers at once: who is refused at once can go elsewhere.
+WAITING_SHARE = 2
 Field = dataclasses.Field[Any]
 
 
@@ -75,7 +75,7 @@ class Settings:
     ollama_url: str = setting(
         "http://localhost:11434", OLLAMA_ADDRESS, "where Ollama listens", other_names=("OLLAMA_HOST",)
     )
-    hf_mode: str = setting("local", one_of("local", "cloud"), "local: in this process; cloud: HF_BASE_URL")
+    hf_mode: str = setting("local", one_of("local", "cloud"), "local: on this machine; cloud: HF_BASE_URL")
     hf_model: str | None = setting(
         None,
         TEXT,
@@ -83,6 +83,11 @@ class Settings:
         "cloud: unset: openai/gpt-oss-20b",
     )
     hf_system: str = setting("You are a helpful assistant.", TEXT, "local: the system message where a request has none")
+    hf_context: int = setting(4096, number(int, 256, 1_048_576), "local: tokens of one request and its answer")
+    hf_slots: int = setting(8, number(int, 1, 64), "local: requests that a model answers at once; each has HF_CONTEXT")
+    hf_threads: int | None = setting(
+        None, number(int, 1, 512), "local: threads that compute; unset: as many as cores that may be used"
+    )
     hf_api_key: str | None = setting(
         None, SECRET, "key for Hugging Face's cloud", secret=True, other_names=("HF_TOKEN",)
     )
@@ -123,7 +128,7 @@ class Settings:
     max_concurrency: int | None = setting(
         None,
         number(int, 1, 1024),
-        "generations at once in one worker, the rest get 503; unset: THREADS - 2; 14 before a local model",
+        "generations at once in one worker, the rest get 503; unset: THREADS - 2; 2 * HF_SLOTS before a local model",
     )
     api_keys: tuple[ApiKey, ...] = setting(
         (), KEYS, "who may ask; flask llm keys new NAME makes one; unset: everybody", secret=True
@@ -165,9 +170,7 @@ class Settings:
         one_of("gthread", "gevent"),
         "gunicorn's workers; gevent (pip install gevent) for hundreds of slow remote calls at once",
     )
-    web_concurrency: int | None = setting(
-        None, number(int, 1, 512), "gunicorn's worker processes; unset: 2, or 1 with a local model"
-    )
+    web_concurrency: int | None = setting(None, number(int, 1, 512), "gunicorn's worker processes; unset: 2")
     threads: int = setting(64, number(int, 1, 1024), "requests at once in one worker, of either class")
 
     @classmethod
@@ -187,13 +190,15 @@ class Settings:
 
     @property
     def local_model(self) -> bool:
-        """Whether a model runs in the process."""
-        return self.hf_mode == "local" and "huggingface" in (self.llm_backend, *self.llm_fallback)
+        """Whether a model runs in each worker: one that transformers loads."""
+        is_asked = self.hf_mode == "local" and "huggingface" in (self.llm_backend, *self.llm_fallback)
+        return is_asked and not (self.hf_model or ".gguf").endswith(".gguf")
 
     @property
     def concurrency(self) -> int:
         """Generations at once in one worker: two threads are left to refuse the rest and to say how things are."""
-        most = LOCAL_CONCURRENCY if self.local_model and self.llm_backend == "huggingface" else self.threads
+        is_local = (self.llm_backend, self.hf_mode) == ("huggingface", "local")
+        most = WAITING_SHARE * self.hf_slots if is_local else self.threads
         return self.max_concurrency or max(1, min(self.threads - 2, most))
 
     @property

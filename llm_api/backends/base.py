@@ -27,6 +27,9 @@ class Backend(ABC):
     def model(self) -> str:
         """The model that answers where a request names none."""
 
+    def begin(self) -> None:  # noqa: B027  (most have nothing to begin)
+        """Begin, in this process, what the first request would wait for. Returns at once; raises a BackendError."""
+
     @abstractmethod
     def stream(self, request: GenerationRequest, deadline: Deadline) -> Iterator[Chunk]:
         """Yield the answer. Only the last chunk has a `finish_reason`, and it has the usage where that is known.

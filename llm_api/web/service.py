@@ -6,13 +6,14 @@ import secrets
 import socket
 from collections.abc import Callable, Iterator, Mapping
 from collections.abc import Generator as PythonGenerator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
 from .. import strict_json
 from ..dialects.fields import GenerateSchema
 from ..dialects.openai import ChatSchema, CompletionSchema
+from ..errors import BackendError
 from ..exchange.exchange import Exchange, Generator, Hooks
 from ..exchange.health import Health
 from ..exchange.models import Models
@@ -74,6 +75,11 @@ class Service:
                 if chunk.text:
                     yield chunk.text
             return Answer("".join(said), **exchange.details())
+
+    def begin(self) -> None:
+        """Begin what the first request would wait for. Does not wait for it; what fails is /health's to say."""
+        with suppress(BackendError):
+            self.generator.chain[0][0].begin()
 
     def start(self, record: Record, client: socket.socket | None = None) -> Exchange:
         """Begin a request's life; the view or caller opens and closes it. `client` is the socket to who asks."""
