@@ -215,14 +215,13 @@ class _Process:
         except OSError:
             connection.close()
             return None
-        _held.add(connection)
+        _leases.add(connection)
         return connection
 
     def _begin(self) -> None:
         """Begin it, unless another has: then that one is there in a moment."""
         try:
             with (self._folder / "lock").open("ab") as lock, (self._folder / "output").open("ab") as output:
-                _held.add(lock)
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 output.truncate(0)
                 for name in ("lease.sock", "http.sock"):
@@ -280,13 +279,13 @@ def _folder(asked: Mapping[str, Any]) -> Path:
     return folder / name
 
 
-# What a forked child must not keep open: its parent's lease, and a lock that the parent was just taking.
-_held: weakref.WeakSet[Any] = weakref.WeakSet()
+# A forked child takes its own when it needs one: with its parent's it would keep the engine alive.
+_leases: weakref.WeakSet[socket.socket] = weakref.WeakSet()
 
 
 def _let_go() -> None:
-    for held in list(_held):
-        held.close()
+    for lease in list(_leases):
+        lease.close()
 
 
 os.register_at_fork(after_in_child=_let_go)
