@@ -47,6 +47,9 @@ MAX_FOLDER_BYTES = 90
 # Of its threads, which spin while they wait for each other.
 ENVIRONMENT = {"GOMP_SPINCOUNT": "3000"}
 
+# How llama.cpp's lines begin.
+ERROR = re.compile(r"^[\d.]+ E ")
+
 logger = logging.getLogger(__name__)
 
 Hello = dict[str, Any]
@@ -198,15 +201,18 @@ class _Process:
 
     def last_words(self) -> str:
         """Return why it is gone: to be asked when it is."""
-        output = self._folder / "output"
         if self._begun is None:
-            time.sleep(4 * TICK)  # who has begun it says there what it died of
-        elif why := _words(self._begun.wait()):
-            with output.open("a") as file:
-                file.write(f"{why}\n")
-        lines = output.read_text("utf-8", "replace").replace(self._asked["model"], self._asked["name"]).splitlines()
-        last = next(filter(None, reversed(lines)), "it said nothing")
-        return re.sub(r"^[\d.]+ [A-Z] ", "", last)[:MAX_REASON_CHARS]
+            time.sleep(4 * TICK)  # who has begun it adds what it died of
+        elif why := _why(self._begun.wait(), self._output()):
+            with (self._folder / "output").open("a") as file:
+                file.write(f"\n{why}\n")
+        return ERROR.sub("", self._output()[-1])
+
+    def _output(self) -> list[str]:
+        text = (
+            (self._folder / "output").read_text("utf-8", "replace").replace(self._asked["model"], self._asked["name"])
+        )
+        return [line[:MAX_REASON_CHARS] for line in text.splitlines() if line.strip()] or ["it said nothing"]
 
     def _connected(self) -> socket.socket | None:
         connection = socket.socket(socket.AF_UNIX)
@@ -246,10 +252,12 @@ class _Process:
         return failed
 
 
-def _words(code: int) -> str | None:
+def _why(code: int, lines: list[str]) -> str | None:
+    if code == CANT_LOAD:
+        return next(filter(ERROR.match, lines), lines[-1])  # what follows is only that it can't go on
     if code == -signal.SIGKILL:
         return "it was killed (SIGKILL), as by the kernel where memory runs out"
-    return f"it died of {signal.Signals(-code).name}" if code < 0 else None
+    return f"it died of {signal.Signals(-code).name}: {lines[-1]}" if code < 0 else None
 
 
 def _received(connection: socket.socket) -> bytes:

@@ -58,6 +58,7 @@ def load(asked: dict[str, Any], tell: socket.socket) -> None:
         del server
     except BaseException:
         traceback.print_exc()
+        time.sleep(0.2)  # llama.cpp writes what it has to say in a thread of its own
         os._exit(CANT_LOAD)
 
 
