@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -16,6 +17,7 @@ import pytest
 from llm_api import Settings
 from llm_api.backends import make_backend
 from llm_api.errors import NotConfigured
+from llm_api.runtime.cores import usable_cores
 from llm_api.runtime.deadline import Deadline
 from llm_api.types import GenerationRequest, Message
 
@@ -332,3 +334,30 @@ def test_folder_that_others_can_enter(monkeypatch: pytest.MonkeyPatch, tmp_path:
     folder.symlink_to("/")
     with pytest.raises(NotConfigured, match="open to other users, or another's"):
         ask()
+
+
+def engine_numbers(service: Service) -> dict[str, float]:
+    """Return what /metrics has of the engine."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{service.port}/metrics", timeout=20) as answer:
+        found = re.findall(r"^llm_api_engine_(\w+) (\S+)$", answer.read().decode(), re.MULTILINE)
+    return {name: float(value) for name, value in found}
+
+
+def test_numbers_of_the_engine(serve: Serve) -> None:
+    """/metrics shows the engine's tokens, slots, starts and memory from whichever worker; /config what it runs with."""
+    service = serve(**LOCAL, HF_SLOTS=2, HF_CONTEXT=512)
+    service.generate(CAPITAL, temperature=0, max_tokens=5)
+    [engine] = service.engines()
+    os.kill(engine, signal.SIGKILL)
+    eventually(lambda: service.generate(CAPITAL, temperature=0, max_tokens=5, fallback=False).status == 200)
+
+    numbers = eventually(lambda: engine_numbers(service))
+
+    assert numbers["answer_tokens_total"] == 5
+    assert numbers["prompt_tokens_total"] > 10
+    assert numbers["answer_seconds_total"] > 0
+    assert (numbers["slots_busy"], numbers["requests_waiting"]) == (0, 0)
+    assert numbers["starts_total"] == 2
+    assert numbers["resident_bytes"] > 50_000_000
+    config = service.get("/config").body
+    assert (config["hf_slots"], config["hf_context"], config["hf_threads"]) == (2, 512, usable_cores())

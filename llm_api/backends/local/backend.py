@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,15 @@ from .model import DEFAULT_MAX_TOKENS, find, public_name, too_long, with_system
 
 # llama.cpp makes a grammar of it: a pattern of 20,000 alternatives kept its one loop busy for five minutes.
 MAX_SCHEMA_CHARS = 10_000
+# Our names for llama.cpp's.
+NUMBERS = {
+    "engine_prompt_tokens_total": "prompt_tokens_total",
+    "engine_prompt_seconds_total": "prompt_seconds_total",
+    "engine_answer_tokens_total": "tokens_predicted_total",
+    "engine_answer_seconds_total": "tokens_predicted_seconds_total",
+    "engine_slots_busy": "requests_processing",
+    "engine_requests_waiting": "requests_deferred",
+}
 
 
 class HuggingFaceLocal(OpenAIWire):
@@ -78,6 +89,14 @@ class HuggingFaceLocal(OpenAIWire):
         if self._engine().check():
             self.get("/health", deadline, lambda body: body["status"])
 
+    def numbers(self, deadline: Deadline) -> dict[str, float]:
+        if not (lease := self._engine().check()):
+            return {}
+        said = dict(re.findall(r"^llamacpp:(\w+) (\S+)$", self.fetch("/metrics", deadline).decode(), re.MULTILINE))
+        told = {ours: float(said[theirs]) for ours, theirs in NUMBERS.items() if theirs in said}
+        hello = lease.hello.result()
+        return told | {"engine_starts_total": hello["starts"], "engine_resident_bytes": _resident(hello["pid"])}
+
     def list_models(self, deadline: Deadline) -> list[str]:
         return [self.model]
 
@@ -96,6 +115,11 @@ class HuggingFaceLocal(OpenAIWire):
 
     def _make_adapter(self) -> Adapter:
         return Adapter(self.base_url, None, 0, self._engine().socket)
+
+
+def _resident(pid: int) -> float:
+    pages = Path(f"/proc/{pid}/statm").read_text().split()[1] if Path("/proc").exists() else "nan"
+    return float(pages) * os.sysconf("SC_PAGE_SIZE")
 
 
 def _refused(detail: str | None, param: str | None) -> RequestRefused:

@@ -227,13 +227,15 @@ class _Process:
     def _begin(self) -> None:
         """Begin it, unless another has: then that one is there in a moment."""
         try:
-            with (self._folder / "lock").open("ab") as lock, (self._folder / "output").open("ab") as output:
+            with (self._folder / "lock").open("a+") as lock, (self._folder / "output").open("ab") as output:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                asked = json.dumps(self._asked | {"starts": lock.tell() + 1})
+                lock.write(".")  # one for each start
                 output.truncate(0)
                 for name in ("lease.sock", "http.sock"):
                     (self._folder / name).unlink(missing_ok=True)
                 self._begun = subprocess.Popen(  # noqa: S603  (no word of it from outside)
-                    [sys.executable, "-P", PROGRAM, json.dumps(self._asked)], env=os.environ | ENVIRONMENT,
+                    [sys.executable, "-P", PROGRAM, asked], env=os.environ | ENVIRONMENT,
                     stdin=subprocess.DEVNULL, stdout=output, stderr=output, pass_fds=[lock.fileno()],
                     start_new_session=True,
                 )  # fmt: skip

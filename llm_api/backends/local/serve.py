@@ -52,7 +52,7 @@ def load(asked: dict[str, Any], tell: socket.socket) -> None:
     try:
         began, key = time.monotonic(), secrets.token_hex()
         server = llama_cpp(asked, key)
-        hello = {"pid": os.getpid(), "key": key, "seconds": time.monotonic() - began}
+        hello = {"pid": os.getpid(), "key": key, "seconds": time.monotonic() - began, "starts": asked["starts"]}
         tell.sendall(json.dumps(hello).encode() + b"\n")
         threading.Event().wait()
         del server
