@@ -258,7 +258,7 @@ def test_fork_after_it_began(users: Users) -> None:
 def test_while_it_loads(serve: Serve, tmp_path: Path) -> None:
     """/health says so, /health/live answers, requests wait for no longer than they may; then it says what is wrong."""
     os.mkfifo(tmp_path / "slow.gguf")  # whoever opens it waits until something is written
-    service = serve(**LOCAL, HF_MODEL=tmp_path / "slow.gguf", REQUEST_TIMEOUT=2, MAX_RETRIES=0)
+    service = serve(**LOCAL, HF_MODEL=tmp_path / "slow.gguf", WEB_CONCURRENCY=1, REQUEST_TIMEOUT=2)
     try:
         health = eventually(
             lambda: "loading" in service.get("/health").body.get("reason", "") and service.get("/health")

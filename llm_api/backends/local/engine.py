@@ -45,7 +45,7 @@ MAX_REASON_CHARS = 300
 # sun_path's 108 bytes less the longest name in the folder, and macOS has 104.
 MAX_FOLDER_BYTES = 90
 # Of its threads, which spin while they wait for each other.
-ENVIRONMENT = {"GOMP_SPINCOUNT": "3000"}
+ENVIRONMENT = {"GOMP_SPINCOUNT": "3000"}  # docs/local-model.md
 
 # How llama.cpp's lines begin.
 ERROR = re.compile(r"^[\d.]+ E ")

@@ -4,6 +4,7 @@ Begun by engine.py as a program of its own, so it imports nothing of the service
 lock that says that it lives is inherited, and never touched.
 """
 
+import faulthandler
 import json
 import os
 import resource
@@ -27,6 +28,8 @@ HTTP_THREADS = 128
 # Conversations whose slot has gone to others are kept in memory; llama.cpp would take 8 GiB for that.
 CACHE_MIB = 512
 CANT_LOAD = 3
+# llama.cpp holds Python's lock while it loads, so that no lease is looked at: a file system that hangs must not keep it.
+LOAD_SECONDS = 1800
 
 
 def main() -> None:
@@ -51,7 +54,9 @@ def load(asked: dict[str, Any], tell: socket.socket) -> None:
     """Serve at the socket `asked["http"]`, then write to `tell` what a user must know: one line of JSON."""
     try:
         began, key = time.monotonic(), secrets.token_hex()
+        faulthandler.dump_traceback_later(LOAD_SECONDS, exit=True)
         server = llama_cpp(asked, key)
+        faulthandler.cancel_dump_traceback_later()
         hello = {"pid": os.getpid(), "key": key, "seconds": time.monotonic() - began, "starts": asked["starts"]}
         tell.sendall(json.dumps(hello).encode() + b"\n")
         threading.Event().wait()
