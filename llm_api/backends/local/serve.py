@@ -28,7 +28,7 @@ HTTP_THREADS = 128
 # Conversations whose slot has gone to others are kept in memory; llama.cpp would take 8 GiB for that.
 CACHE_MIB = 512
 CANT_LOAD = 3
-# llama.cpp holds Python's lock while it loads, so that no lease is looked at: a file system that hangs must not keep it.
+# llama.cpp holds Python's lock while it loads, so no lease is looked at: a file system that hangs must not keep it.
 LOAD_SECONDS = 1800
 
 
