@@ -42,16 +42,17 @@ def when_ready(server: Any) -> None:
 
 
 def post_worker_init(worker: Any) -> None:
-    """Let the first worker say what is to be known of the backends."""
-    if worker.age == 1 and "llm_api" in getattr(worker.wsgi, "extensions", ()):
-        llm_api.LLMAPI.of(worker.wsgi).health.begin()
+    """Load a local model before the first request comes; the first worker says what is to be known of the backends."""
+    if "llm_api" in getattr(worker.wsgi, "extensions", ()):
+        llm_api.LLMAPI.begin(worker.wsgi)
+        if worker.age == 1:
+            llm_api.LLMAPI.of(worker.wsgi).health.begin()
 
 
 # Figures: side by side on two cores; most of them by make bench, in the README.
 bind = settings.bind
-# Python's lock bounds a worker at about one core. Each worker would load a copy of a local model, whose engine serves
-# several requests at once as it is.
-workers = settings.web_concurrency or (1 if settings.local_model else 2)
+# Python's lock bounds a worker at about one core. A local model is one process for all of them.
+workers = settings.web_concurrency or 2
 # Requests wait for backends most of the time; threads are what waits. MAX_CONCURRENCY keeps two of them free, which
 # refuse what is too much and answer /health. 16 refuse some of 64 clients; more of them than clients cost no rate; one
 # that waits has 70 kB (docs/scaling.md).

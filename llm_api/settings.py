@@ -54,8 +54,8 @@ from .rules import (
 REDACTED = "[redacted]"
 # A shorter key is more likely to be a placeholder, and to occur in any text.
 MIN_SECRET_CHARS = 8
-# More than a model on two cores answers within REQUEST_TIMEOUT; a request that is refused at once can go elsewhere.
-LOCAL_CONCURRENCY = 14
+# As many again wait as a local model answers at once: a request that is refused at once can go elsewhere.
+WAITING_SHARE = 2
 Field = dataclasses.Field[Any]
 
 
@@ -101,6 +101,13 @@ class Settings:
         "cloud: a hub name, by default openai/gpt-oss-20b",
     )
     hf_system: str = setting("You are a helpful assistant.", TEXT, "local: system message for requests that have none")
+    hf_context: int = setting(4096, number(int, 256, 1_048_576), "local: tokens of one request and its answer")
+    hf_slots: int = setting(
+        8, number(int, 1, 64), "local: requests that the model answers at once, each with HF_CONTEXT tokens"
+    )
+    hf_threads: int | None = setting(
+        None, number(int, 1, 512), "local: threads that compute; unset: one for each core that may be used"
+    )
     hf_api_key: str | None = setting(
         None, SECRET, "API key for Hugging Face's cloud", secret=True, other_names=("HF_TOKEN",)
     )
@@ -168,7 +175,7 @@ class Settings:
     max_concurrency: int | None = setting(
         None,
         number(int, 1, 1024),
-        "most generations at once in one worker, others get 503; unset: THREADS - 2, or 14 with a local model",
+        "most generations at once in one worker, others get 503; unset: THREADS - 2; local model: 2 * HF_SLOTS",
     )
     api_keys: tuple[ApiKey, ...] = setting(
         (), KEYS, "keys that callers must send; flask llm keys new NAME makes one; unset: no key is needed", secret=True
@@ -214,9 +221,7 @@ class Settings:
         one_of("gthread", "gevent"),
         "type of gunicorn's workers; gevent (pip install gevent) is for hundreds of slow remote calls at once",
     )
-    web_concurrency: int | None = setting(
-        None, number(int, 1, 512), "number of gunicorn's worker processes; unset: 2, or 1 with a local model"
-    )
+    web_concurrency: int | None = setting(None, number(int, 1, 512), "number of gunicorn's worker processes; unset: 2")
     threads: int = setting(64, number(int, 1, 1024), "requests at once in one worker, of either type")
 
     @classmethod
@@ -236,13 +241,15 @@ class Settings:
 
     @property
     def local_model(self) -> bool:
-        """Whether a model runs in the process."""
-        return self.hf_mode == "local" and "huggingface" in (self.llm_backend, *self.llm_fallback)
+        """Whether a model runs in each worker: one that transformers loads."""
+        is_asked = self.hf_mode == "local" and "huggingface" in (self.llm_backend, *self.llm_fallback)
+        return is_asked and not (self.hf_model or ".gguf").endswith(".gguf")
 
     @property
     def concurrency(self) -> int:
-        """Generations at once in one worker: two threads are left to refuse the rest and to answer /health."""
-        most = LOCAL_CONCURRENCY if self.local_model and self.llm_backend == "huggingface" else self.threads
+        """Generations at once in one worker: two threads are left to refuse the rest and to say how things are."""
+        is_local = (self.llm_backend, self.hf_mode) == ("huggingface", "local")
+        most = WAITING_SHARE * self.hf_slots if is_local else self.threads
         return self.max_concurrency or max(1, min(self.threads - 2, most))
 
     @property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from importlib import import_module
 from importlib.metadata import entry_points
 from typing import Any
@@ -16,7 +17,7 @@ __all__ = ["Backend", "make_backend"]
 # Imported when asked for: `requests` alone takes a quarter of the time that importing the package may take.
 _CLASSES = {
     "ollama": "http.ollama:Ollama",
-    "huggingface local": "local.engine:HuggingFaceLocal",
+    "huggingface local": "local:for_settings",
     "huggingface cloud": "http.huggingface:HuggingFaceCloud",
     "openai": "http.openai:OpenAI",
     "claude": "http.anthropic:Claude",
@@ -31,8 +32,8 @@ def make_backend(name: str, settings: Settings) -> Backend:
     It opens and loads nothing yet. Raises ConfigError where a plugin can't be imported or is not a Backend.
     """
     ours = _CLASSES.get(f"{name} {settings.hf_mode}" if name == "huggingface" else name)
-    kind: type[Backend] = _imported(f"{__name__}.{ours}") if ours else _plugin(name)
-    return kind(settings)
+    make: Callable[[Settings], Backend] = _imported(f"{__name__}.{ours}") if ours else _plugin(name)
+    return make(settings)
 
 
 def _plugin(name: str) -> type[Backend]:

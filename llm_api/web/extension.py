@@ -95,6 +95,12 @@ class LLMAPI:
         wanted = [name for name in mounts if url_prefix in (None, _prefix(app, name))]
         return mounts[wanted[0]] if wanted else mounts[f"under {url_prefix}"]
 
+    @staticmethod
+    def begin(app: Flask) -> None:
+        """Begin what the first request would wait for, a local model, in a process that is to answer. Does not wait."""
+        for service in app.extensions["llm_api"].values():
+            service.begin()
+
     def _load(self, app: Flask) -> Settings:
         given = {name.upper(): value for name, value in self._given.items()}
         config = {name.removeprefix(PREFIX): value for name, value in app.config.items() if name.startswith(PREFIX)}

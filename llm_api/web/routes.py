@@ -12,6 +12,7 @@ from ..dialects import DIALECTS, Dialect
 from ..errors import NoSuchModel
 from ..exchange.exchange import Exchange
 from ..exchange.metrics import exposition
+from ..runtime.cores import usable_cores
 from . import pages
 from .guard import caller, is_open, let_in
 from .http import answer_error, client, json_answer, name_request, read_body, stream_answer, who
@@ -95,7 +96,7 @@ def live() -> Response:
 @blueprint.get("/metrics")
 def metrics() -> Response:
     """Show the numbers of all workers, in Prometheus' text format."""
-    numbers, media_type = exposition()
+    numbers, media_type = exposition(service().numbers())
     return Response(numbers, content_type=media_type)
 
 
@@ -111,6 +112,7 @@ def openapi() -> Response:
 def config() -> Response:
     """Show the settings, without secrets."""
     public = service().settings.public()
+    public["hf_threads"] = public["hf_threads"] or usable_cores()
     first = {"backend": public.pop("llm_backend")}
     first |= {name: public.pop(name) for name in ("ollama_model", "ollama_url", "log_file")}
     return json_answer(first | public)

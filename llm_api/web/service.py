@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 import socket
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, NamedTuple
 
 from flask import current_app, has_request_context, request
@@ -13,6 +13,7 @@ from flask import current_app, has_request_context, request
 from .. import strict_json
 from ..backends import Backend
 from ..dialects import DIALECTS, Dialect
+from ..errors import BackendError, LLMAPIError
 from ..exchange.chain import Chain, Hooks
 from ..exchange.exchange import Exchange
 from ..exchange.health import Health
@@ -23,6 +24,8 @@ from ..runtime.deadline import Deadline
 from ..settings import Settings
 from ..types import Answer, Chunk
 from .limits import RateLimits
+
+NUMBERS_SECONDS = 1.0
 
 
 class Client(NamedTuple):
@@ -79,6 +82,19 @@ class Service:
         """Begin a request's life."""
         record = Record(self._policy, operation, client.request_id, client.address, client.trace_id)
         return Exchange(self.chain, self.log, record, Deadline(self.settings.request_timeout, client.sock))
+
+    def begin(self) -> None:
+        """Begin what the first request would wait for. Does not wait; /health says what fails."""
+        with suppress(BackendError):
+            self.chain.first.begin()
+
+    def numbers(self) -> dict[str, float]:
+        """Return what the backends tell /metrics; one that can't tell leaves its numbers out."""
+        numbers: dict[str, float] = {}
+        for backend, _ in self.chain.links:
+            with suppress(LLMAPIError, OSError):
+                numbers |= backend.numbers(Deadline(NUMBERS_SECONDS))
+        return numbers
 
     @contextmanager
     def _asked(self, body: Mapping[str, Any], caller: str | None) -> Iterator[Exchange]:

@@ -22,7 +22,6 @@ from faults.loads import WORKER_CLASS
 
 PROJECT = Path(__file__).parents[2]
 START_SECONDS = 30
-# A model in the process would stop all else under gevent, which is refused.
 LOCAL = {"LLM_BACKEND": "huggingface", "WORKER_CLASS": "gthread"}
 
 T = TypeVar("T")
@@ -100,7 +99,9 @@ class Service:
         kept = {name: value for name, value in os.environ.items() if name == "PATH" or name.startswith("COVERAGE_")}
         given = {name: str(value) for name, value in settings.items()}
         # Port 0: the system picks a free one, and gunicorn's output says which.
-        env = kept | {"HOME": str(home), "BIND": "127.0.0.1:0", "WORKER_CLASS": WORKER_CLASS} | given
+        # An engine of its own, which no other test's service shares.
+        own = {"HOME": str(home), "XDG_RUNTIME_DIR": str(home), "BIND": "127.0.0.1:0", "WORKER_CLASS": WORKER_CLASS}
+        env = kept | own | given
         with (home / "output.txt").open("wb") as output:
             command = [sys.executable, "-m", "gunicorn", "wsgi:app"]
             self.process = subprocess.Popen(command, cwd=home, env=env, stdout=output, stderr=subprocess.STDOUT)
@@ -187,6 +188,10 @@ class Service:
         except (FileNotFoundError, ProcessLookupError):
             return []
 
+    def engines(self) -> list[int]:
+        """Return the ids of the processes that its local model runs in."""
+        return engines_in(self.home)
+
     def minds_signals(self) -> bool:
         """Return whether all workers have come so far that SIGTERM reaches them: then they catch SIGABRT too."""
         statuses = [Path(f"/proc/{pid}/status").read_text() for pid in self.workers()]
@@ -194,15 +199,26 @@ class Service:
         return all(mask >> (signal.SIGABRT - 1) & 1 for mask in caught)
 
     def computes(self) -> bool:
-        """Look for a moment whether its workers use more than a tenth of a processor: a busy machine leaves that."""
+        """Look for a moment whether it uses more than a tenth of a processor: a busy machine leaves that."""
         window = 0.3
         before = self._cpu_seconds()
         time.sleep(window)
         return self._cpu_seconds() - before > window / 10
 
     def _cpu_seconds(self) -> float:
-        fields = [Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split() for pid in self.workers()]
+        pids = self.workers() + self.engines()
+        fields = [Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split() for pid in pids]
         return sum(int(user) + int(system) for user, system in (f[11:13] for f in fields)) / os.sysconf("SC_CLK_TCK")
+
+
+def engines_in(home: Path) -> list[int]:
+    """Return the ids of the local models' processes whose sockets are in the folder `home`."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            if b"serve.py" in (command := (folder / "cmdline").read_bytes()) and os.fsencode(home) in command:
+                found.append(int(folder.name))
+    return found
 
 
 @contextmanager

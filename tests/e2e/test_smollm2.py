@@ -1,4 +1,4 @@
-"""SmolLM2 in the gunicorn process (LLM_BACKEND=huggingface): real answers of a real model."""
+"""SmolLM2 in an engine of its own behind gunicorn (LLM_BACKEND=huggingface): real answers of a real model."""
 
 from __future__ import annotations
 
@@ -281,7 +281,7 @@ def test_broken_gguf_file(
     assert "broken.gguf" in failed.body["error"]["message"]
     assert str(tmp_path) not in failed.body["error"]["message"]
     assert (answered.status, answered.headers["X-LLM-Fallback"]) == (200, "server_error")
-    assert service.workers() == workers
+    assert set(workers) <= set(service.workers())
 
 
 def test_missing_gguf_file(serve: Callable[..., Service], tmp_path: Path) -> None:

@@ -141,15 +141,16 @@ def test_a_refused_request_frees_nobodys_place(serve: Serve) -> None:
 @pytest.mark.parametrize(
     ("settings", "places"),
     [
-        ({}, 14),
+        ({}, 16),
+        ({"hf_slots": 3}, 6),
         ({"threads": 8}, 6),
         ({"max_concurrency": 40}, 40),
         ({"hf_mode": "cloud"}, 62),
     ],
     ids=str,
 )
-def test_places_at_a_model_in_the_process(settings: dict[str, Any], places: int) -> None:
-    """A local model has few of them, so that nobody waits longer than REQUEST_TIMEOUT."""
+def test_places_at_a_local_model(settings: dict[str, Any], places: int) -> None:
+    """As many requests as a local model answers at once, and as many again, so that nobody waits for too long."""
     assert Settings(llm_backend="huggingface", **settings).concurrency == places
 
 

@@ -95,6 +95,9 @@ RULES: dict[str, dict[str, Any]] = {
     "hf_mode": {"good": {"local": "local", "Cloud": "cloud"}, "bad": ["remote", "1"]},
     "hf_model": TEXTS,
     "hf_system": TEXTS,
+    "hf_context": whole(256, 1_048_576),
+    "hf_slots": whole(1, 64),
+    "hf_threads": whole(1, 512),
     "hf_api_key": KEYS,
     "hf_base_url": URLS,
     "openai_api_key": KEYS,
@@ -501,9 +504,8 @@ def test_gunicorn_accepts_its_configuration(start: Start) -> None:
     ("environ", "expected"),
     [
         ({}, "127.0.0.1:8000 2 GThread 64 128 130"),
-        ({"LLM_BACKEND": "huggingface"}, "127.0.0.1:8000 1 GThread 64 128 130"),
-        ({"LLM_FALLBACK": "huggingface,stub"}, "127.0.0.1:8000 1 GThread 64 128 130"),
-        ({"LLM_BACKEND": "huggingface", "HF_MODE": "cloud"}, "127.0.0.1:8000 2 GThread 64 128 130"),
+        ({"LLM_BACKEND": "huggingface"}, "127.0.0.1:8000 2 GThread 64 128 130"),
+        ({"LLM_BACKEND": "huggingface", "HF_MODEL": "owner/name"}, "127.0.0.1:8000 2 GThread 64 128 130"),
         ({"LLM_BACKEND": "huggingface", "WEB_CONCURRENCY": "3"}, "127.0.0.1:8000 3 GThread 64 128 130"),
         (
             {"BIND": "unix:/run/x", "THREADS": "4", "REQUEST_TIMEOUT": "7.5"},

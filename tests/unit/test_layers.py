@@ -90,7 +90,7 @@ def importers(pattern: str) -> set[str]:
         (r"marshmallow(\..*)?", {"dialects", "web"}),
         (r"(jsonschema|jsonschema_specifications|referencing|regex)(\..*)?", {"exchange"}),
         (r"decouple(\..*)?", {"settings"}),
-        (r"fcntl(\..*)?", {"log"}),
+        (r"fcntl(\..*)?", {"log", "backends"}),
         (r"(torch|transformers|xllamacpp)(\..*)?", {"backends"}),
         (r"(gunicorn|gevent)(\..*)?", {"runtime"}),
     ],

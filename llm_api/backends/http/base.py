@@ -144,6 +144,11 @@ class HttpBackend(Backend):
             return NotConfigured(f"{self.name} refuses {reply.param}, which a setting adds", detail=reply.detail)
         return self.error(reply, payload, deadline)
 
+    def fetch(self, path: str, deadline: Deadline) -> bytes:
+        """Return what is at `path`. Raises as `stream` does."""
+        with self._sent("GET", path, deadline, None) as response:
+            return b"".join(_read(response, deadline))
+
     @contextmanager
     def _sent(
         self, method: str, path: str, deadline: Deadline, payload: Mapping[str, Any] | None

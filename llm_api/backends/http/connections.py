@@ -122,6 +122,20 @@ def _read_line(file: BinaryIO) -> str:
     return line.decode("latin-1").rstrip("\r\n")
 
 
+class _UnixConnection(http.client.HTTPConnection):
+    """One to the socket `path` of this machine."""
+
+    def __init__(self, path: str, seconds: float) -> None:
+        super().__init__("localhost", timeout=seconds)
+        self._path = path
+
+    def connect(self) -> None:
+        """Connect within the timeout. Raises OSError."""
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(self._path)
+
+
 class Received:
     """What is used of requests' Response, and its `raw` too: the body as it arrives.
 
@@ -161,10 +175,14 @@ class Received:
 
 
 class Adapter(HTTPAdapter):
-    """Sends calls to the one server at `base_url`, by `proxy` where there is one; keeps `idle` connections."""
+    """Sends calls to the one server at `base_url`, by `proxy` where there is one; keeps `idle` connections.
 
-    def __init__(self, base_url: str, proxy: str | None, idle: int) -> None:
+    With `unix` it is reached at that socket of this machine.
+    """
+
+    def __init__(self, base_url: str, proxy: str | None, idle: int, unix: str | None = None) -> None:
         super().__init__(max_retries=0)
+        self._unix = unix
         self._server = urlsplit(base_url)
         self._proxy = urlsplit(proxy) if proxy else None
         self._free: deque[http.client.HTTPConnection] = deque(maxlen=idle)
@@ -219,6 +237,8 @@ class Adapter(HTTPAdapter):
         self._free.append(connection)
 
     def _new(self, seconds: float) -> http.client.HTTPConnection:
+        if self._unix:
+            return _UnixConnection(self._unix, seconds)
         first = self._proxy or self._server
         host = first.hostname or ""
         if not self._tls:

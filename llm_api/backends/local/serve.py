@@ -1,0 +1,125 @@
+"""What runs in the engine's process: llama.cpp's server, for as long as somebody holds a lease.
+
+Begun by engine.py as a program of its own, so it imports nothing of the service. Its argument is a JSON object. The
+lock that says that it lives is inherited, and never touched.
+"""
+
+import faulthandler
+import json
+import os
+import resource
+import secrets
+import selectors
+import signal
+import socket
+import sys
+import threading
+import time
+import traceback
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+IDLE_SECONDS = 2.0
+# What llama.cpp has to say goes to a file, which clients' mistakes must not fill the disk with.
+MAX_OUTPUT_BYTES = 2**20
+# Each request holds one, also while it waits for a slot.
+HTTP_THREADS = 128
+# Conversations whose slot has gone to others are kept in memory; llama.cpp would take 8 GiB for that.
+CACHE_MIB = 512
+CANT_LOAD = 3
+# llama.cpp holds Python's lock while it loads, so no lease is looked at: a file system that hangs must not keep it.
+LOAD_SECONDS = 1800
+
+
+def main() -> None:
+    """Serve the model until nobody has held a lease for two seconds."""
+    asked = json.loads(sys.argv[1])
+    # It ends when its users have: a terminal or a supervisor tells all of them at once, and answers are still to leave.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (MAX_OUTPUT_BYTES, MAX_OUTPUT_BYTES))
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(asked["lease"])
+    listener.listen(128)
+    loaded, tell = socket.socketpair()
+    threading.Thread(target=load, args=(asked, tell)).start()
+    hold_leases(listener, loaded)
+    for name in ("lease", "http"):
+        Path(asked[name]).unlink(missing_ok=True)
+    os._exit(0)  # a C++ server's destructors may wait for ever
+
+
+def load(asked: dict[str, Any], tell: socket.socket) -> None:
+    """Serve at the socket `asked["http"]`, then write to `tell` what a user must know: one line of JSON."""
+    try:
+        began, key = time.monotonic(), secrets.token_hex()
+        faulthandler.dump_traceback_later(LOAD_SECONDS, exit=True)
+        server = llama_cpp(asked, key)
+        faulthandler.cancel_dump_traceback_later()
+        hello = {"pid": os.getpid(), "key": key, "seconds": time.monotonic() - began, "starts": asked["starts"]}
+        tell.sendall(json.dumps(hello).encode() + b"\n")
+        threading.Event().wait()
+        del server
+    except BaseException:
+        traceback.print_exc()
+        time.sleep(0.2)  # llama.cpp writes what it has to say in a thread of its own
+        os._exit(CANT_LOAD)
+
+
+def llama_cpp(asked: dict[str, Any], key: str) -> object:
+    """Return llama.cpp's server, which runs in threads of its own."""
+    import xllamacpp
+
+    params = xllamacpp.CommonParams()
+    params.model.path = asked["model"]
+    params.model_alias = {asked["name"]}
+    params.n_parallel = asked["slots"]
+    params.n_ctx = asked["context"] * asked["slots"]
+    params.kv_unified = False  # in a common cache, answers depended on the requests beside them
+    params.cache_ram_mib = CACHE_MIB
+    params.cpuparams.n_threads = params.cpuparams_batch.n_threads = asked["threads"]
+    params.n_threads_http = HTTP_THREADS
+    params.hostnames = [asked["http"]]
+    params.api_keys = [key]
+    params.endpoint_metrics = True
+    params.ui = params.warmup = False
+    params.verbosity = 1  # errors
+    return xllamacpp.Server(params)
+
+
+def hold_leases(listener: socket.socket, loaded: socket.socket) -> None:
+    """Return when nobody has held a lease for two seconds: an open connection, which gets the line of `loaded`."""
+    hello, leases, since = b"", set[socket.socket](), time.monotonic()
+    selector = selectors.DefaultSelector()
+    selector.register(listener, selectors.EVENT_READ)
+    selector.register(loaded, selectors.EVENT_READ)
+    while leases or time.monotonic() - since < IDLE_SECONDS:
+        for found, _ in selector.select(None if leases else IDLE_SECONDS / 10):
+            sock = found.fileobj
+            assert isinstance(sock, socket.socket)
+            if sock is listener:
+                lease, _ = listener.accept()
+                leases.add(lease)
+                selector.register(lease, selectors.EVENT_READ)
+                say(hello, {lease})
+            elif sock is loaded:
+                hello = loaded.recv(4096)
+                selector.unregister(loaded)
+                say(hello, leases)
+            else:  # it has nothing to say but that it is gone
+                selector.unregister(sock)
+                sock.close()
+                leases.remove(sock)
+                since = time.monotonic()
+
+
+def say(hello: bytes, leases: set[socket.socket]) -> None:
+    """Write the line to the leases."""
+    for lease in leases:
+        with suppress(OSError):
+            lease.sendall(hello)
+
+
+if __name__ == "__main__":
+    main()
