@@ -56,6 +56,14 @@ class HuggingFaceLocal(OpenAIWire):
         # an idle connection would hold one of its threads for five seconds
         return {**super().headers(), "Connection": "close"}
 
+    @property
+    def extra_body(self) -> Mapping[str, Any]:
+        return {}  # HF_EXTRA_BODY and HF_EXTRA_HEADERS are for the cloud
+
+    @property
+    def extra_headers(self) -> Mapping[str, str]:
+        return {}
+
     def key(self) -> str:
         return self._engine().key
 
