@@ -14,7 +14,7 @@ from urllib.parse import quote
 
 import pytest
 
-from llm_api.rules import ADDRESSES
+from llm_api.rules import ADDRESSES, EXTRAS
 from llm_api.settings import Settings
 
 from .loads import CHAT, Answer, Service, eventually, figure
@@ -163,6 +163,8 @@ def secret_settings(far_ends: dict[Wire, Upstream], passwords: bool) -> tuple[di
         canary = f"canary-{field.name}"
         if field.metadata["secret"]:
             settings[name] = f"alice:{CALLERS_KEY}" if field.name == "api_keys" else canary
+            if field.metadata["rule"] in EXTRAS:
+                settings[name] = json.dumps({"x-one": canary})
             canaries.append(CALLERS_KEY if field.name == "api_keys" else canary)
         elif field.metadata["rule"] in ADDRESSES and passwords:
             scheme = "redis" if field.name == "rate_limit_storage" else "http"

@@ -56,6 +56,37 @@ BOOLEANS = {
     "bad": ["2", "y es", "wahr", "none"],
 }
 KEYS = {"good": {"sk-a_B.1": "sk-a_B.1", " sk-a \n": "sk-a"}, "bad": ["sk a", "sk\na", "sk-ä", "sk-\u2026", "a\x7f"]}
+BODIES = {
+    "good": {
+        "{}": {},
+        '{"keep_alive": "1h", "options": {"num_ctx": 16384}}': {"keep_alive": "1h", "options": {"num_ctx": 16384}},
+        ' {"provider": {"order": ["a"], "allow_fallbacks": false}} ': {
+            "provider": {"order": ["a"], "allow_fallbacks": False}
+        },
+        '{"n": null, "x": 1.5}': {"n": None, "x": 1.5},
+    },
+    "bad": [
+        *("x", "[]", "1", "null", '"a"', "{", "{'a': 1}", '{"a": NaN}', '{"a": Infinity}', "a=1"),
+        *('{"messages": []}', '{"stream": true}', '{"stream_options": {}}', '{"api_key": "a"}', '{"x-api-key": "a"}'),
+        *('{"Authorization": "a"}', '{"options": {}, "messages": null}'),
+    ],
+}
+HEADERS = {
+    "good": {
+        "{}": {},
+        '{"HTTP-Referer": "https://us.example", "X-Title": "a b"}': {
+            "HTTP-Referer": "https://us.example",
+            "X-Title": "a b",
+        },
+        '{"anthropic-beta": "x-2026"}': {"anthropic-beta": "x-2026"},
+    },
+    "bad": [
+        *("x", "[]", "X-Title: a", '{"a": 1}', '{"a": null}', '{"a": ""}', '{"a": " b"}', '{"a": "b\\r\\nc: d"}'),
+        *('{"a": "\u00e4"}', '{"a b": "c"}', '{"a:": "c"}', '{"": "c"}', '{"Authorization": "Bearer a"}'),
+        *('{"X-API-Key": "a"}', '{"api-key": "a"}', '{"host": "a"}', '{"Content-Length": "1"}', '{"COOKIE": "a"}'),
+        *('{"Transfer-Encoding": "chunked"}', '{"Accept-Encoding": "gzip"}', '{"Connection": "close"}'),
+    ],
+}
 NAMES = "ollama, huggingface, openai, claude, stub, replay"
 A_BACKEND = f"one of {NAMES}, a plugin's name, or module:Class"
 EIGHT = hashlib.sha256(b"12345678").hexdigest()
@@ -92,6 +123,8 @@ RULES: dict[str, dict[str, Any]] = {
         "good": URLS["good"] | {"h": "http://h:11434"},
         "bad": [url for url in URLS["bad"] if url not in ("h:8000", "//h")],
     },
+    **{f"{vendor}_extra_body": BODIES for vendor in ("ollama", "hf", "openai", "claude")},
+    **{f"{vendor}_extra_headers": HEADERS for vendor in ("ollama", "hf", "openai", "claude")},
     "hf_mode": {"good": {"local": "local", "Cloud": "cloud"}, "bad": ["remote", "1"]},
     "hf_model": TEXTS,
     "hf_system": TEXTS,
@@ -389,7 +422,8 @@ def test_config_order(make_client: Serve, log_path: Path) -> None:
     body = make_client(ollama_model="m", ollama_url="http://h:1").get("/config").get_json()
     assert list(body)[:4] == ["backend", "ollama_model", "ollama_url", "log_file"]
     assert [body[name] for name in list(body)[:4]] == ["stub", "m", "http://h:1", str(log_path)]
-    assert body.keys() == FIELDS.keys() - SECRETS.keys() - {"api_keys", "llm_backend"} | {"backend"}
+    secret = {name for name, field in FIELDS.items() if field.metadata["secret"]}
+    assert body.keys() == FIELDS.keys() - secret - {"llm_backend"} | {"backend"}
 
 
 @pytest.mark.parametrize(

@@ -109,7 +109,7 @@ def test_gthread_is_the_default() -> None:
 def test_gevent_runs_no_model() -> None:
     """A model in the process would stop all requests of a gevent worker."""
     with pytest.raises(ConfigError, match="can't run a model in the process"):
-        choose_worker(Settings(worker_class="gevent", llm_backend="huggingface"))
+        choose_worker(Settings(worker_class="gevent", llm_backend="huggingface", hf_model="org/name"))
 
 
 def test_numbers_of_an_earlier_run_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -277,3 +277,39 @@ def test_key_is_needed_in_every_region(make_client: Serve, far_end: FarEnd) -> N
     reply = ask(make_client(llm_backend="openai", openai_base_url="https://eu.api.openai.com/v1"))
     assert (reply.status_code, error_of(reply)["code"]) == (503, "not_configured")
     assert "OPENAI_API_KEY" in error_of(reply)["message"]
+
+
+LIMITS = [
+    "max_tokens is too large: 100000. This model supports at most 16384 completion tokens, whereas you asked more.",
+    "Invalid max_tokens value, the valid range of max_tokens is [1, 16384]",
+    "Range of max_tokens should be [1, 16384]",
+    "max_tokens (100000) exceeds model's maximum output tokens (16384)",
+    "`max_completion_tokens` must be less than or equal to `16384`, the maximum value for this model",
+]
+
+
+@pytest.mark.parametrize("words", LIMITS)
+@pytest.mark.parametrize("base", [OPENAI.base, CLUSTER])
+def test_max_tokens_above_the_models(make_client: Serve, far_end: FarEnd, base: str, words: str) -> None:
+    """The most that the model allows is asked for, whatever the field is called."""
+    far_end.post(f"{base}/chat/completions", status=400, json=openai_error("invalid_value", words, "max_tokens"))
+    far_end.post(f"{base}/chat/completions", json=openai_answer("Hello"))
+    client = make_client(**OPENAI.at(base), max_retries=0)
+    for _ in range(2):
+        assert ask(client, max_tokens=100_000).json == {"response": "Hello"}
+    asked = [next(value for name, value in sent(far_end, n).items() if "tokens" in name) for n in range(3)]
+    assert asked == [100_000, 16384, 16384]
+
+
+def test_what_is_left_out_is_logged(make_client: Serve, far_end: FarEnd, log_lines: Log) -> None:
+    """Once a model is known to refuse a parameter, the log says that it was not sent."""
+    far_end.post(CLUSTER_URL, **refusal("temperature"))
+    far_end.post(CLUSTER_URL, json=openai_answer("Hello"))
+    client = make_client(**OPENAI.at(CLUSTER))
+    for _ in range(2):
+        ask(client, temperature=0.3, seed=1)
+    assert [attempt.get("left_out") for line in log_lines() for attempt in line["attempts"]] == [
+        None,
+        ["temperature"],
+        ["temperature"],
+    ]

@@ -3,6 +3,7 @@
 import base64
 import dataclasses
 import functools
+import json
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,7 +23,7 @@ from werkzeug.test import TestResponse
 from llm_api import LLMAPI, Settings, create_app
 from llm_api.backends import Backend
 from llm_api.errors import ConfigError, ServerError
-from llm_api.rules import ADDRESSES, KEYS
+from llm_api.rules import ADDRESSES, EXTRAS, KEYS
 from llm_api.types import Chunk
 
 FIELDS = dataclasses.fields(Settings)
@@ -43,16 +44,22 @@ def canary(field: dataclasses.Field[Any]) -> str:
     if field.metadata["secret"]:
         return f"canary-{field.name}-Ab1"
     hosts = {"rate_limit_storage": "redis://user:PASSWORD@127.0.0.1:1/0", "http_proxy_url": "http://user:PASSWORD@h:1"}
-    return hosts.get(field.name, f"https://user:PASSWORD@{field.name.replace('_', '-')}.example/v1").replace(
+    return hosts.get(field.name, f"https://user:PASSWORD@{field.name.replace('_', '-')}.example/far").replace(
         "PASSWORD", PASSWORD
     )
+
+
+def written(field: dataclasses.Field[Any]) -> str:
+    """Return the text of a setting that holds the canary."""
+    in_json = json.dumps({"x-one": canary(field)})
+    return in_json if field.metadata["rule"] in EXTRAS else canary(field)
 
 
 @pytest.fixture
 def environ(monkeypatch: pytest.MonkeyPatch) -> None:
     """Set each secret, and each address with a password."""
     for field in (*SECRET, *WITH_PASSWORD):
-        monkeypatch.setenv(field.name.upper(), canary(field))
+        monkeypatch.setenv(field.name.upper(), written(field))
     monkeypatch.setenv("RATE_LIMIT", "1000/second")
 
 
@@ -164,6 +171,7 @@ def test_success(start: Start, watch: Watch, far_end: FarEnd, backend: Known) ->
     assert [answer.status_code for answer in streams] == [200] * 3
     watch(*answers, *streams, *(client.get(path, headers=KEYED) for path in ROUTES))
     sent = [value for name, value in far_end.calls[-1].request.headers.items() if "canary-" in str(value)]
+    sent = [value for value in sent if "extra_headers" not in str(value)]
     assert [backend.secret in str(value) for value in sent] == ([True] if provider.key else [])
 
 

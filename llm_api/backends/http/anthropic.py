@@ -90,9 +90,10 @@ class Claude(Vendor):
 def _conversation(request: GenerationRequest) -> dict[str, Any]:
     """Return the system text and the turns: empty ones are refused, and so is a conversation without any (4.3)."""
     turns = [{"role": m.role, "content": m.content} for m in request.turns if m.content.strip()]
+    system = (request.system or "").strip() and request.system
     if turns:
-        return {"messages": turns} | ({"system": request.system} if request.system else {})
-    return {"messages": [{"role": "user", "content": request.system or request.turns[-1].content}]}
+        return {"messages": turns} | ({"system": system} if system else {})
+    return {"messages": [{"role": "user", "content": system or request.messages[-1].content}]}
 
 
 def _sampling(request: GenerationRequest) -> dict[str, float]:
