@@ -43,7 +43,9 @@ def _named(here: Service) -> str | None:
     if not here.settings.api_keys:
         return here.caller() if here.caller else None
     kind, _, key = request.environ.get("HTTP_AUTHORIZATION", "").partition(" ")
-    said = key.strip() if kind.lower() == "bearer" else request.environ.get("HTTP_X_API_KEY")
+    environ = request.environ
+    other = environ.get("HTTP_X_API_KEY") or environ.get("HTTP_API_KEY")  # Anthropic's clients, Azure's
+    said = key.strip() if kind.lower() == "bearer" else other
     name = named_key(here.settings.api_keys, said)
     return here.caller() if here.caller else name
 

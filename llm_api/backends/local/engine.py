@@ -79,7 +79,7 @@ class HuggingFaceLocal(Backend):
         if request.system is not None:
             return request
         system = Message.of("system", self.settings.hf_system)
-        return dataclasses.replace(request, messages=(system, *request.messages))
+        return dataclasses.replace(request, messages=(system, *request.turns))
 
     def _loaded(self, deadline: Deadline) -> Engine:
         loading = self._loading()
