@@ -111,8 +111,6 @@ def openai_ended(said: str | None) -> tuple[Json, bytes]:
 OPENAI_REASONS = [
     ("stop", "stop"),
     ("length", "length"),
-    ("tool_calls", "tool_calls"),
-    ("function_call", "tool_calls"),
     ("content_filter", "content_filter"),
     (None, "stop"),
     ("", "stop"),
@@ -397,7 +395,6 @@ CLAUDE_WIRE = Wire(
         ("max_tokens", "length"),
         ("model_context_window_exceeded", "length"),
         ("pause_turn", "length"),
-        ("tool_use", "tool_calls"),
         ("refusal", "content_filter"),
         ("something_new", "stop"),
         (None, "stop"),
