@@ -58,5 +58,6 @@ def named_key(keys: tuple[ApiKey, ...], said: str | None) -> str:
     digest = hashlib.sha256((said or "").encode("utf-8", "surrogateescape")).hexdigest()
     matching = [key.name for key in keys if hmac.compare_digest(key.sha256, digest)]
     if not matching:
-        raise Unauthorized("this key is not known" if said else "send a key: Authorization: Bearer KEY, or x-api-key")
+        how = "send a key: Authorization: Bearer KEY, x-api-key or api-key"
+        raise Unauthorized("this key is not known" if said else how)
     return matching[0]
