@@ -162,7 +162,7 @@ WHO = {"X-LLM-Backend": "Who answered", "X-LLM-Model": "With which model"}
 FALLBACK = {"X-LLM-Fallback": "Why it was not the configured backend; absent where it was"}
 WAIT = {"Retry-After": "Seconds; absent where a quota is used up"}
 RATES = {
-    "x-ratelimit-limit-requests": "Where RATE_LIMIT is set: how many requests it allows, by the rate that is used up first",
+    "x-ratelimit-limit-requests": "Where RATE_LIMIT is set: how many requests the rate allows that is used up first",
     "x-ratelimit-remaining-requests": "How many of them are left",
     "x-ratelimit-reset-requests": "When one more will be, such as 6m0s",
 }

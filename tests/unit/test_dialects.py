@@ -155,7 +155,7 @@ def test_status(dialect: Dialect) -> None:
 
 
 def test_nothing_of_the_service_is_imported() -> None:
-    """To speak a dialect needs no Flask, no log and no settings: the package's own door, which has them, is not used."""
+    """To speak a dialect needs no Flask, no log and no settings, which the package's own door has: it is not used."""
     code = (
         "import sys, types; package = types.ModuleType('llm_api'); package.__path__ = ['llm_api'];"
         "sys.modules['llm_api'] = package; import llm_api.dialects;"
