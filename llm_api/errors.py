@@ -124,8 +124,16 @@ class ValidationFailed(RequestError):
     status = 422
     code = "validation_failed"
 
-    def __init__(self, message: str, *, param: str | None, fields: Mapping[str, object], status: int = 422) -> None:
-        super().__init__(message, param=param)
+    def __init__(
+        self,
+        message: str,
+        *,
+        param: str | None,
+        fields: Mapping[str, object],
+        status: int = 422,
+        code: str | None = None,
+    ) -> None:
+        super().__init__(message, code=code, param=param)
         self.fields = fields
         self.status = status
 
@@ -152,11 +160,18 @@ class ModelForbidden(RequestError):
 
 
 class RateLimitExceeded(RequestError):
-    """The caller asks more often than RATE_LIMIT allows."""
+    """The caller asks more often than RATE_LIMIT allows.
+
+    `headers` say so to a client.
+    """
 
     status = 429
     type = "rate_limit_error"
     code = "rate_limit_exceeded"
+
+    def __init__(self, message: str, *, retry_after: float, headers: Mapping[str, str]) -> None:
+        super().__init__(message, retry_after=retry_after)
+        self.headers = headers
 
 
 class RequestRefused(RequestError):

@@ -145,30 +145,35 @@ def _parse_key(entry: str) -> ApiKey:
 
 
 # In seconds.
-RATE_UNITS = {"second": 1, "minute": 60, "hour": 3600, "day": 86_400}
+RATE_UNITS = {"second": 1, "minute": 60, "hour": 3600, "day": 86_400, "month": 30 * 86_400, "year": 360 * 86_400}
+# As `limits` has it, whose strings Flask-Limiter takes (limits.util.parse_many); its month has 30 days, its year 360.
+RATE = re.compile(
+    rf"\s*([1-9]\d{{0,8}})\s*(?:/|per)\s*([1-9]\d{{0,3}})?\s*({'|'.join(RATE_UNITS)})s?\s*", re.ASCII | re.IGNORECASE
+)
 
 
 @dataclass(frozen=True)
 class Rate:
-    """So many requests in each stretch of that length; `unit` is one of RATE_UNITS."""
+    """So many requests in each stretch of `multiple` units; `unit` is one of RATE_UNITS."""
 
     amount: int
     unit: str
+    multiple: int = 1
 
     @property
     def seconds(self) -> int:
-        return RATE_UNITS[self.unit]
+        return RATE_UNITS[self.unit] * self.multiple
 
     def __str__(self) -> str:
-        return f"{self.amount} per 1 {self.unit}"
+        return f"{self.amount} per {self.multiple} {self.unit}"
 
 
 def rates(text: str) -> tuple[Rate, ...]:
-    """Read `60/minute;1000/day`. Raises ValueError."""
-    found = [re.fullmatch(rf"([1-9]\d{{0,8}})/({'|'.join(RATE_UNITS)})", rate) for rate in text.split(";")]
+    """Read `60/minute;1000/day`, or `60 per minute, 1000 per 1 day`. Raises ValueError."""
+    found = [RATE.fullmatch(rate) for rate in re.split("[;,|]", text)]
     if not all(found):
         raise ValueError
-    return tuple(Rate(int(match[1]), match[2]) for match in found if match)
+    return tuple(Rate(int(match[1]), match[3].lower(), int(match[2] or 1)) for match in found if match)
 
 
 def _parse_rates(text: str) -> str:
@@ -256,7 +261,7 @@ SECRET = Rule(_matching(r"[\x21-\x7e]+"), "printable ASCII without spaces")
 TEXT = Rule(_matching(r"[^\x00-\x1f\x7f]+"), "one line of text")
 DATE = Rule(_parse_date, "a date in the form YYYY-MM-DD")
 KEYS = Rule(_parse_keys, "KEY, NAME:KEY or NAME:sha256:HEX, separated by commas; a KEY has 8 characters or more")
-RATES = Rule(_parse_rates, "NUMBER/second, minute, hour or day, separated by semicolons")
+RATES = Rule(_parse_rates, "60/minute, 2 per minute, 100/2 hours, and so on up to year, separated by semicolons")
 EXTRA_BODY = Rule(_parse_extra_body, "a JSON object without messages, stream, stream_options or keys")
 EXTRA_HEADERS = Rule(
     _parse_extra_headers, "a JSON object of names and texts, without keys, Host, Content-* and the like"

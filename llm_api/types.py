@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 # What a request may need beyond text, each with the field that asks for it.
 NEEDS = {"json_object": "response_format", "json_schema": "response_format", "images": "messages", "tools": "messages"}
 PARAMETERS = ("max_tokens", "temperature", "top_p", "stop", "seed", "response_format")
+# Of the extras, what says who asks: no parameter, since it changes no answer.
+IDENTIFIERS = frozenset({"user", "safety_identifier", "prompt_cache_key"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,10 +65,11 @@ PART_NEEDS = {Image: "images", ToolCall: "tools", ToolResult: "tools"}
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One turn of a conversation; `role` is `system`, `user`, `assistant` or `tool`."""
+    """One turn of a conversation; `role` is `system`, `user`, `assistant` or `tool`, `name` tells apart who has it."""
 
     role: str
     parts: tuple[Part, ...]
+    name: str | None = None
 
     @classmethod
     def of(cls, role: str, text: str) -> Message:
@@ -83,12 +86,22 @@ class Message:
 class ResponseFormat:
     """JSON is wanted: any object, or what fits `schema` (a JSON Schema).
 
-    `name` and `strict` are OpenAI's words for its own use; None: not said.
+    `name` and `strict` are OpenAI's words for its own use; None: not said. `may_be_cut`: what the token limit has cut
+    is an answer too, since the client is told.
     """
 
     schema: Mapping[str, Any] | None = None
     name: str | None = None
     strict: bool | None = None
+    may_be_cut: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Extras:
+    """Fields that mean something in one dialect only; `dialect` is the vendor's whose it is."""
+
+    dialect: str
+    fields: Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +121,7 @@ class GenerationRequest:
     response_format: ResponseFormat | None = None
     stream: bool = False
     fallback: bool = True
+    extras: Extras | None = None
     is_prompt: bool = field(default=False, compare=False)
 
     @property
@@ -121,21 +135,29 @@ class GenerationRequest:
 
     @property
     def system(self) -> str | None:
-        """The system messages as one text, or None."""
-        return "\n\n".join(m.content for m in self.messages if m.role == "system") or None
+        """The system messages as one text, or None; a model needs a turn, so they are one where there is no other."""
+        alone = all(m.role == "system" for m in self.messages)
+        return None if alone else "\n\n".join(m.content for m in self.messages if m.role == "system") or None
 
     @property
     def parameters(self) -> dict[str, Any]:
-        """Those of PARAMETERS that the caller named, as JSON has them."""
+        """Those of PARAMETERS that the caller named, as JSON has them, and the extras."""
+        extras = self.extras.fields if self.extras else {}
         named = {name: getattr(self, name) for name in PARAMETERS}
+        named |= {name: extras[name] for name in extras.keys() - IDENTIFIERS}
         if self.response_format:
             named["response_format"] = self.response_format.schema or {"type": "json_object"}
         return {name: value for name, value in named.items() if value not in (None, ())}
 
     @property
     def turns(self) -> tuple[Message, ...]:
-        """The messages without the system's."""
-        return tuple(m for m in self.messages if m.role != "system")
+        """The messages without the system's; where there are no others, those as a user's."""
+        turns = tuple(m for m in self.messages if m.role != "system")
+        return turns or tuple(replace(m, role="user") for m in self.messages)
+
+    def extras_for(self, dialect: str) -> Mapping[str, Any]:
+        """Return the fields that only `dialect` has, for a backend that speaks it."""
+        return self.extras.fields if self.extras and self.extras.dialect == dialect else {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,7 +185,7 @@ def _count(value: object) -> int | None:
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """A piece of an answer.
+    """A piece of an answer; `refusal` is a piece of what the model says in its place.
 
     Only the last one of a complete answer has a `finish_reason` (`stop`, `length`, `tool_calls`, `content_filter`);
     a stream that ends without it was cut short. `model` is the name the backend gave, where it gave one.
@@ -173,11 +195,13 @@ class Chunk:
     finish_reason: str | None = None
     usage: Usage = Usage()
     model: str | None = None
+    refusal: str = ""
 
     def __post_init__(self) -> None:
         """Raise TypeError on anything else: it comes from outside."""
-        if not isinstance(self.text, str) or not isinstance(self.model, str | None):
-            raise TypeError("an answer's text and model are strings")
+        texts = isinstance(self.text, str) and isinstance(self.refusal, str)
+        if not texts or not isinstance(self.model, str | None):
+            raise TypeError("an answer's text, refusal and model are strings")
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,13 +225,17 @@ class Head:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A whole answer and its backend; as a string, its text. `duration_ms` counts from the request's arrival."""
+    """A whole answer and its backend; as a string, its words. `duration_ms` counts from the request's arrival.
+
+    `refusal` is what the model said in place of an answer.
+    """
 
     head: Head
     parts: tuple[Part, ...]
     finish_reason: str
     usage: Usage
     duration_ms: float
+    refusal: str = ""
 
     @classmethod
     def of(cls, chunks: Sequence[Chunk], head: Head) -> Answer:
@@ -215,7 +243,8 @@ class Answer:
         last = chunks[-1]
         assert last.finish_reason, "the last chunk of a whole answer has its reason"
         parts = (Text("".join(chunk.text for chunk in chunks)),)
-        return cls(head, parts, last.finish_reason, last.usage, head.elapsed_ms())
+        refusal = "".join(chunk.refusal for chunk in chunks)
+        return cls(head, parts, last.finish_reason, last.usage, head.elapsed_ms(), refusal)
 
     @property
     def text(self) -> str:
@@ -244,4 +273,4 @@ class Answer:
         return self.head.fallback_reason
 
     def __str__(self) -> str:
-        return self.text
+        return self.text or self.refusal

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import ClassVar
 
 from ..runtime.deadline import Deadline
@@ -80,12 +81,12 @@ def cut_at_stop(chunks: Iterator[Chunk], stop: tuple[str, ...]) -> Iterator[Chun
     for chunk in chunks:
         held += chunk.text
         if (end := _first(held, stop)) >= 0:
-            yield Chunk(held[:end], finish_reason="stop", usage=chunk.usage, model=chunk.model)
+            yield replace(chunk, text=held[:end], finish_reason="stop")
             return
         ready = held if chunk.finish_reason else held[: max(0, len(held) - keep)]
         held = held[len(ready) :]
-        if ready or chunk.finish_reason:
-            yield Chunk(ready, chunk.finish_reason, chunk.usage, chunk.model)
+        if ready or chunk.refusal or chunk.finish_reason:
+            yield replace(chunk, text=ready)
 
 
 def _first(text: str, stop: tuple[str, ...]) -> int:

@@ -89,19 +89,19 @@ def _is_own(record: Mapping[str, Any]) -> bool:
 
 
 def _key(request: GenerationRequest) -> str:
-    return _joined([(m.role, m.content) for m in request.messages], request.parameters)
+    return _joined([(m.role, m.name, m.content) for m in request.messages], request.parameters)
 
 
 def _key_of(record: Mapping[str, Any]) -> str:
     """As `_key`, of a line; one whose texts are hidden has the key of no request."""
-    messages = [(m["role"], m.get("content")) for m in record.get("messages") or ()]
+    messages = [(m["role"], m.get("name"), m.get("content")) for m in record.get("messages") or ()]
     if "messages" not in record:
-        system = [("system", record["system"])] if record.get("system") else []
-        messages = [*system, ("user", record.get("prompt"))]
+        system = [("system", None, record["system"])] if record.get("system") else []
+        messages = [*system, ("user", None, record.get("prompt"))]
     return _joined(messages, record.get("parameters") or {})
 
 
-def _joined(messages: list[tuple[str, Any]], parameters: Mapping[str, Any]) -> str:
+def _joined(messages: list[tuple[str, Any, Any]], parameters: Mapping[str, Any]) -> str:
     # 0 is 0.0
     same = [(name, float(v) if name in ("temperature", "top_p") else v) for name, v in sorted(parameters.items())]
     return hashlib.sha256(strict_json.dumps([messages, same]).encode()).hexdigest()

@@ -55,7 +55,7 @@ def generate(prompt: str | None, stream: bool, as_json: bool, **fields: Any) -> 
 def _show_answer(prompt: str, as_json: bool, fields: dict[str, Any]) -> None:
     with _waiting():
         answer = service().generate(prompt, **fields)
-    click.echo(strict_json.dumps({"text": answer.text} | answer_details(answer)) if as_json else answer.text)
+    click.echo(strict_json.dumps({"text": str(answer)} | answer_details(answer)) if as_json else str(answer))
     _say_who(answer)
 
 

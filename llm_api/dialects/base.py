@@ -1,4 +1,4 @@
-"""What a dialect is: data and five pure functions."""
+"""What a dialect is: data and pure functions."""
 
 from __future__ import annotations
 
@@ -53,7 +53,11 @@ class Dialect(ABC):
 
     @abstractmethod
     def pieces(self, head: Head, chunks: Iterator[Chunk], asked: Asked) -> Iterator[str]:
-        """Yield the texts of a streamed answer. An error of `chunks` becomes the last of them."""
+        """Yield the texts of a streamed answer. An error of `chunks` becomes the last of them, and is raised again."""
+
+    def status(self, error: LLMAPIError) -> int:
+        """Return the HTTP status of an error."""
+        return error.status
 
     def error(self, error: LLMAPIError, request_id: str) -> dict[str, Any]:
         """Return the body of an error."""

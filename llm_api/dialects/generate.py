@@ -56,23 +56,31 @@ class Generate(Dialect):
         self.schema = GenerateSchema(max_prompt_chars)
 
     def whole(self, answer: Answer, asked: Asked) -> dict[str, Any]:
-        said: dict[str, Any] = {"response": answer.text}
+        said = _said(answer.text, answer.refusal, asked)
         return said | {"details": answer_details(answer)} if asked.shows else said
 
     def pieces(self, head: Head, chunks: Iterator[Chunk], asked: Asked) -> Iterator[str]:
         try:
             for chunk in chunks:
-                if chunk.text:
-                    yield _line({"response": chunk.text})
+                if chunk.text or chunk.refusal:
+                    yield _line(_said(chunk.text, chunk.refusal, asked))
                 if chunk.finish_reason:
                     last = {"response": "", "done": True, "finish_reason": chunk.finish_reason}
                     shown = _details(head, chunk.finish_reason, chunk.usage, head.elapsed_ms())
                     yield _line(last | ({"details": shown} if asked.shows else {}))
         except LLMAPIError as error:
             yield self.broken(error)
+            raise
 
     def broken(self, error: LLMAPIError) -> str:
         return _line({"error": self._public(error), "done": True})
+
+
+def _said(text: str, refusal: str, asked: Asked) -> dict[str, Any]:
+    """Return what the model said. A refusal is words as any other, unless JSON was asked for: it is none."""
+    if refusal and asked.request.response_format:
+        return {"response": text, "refusal": refusal}
+    return {"response": text + refusal}
 
 
 def answer_details(answer: Answer) -> dict[str, Any]:

@@ -94,9 +94,9 @@ def _begin(
     # JSON is checked before any of it leaves, so a stream of it comes at once
     ready = [next(source)] if request.stream and not request.response_format else list(source)
     if request.response_format:
-        from .structured import check_answer  # not above: jsonschema takes a tenth of the package's import time
+        from .structured import checked  # not above: jsonschema takes a tenth of the package's import time
 
-        check_answer("".join(chunk.text for chunk in ready), request.response_format, deadline)
+        ready = checked(ready, request.response_format, deadline)
     model = next((chunk.model for chunk in ready if chunk.model), request.model or backend.model)
     return Begun(backend.name, model, chain(ready, source), source.close)
 
@@ -134,6 +134,8 @@ def _to_its_end(
     try:
         for chunk in backend.stream(request, deadline):
             begun = True
+            if chunk.finish_reason == "tool_calls":
+                raise InvalidAnswer("the model called a tool where none was offered")
             if chunk.finish_reason:
                 tell = breaker.succeeded
                 yield chunk

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import Any
 
@@ -26,15 +26,24 @@ class Exchange:
     """A context manager. Open it once, then take the `answer`, or iterate its `chunks` once.
 
     Its line is in the log before the last chunk is handed out, or when it fails or is closed. An error leaves the
-    block as the one to answer with. After `hand_over` the block's end does not close it.
+    block as the one to answer with. After `hand_over` the block's end does not close it. `status_of` is the status with
+    which an error is answered.
     """
 
-    def __init__(self, chain: Chain, log: RequestLog, record: Record, deadline: Deadline) -> None:
+    def __init__(
+        self,
+        chain: Chain,
+        log: RequestLog,
+        record: Record,
+        deadline: Deadline,
+        status_of: Callable[[LLMAPIError], int] = lambda error: error.status,
+    ) -> None:
         self.record = record
         self.head: Head | None = None
         self._chain = chain
         self._log = log
         self._deadline = deadline
+        self._status_of = status_of
         self._started = time.monotonic()
         self._requested = chain.first.name
         self._begun: Begun | None = None
@@ -117,7 +126,7 @@ class Exchange:
         error.redact(self._chain.settings.redact)
         try:
             status = "aborted" if isinstance(error, ClientGone) else "error"
-            self._end(status, http_status or error.status, error)
+            self._end(status, http_status or self._status_of(error), error)
         except LLMAPIError as unlogged:
             return unlogged
         return error
@@ -152,7 +161,7 @@ class Exchange:
     def _note(self, chunk: Chunk) -> None:
         if self._first_chunk_ms is None:
             self._first_chunk_ms = self._milliseconds()
-        self.record.add(chunk.text)
+        self.record.add(chunk.text or chunk.refusal)
         self._last = chunk
         if chunk.model and chunk.model != self.answering().model:  # an upstream names it as it likes, even by a key
             self.head = dataclasses.replace(self.answering(), model=self._chain.settings.redact(chunk.model))

@@ -7,7 +7,9 @@ double the work at each level), and no part of it switches to another dialect, w
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 from urllib.parse import urljoin
 
@@ -20,13 +22,17 @@ from referencing.jsonschema import DRAFT202012
 from .. import strict_json
 from ..errors import InvalidAnswer, LLMAPIError, RequestRefused
 from ..runtime.deadline import Deadline
-from ..types import ResponseFormat
+from ..types import Chunk, ResponseFormat
 
 PATTERN_SECONDS = 1.0
 MAX_SCHEMA_CHARS = 100_000
 # A pattern twice as long takes four times as long to compile: 49,000 empty groups took minutes.
 MAX_PATTERN_CHARS = 1_000
 MAX_QUOTE_CHARS = 200
+# What models that are only told to answer in JSON put around it; a stop text may have taken the second fence.
+FENCED = re.compile(r"\s*```(?:[A-Za-z][\w+-]*(?=[\s{\[]))?(.*?)(?:```\s*)?", re.DOTALL)
+# Reasons for which an answer ends before its end.
+CUT = {"length": "the token limit (max_tokens)", "content_filter": "a content filter"}
 Keyword = Callable[[Any, Any, Any, Any], Iterable[ValidationError] | None]
 
 
@@ -72,12 +78,31 @@ def check_schema(schema: Mapping[str, Any]) -> None:
         raise ValueError(f"is not a JSON Schema: {wrong.message[:MAX_QUOTE_CHARS]}")
 
 
-def check_answer(text: str, wanted: ResponseFormat, deadline: Deadline) -> None:
-    """Raise InvalidAnswer unless `text` is the JSON that is `wanted`; RequestRefused where its schema can't be used."""
+def checked(chunks: list[Chunk], wanted: ResponseFormat, deadline: Deadline) -> list[Chunk]:
+    """Return the chunks of a whole answer, without a fence around its JSON.
+
+    Raises InvalidAnswer unless it is what is `wanted`, a refusal, or cut where it may be; RequestRefused where the
+    schema can't be used.
+    """
+    text, cut_by = "".join(chunk.text for chunk in chunks), CUT.get(chunks[-1].finish_reason or "")
+    if any(chunk.refusal for chunk in chunks) or (cut_by and wanted.may_be_cut):
+        return chunks
+    fenced = FENCED.fullmatch(text)
     try:
-        value = strict_json.decode(text)
+        value = strict_json.decode(fenced[1] if fenced else text)
     except ValueError:
-        raise InvalidAnswer("the model's answer is not JSON, or max_tokens cut it short") from None
+        cut = f"{cut_by} cut the model's JSON short"
+        raise InvalidAnswer(cut if cut_by else "the model's answer is not JSON") from None
+    _check(value, wanted, deadline)
+    return _with_text(chunks, fenced[1].strip()) if fenced else chunks
+
+
+def _with_text(chunks: list[Chunk], text: str) -> list[Chunk]:
+    first, *others = (replace(chunk, text="") for chunk in chunks)
+    return [replace(first, text=text), *(chunk for chunk in others if chunk != Chunk(model=chunk.model))]
+
+
+def _check(value: object, wanted: ResponseFormat, deadline: Deadline) -> None:
     if wanted.schema is None:
         if not isinstance(value, dict):
             raise InvalidAnswer("the model's answer is not a JSON object")

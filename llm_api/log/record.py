@@ -185,13 +185,14 @@ class Record:
         return {"messages": [self._message(message) for message in request.messages]}
 
     def _message(self, message: Message) -> dict[str, Any]:
-        return {"role": message.role} | self._logged("content", message.content)
+        name = self._logged("name", message.name) if message.name else {}
+        return {"role": message.role} | name | self._logged("content", message.content)
 
     def _parameters(self) -> dict[str, Any]:
         parameters: dict[str, Any] = {}
         for name, value in (self.request.parameters if self.request else {}).items():
-            words = name in ("stop", "response_format")  # the caller's, as the prompt is
-            parameters |= self._logged_words(name, value) if words else {name: value}
+            # words are the caller's, as the prompt is
+            parameters |= {name: value} if isinstance(value, int | float) else self._logged_words(name, value)
         return parameters
 
     def _attempt(self, attempt: Attempt) -> dict[str, Any]:

@@ -43,7 +43,9 @@ def _named(here: Service) -> str | None:
     if not here.settings.api_keys:
         return here.caller() if here.caller else None
     kind, _, key = request.environ.get("HTTP_AUTHORIZATION", "").partition(" ")
-    said = key.strip() if kind.lower() == "bearer" else request.environ.get("HTTP_X_API_KEY")
+    environ = request.environ
+    other = environ.get("HTTP_X_API_KEY") or environ.get("HTTP_API_KEY")  # Anthropic's clients, Azure's
+    said = key.strip() if kind.lower() == "bearer" else other
     name = named_key(here.settings.api_keys, said)
     return here.caller() if here.caller else name
 
@@ -56,5 +58,6 @@ def named_key(keys: tuple[ApiKey, ...], said: str | None) -> str:
     digest = hashlib.sha256((said or "").encode("utf-8", "surrogateescape")).hexdigest()
     matching = [key.name for key in keys if hmac.compare_digest(key.sha256, digest)]
     if not matching:
-        raise Unauthorized("this key is not known" if said else "send a key: Authorization: Bearer KEY, or x-api-key")
+        how = "send a key: Authorization: Bearer KEY, x-api-key or api-key"
+        raise Unauthorized("this key is not known" if said else how)
     return matching[0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import re
 import secrets
 from collections.abc import Iterator
@@ -18,6 +19,8 @@ from ..errors import (
     InternalError,
     LLMAPIError,
     MalformedBody,
+    QuotaExhausted,
+    RateLimitExceeded,
     Unauthorized,
     UnsupportedMedia,
     stack_of,
@@ -29,7 +32,12 @@ from .service import Client, Service, service
 # Seconds; what an upstream asks for may be any number.
 MAX_RETRY_AFTER = 3600
 # Fetch standard, section 3.3: what a page of another site may read.
-EXPOSED = {"Access-Control-Expose-Headers": "X-Request-ID, X-LLM-Backend, X-LLM-Model, X-LLM-Fallback, Retry-After"}
+EXPOSED = {
+    "Access-Control-Expose-Headers": "X-Request-ID, X-LLM-Backend, X-LLM-Model, X-LLM-Fallback, Retry-After, "
+    "x-ratelimit-limit-requests, x-ratelimit-remaining-requests, x-ratelimit-reset-requests"
+}
+# In the environ, once a request is counted: the headers that say how many more its caller may make.
+RATES = "llm_api.rates"
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 TRACEPARENT = re.compile(r"(?!ff|00.{54})[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(?:-|$)")
 
@@ -111,10 +119,24 @@ def json_answer(body: object, status: int = 200, headers: dict[str, str] | None 
 
 def stream_answer(parts: Iterator[str], media_type: str, headers: dict[str, str]) -> Response:
     """Return `parts` as an answer that no proxy holds back."""
-    response = Response(parts, mimetype=media_type, headers=headers)
+    # Each server says what it is (RFC 3875, 4.1.17); a test's client has no connection, and wants to see the event.
+    is_served = "SERVER_SOFTWARE" in request.environ
+    response = Response(_to_the_break(parts, is_served), mimetype=media_type, headers=headers)
     response.headers["X-Accel-Buffering"] = "no"
     response.headers["Cache-Control"] = "no-cache"
     return response
+
+
+def _to_the_break(parts: Iterator[str], is_served: bool) -> Iterator[str]:
+    """Yield `parts`. Where they break off, so does the connection: some clients skip the event and look for the end.
+
+    gunicorn and Flask's server take this error for a client that left: they write no last chunk, and say nothing.
+    """
+    try:
+        yield from parts
+    except LLMAPIError:
+        if is_served:
+            raise ConnectionResetError(errno.ECONNRESET, "the answer broke off") from None
 
 
 def who(head: Head) -> dict[str, str]:
@@ -131,6 +153,7 @@ def _header_text(text: str) -> str:
 def name_request(response: Response) -> Response:
     """Give an answer its request's id, and leave for the page that asked, where CORS_ORIGINS has its site."""
     response.headers["X-Request-ID"] = request_id()
+    response.headers.update(request.environ.get(RATES, {}))
     allowed = service().settings.cors_origins
     if allowed:
         response.vary.add("Origin")
@@ -161,10 +184,14 @@ def answer_error(error: Exception) -> Response:
 
 def error_answer(error: LLMAPIError) -> Response:
     """Return the JSON envelope for one of our errors."""
-    body = _dialect().error(error, request_id())
+    dialect = _dialect()
     # a client that left while it sent its request may have closed one direction only
-    response = json_answer(body, 400 if isinstance(error, ClientGone) else error.status)
-    if error.status in (429, 503):
+    status = 400 if isinstance(error, ClientGone) else dialect.status(error)
+    response = json_answer(dialect.error(error, request_id()), status)
+    if isinstance(error, RateLimitExceeded):
+        response.headers.update(error.headers)
+    # where a used-up quota is a 429, it must not look as if it came back
+    if status in (429, 503) and not (status == 429 and isinstance(error, QuotaExhausted)):
         response.headers["Retry-After"] = str(round(min(max(1, error.retry_after or 1), MAX_RETRY_AFTER)))
     if isinstance(error, Unauthorized):
         response.headers["WWW-Authenticate"] = "Bearer"

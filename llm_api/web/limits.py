@@ -12,7 +12,7 @@ from collections import OrderedDict
 from collections.abc import Mapping
 from functools import lru_cache
 from importlib import import_module
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from ..errors import ConfigError, LimitsUnavailable, RateLimitExceeded
 from ..rules import Network, Rate, rates
@@ -68,6 +68,29 @@ def _counted(address: str) -> str:
         return address
 
 
+class Standing(NamedTuple):
+    """How a caller stands with a rate after a request: `wait` is 0 where it counted, else the seconds until one would;
+    `remaining` more may be made now, and in `reset` seconds one more than that.
+    """
+
+    rate: Rate
+    wait: float
+    remaining: int
+    reset: float
+
+    def headers(self) -> dict[str, str]:
+        """Return what OpenAI's clients look for; its page on rate limits has the names and the form of the time."""
+        said = {"limit": self.rate.amount, "remaining": self.remaining, "reset": _go_duration(math.ceil(self.reset))}
+        return {f"x-ratelimit-{name}-requests": str(value) for name, value in said.items()}
+
+
+def _go_duration(seconds: int) -> str:
+    """Return `6m0s`, as Go writes it and OpenAI sends it."""
+    minutes, seconds = divmod(seconds, 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}h{minutes}m{seconds}s" if hours else f"{minutes}m{seconds}s" if minutes else f"{seconds}s"
+
+
 class Window:
     """A rate's moving window in this process.
 
@@ -81,8 +104,8 @@ class Window:
         # when whose requests came that count; who has been away for the longest is the first
         self._hits: OrderedDict[str, list[float]] = OrderedDict()
 
-    def hit(self, who: str) -> float:
-        """Count a request, and return 0; or don't, and return the seconds until one would count."""
+    def hit(self, who: str) -> Standing:
+        """Count a request, or don't where one is too many."""
         now = time.monotonic()
         begin = now - self._rate.seconds
         with self._lock:
@@ -91,10 +114,10 @@ class Window:
             hits = self._hits.setdefault(who, [])
             del hits[: bisect(hits, begin)]
             if len(hits) >= self._rate.amount:
-                return hits[0] - begin
+                return Standing(self._rate, hits[0] - begin, 0, hits[0] - begin)
             hits.append(now)
             self._hits.move_to_end(who)
-        return 0.0
+            return Standing(self._rate, 0, self._rate.amount - len(hits), hits[0] - begin)
 
 
 class RedisWindow:
@@ -103,15 +126,16 @@ class RedisWindow:
     def __init__(self, rate: Rate, limiter: RateLimiter) -> None:
         from limits import parse
 
+        self._rate = rate
         self._item = parse(str(rate))
         self._limiter = limiter
 
-    def hit(self, who: str) -> float:
+    def hit(self, who: str) -> Standing:
         """As Window.hit."""
-        if self._limiter.hit(self._item, who):
-            return 0.0
-        left = self._limiter.get_window_stats(self._item, who).reset_time - time.time()
-        return max(left, 0.001)  # 0 is for those that count
+        counts = self._limiter.hit(self._item, who)
+        found = self._limiter.get_window_stats(self._item, who)
+        reset = max(found.reset_time - time.time(), 0.001)  # a wait of 0 is for those that count
+        return Standing(self._rate, 0 if counts else reset, found.remaining, reset)
 
 
 class RateLimits:
@@ -132,20 +156,21 @@ class RateLimits:
         self._limiter = PerProcess(self._make_limiter)
         self._shared = PerProcess(lambda: {rate: RedisWindow(rate, self._limiter()) for rate in self._rates})
 
-    def count(self, key: str | None, address: str | None) -> None:
-        """Count one request. Raises RateLimitExceeded, or LimitsUnavailable where that is what a lost storage means."""
-        if self._rates:
-            who = f"key {key}" if key else f"address {_counted(address or '')}"
-            if self._is_shared:
-                self._count_shared(who)
-            else:
-                _count(self._here(), who)
+    def count(self, key: str | None, address: str | None) -> dict[str, str]:
+        """Count one request; return the headers that say how the caller stands with the rate that is used up first.
+
+        Raises RateLimitExceeded, or LimitsUnavailable where that is what a lost storage means.
+        """
+        if not self._rates:
+            return {}
+        who = f"key {key}" if key else f"address {_counted(address or '')}"
+        return self._count_shared(who) if self._is_shared else _count(self._here(), who)
 
     def storage_answers(self) -> bool:
         """Say whether the Redis can be reached."""
         return bool(self._limiter().storage.check())
 
-    def _count_shared(self, who: str) -> None:
+    def _count_shared(self, who: str) -> dict[str, str]:
         from limits.errors import StorageError
 
         if time.monotonic() >= self._away_until:
@@ -156,12 +181,13 @@ class RateLimits:
                 logger.error("the storage of the rate limits is away (%s)", type(error.storage_error).__name__)
         return self._count_without(who)
 
-    def _count_without(self, who: str) -> None:
+    def _count_without(self, who: str) -> dict[str, str]:
         match self._settings.rate_limit_on_failure:
             case "memory":
-                _count(self._here(), who)
+                return _count(self._here(), who)
             case "deny":
                 raise LimitsUnavailable("requests can't be counted now, so none is answered")
+        return {}
 
     def _make_limiter(self) -> RateLimiter:
         from limits.storage import storage_from_string
@@ -182,7 +208,12 @@ def _load_packages() -> None:
         raise ConfigError(needed) from None
 
 
-def _count(windows: Mapping[Rate, Window] | Mapping[Rate, RedisWindow], who: str) -> None:
+def _count(windows: Mapping[Rate, Window] | Mapping[Rate, RedisWindow], who: str) -> dict[str, str]:
+    standings = []
     for rate, window in windows.items():
-        if seconds := window.hit(who):
-            raise RateLimitExceeded(f"more than {rate} (RATE_LIMIT)", retry_after=math.ceil(seconds))
+        standing = window.hit(who)
+        if standing.wait:
+            words = f"more than {rate} (RATE_LIMIT)"
+            raise RateLimitExceeded(words, retry_after=math.ceil(standing.wait), headers=standing.headers())
+        standings.append(standing)
+    return min(standings, key=lambda standing: standing.remaining).headers()

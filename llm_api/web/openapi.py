@@ -16,7 +16,7 @@ from marshmallow import INCLUDE, Schema, fields, validate
 
 from ..dialects import Dialect
 from ..dialects.fields import MAX_STOPS, Format, Stop
-from ..dialects.openai import ROLES, ChatSchema, CompletionSchema, Contents
+from ..dialects.openai import ChatSchema, CompletionSchema, Contents, CutFormat, NoToolChoice
 from ..errors import words_for
 
 Fields = dict[str, fields.Field[Any]]
@@ -49,7 +49,9 @@ Details = Schema.from_dict(
     },
     name="Details",
 )
-Generated = Schema.from_dict({"response": TEXT, "details": fields.Nested(Details)}, name="Generated")
+Generated = Schema.from_dict(
+    {"response": TEXT, "refusal": fields.String(), "details": fields.Nested(Details)}, name="Generated"
+)
 HealthBody = Schema.from_dict(
     {
         "status": fields.String(required=True, validate=validate.OneOf(["healthy", "degraded", "unhealthy"])),
@@ -78,7 +80,7 @@ CHOICE: Fields = {"index": COUNT, "finish_reason": FINISH, "logprobs": fields.Ra
 ChatChoice = Schema.from_dict({**CHOICE, "message": fields.Nested(Spoken, required=True)}, name="ChatChoice")
 TextChoice = Schema.from_dict({**CHOICE, "text": TEXT}, name="TextChoice")
 OBJECT: Fields = {"id": TEXT, "object": TEXT, "created": COUNT}
-COMPLETION: Fields = OBJECT | {"model": TEXT, "usage": fields.Nested(OpenAIUsage, required=True, allow_none=True)}
+COMPLETION: Fields = OBJECT | {"model": TEXT, "usage": fields.Nested(OpenAIUsage)}
 ChatCompletion = Schema.from_dict(
     {**COMPLETION, "choices": fields.List(fields.Nested(ChatChoice), required=True)}, name="ChatCompletion"
 )
@@ -109,28 +111,33 @@ JSON_SCHEMA = {
 }
 NOT_EMPTY = {"type": "string", "minLength": 1}
 TEXT_PART = _object({"type": {"const": "text"}, "text": {"type": "string"}}, "type", "text")
+REFUSAL_PART = _object({"type": {"const": "refusal"}, "refusal": {"type": "string"}}, "type", "refusal")
 OPTIONS = {"name": {"type": ["string", "null"]}, "strict": {"type": ["boolean", "null"]}}
 NAMED_SCHEMA = _object({**OPTIONS, "schema": ANY_SCHEMA}, "schema")
+FORMATS: list[dict[str, Any]] = [
+    _object({"type": {"enum": ["text", "json_object"]}}, "type"),
+    _object({"type": {"const": "json_schema"}, "json_schema": NAMED_SCHEMA}, "type", "json_schema"),
+    {**ANY_SCHEMA, "minProperties": 1},
+]
 KINDS: dict[type, list[dict[str, Any]]] = {
     Stop: [NOT_EMPTY, {"type": "array", "items": NOT_EMPTY, "maxItems": MAX_STOPS}],
-    Contents: [{"type": "string"}, {"type": "array", "items": TEXT_PART}],
-    Format: [
-        _object({"type": {"enum": ["text", "json_object"]}}, "type"),
-        _object({"type": {"const": "json_schema"}, "json_schema": NAMED_SCHEMA}, "type", "json_schema"),
-        {**ANY_SCHEMA, "minProperties": 1},
-    ],
+    Contents: [{"type": "string"}, {"type": "array", "items": {"anyOf": [TEXT_PART, REFUSAL_PART]}}],
+    Format: FORMATS,
+    CutFormat: FORMATS,
+    NoToolChoice: [{"enum": ["none", "auto"]}],
 }
-TURN = {"properties": {"role": {"enum": [role for role, meant in ROLES.items() if meant != "system"]}}}
+WORDED = [{"properties": {kind: NOT_EMPTY}, "required": [kind]} for kind in ("text", "refusal")]
+IN_CONTENT = {"anyOf": [NOT_EMPTY, {"type": "array", "contains": {"anyOf": WORDED}}]}
 SAYS_SOMETHING = {
-    "properties": {
-        "content": {"anyOf": [NOT_EMPTY, {"type": "array", "contains": {"properties": {"text": NOT_EMPTY}}}]}
-    },
-    "required": ["content"],
+    "anyOf": [
+        {"properties": {"content": IN_CONTENT}, "required": ["content"]},
+        {"properties": {"refusal": NOT_EMPTY}, "required": ["refusal"]},
+    ]
 }
 WHOLES: dict[tuple[type, str], dict[str, Any]] = {
     (ChatSchema, "messages"): {
-        "description": "At least one is not the system's. All texts together have 1 to MAX_PROMPT_CHARS characters.",
-        "allOf": [{"contains": TURN}, {"contains": SAYS_SOMETHING}],
+        "description": "All texts together have 1 to MAX_PROMPT_CHARS characters.",
+        "contains": SAYS_SOMETHING,
     },
     (CompletionSchema, "prompt"): {"description": "At most MAX_PROMPT_CHARS characters.", "minLength": 1},
 }
@@ -139,9 +146,13 @@ JSON = "application/json"
 # Of an event stream, tools take a schema for each event's; so it has words only.
 STREAMS = {
     "text/plain": {"type": "string", "description": "Prometheus' text format."},
-    "application/x-ndjson": {"type": "string", "description": "One object a line; the last one has `done`."},
+    "application/x-ndjson": {
+        "type": "string",
+        "description": "One object a line; the last has `done`. The connection breaks after an `error`.",
+    },
     "text/event-stream": {
-        "description": "Server-sent events; the last one's data is `[DONE]`, or an object with `error`."
+        "description": "Server-sent events; the last one's data is `[DONE]`, or an object with `error`. After an error "
+        "the connection breaks."
     },
 }
 GENERATION_ERRORS = dict.fromkeys((400, 401, 403, 404, 413, 415, 429, 500, 502, 503, 504), Error)
@@ -149,7 +160,12 @@ LIST_ERRORS = dict.fromkeys((401, 502, 503, 504), Error)
 ALWAYS = {"X-Request-ID": "The request's id, which the log has too; the client's own where it sent one"}
 WHO = {"X-LLM-Backend": "Who answered", "X-LLM-Model": "With which model"}
 FALLBACK = {"X-LLM-Fallback": "Why it was not the configured backend; absent where it was"}
-WAIT = {"Retry-After": "Seconds"}
+WAIT = {"Retry-After": "Seconds; absent where a quota is used up"}
+RATES = {
+    "x-ratelimit-limit-requests": "Where RATE_LIMIT is set: how many requests the rate allows that is used up first",
+    "x-ratelimit-remaining-requests": "How many of them are left",
+    "x-ratelimit-reset-requests": "When one more will be, such as 6m0s",
+}
 QUESTION = "What is the capital of France?"
 # A small model may not know where to stop.
 BRIEF = {"max_tokens": 50}
@@ -264,12 +280,13 @@ def _operation(said: Operation, docstring: str, dialect: Dialect | None) -> dict
         examples = {title: {"value": value} for title, value in said.examples.items()}
         content = {JSON: {"schema": dialect.schema, "examples": examples}}
         operation["requestBody"] = {"required": True, "content": content}
-    answers = {200: _answer("Answered", said.answer, _headers(WHO) | _headers(FALLBACK, False) if dialect else {})}
+    headers = _headers(WHO) | _headers(FALLBACK | RATES, False) if dialect else {}
+    answers = {200: _answer("Answered", said.answer, headers)}
     return operation | {"responses": answers | {status: _error(status, said.errors[status]) for status in said.errors}}
 
 
 def _error(status: int, schema: type[Schema]) -> dict[str, Any]:
-    wait = _headers(WAIT) if schema is Error and status in (429, 503) else {}
+    wait = _headers(WAIT, False) if schema is Error and status in (429, 503) else {}
     return _answer(words_for(status), {JSON: schema}, wait)
 
 

@@ -9,13 +9,14 @@ from functools import wraps
 from flask import Blueprint, Response, current_app, request
 
 from ..dialects import DIALECTS, Dialect
+from ..dialects.openai import UNNAMED
 from ..errors import NoSuchModel
 from ..exchange.exchange import Exchange
 from ..exchange.metrics import exposition
 from ..runtime.cores import usable_cores
 from . import pages
 from .guard import caller, is_open, let_in
-from .http import answer_error, client, json_answer, name_request, read_body, stream_answer, who
+from .http import RATES, answer_error, client, json_answer, name_request, read_body, stream_answer, who
 from .service import Service, service
 
 blueprint = Blueprint("llm_api", __name__)
@@ -32,7 +33,7 @@ def view(kind: type[Dialect]) -> Callable[[], Response]:
     def run() -> Response:
         here = service()
         dialect = here.dialects[kind.name]
-        with here.exchange(dialect.operation, client(here)) as exchange:
+        with here.exchange(dialect, client(here)) as exchange:
             return answer(here, dialect, exchange)
 
     return is_open(run)  # it asks for the key itself, so that the refusal has its line
@@ -42,7 +43,7 @@ def answer(here: Service, dialect: Dialect, exchange: Exchange) -> Response:
     """Read what the current request asks for, and answer it."""
     record = exchange.record
     record.caller = caller(here)
-    here.rate_limits.count(record.caller, record.client_ip)
+    request.environ[RATES] = here.rate_limits.count(record.caller, record.client_ip)
     asked = dialect.read(read_body(here.settings.max_body_bytes))
     head = exchange.open(asked.request)
     if asked.request.stream:
@@ -58,10 +59,12 @@ def answer(here: Service, dialect: Dialect, exchange: Exchange) -> Response:
 
 
 for each in DIALECTS:
-    blueprint.add_url_rule(each.rule, each.name, view(each), methods=["POST"])
+    # OpenAI's clients are told an address to which they append, and OpenAI itself takes a slash at the end
+    is_strict = not each.rule.startswith("/v1/")
+    blueprint.add_url_rule(each.rule, each.name, view(each), methods=["POST"], strict_slashes=is_strict)
 
 
-@blueprint.get("/v1/models")
+@blueprint.get("/v1/models", strict_slashes=False)
 def models() -> Response:
     """List the models that a request may name, as `backend/model`."""
     return json_answer({"object": "list", "data": [_model(name) for name in _names()]})
@@ -69,7 +72,9 @@ def models() -> Response:
 
 @blueprint.get("/v1/models/<path:model>")
 def model(model: str) -> Response:
-    """Show one model."""
+    """Show one model; `default` is the configured one."""
+    if model in UNNAMED and _may_use_default():
+        return json_answer(_model(model, service().chain.first.name))
     if model not in _names():
         raise NoSuchModel(f"there is no model {model!r} here; /v1/models lists those there are", param="model")
     return json_answer(_model(model))
@@ -123,6 +128,11 @@ def _names() -> list[str]:
     return [name for name in here.chain.models() if here.chain.hooks.permit(caller(here), name)]
 
 
-def _model(name: str) -> dict[str, object]:
+def _may_use_default() -> bool:
+    chain = service().chain
+    return chain.hooks.permit(caller(service()), f"{chain.first.name}/{chain.first.model}")
+
+
+def _model(name: str, backend: str | None = None) -> dict[str, object]:
     # when a model was made is known to none of the backends
-    return {"id": name, "object": "model", "created": 0, "owned_by": name.partition("/")[0]}
+    return {"id": name, "object": "model", "created": 0, "owned_by": backend or name.partition("/")[0]}

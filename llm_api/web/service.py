@@ -74,14 +74,15 @@ class Service:
             said: list[Chunk] = []
             for chunk in exchange.chunks():
                 said.append(chunk)
-                if chunk.text:
-                    yield chunk.text
+                if words := chunk.text or chunk.refusal:
+                    yield words
             return Answer.of(said, exchange.answering())
 
-    def exchange(self, operation: str, client: Client) -> Exchange:
+    def exchange(self, dialect: Dialect, client: Client) -> Exchange:
         """Begin a request's life."""
-        record = Record(self._policy, operation, client.request_id, client.address, client.trace_id)
-        return Exchange(self.chain, self.log, record, Deadline(self.settings.request_timeout, client.sock))
+        record = Record(self._policy, dialect.operation, client.request_id, client.address, client.trace_id)
+        deadline = Deadline(self.settings.request_timeout, client.sock)
+        return Exchange(self.chain, self.log, record, deadline, dialect.status)
 
     def begin(self) -> None:
         """Begin what the first request would wait for. Does not wait; /health says what fails."""
@@ -98,11 +99,12 @@ class Service:
 
     @contextmanager
     def _asked(self, body: Mapping[str, Any], caller: str | None) -> Iterator[Exchange]:
-        with self.exchange("generate", Client(secrets.token_hex(16))) as exchange:
+        dialect = self.dialects["generate"]
+        with self.exchange(dialect, Client(secrets.token_hex(16))) as exchange:
             exchange.record.caller = caller
             said = {name: value for name, value in body.items() if value is not None}
             strict_json.check(said)  # held against the rules for a body
-            exchange.open(self.dialects["generate"].read(said).request)
+            exchange.open(dialect.read(said).request)
             yield exchange
 
 

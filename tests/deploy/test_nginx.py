@@ -140,6 +140,51 @@ def test_heartbeats(
     assert text.rstrip().endswith("[DONE]")
 
 
+LAST_CHUNK = b"\r\n0\r\n\r\n"
+
+
+def _framed(served: Service | Nginx, path: str, fields: dict[str, object]) -> bytes:
+    """Return all bytes of a stream, with their framing."""
+    body = json.dumps(fields | {"stream": True}).encode()
+    head = f"POST {path} HTTP/1.1\r\nHost: test\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n"
+    with served.connect() as sock:
+        sock.sendall(head.encode() + b"Connection: close\r\n\r\n" + body)
+        return b"".join(iter(lambda: sock.recv(65_536), b""))
+
+
+@pytest.mark.parametrize("worker_class", ["gthread", "gevent"])
+@pytest.mark.parametrize(("path", "fields"), [("/generate", {"prompt": "Hi"}), ("/v1/chat/completions", CHAT)])
+def test_stream_that_breaks(
+    serve_unix: Callable[..., Service],
+    behind: Callable[[Script], Upstream],
+    front: Callable[..., Nginx],
+    worker_class: str,
+    path: str,
+    fields: dict[str, object],
+) -> None:
+    """After the error the connection ends without the last chunk, here and behind nginx, and nobody logs a traceback.
+
+    Clients that skip the error must not see the end of an answer (RFC 9112, section 8).
+    """
+    whole = threading.Event()
+    far_end = behind(lambda peer: peer.send(UNTIL_CLOSED + OPENAI.pieces[0] + OPENAI.end * whole.is_set()))
+    service = serve_unix(**OPENAI.settings(far_end), WORKER_CLASS=worker_class)
+    nginx = front(f"unix:{service.path}")
+
+    broken = [_framed(served, path, fields) for served in (service, nginx)]
+    whole.set()
+    complete = [_framed(served, path, fields) for served in (service, nginx)]
+
+    for data in broken:
+        assert data.count(b'"invalid_answer"') == 1
+        assert data.endswith(b"\n\r\n")
+        assert LAST_CHUNK not in data
+    assert [data.endswith(LAST_CHUNK) for data in complete] == [True, True]
+    lines = [(line["status"], line["error"] and line["error"]["code"]) for line in service.lines()]
+    assert lines == [("error", "invalid_answer")] * 2 + [("ok", None)] * 2
+    assert "Traceback" not in service.output()
+
+
 NOTHING = b"Host: test\r\n\r\n"
 REFUSED = {
     "no request at all": b"Hello\r\n\r\n",

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -135,3 +136,30 @@ def test_a_stream_that_breaks(tmp_path: Path) -> None:
     with serving(tmp_path, "") as ask, pytest.raises(http.client.IncompleteRead) as broken:
         ask("GET", "/poem/live")
     assert broken.value.partial == b"The sea"
+
+
+@pytest.mark.parametrize("worker_class", ["sync", "gthread", "gevent"])
+@pytest.mark.parametrize(
+    ("path", "body", "start"),
+    [
+        ("generate", {"prompt": "x"}, '{"response": "The sea"}\n{"error": {"message": "it broke", '),
+        (
+            "v1/chat/completions",
+            {"model": "default", "messages": [{"role": "user", "content": "x"}]},
+            'data: {"id": ',
+        ),
+    ],
+)
+def test_a_stream_of_the_api_that_breaks(
+    tmp_path: Path, worker_class: str, path: str, body: dict[str, Any], start: str
+) -> None:
+    """The error comes whole, then the connection breaks; the error output doesn't take that for a bug of the host's."""
+    configuration = f'worker_class = "{worker_class}"'
+    with serving(tmp_path, configuration) as ask, pytest.raises(http.client.IncompleteRead) as broken:
+        ask("POST", f"/breaks/{path}", body | {"stream": True, "fallback": False})
+    text = broken.value.partial.decode()
+    assert text.startswith(start)
+    assert json.loads(text.strip().rpartition("\n")[2].removeprefix("data: "))["error"]["code"] == "server_error"
+    assert "Traceback" not in (tmp_path / "output.txt").read_text()
+    (line,) = map(json.loads, (tmp_path / "log.jsonl").read_text().splitlines())
+    assert (line["status"], line["http_status"], line["response"]) == ("error", 200, "The sea")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import re
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -12,19 +13,23 @@ from typing import Any
 import asking
 import pytest
 from asking import USER, Log, Serve, error_of, read_events
-from fakes import ANSWER, END, FAILURES, PATIENCE, Fake, message
+from fakes import ANSWER, END, PATIENCE, Fake, message
 from flask.testing import FlaskClient
 from werkzeug.test import EnvironBuilder, TestResponse
 
 from llm_api.errors import (
     BackendError,
     BadCredentials,
+    ModelNotFound,
     Overloaded,
+    QuotaExhausted,
+    RateLimited,
     RequestRefused,
     ServerError,
+    TimedOut,
     Unreachable,
 )
-from llm_api.types import Chunk, GenerationRequest, Usage
+from llm_api.types import Chunk, Extras, GenerationRequest, Usage
 
 CHAT, TEXT = "/v1/chat/completions", "/v1/completions"
 BODIES = {path: asking.GENERATE[path][0] for path in (CHAT, TEXT)}
@@ -83,14 +88,17 @@ def test_whole_answer(serve: Serve, log_lines: Log, path: str) -> None:
 )
 @BOTH
 def test_usage(serve: Serve, path: str, counted: Usage, expected: dict[str, int] | None) -> None:
-    """All three numbers or null: never a guess, nor a sum of half of them, streamed or not."""
+    """All three numbers or no `usage` and no chunk of it: a null breaks clients; never a guess, nor half of them."""
     client = serve(Fake("one", Chunk("x", "length", counted)))
-    assert ask(client, path).json["usage"] == expected
-    streamed = read_events(ask(client, path, stream=True, stream_options={"include_usage": True}).data)
-    assert streamed[-2]["usage"] == expected
+    whole = ask(client, path).json
+    *events, done = read_events(ask(client, path, stream=True, stream_options={"include_usage": True}).data)
+    assert done == "[DONE]"
+    assert [body["usage"] for body in [whole] if "usage" in body] == [expected] * (expected is not None)
+    assert [event["usage"] for event in events if not event["choices"]] == [expected] * (expected is not None)
+    assert [event["usage"] for event in events if event["choices"]] == [None] * len(PIECES[path][1][1:])
 
 
-@pytest.mark.parametrize("reason", ["stop", "length", "content_filter", "tool_calls"])
+@pytest.mark.parametrize("reason", ["stop", "length", "content_filter"])
 @BOTH
 def test_finish_reason(serve: Serve, path: str, reason: str) -> None:
     """Why the answer ended is told as the backend said it, streamed or not."""
@@ -98,6 +106,51 @@ def test_finish_reason(serve: Serve, path: str, reason: str) -> None:
     assert ask(client, path).json["choices"][0]["finish_reason"] == reason
     *_, last, done = read_events(ask(client, path, stream=True).data)
     assert (last["choices"][0]["finish_reason"], done) == (reason, "[DONE]")
+
+
+@pytest.mark.parametrize("offered", [{}, {"tools": []}, {"tools": None, "tool_choice": "auto"}])
+@pytest.mark.parametrize("begun", [False, True])
+@STREAMED
+def test_a_tool_that_was_not_offered(
+    serve: Serve, log_lines: Log, offered: dict[str, Any], begun: bool, stream: bool
+) -> None:
+    """A call that nobody could make is no answer: the next one is asked, or the stream ends with an error."""
+    called = [Chunk("Hi ")] * begun + [Chunk("", "tool_calls")]
+    reply = ask(serve(Fake("one", *called), Fake("two", *ANSWER)), CHAT, stream=stream, **offered)
+    (line,) = log_lines()
+    if begun and stream:
+        assert read_events(reply.data)[-1]["error"]["code"] == "invalid_answer"
+        assert (line["status"], line["error"]["code"]) == ("error", "invalid_answer")
+    else:
+        assert (reply.status_code, reply.headers["X-LLM-Fallback"]) == (200, "invalid_answer")
+        assert (line["status"], line["response"]) == ("ok", "Hi there")
+
+
+REFUSED = (Chunk(refusal="I "), Chunk(refusal="can't."), Chunk("", "stop"))
+
+
+def test_model_that_refuses(serve: Serve, log_lines: Log) -> None:
+    """What it says stands in `refusal`, as OpenAI has it, and is no content; the log has it as the answer."""
+    reply = ask(serve(Fake("one", *REFUSED)), CHAT)
+    message = {"role": "assistant", "content": None, "refusal": "I can't."}
+    assert reply.json["choices"][0] == {"index": 0, "message": message, "logprobs": None, "finish_reason": "stop"}
+    assert [line["response"] for line in log_lines()] == ["I can't."]
+
+
+def test_model_that_refuses_in_a_stream(serve: Serve) -> None:
+    """Its pieces have a field of their own as well."""
+    *events, done = read_events(ask(serve(Fake("one", *REFUSED)), CHAT, stream=True).data)
+    deltas = [event["choices"][0]["delta"] for event in events]
+    assert deltas == [{"role": "assistant", "content": ""}, {"refusal": "I "}, {"refusal": "can't."}, {}]
+    assert done == "[DONE]"
+
+
+@STREAMED
+def test_completion_that_refuses(serve: Serve, stream: bool) -> None:
+    """Completions have one field for words."""
+    reply = ask(serve(Fake("one", *REFUSED)), TEXT, stream=stream)
+    said = "".join(pieces_of(reply)) if stream else reply.json["choices"][0]["text"]
+    assert said == "I can't."
 
 
 # Streams
@@ -189,6 +242,7 @@ SAID = {
     "temperature 0": ({"temperature": 0}, {"temperature": 0}),
     "temperature 2": ({"temperature": 2}, {"temperature": 2}),
     "top_p": ({"top_p": 0.5}, {"top_p": 0.5}),
+    "top_p 0": ({"top_p": 0}, {"top_p": 0}),
     "stop as text": ({"stop": "END"}, {"stop": ("END",)}),
     "stop as list": ({"stop": ["a", "b", "c", "d"]}, {"stop": ("a", "b", "c", "d")}),
     "stop empty": ({"stop": []}, {}),
@@ -196,13 +250,31 @@ SAID = {
     "stream": ({"stream": True}, {"stream": True}),
     "no fallback": ({"fallback": False}, {"fallback": False}),
     "n": ({"n": 1}, {}),
-    "unknown": ({"user": "me", "metadata": {"a": "b"}, "presence_penalty": 1.5, "top_k": 3, "x": None}, {}),
+    "unknown": ({"metadata": {"a": "b"}, "top_k": 3, "x": None}, {}),
+    **{
+        name: ({name: value}, {"extras": Extras("openai", {name: value})})
+        for name, value in {
+            "presence_penalty": 1.5,
+            "frequency_penalty": -2,
+            "logit_bias": {"50256": -100, "7": 1.5},
+            "user": "me",
+            "safety_identifier": "me",
+            "prompt_cache_key": "k",
+        }.items()
+    },
+    "extras": (
+        {"user": "", "logit_bias": {}, "presence_penalty": 0},
+        {"extras": Extras("openai", {"user": "", "logit_bias": {}, "presence_penalty": 0})},
+    ),
     "format text": ({"response_format": {"type": "text"}}, {}),
 }
 SAID_BY_CHAT = {
     "max_completion_tokens": ({"max_completion_tokens": 7}, {"max_tokens": 7}),
     "both counts": ({"max_tokens": 5, "max_completion_tokens": 7}, {"max_tokens": 7}),
     "no tools": ({"tools": [], "functions": [], "tool_choice": "none", "parallel_tool_calls": True}, {}),
+    "effort": ({"reasoning_effort": "low"}, {"extras": Extras("openai", {"reasoning_effort": "low"})}),
+    "verbosity": ({"verbosity": "high"}, {"extras": Extras("openai", {"verbosity": "high"})}),
+    "no tool to choose": ({"tool_choice": "auto", "function_call": "none"}, {}),
     "no logprobs": ({"logprobs": False, "top_logprobs": 3}, {}),
     "modalities": ({"modalities": ["text"]}, {}),
     "many messages": ({"messages": [{"role": "assistant", "content": None}] * 9_999 + [USER]}, None),
@@ -214,9 +286,12 @@ SAID_BY_TEXT = {
 }
 OPTIONAL = (
     *("max_tokens", "temperature", "top_p", "stop", "seed", "stream", "fallback", "response_format"),
-    *("stream_options", "n", "user"),
+    *("stream_options", "n", "user", "presence_penalty", "frequency_penalty", "logit_bias"),
 )
-OPTIONAL_OF_CHAT = ("max_completion_tokens", "tools", "functions", "logprobs", "modalities")
+OPTIONAL_OF_CHAT = (
+    *("max_completion_tokens", "tools", "functions", "logprobs", "modalities", "tool_choice", "function_call"),
+    *("reasoning_effort", "verbosity"),
+)
 OPTIONAL_OF_TEXT = ("best_of", "echo", "suffix", "logprobs")
 
 
@@ -248,6 +323,9 @@ def part(text: str) -> dict[str, Any]:
     return {"type": "text", "text": text, "cache_control": None}
 
 
+NO_PART = {"type": "refusal", "refusal": "No."}
+
+
 @pytest.mark.parametrize(
     ("said", "expected"),
     [
@@ -259,6 +337,17 @@ def part(text: str) -> dict[str, Any]:
         ([USER, {"role": "assistant"}], [("user", "Hi"), ("assistant", "")]),
         ([USER | {"content": [part("Hi"), part(" there")]}], [("user", "Hi there")]),
         ([USER | {"content": []}, USER], [("user", ""), ("user", "Hi")]),
+        ([{"role": "system", "content": "Hi"}], [("system", "Hi")]),
+        (
+            [{"role": "system", "content": "Hi"}, {"role": "developer", "content": "x"}],
+            [("system", "Hi"), ("system", "x")],
+        ),
+        (
+            [USER, {"role": "assistant", "content": [NO_PART]}, USER],
+            [("user", "Hi"), ("assistant", "No."), ("user", "Hi")],
+        ),
+        ([USER, {"role": "assistant", "content": [part("a"), NO_PART]}], [("user", "Hi"), ("assistant", "aNo.")]),
+        ([USER, {"role": "assistant", "content": None, "refusal": "No."}], [("user", "Hi"), ("assistant", "No.")]),
         ([USER | {"name": "Ada", "refusal": None, "tool_calls": None}], [("user", "Hi")]),
     ],
 )
@@ -269,6 +358,24 @@ def test_messages(serve: Serve, said: list[dict[str, Any]], expected: list[tuple
     assert [(message.role, message.content) for message in fake.asked[0].messages] == expected
 
 
+@pytest.mark.parametrize(("said", "name"), [("Ada", "Ada"), (None, None)])
+def test_names_in_messages(serve: Serve, log_lines: Log, said: str | None, name: str | None) -> None:
+    """The backend, and the log, know who of several users said what."""
+    fake = Fake("one", *ANSWER)
+    assert ask(serve(fake), CHAT, messages=[USER | {"name": said}]).status_code == 200
+    assert [message.name for message in fake.asked[0].messages] == [name]
+    assert log_lines()[0]["messages"] == [USER | ({"name": name} if name else {})]
+
+
+def test_a_system_message_alone(serve: Serve, log_lines: Log) -> None:
+    """The log has it as it came; for a backend that needs a user's turn it is one."""
+    fake = Fake("one", *ANSWER)
+    said = [{"role": "system", "content": "Say hi."}]
+    assert ask(serve(fake), CHAT, messages=said).status_code == 200
+    assert (fake.asked[0].system, fake.asked[0].turns) == (None, (message("user", "Say hi."),))
+    assert log_lines()[0]["messages"] == said
+
+
 IMAGE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AA=="}}
 # By the field that is blamed: its values.
 NOT_SERVED: dict[str, list[Any]] = {
@@ -276,7 +383,11 @@ NOT_SERVED: dict[str, list[Any]] = {
     "n": [2, 0, "1"],
     "max_tokens": [0, "5", 5.5],
     "temperature": [2.1, -0.1, "1", True],
-    "top_p": [0, 1.1],
+    "top_p": [-0.1, 1.1],
+    "user": [5],
+    "presence_penalty": ["1"],
+    "frequency_penalty": [True],
+    "logit_bias": [[1], {"5": "x"}],
     "stop": [["a"] * 5, "", 5],
     "seed": [1.5],
     "stream": ["true", 1],
@@ -293,9 +404,18 @@ NOT_SERVED_BY_CHAT: dict[str, list[Any]] = {
         *([USER | {"content": content}] for content in (5, {"type": "text", "text": "Hi"}, ["Hi"], "", None)),
         *([USER | {"content": [one]}] for one in (IMAGE, {"type": "text"}, {"type": "text", "text": None})),
         [USER | {"content": [part("What is this?"), IMAGE]}],
-        [{"role": "system", "content": "Hi"}, {"role": "developer", "content": "Hi"}],
+        [{"role": "system", "content": ""}],
+        [USER | {"name": 5}],
+        [USER | {"content": [{"type": "refusal"}]}],
     ],
     "max_completion_tokens": [0],
+    "reasoning_effort": [5],
+    "verbosity": [{}],
+    "tool_choice": [
+        *("required", "any", {"type": "allowed_tools"}),
+        {"type": "function", "function": {"name": "f"}},
+    ],
+    "function_call": [{"name": "f"}],
     "tools": [[{"type": "function", "function": {"name": "f"}}], "f"],
     "functions": [[{"name": "f"}]],
     "logprobs": [True, 1],
@@ -366,10 +486,15 @@ def test_missing(serve: Serve, path: str, param: str) -> None:
     ],
 )
 def test_max_prompt_chars(serve: Serve, path: str, said: dict[str, Any], param: str | None) -> None:
-    """The texts of a conversation are bounded together."""
+    """The texts of a conversation are bounded together; agents shorten it where the code says that it is too long."""
     reply = ask(serve(Fake("one", *ANSWER), max_prompt_chars=5), path, **said)
     assert reply.status_code == (400 if param else 200)
-    assert param is None or error_of(reply)["param"] == param
+    if param:
+        error = error_of(reply)
+        assert (error["param"], error["code"]) == (param, "context_length_exceeded")
+        assert error["type"] == "invalid_request_error"
+        assert {"6", "5"} <= set(re.findall(r"\d+", error["message"]))
+        assert list(reply.json["fields"]) == [param]
 
 
 @pytest.mark.parametrize(
@@ -396,26 +521,33 @@ def test_unknown_path(serve: Serve) -> None:
 
 
 # Failures
-@pytest.mark.parametrize(("failure", "status", "code", "retry_after"), FAILURES)
+FAILED: list[tuple[BackendError, int, str, str]] = [
+    (Unreachable("m"), 503, "unreachable", "backend_error"),
+    (TimedOut("m"), 504, "timeout", "backend_error"),
+    (RateLimited("m"), 429, "rate_limited", "rate_limit_error"),
+    (QuotaExhausted("m"), 429, "insufficient_quota", "insufficient_quota"),
+    (BadCredentials("m"), 502, "bad_credentials", "backend_error"),
+    (ModelNotFound("m"), 404, "model_not_found", "invalid_request_error"),
+    (ServerError("m"), 502, "server_error", "backend_error"),
+]
+
+
+@pytest.mark.parametrize(("failure", "status", "code", "kind"), FAILED)
 @STREAMED
 @BOTH
 def test_failure(
-    serve: Serve,
-    log_lines: Log,
-    path: str,
-    stream: bool,
-    failure: BackendError,
-    status: int,
-    code: str,
-    retry_after: str | None,
+    serve: Serve, log_lines: Log, path: str, stream: bool, failure: BackendError, status: int, code: str, kind: str
 ) -> None:
-    """Before the first piece it has a true status, and the SDKs are told not to add their retries to ours."""
+    """Before the first piece it has a true status and OpenAI's words, which its clients act on; the SDKs are told not
+    to add their retries to ours, and a used-up quota, which doesn't come back, names no time for one.
+    """
     reply = ask(serve(Fake("one", failure)), path, stream=stream)
     error = error_of(reply)
-    assert (reply.status_code, reply.mimetype, error["code"]) == (status, "application/json", code)
+    assert (reply.status_code, reply.mimetype) == (status, "application/json")
+    assert (error["code"], error["type"]) == (code, kind)
     assert reply.headers["x-should-retry"] == "false"
-    assert reply.headers.get("Retry-After") == retry_after
-    assert [line["http_status"] for line in log_lines()] == [status]
+    assert ("Retry-After" in reply.headers) == (status in (429, 503) and code != "insufficient_quota")
+    assert [(line["http_status"], line["error"]["code"]) for line in log_lines()] == [(status, failure.code)]
 
 
 @pytest.mark.parametrize(
@@ -450,8 +582,9 @@ def test_refusal(serve: Serve, log_lines: Log, path: str, stream: bool, blamed: 
         ((ServerError("it broke"),), "backend_error", "server_error"),
         ((), "backend_error", "invalid_answer"),
         ((RuntimeError("canary"),), "server_error", "internal_error"),
+        ((QuotaExhausted("m"),), "insufficient_quota", "insufficient_quota"),
     ],
-    ids=["broke", "cut short", "bug"],
+    ids=["broke", "cut short", "bug", "quota"],
 )
 @BOTH
 def test_error_in_a_stream(
@@ -466,7 +599,8 @@ def test_error_in_a_stream(
     assert all(event["choices"][0]["finish_reason"] is None for event in events)
     assert b"canary" not in reply.data
     (line,) = log_lines()
-    assert (line["status"], line["http_status"], line["error"]["code"]) == ("error", 200, code)
+    logged = "rate_limited" if code == "insufficient_quota" else code
+    assert (line["status"], line["http_status"], line["error"]["code"]) == ("error", 200, logged)
     assert (line["response"], line["backend"]) == ("half", "one")
 
 
@@ -605,6 +739,13 @@ def test_line_of_a_chat(serve: Serve, log_lines: Log, stream: bool) -> None:
     assert (line["status"], line["http_status"], line["finish_reason"]) == ("ok", 200, "stop")
 
 
+def test_extras_in_the_log(serve: Serve, log_lines: Log) -> None:
+    """It has what changes an answer, and not the names by which a client tells its own users apart."""
+    said = {"reasoning_effort": "low", "presence_penalty": 1, "logit_bias": {"5": 1}}
+    ask(serve(Fake("one", *ANSWER)), CHAT, **said, user="me", safety_identifier="me", prompt_cache_key="me")
+    assert log_lines()[0]["parameters"] == said
+
+
 @STREAMED
 def test_line_of_a_completion(serve: Serve, log_lines: Log, stream: bool) -> None:
     """It has a prompt, as that of /generate."""
@@ -629,6 +770,7 @@ QUOTING = RequestRefused("refused", detail=f"you said {CANARY}")
     [
         (CHAT, {"messages": [{"role": "system", "content": CANARY}, USER | {"content": CANARY}]}),
         (CHAT, {"messages": [USER | {"content": [part(CANARY)], "name": CANARY}], "user": CANARY}),
+        (CHAT, {"messages": [USER], "reasoning_effort": CANARY, "logit_bias": {CANARY: 1}}),
         (CHAT, {"messages": [USER | {"role": CANARY}]}),
         (CHAT, {"messages": [USER | {"content": {CANARY: 1}}]}),
         (TEXT, {"prompt": CANARY, "stop": CANARY, "user": CANARY}),
@@ -830,7 +972,32 @@ def test_one_model(serve: Serve, path: str, name: str) -> None:
     assert (reply.status_code, reply.json) == (200, entry(name))
 
 
-@pytest.mark.parametrize("path", ["a", "one/b", "two/c", "one/a/", "one%2Fa%2Fb", "default", "%C3%A9"])
+@pytest.mark.parametrize("name", ["default", "dummy"])
+def test_the_model_that_default_means(serve: Serve, name: str) -> None:
+    """It has a page under the name that a body may have, without a question to the backend."""
+    reply = serve(Fake("one", models=Unreachable("down"))).get(f"/v1/models/{name}")
+    assert (reply.status_code, reply.json) == (200, entry(name) | {"owned_by": "one"})
+
+
+@BOTH
+@STREAMED
+def test_a_slash_at_the_end(serve: Serve, log_lines: Log, path: str, stream: bool) -> None:
+    """Some clients put one there; the operation in the log is the same."""
+    client = serve(Fake("one", *ANSWER))
+    reply = client.post(f"{path}/", json=BODIES[path] | {"stream": stream})
+    assert (reply.status_code, b"there" in reply.data) == (200, True)
+    assert [line["operation"] for line in log_lines()] == [asking.GENERATE[path][1]]
+
+
+def test_a_slash_after_the_models(serve: Serve) -> None:
+    """The list has one too."""
+    client = serve(Fake("one", models=["a"]))
+    assert (
+        client.get("/v1/models/").json == client.get("/v1/models").json == {"object": "list", "data": [entry("one/a")]}
+    )
+
+
+@pytest.mark.parametrize("path", ["a", "one/b", "two/c", "one/a/", "one%2Fa%2Fb", "%C3%A9"])
 def test_unknown_model(serve: Serve, path: str) -> None:
     """Any other name is a 404 that says what it is: model_not_found. So are those that may not be chosen."""
     reply = serve(Fake("one", models=["a"]), Fake("two", models=["c"])).get(f"/v1/models/{path}")

@@ -183,12 +183,16 @@ RULES: dict[str, dict[str, Any]] = {
     },
     "rate_limit": {
         "good": {
-            r: r for r in ("1/second", "60/minute", "5/hour;100/day", "999999999/day", "1/second;2/minute;3/hour")
+            r: r
+            for r in (
+                *("1/second", "60/minute", "5/hour;100/day", "999999999/day", "1/second;2/minute;3/hour"),
+                *("2 per minute", "100/day;10/minute", "100 per 1 day", "60/minutes", "60 /minute", "60/Minute"),
+                *("1/minute,2/hour", "1/minute; 2/hour", "5/hour | 2/day", "10 / 2 years", "3/month", "2per5minute"),
+            )
         },
         "bad": [
-            *("60", "minute", "0/minute", "-1/minute", "60/minutes", "60 /minute", "60/Minute", "1/minute;"),
-            *("60 per minute", "1/minute,2/hour", "1/minute; 2/hour", "1.5/minute", "01/minute", "1000000000/day"),
-            *("1/week", ";1/minute"),
+            *("60", "minute", "0/minute", "-1/minute", "1/minute;", ";1/minute", "1.5/minute", "60 a minute"),
+            *("60 perminute x", "1/0 minutes", "1 minute", "1/minutess", "01/minute", "1000000000/day", "1/week"),
         ],
     },
     "rate_limit_storage": {

@@ -89,6 +89,8 @@ def test_without_keys_everybody_may_ask(make_client: Serve, log_lines: Log, path
         {"Authorization": f"bearer {KEY}"},
         {"Authorization": f"BEARER   {KEY} "},
         {"x-api-key": KEY},
+        {"api-key": KEY},
+        {"Api-Key": KEY, "x-api-key": ""},
         {"X-API-Key": KEY, "Authorization": "Basic dTpw"},
     ],
     ids=str,
@@ -97,7 +99,7 @@ def test_without_keys_everybody_may_ask(make_client: Serve, log_lines: Log, path
 def test_a_known_key(
     serve_with: Serve, log_lines: Log, log_path: Any, entry: str, headers: dict[str, str], path: str
 ) -> None:
-    """Plain or hashed, as a bearer or as x-api-key: its name is in the log, itself is not."""
+    """Plain or hashed, as a bearer, x-api-key or (Azure's clients) api-key: its name is in the log, itself is not."""
     answer = serve_with(f"bob:another-key-1,{entry}").post(path, json=GENERATE[path][0], headers=headers)
     assert answer.status_code == 200
     assert [line["caller"] for line in log_lines()] == ["alice"]

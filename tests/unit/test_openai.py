@@ -6,8 +6,19 @@ import json
 from typing import Any
 
 import pytest
-from asking import USER, Log, Serve, ask, error_of, lines_of, outcomes, texts_of
-from providers import OPENAI, SCHEMA, FarEnd, delta, event, openai_answer, openai_error, openai_stream, sent
+from asking import USER, Log, Serve, ask, error_of, lines_of, outcomes, read_events, texts_of
+from providers import (
+    CLAUDE,
+    OPENAI,
+    SCHEMA,
+    FarEnd,
+    delta,
+    event,
+    openai_answer,
+    openai_error,
+    openai_stream,
+    sent,
+)
 
 CLUSTER = "http://vllm.example:8000/v1"
 CLUSTER_URL = CLUSTER + "/chat/completions"
@@ -264,6 +275,101 @@ def test_sent_stop_is_not_cut_again(make_client: Serve, far_end: FarEnd) -> None
 
 
 # Other
+
+
+EXTRAS = {
+    "presence_penalty": 1.5,
+    "frequency_penalty": -0.5,
+    "logit_bias": {"5": -100},
+    "user": "me",
+    "safety_identifier": "me-2",
+    "prompt_cache_key": "k",
+}
+OF_CHAT = {"reasoning_effort": "high", "verbosity": "low"}
+
+
+@pytest.mark.parametrize(
+    ("path", "said"), [("/v1/chat/completions", EXTRAS | OF_CHAT), ("/v1/completions", EXTRAS)], ids=["chat", "text"]
+)
+@pytest.mark.parametrize("stream", [False, True])
+def test_what_only_this_dialect_says(
+    make_client: Serve, far_end: FarEnd, path: str, said: dict[str, Any], stream: bool
+) -> None:
+    """Front and back speak the same dialect: what the others have no word for arrives as it was sent."""
+    far_end.post(OPENAI.url, **({"body": openai_stream("Hi")} if stream else {"json": openai_answer("Hi")}))
+    assert ask(make_client(**OPENAI.settings), path, stream=stream, **said).status_code == 200
+    body = sent(far_end)
+    assert {name: body.get(name) for name in said} == said
+
+
+def test_names_of_messages(make_client: Serve, far_end: FarEnd) -> None:
+    """They arrive too; a message without one has no such field."""
+    far_end.post(OPENAI.url, json=openai_answer("Hi"))
+    messages = [{"role": "user", "content": "Hi", "name": "Ada"}, {"role": "user", "content": "Hi"}]
+    ask(make_client(**OPENAI.settings), "/v1/chat/completions", messages=messages)
+    assert sent(far_end)["messages"] == messages
+
+
+def test_effort_that_was_said_stays(make_client: Serve, far_end: FarEnd) -> None:
+    """The effort `none`, which sampling needs, is put in only where the client named none."""
+    far_end.post(OPENAI.url, json=openai_answer("Hi"))
+    ask(
+        make_client(**OPENAI.settings), "/v1/chat/completions",
+        model="gpt-5.1", temperature=0.5, reasoning_effort="low",
+    )  # fmt: skip
+    body = sent(far_end)
+    assert (body["reasoning_effort"], body["temperature"]) == ("low", 0.5)
+
+
+@pytest.mark.parametrize("name", [*EXTRAS, *OF_CHAT])
+def test_extras_that_a_model_refuses(make_client: Serve, far_end: FarEnd, name: str) -> None:
+    """They are asked for without, as the temperature is."""
+    far_end.post(OPENAI.url, **refusal(name))
+    far_end.post(OPENAI.url, json=openai_answer("Hi"))
+    said = EXTRAS | OF_CHAT
+    reply = ask(make_client(**OPENAI.settings), "/v1/chat/completions", **{name: said[name]})
+    assert (reply.status_code, [name in json.loads(call.request.body) for call in far_end.calls]) == (
+        200,
+        [True, False],
+    )
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/completions"])
+def test_extras_on_another_wire(make_client: Serve, far_end: FarEnd, path: str) -> None:
+    """A backend with another dialect is not told what it has no word for."""
+    far_end.post(CLAUDE.url, json=CLAUDE.answer("Hi"))
+    messages = {"messages": [{"role": "user", "content": "Hi", "name": "Ada"}]} if "chat" in path else {}
+    assert ask(make_client(**CLAUDE.settings), path, **EXTRAS, **messages).status_code == 200
+    body = sent(far_end)
+    assert body.keys() & {*EXTRAS, "name"} == set()
+    assert body["messages"] == [{"role": "user", "content": "Hi"}]
+
+
+def test_system_message_alone_on_another_wire(make_client: Serve, far_end: FarEnd) -> None:
+    """Claude needs a user's turn; OpenAI's wire has the message as it came."""
+    far_end.post(CLAUDE.url, json=CLAUDE.answer("Hi"))
+    far_end.post(OPENAI.url, json=openai_answer("Hi"))
+    alone = [{"role": "system", "content": "Say hi."}]
+    for provider in (CLAUDE, OPENAI):
+        assert ask(make_client(**provider.settings), "/v1/chat/completions", messages=alone).status_code == 200
+    claude, openai = (json.loads(call.request.body) for call in far_end.calls)
+    assert (claude["messages"], "system" in claude) == ([{"role": "user", "content": "Say hi."}], False)
+    assert openai["messages"] == alone
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_refusal_has_its_own_field(make_client: Serve, far_end: FarEnd, stream: bool) -> None:
+    """What OpenAI says in `refusal` reaches its clients there, unchecked, though JSON was asked for."""
+    streamed = event({"choices": [{"delta": {"refusal": "I can't."}}]}) + delta(None, "stop")
+    whole = openai_answer("x", message={"role": "assistant", "content": None, "refusal": "I can't."})
+    far_end.post(OPENAI.url, **({"body": streamed} if stream else {"json": whole}))
+    wanted = {"type": "json_schema", "json_schema": {"name": "a", "schema": SCHEMA, "strict": True}}
+    path = "/v1/chat/completions"
+    reply = ask(make_client(**OPENAI.settings), path, response_format=wanted, stream=stream)
+    choices = [body["choices"][0] for body in (read_events(reply.data)[:-1] if stream else [reply.json])]
+    said = [choice.get("message") or choice["delta"] for choice in choices]
+    assert [part["refusal"] for part in said if part.get("refusal")] == ["I can't."]
+    assert not any(part.get("content") for part in said)
 
 
 def test_refusal_in_a_stream(make_client: Serve, far_end: FarEnd) -> None:

@@ -177,6 +177,7 @@ FORMATS = [
 NO_FORMATS = ["json", {}, {"type": "yaml"}, {"type": "json_schema"}, {"type": "json_schema", "json_schema": {}}]
 USER = {"role": "user", "content": "Hello"}
 SYSTEM = {"role": "system", "content": "Hello"}
+REFUSAL = {"type": "refusal", "refusal": "No."}
 PARTS = {"role": "user", "content": [{"type": "text", "text": "Hello"}]}
 
 
@@ -198,7 +199,20 @@ COMPONENTS = {"generate": "Generate", "chat_completions": "Chat", "completions":
         ("generate", {"prompt": "Hello", "model": "\na"}, False),
         ("generate", {"prompt": "Hello", "model": "a b"}, True),
         ("chat_completions", {"messages": [USER], "response_format": None, "stop": None}, True),
-        ("chat_completions", {"messages": [SYSTEM]}, False),
+        ("chat_completions", {"messages": [SYSTEM]}, True),
+        ("chat_completions", {"messages": [SYSTEM | {"content": ""}]}, False),
+        ("chat_completions", {"messages": [{"role": "assistant", "content": None, "refusal": "No."}]}, True),
+        ("chat_completions", {"messages": [{"role": "assistant", "content": [REFUSAL]}]}, True),
+        ("chat_completions", {"messages": [{"role": "assistant", "content": [REFUSAL | {"refusal": ""}]}]}, False),
+        ("chat_completions", {"messages": [{"role": "assistant", "content": [{"type": "refusal"}]}]}, False),
+        ("chat_completions", {"messages": [USER], "tool_choice": "auto"}, True),
+        ("chat_completions", {"messages": [USER], "tool_choice": "required"}, False),
+        ("chat_completions", {"messages": [USER], "tool_choice": {"type": "function"}}, False),
+        ("chat_completions", {"messages": [USER], "top_p": 0}, True),
+        ("chat_completions", {"messages": [USER], "logit_bias": {"5": 1}, "user": "", "verbosity": "low"}, True),
+        ("chat_completions", {"messages": [USER], "logit_bias": {"5": "1"}}, False),
+        ("chat_completions", {"messages": [USER], "presence_penalty": "1"}, False),
+        ("completions", {"prompt": "Hello", "top_p": 0}, True),
         ("chat_completions", {"messages": [SYSTEM, PARTS]}, True),
         ("chat_completions", {"messages": [PARTS | {"content": []}]}, False),
         ("chat_completions", {"messages": [PARTS | {"content": ""}]}, False),

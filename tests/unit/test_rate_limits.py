@@ -12,12 +12,14 @@ import pytest
 from asking import GENERATE, Log, Serve, ask
 from fakes import Clock
 from flask.testing import FlaskClient
+from limits import parse_many
 from limits.errors import StorageError
 from limits.storage import MemoryStorage
+from werkzeug.test import TestResponse
 
 from llm_api import Settings
 from llm_api.errors import ConfigError, RateLimitExceeded
-from llm_api.rules import ApiKey
+from llm_api.rules import ApiKey, rates
 from llm_api.web.limits import RateLimits
 
 ROOT = Path(__file__).parents[2]
@@ -135,6 +137,65 @@ def test_what_one_rate_refuses_does_not_count_for_another(make_client: Serve, cl
     assert statuses(client, 10).count(200) == 3
     clock.now += 1.1
     assert statuses(client, 10).count(200) == 3
+
+
+def standing(answer: TestResponse) -> tuple[str, ...]:
+    """Return what the headers say: the limit, how many are left, when one more is."""
+    return tuple(answer.headers[f"x-ratelimit-{name}-requests"] for name in ("limit", "remaining", "reset"))
+
+
+@pytest.mark.parametrize("path", GENERATE)
+@pytest.mark.parametrize("shared", [False, True])
+def test_headers(make_client: Serve, clock: Clock, storage: Away, path: str, shared: bool) -> None:
+    """Each answer says how many requests are left, and when one more will be, in OpenAI's words; also one in error."""
+    storage.is_away = False
+    client = make_client(rate_limit="3/minute", **({"rate_limit_storage": NOBODY_LISTENS} if shared else {}))
+    assert standing(ask(client, path)) == ("3", "2", "1m0s")
+    clock.now += 20
+    wrong = ask(client, path, max_tokens=0)
+    assert (wrong.status_code in (400, 422), standing(wrong)) == (True, ("3", "1", "40s"))
+    assert standing(ask(client, path, stream=True)) == ("3", "0", "40s")
+    refused = ask(client, path)
+    assert (refused.status_code, refused.headers["Retry-After"], standing(refused)) == (429, "40", ("3", "0", "40s"))
+
+
+def test_headers_of_several_rates(make_client: Serve, clock: Clock) -> None:
+    """They are those of the rate that is used up first, or was."""
+    client = make_client(rate_limit="2/second;3 per 2 hours")
+    assert [standing(ask(client)) for _ in range(3)] == [("2", "1", "1s"), ("2", "0", "1s"), ("2", "0", "1s")]
+    clock.now += 59
+    assert standing(ask(client)) == ("3", "0", "1h59m1s")
+
+
+def test_no_headers_without_a_count(make_client: Serve) -> None:
+    """Where nothing is counted nothing is said."""
+    allowing = make_client(rate_limit="1/day", rate_limit_storage=NOBODY_LISTENS, rate_limit_on_failure="allow")
+    for answer in (ask(make_client()), ask(allowing), make_client(rate_limit="1/day").get("/health")):
+        assert (answer.status_code, [name for name, _ in answer.headers if "ratelimit" in name.lower()]) == (200, [])
+
+
+@pytest.mark.parametrize(
+    ("rate", "message"),
+    [
+        ("2 per minute", "more than 2 per 1 minute (RATE_LIMIT)"),
+        ("100/day;2/minute", "more than 2 per 1 minute (RATE_LIMIT)"),
+        ("2 PER 5 Minutes, 9/year", "more than 2 per 5 minute (RATE_LIMIT)"),
+    ],
+)
+def test_forms_of_flask_limiter(make_client: Serve, clock: Clock, rate: str, message: str) -> None:
+    """They mean what they mean there."""
+    client = make_client(rate_limit=rate)
+    assert statuses(client, 2) == [200, 200]
+    assert ask(client).json["error"]["message"] == message
+
+
+@pytest.mark.parametrize(
+    "rate", ["1/second", "2 per minute", "100/day;10/minute", "3 per 2 hours, 4/month", "5/hour | 2/day", "7/3years"]
+)
+def test_rates_are_read_as_limits_reads_them(rate: str) -> None:
+    """The package behind Flask-Limiter finds the same amounts and times in a text."""
+    ours = [(each.amount, each.seconds) for each in rates(rate)]
+    assert ours == [(item.amount, item.get_expiry()) for item in parse_many(rate)]
 
 
 def test_who_stays_away_is_forgotten(clock: Clock) -> None:

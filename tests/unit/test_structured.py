@@ -66,7 +66,7 @@ def text_of(reply: TestResponse) -> str:
     if "response" in reply.json:
         return str(reply.json["response"])
     (choice,) = reply.json["choices"]
-    return str(choice.get("text") or choice["message"]["content"])
+    return str(choice["text"] if "text" in choice else choice["message"]["content"])
 
 
 # Answers
@@ -107,11 +107,100 @@ def test_fits(serve: Serve, log_lines: Log, path: str, wanted: Format, answer: s
     assert (line["status"], line["http_status"], line["response"]) == ("ok", 200, answer)
 
 
+FENCED = {
+    "json": "```json\n{}\n```",
+    "no word": "```\n{}\n```",
+    "in a line": "``` {} ```",
+    "nothing between": "```{}```",
+    "capitals": "```JSON\n{}\n```",
+    "another word": "```json5\r\n{}\r\n```",
+    "white space": "\n  ```json\n\n{}\n\n```\n\n",
+    "no end": "```json\n{}\n",
+}
+
+
+@pytest.mark.parametrize("fence", FENCED.values(), ids=FENCED)
+@pytest.mark.parametrize("answer", [CITY, '{"city": "```json\\n{}\\n```"}', '{\n "city": "a"\n}'])
+@PATHS
+@STREAMED
+def test_fenced(serve: Serve, log_lines: Log, path: str, fence: str, answer: str, stream: bool) -> None:
+    """Models that only were told to answer in JSON put it in a fence; what comes, and is logged, is the JSON."""
+    fake = says(fence.replace("{}", answer))
+    assert text_of(ask(serve(fake), path, response_format=wrap(SCHEMA), stream=stream)) == answer
+    assert [line["response"] for line in log_lines()] == [answer]
+
+
+CUT = pytest.mark.parametrize("reason", ["length", "content_filter"])
+
+
+@CUT
+@pytest.mark.parametrize("answer", ['{"city": "Os', '```json\n{"city": "Os', ""])
+@pytest.mark.parametrize("path", [CHAT, TEXT])
+@STREAMED
+def test_cut(serve: Serve, log_lines: Log, path: str, answer: str, reason: str, stream: bool) -> None:
+    """Under /v1 it is the text so far with its reason: clients took the 502 for a reason to generate it again."""
+    two = says(CITY, "two")
+    reply = ask(serve(says(answer, finish=reason), two), path, response_format=wrap(SCHEMA), stream=stream)
+    last = read_events(reply.data)[-2] if stream else reply.json
+    assert (text_of(reply), last["choices"][0]["finish_reason"]) == (answer, reason)
+    assert [(line["status"], line["finish_reason"]) for line in log_lines()] == [("ok", reason)]
+    assert two.asked == []
+
+
+@CUT
+@STREAMED
+def test_cut_where_no_reason_is_shown(serve: Serve, reason: str, stream: bool) -> None:
+    """/generate promises JSON, and shows a reason only on demand: it stays a failure, which says what it was."""
+    reply = ask(serve(says('{"city": "Os', finish=reason)), GENERATE, response_format=SCHEMA, stream=stream)
+    error = error_of(reply)
+    words = {"length": "the token limit (max_tokens)", "content_filter": "a content filter"}[reason]
+    assert (reply.status_code, error["code"]) == (502, "invalid_answer")
+    assert error["message"] == f"{words} cut the model's JSON short"
+
+
+@pytest.mark.parametrize("path", [GENERATE, CHAT, TEXT])
+@STREAMED
+def test_whole_at_the_limit(serve: Serve, path: str, stream: bool) -> None:
+    """JSON that was complete when the limit came is an answer everywhere."""
+    reply = ask(serve(says(CITY, finish="length")), path, response_format=wrap(SCHEMA), stream=stream)
+    assert text_of(reply) == CITY
+
+
+NO = (Chunk(refusal="I "), Chunk(refusal="can't."), Chunk("", "stop"))
+
+
+@STREAMED
+def test_refusal_is_no_json(serve: Serve, stream: bool) -> None:
+    """A model that refuses has not failed: nobody else is asked, and its words are not held against the schema."""
+    two = says(CITY, "two")
+    reply = ask(serve(Fake("one", *NO), two), CHAT, response_format=wrap(SCHEMA), stream=stream)
+    if stream:
+        said = "".join(event["choices"][0]["delta"].get("refusal", "") for event in read_events(reply.data)[:-1])
+    else:
+        said = reply.json["choices"][0]["message"]["refusal"]
+    assert (reply.status_code, said, two.asked) == (200, "I can't.", [])
+
+
+@pytest.mark.parametrize(("wanted", "expected"), [(SCHEMA, ("", "I can't.")), (None, ("I can't.", None))])
+@STREAMED
+def test_refusal_on_generate(serve: Serve, wanted: Any, expected: tuple[str, str | None], stream: bool) -> None:
+    """Words stay the response's; where that is JSON, a refusal has a field of its own."""
+    fields = {"response_format": wanted} if wanted else {}
+    reply = ask(serve(Fake("one", *NO)), GENERATE, stream=stream, **fields)
+    lines = [json.loads(line) for line in reply.data.splitlines()]
+    refusal = "".join(line["refusal"] for line in lines if "refusal" in line)
+    assert ("".join(line["response"] for line in lines), refusal or None) == expected
+
+
 # what was asked for, an answer that isn't that, and one that is
 CANARY = "canary-51c9"
 MISFITS = {
     "text": (OBJECT, f"Sure, here it is: {CANARY}", "{}"),
-    "fenced": (OBJECT, f'```json\n{{"a": "{CANARY}"}}\n```', "{}"),
+    "fence around text": (OBJECT, f"```json\n{CANARY}\n```", "{}"),
+    "fence around an array": (OBJECT, f'```\n["{CANARY}"]\n```', "{}"),
+    "text before a fence": (OBJECT, f"{CANARY}:\n```json\n{{}}\n```", "{}"),
+    "two fences": (OBJECT, f'```\n{{"a": "{CANARY}"}}\n```\n```\n{{}}\n```', "{}"),
+    "fence around a misfit": (SCHEMA, f'```json\n["{CANARY}"]\n```', CITY),
     "empty": (OBJECT, "", "{}"),
     "cut short": (OBJECT, f'{{"a": "{CANARY}', "{}"),
     "array": (OBJECT, f'["{CANARY}"]', "{}"),

@@ -110,8 +110,7 @@ def openai_ended(said: str | None) -> tuple[Json, bytes]:
 
 
 OPENAI_REASONS = [
-    *((said, said) for said in ("stop", "length", "tool_calls", "content_filter")),
-    ("function_call", "tool_calls"),
+    *((said, said) for said in ("stop", "length", "content_filter")),
     ("STOP", "stop"),
     ("COMPLETE", "stop"),
     ("eos_token", "stop"),
@@ -121,8 +120,6 @@ OPENAI_REASONS = [
     ("MAX_TOKENS", "length"),
     ("max_tokens", "length"),
     ("model_length", "length"),
-    ("tool_use", "tool_calls"),
-    ("TOOL_CALL", "tool_calls"),
     ("SAFETY", "content_filter"),
     ("RECITATION", "content_filter"),
     ("PROHIBITED_CONTENT", "content_filter"),
@@ -429,7 +426,6 @@ CLAUDE_WIRE = Wire(
     finish_reasons=[
         *((said, "stop") for said in ("end_turn", "stop_sequence")),
         *((said, "length") for said in ("max_tokens", "model_context_window_exceeded", "pause_turn")),
-        ("tool_use", "tool_calls"),
         ("refusal", "content_filter"),
     ],
     usages=[  # what was read from and written to the cache counts as input (docs/providers.md, 1.4)

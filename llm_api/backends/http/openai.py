@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 from ...errors import LLMAPIError, ParameterDropped
 from ...runtime.deadline import Deadline
 from ...settings import Settings
-from ...types import Chunk, GenerationRequest, ResponseFormat, Usage
+from ...types import Chunk, GenerationRequest, Message, ResponseFormat, Usage
 from .base import Vendor
 from .ollama import answers_at
 from .replies import Reply, error_for, error_in, stream_error
@@ -52,8 +52,8 @@ class OpenAIWire(Vendor):
     def whole(self, body: dict[str, Any]) -> Chunk:
         choice = body["choices"][0]
         message = choice["message"]
-        text = _text(message.get("content")) or message.get("refusal") or ""
-        return Chunk(text, finish_reason(choice.get("finish_reason")), usage(body), body.get("model"))
+        text, refusal = _text(message.get("content")) or "", message.get("refusal") or ""
+        return Chunk(text, finish_reason(choice.get("finish_reason")), usage(body), body.get("model"), refusal)
 
     def pieces(self, lines: Iterator[bytes]) -> Iterator[Chunk]:
         return read_deltas(self.name, _events(lines))
@@ -108,7 +108,7 @@ class OpenAI(OpenAIWire):
     def payload(self, request: GenerationRequest) -> dict[str, Any]:
         fields = super().payload(request)
         if EFFORT_NONE.match(fields["model"]) and not fields.keys().isdisjoint(SAMPLING):
-            fields["reasoning_effort"] = "none"
+            fields.setdefault("reasoning_effort", "none")
         return fields
 
     @property
@@ -121,7 +121,10 @@ REASONS = re.compile(r"gpt-[5-9]|o\d")
 TAKES_NO_STOP = re.compile(r"gpt-5|o[34]")
 EFFORT_NONE = re.compile(r"gpt-5\.[1-9]|gpt-6-(luna|sol)|gpt-6\.1-terra")
 SAMPLING = frozenset({"temperature", "top_p"})
-OPTIONAL = SAMPLING | {"max_tokens", "max_completion_tokens", "stop", "seed", "stream_options"}
+OPTIONAL = SAMPLING | {
+    *("max_tokens", "max_completion_tokens", "stop", "seed", "stream_options", "reasoning_effort", "verbosity"),
+    *("presence_penalty", "frequency_penalty", "logit_bias", "user", "safety_identifier", "prompt_cache_key"),
+}
 RENAMED = {"max_tokens": "max_completion_tokens", "max_completion_tokens": "max_tokens"}
 # OpenAI's, FastAPI's and Mistral's, Azure's words; the code is null in some of OpenAI's replies.
 UNSUPPORTED = re.compile(
@@ -152,7 +155,7 @@ def _rename(fields: dict[str, Any], name: str, new_name: str | None) -> None:
 
 def chat_fields(request: GenerationRequest) -> dict[str, Any]:
     """Return the request in OpenAI's words, without `model` and `stream`."""
-    fields: dict[str, Any] = {"messages": [{"role": m.role, "content": m.content} for m in request.messages]}
+    fields: dict[str, Any] = {"messages": list(map(_message, request.messages)), **request.extras_for("openai")}
     for name in ("max_tokens", "temperature", "top_p", "seed"):
         if (value := getattr(request, name)) is not None:
             fields[name] = value
@@ -163,6 +166,11 @@ def chat_fields(request: GenerationRequest) -> dict[str, Any]:
     if request.stream:
         fields["stream_options"] = {"include_usage": True}
     return fields
+
+
+def _message(message: Message) -> dict[str, Any]:
+    said = {"role": message.role, "content": message.content}
+    return said | {"name": message.name} if message.name else said
 
 
 def _format(wanted: ResponseFormat) -> dict[str, Any]:
@@ -185,8 +193,9 @@ def read_deltas(backend: str, events: Iterable[Mapping[str, Any]]) -> Iterator[C
                 raise stream_error(backend, choice)
             finish = finish or choice.get("finish_reason")
             delta = choice.get("delta") or {}
-            if text := _text(delta.get("content")) or delta.get("refusal"):
-                yield Chunk(text, model=model)
+            text, refusal = _text(delta.get("content")) or "", delta.get("refusal") or ""
+            if text or refusal:
+                yield Chunk(text, model=model, refusal=refusal)
     if finish:
         yield Chunk("", finish_reason(finish), counted, model)
 

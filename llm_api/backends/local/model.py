@@ -44,7 +44,7 @@ def with_system(request: GenerationRequest, system: str) -> GenerationRequest:
     """Return the request with a system message: without one SmolLM2's template puts in its own, and answers worsen."""
     if request.system is not None:
         return request
-    return dataclasses.replace(request, messages=(Message.of("system", system), *request.messages))
+    return dataclasses.replace(request, messages=(Message.of("system", system), *request.turns))
 
 
 def too_long(tokens: int, context: int) -> RequestRefused:
