@@ -33,6 +33,9 @@ TOO_LONG = re.compile(
     r"prompt is too long|input tokens exceed|exceed\w* (the )?(available |maximum )?context|maximum context length",
     re.IGNORECASE,
 )
+# What servers say that will take the request later (Ollama, llama.cpp, Anthropic, Hugging Face); a proxy before one
+# that is dead says 503 too, but not so.
+BUSY = re.compile(r"busy|try again|loading|overloaded|capacity|high demand|too many|queue", re.IGNORECASE)
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -100,6 +103,7 @@ def error_for(backend: str, reply: Reply) -> LLMAPIError:
     kind, words = _kind(status)
     error = kind(f"{backend} {words} (status {status})", retry_after=retry_after(reply.headers))
     error.retryable = _may_be_retried(reply) and kind is not QuotaExhausted
+    error.busy = kind is RateLimited or (kind is Overloaded and bool(BUSY.search(reply.detail or "")))
     return error
 
 
