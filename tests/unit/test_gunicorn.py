@@ -85,7 +85,7 @@ def test_is_sending(pair: Pair, body: str, sending: bool) -> None:
 def test_which_connections_are_kept(pair: Pair, head: str, connections: int, closes: bool) -> None:
     """A connection is closed after a body that may be left unread, and where it would take another one's thread."""
     request = parse(pair, f"{POST}{head}\r\n").mesg
-    pre_request(SimpleNamespace(nr_conns=connections, cfg=SimpleNamespace(threads=4)), request)
+    pre_request(SimpleNamespace(busy_conns=connections, cfg=SimpleNamespace(threads=4)), request)
     assert request.should_close() is closes
 
 
