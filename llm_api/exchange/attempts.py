@@ -106,29 +106,26 @@ def ask(
 
 def _next_turn(error: BackendError, asked: int, breaker: Breaker, deadline: Deadline, retries: Retries) -> bool:
     """Wait until it is due to ask again; return False where it won't be, or not in time."""
-    if error.busy and retries.most:
-        return _next_place(error, asked, breaker, deadline, retries)
-    pause = _pause(error.retry_after, asked)
-    if asked >= retries.most or pause >= deadline.remaining() or not retries.budget.take():
-        return False
-    deadline.wait(pause)
-    return True
-
-
-def _next_place(error: BackendError, asked: int, breaker: Breaker, deadline: Deadline, retries: Retries) -> bool:
-    """Wait for longer than MAX_RETRIES allow where a server says that it is only busy, or a rate is shared."""
     refused = time.monotonic()
     pause = _pause(error.retry_after, asked)
-    waits = asked < retries.most
-    while pause < deadline.remaining():
-        if not waits and isinstance(error, RateLimited) and not breaker.serves_since(refused):
-            return False
+    due = asked < retries.most
+    while pause < deadline.remaining() and (due or _waits(error, asked, breaker, refused, retries)):
         deadline.wait(pause)
         # one that asks when another's answer has ended is no more load than that was
         if breaker.take_place() or retries.budget.take():
             return True
-        waits, pause = False, _pause(None, 0)
+        due, pause = False, _pause(None, 0)
     return False
+
+
+def _waits(error: BackendError, asked: int, breaker: Breaker, refused: float, retries: Retries) -> bool:
+    """Whether waiting for a turn makes sense, and for a busy backend one more than MAX_RETRIES.
+
+    A 503 asks for patience in words; what else fails may go well where others are served, by another node or later.
+    """
+    if asked >= retries.most and not (error.busy and retries.most):
+        return False
+    return (error.busy and not isinstance(error, RateLimited)) or breaker.serves_since(refused)
 
 
 @contextmanager

@@ -12,8 +12,8 @@ OPEN_SECONDS = 10.0
 REMEMBERED_SECONDS = 10.0
 # A success this recent means that the backend lives, whatever fails: one node behind its address may be dead.
 ALIVE_SECONDS = 10.0
-# Places of answers that have ended, which those that were refused for want of one may take.
-MAX_PLACES = 3
+# Places of answers that have ended, which those that were refused may take.
+MAX_PLACES = 16
 # Models that clients named, in one backend.
 MAX_MODELS = 64
 
@@ -64,9 +64,10 @@ class Breaker:
             return self._is_alive() or next(iter(self._out.values()), math.inf) < moment
 
     def take_place(self) -> bool:
-        """Take the place of an answer that has ended, where there is one."""
+        """Take the place of an answer that has ended not long ago, where there is one."""
         with self._lock:
-            self._places -= (taken := self._places > 0)
+            taken = self._places > 0 and self._is_alive()
+            self._places -= taken
             return taken
 
     def sent(self) -> int:

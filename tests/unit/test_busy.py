@@ -4,6 +4,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from itertools import count
 from typing import Any
 
 import pytest
@@ -134,6 +135,23 @@ def test_a_503_of_a_proxy(make_client: Serve, far_end: FarEnd, body: str) -> Non
     codes = [ask(client).get_json()["error"]["code"] for _ in range(4)]
     assert codes == ["overloaded"] * 3 + ["circuit_open"]
     assert len(far_end.calls) == 5
+
+
+@pytest.mark.parametrize("clients", [1, 20])
+def test_one_dead_node(serve: Serve, log_lines: Log, clients: int) -> None:
+    """Every second request behind an address meets a dead node: each has the retry that is due, and nothing opens."""
+    turns = count()
+
+    def node(_: Deadline) -> None:
+        if next(turns) % 2:
+            raise ServerError("dead")
+        time.sleep(0.02)  # the other one's work
+
+    client = serve(Fake("one", node, Chunk("one"), END), Fake("two"), max_retries=10, threads=32)
+    with ThreadPoolExecutor(clients) as pool:
+        answers = list(pool.map(lambda _: ask(client.application.test_client()), range(40)))
+    assert [answer.headers.get("X-LLM-Fallback") for answer in answers] == [None] * 40
+    assert ("one", "server_error") in [tried for line in log_lines() for tried in outcomes(line)]
 
 
 # The budget
