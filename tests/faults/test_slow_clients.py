@@ -150,6 +150,17 @@ def _is_kept(client: http.client.HTTPConnection) -> bool:
     return client.sock is not None
 
 
+def test_a_client_that_says_nothing_is_disconnected(serve: Callable[..., Service]) -> None:
+    """After five seconds, however long the connections of those are kept that have asked."""
+    service = serve(LLM_BACKEND="stub", WEB_CONCURRENCY=1)
+    with service.connect() as sock:
+        began = time.monotonic()
+        sock.settimeout(60)
+        assert sock.recv(1) == b""
+    figure("of the slow clients", f"one that says nothing is disconnected after {time.monotonic() - began:.1f} s")
+    assert 4 < time.monotonic() - began < 30
+
+
 def test_clients_that_say_nothing_are_bounded(serve: Callable[..., Service]) -> None:
     """Each has a descriptor, and a worker that has none left would end: it takes four to a thread, under gevent two."""
     service = serve(LLM_BACKEND="stub", WEB_CONCURRENCY=1, THREADS=2)
