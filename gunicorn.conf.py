@@ -59,10 +59,12 @@ workers = settings.web_concurrency or 2
 threads = settings.threads
 # A worker takes no more connections than it has threads, so that the other workers get the rest: 16 requests at once on
 # 2 workers of 8 threads never waited so, and in 10 of 15 waves otherwise (gevent's have room for twice as many, and
-# refuse). As many again may be kept between requests: a new connection for each costs a quarter of its processor time
-# (64 clients got 1,010 answers/s, and 1,306 so). Under gevent the head of a request has these seconds too.
+# refuse). Twice as many may be kept between requests, without a thread: a new connection for each costs a quarter of
+# its processor time (64 clients got 1,010 answers/s, and 1,306 so).
 worker_connections = 2 * settings.threads
-keepalive = 5
+# Longer than what is in front keeps its own: nginx and balancers 60 s, browsers and most clients' libraries 75 to 90 s.
+# Whoever closes first loses nothing; a request that meets the other one's end is lost.
+keepalive = 95
 # In this order: a request ends at its deadline, then a stopping worker may go, then the supervisor may kill
 # (give it graceful_timeout + 10 s). `timeout` bounds the worker's own loop here, not a request.
 graceful_timeout = math.ceil(settings.request_timeout) + 10

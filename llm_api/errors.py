@@ -192,13 +192,15 @@ class ParameterDropped(RequestError):
 class BackendError(LLMAPIError):
     """A backend can't serve; the next one of the chain is asked.
 
-    `retryable`: the same backend may be asked again after a pause. `trips`: counts for the circuit breaker.
+    `retryable`: the same backend may be asked again after a pause. `trips`: counts for the circuit breaker, unless it
+    is `busy`: it serves, but has no place for this request now.
     """
 
     status = 502
     type = "backend_error"
     code = "server_error"
     retryable: bool = False
+    busy: bool = False
     trips: ClassVar[bool] = False
 
 
@@ -226,7 +228,7 @@ class RateLimited(BackendError):
     type = "rate_limit_error"
     code = "rate_limited"
     detail_is_public = False
-    retryable = True
+    retryable = busy = True
 
 
 class QuotaExhausted(BackendError):

@@ -15,7 +15,7 @@ import pytest
 
 from .backends import Backend
 from .errors import BackendError, RequestError
-from .exchange.breaker import Breaker
+from .exchange.breaker import Breakers
 from .exchange.chain import Chain, Link, Route
 from .log.writer import RequestLog
 from .runtime.deadline import Deadline
@@ -79,7 +79,7 @@ def llm_stub(monkeypatch: pytest.MonkeyPatch) -> ScriptedBackend:
     scripted = ScriptedBackend()
 
     def route(self: Chain, request: GenerationRequest) -> Route:
-        links = [Link(scripted, Breaker()), *self.links[1:]]
+        links = [Link(scripted, Breakers()), *self.links[1:]]
         return Route(links if request.fallback else links[:1], request)
 
     def append(self: RequestLog, record: dict[str, Any]) -> bool:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import math
 import random
+import threading
 import time
+from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from itertools import chain
 
 from ..backends import Backend
@@ -19,6 +22,7 @@ from ..errors import (
     InvalidAnswer,
     LLMAPIError,
     ParameterDropped,
+    RateLimited,
     RequestError,
     RequestRefused,
     TimedOut,
@@ -33,6 +37,8 @@ from .breaker import Breaker
 FIRST_PAUSE = 0.5
 LONGEST_PAUSE = 8.0
 LONGEST_RETRY_AFTER = 120.0
+# Retries to requests, over these seconds, and how many there may be in any case.
+SHARE, BUDGET_SECONDS, FLOOR = 0.2, 10.0, 3
 
 Note = Callable[[Attempt], object]
 
@@ -48,11 +54,45 @@ class Begun:
     fallback_reason: str | None = None
 
 
+class Budget:
+    """What all retries of a process may add to its requests: of a provider in trouble they would make three times."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        # not bounded by time while nothing is retried
+        self._requests: deque[float] = deque(maxlen=10_000)
+        self._retries: deque[float] = deque()
+
+    def count(self) -> None:
+        """Count a request."""
+        self._requests.append(time.monotonic())
+
+    def take(self) -> bool:
+        """Return whether one more retry is within the budget, and count it then."""
+        now = time.monotonic()
+        with self._lock:
+            for counted in (self._requests, self._retries):
+                while counted and now - counted[0] > BUDGET_SECONDS:
+                    counted.popleft()
+            within = len(self._retries) < max(FLOOR, SHARE * len(self._requests))
+            if within:
+                self._retries.append(now)
+            return within
+
+
+@dataclass(frozen=True)
+class Retries:
+    """How often a backend may be asked again: `most` times a request, and within the budget."""
+
+    most: int
+    budget: Budget = field(default_factory=Budget)
+
+
 def ask(
-    backend: Backend, breaker: Breaker, request: GenerationRequest, deadline: Deadline, note: Note, max_retries: int
+    backend: Backend, breaker: Breaker, request: GenerationRequest, deadline: Deadline, note: Note, retries: Retries
 ) -> Begun:
     """Ask `backend`, again where that is due; `note` is told of each attempt. Raises LLMAPIError."""
-    retries = 0
+    asked = 0
     while True:
         try:
             with _noted(backend.name, note) as attempt:
@@ -60,12 +100,33 @@ def ask(
         except ParameterDropped:
             continue  # it can be dropped only once
         except BackendError as error:
-            pause = _pause(error.retry_after, retries)
-            last = retries >= max_retries or pause >= deadline.remaining()
-            if last or not error.retryable or breaker.open_for():
+            if not error.retryable or breaker.open_for() or not _next_turn(error, asked, breaker, deadline, retries):
                 raise
-            deadline.wait(pause)
-            retries += 1
+            asked += 1
+
+
+def _next_turn(error: BackendError, asked: int, breaker: Breaker, deadline: Deadline, retries: Retries) -> bool:
+    """Wait until it is due to ask again; return False where it won't be, or not in time."""
+    refused = time.monotonic()
+    pause = _pause(error.retry_after, asked)
+    due = asked < retries.most
+    while pause < deadline.remaining() and (due or _waits(error, asked, breaker, refused, retries)):
+        deadline.wait(pause)
+        # one that asks when another's answer has ended is no more load than that was
+        if breaker.take_place() or retries.budget.take():
+            return True
+        due, pause = False, _pause(None, 0)
+    return False
+
+
+def _waits(error: BackendError, asked: int, breaker: Breaker, refused: float, retries: Retries) -> bool:
+    """Whether waiting for a turn makes sense, and for a busy backend one more than MAX_RETRIES.
+
+    A 503 asks for patience in words; what else fails may go well where others are served, by another node or later.
+    """
+    if asked >= retries.most and not (error.busy and retries.most):
+        return False
+    return (error.busy and not isinstance(error, RateLimited)) or breaker.serves_since(refused)
 
 
 @contextmanager
@@ -88,7 +149,9 @@ def _begin(
     if missing := request.needs - backend.serves:
         raise _unserved(backend, sorted(missing))
     if seconds := breaker.admit():
-        raise CircuitOpen(f"{backend.name} keeps failing and is left alone for now", retry_after=seconds)
+        raise CircuitOpen(
+            f"{backend.name} keeps failing and is left alone for now; at last: {breaker.cause}", retry_after=seconds
+        )
     attempt.left_out = backend.left_out(request)
     source = _followed(_to_its_end(backend, request, breaker, deadline), attempt)
     # JSON is checked before any of it leaves, so a stream of it comes at once
@@ -130,14 +193,15 @@ def _to_its_end(
 ) -> Generator[Chunk, None, None]:
     """Pass an answer on, and tell the breaker how it went. Raises InvalidAnswer where it stops before its end."""
     begun = False
-    tell = breaker.abandoned
+    ticket = breaker.sent()
+    tell: Callable[[int], None] = breaker.abandoned
     try:
         for chunk in backend.stream(request, deadline):
             begun = True
             if chunk.finish_reason == "tool_calls":
                 raise InvalidAnswer("the model called a tool where none was offered")
             if chunk.finish_reason:
-                tell = breaker.succeeded
+                tell = breaker.served
                 yield chunk
                 return
             yield chunk
@@ -146,14 +210,16 @@ def _to_its_end(
     except BackendError as error:
         # a stream that is late after its beginning may have had a slow reader
         slow_reader = begun and isinstance(error, TimedOut)
-        tell = breaker.failed if error.trips and not slow_reader else breaker.succeeded
+        failed = error.trips and not error.busy and not slow_reader
+        tell = partial(breaker.failed, cause=error.message) if failed else breaker.answered
         raise
     except RequestError:
-        tell = breaker.succeeded
+        tell = breaker.answered
         raise
     finally:
-        tell()
-        metrics.breaker(backend.name, breaker.is_open)
+        tell(ticket)
+        if request.model in (None, backend.model):  # the names that clients choose are no labels
+            metrics.breaker(backend.name, breaker.is_open)
 
 
 def _pause(retry_after: float | None, retries: int) -> float:

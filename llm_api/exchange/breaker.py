@@ -1,29 +1,41 @@
-"""A circuit breaker: a backend that keeps failing is left alone for a while, so that its fallback answers at once."""
+"""Circuit breakers: a model that keeps failing is left alone for a while, so that its fallback answers at once."""
 
 from __future__ import annotations
 
 import math
 import threading
 import time
+from itertools import count
 
 FAILURES = 5
 OPEN_SECONDS = 10.0
 REMEMBERED_SECONDS = 10.0
+# A success this recent means that the backend lives, whatever fails: one node behind its address may be dead.
+ALIVE_SECONDS = 10.0
+# Places of answers that have ended, which those that were refused may take.
+MAX_PLACES = 16
+# Models that clients named, in one backend.
+MAX_MODELS = 64
 
 
 class Breaker:
-    """One backend's, in one process. Open after 5 failures in a row, for 10 s; then one request may try."""
+    """One model's of one backend, in one process. Open after 5 failures in a row, for 10 s; then one request may try.
+
+    Failures open it only where nothing says that the backend lives: a success in the last 10 s, or a request that was
+    sent before the one that failed and still has no answer, since it may be getting one.
+    """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
+        self._tickets = count()
+        self._out: dict[int, float] = {}
         self._failures = 0
+        self._places = 0
+        self._served_at = -math.inf
         self._open_until = 0.0
         self._trouble: tuple[float, str] | None = None
-
-    @property
-    def is_open(self) -> bool:
-        """Whether it has opened, and no request has succeeded since."""
-        return self._failures >= FAILURES
+        self.is_open = False
+        self.cause = ""
 
     def remember(self, trouble: str | None) -> None:
         """Note why the last request was not served, or None where it was."""
@@ -42,24 +54,83 @@ class Breaker:
         """As `open_for`; where a trial is due, admit this request and keep the others out until it has ended."""
         with self._lock:
             left = self.open_for()
-            if not left and self._failures >= FAILURES:
-                self._open_until = time.monotonic() + OPEN_SECONDS
+            if not left and self.is_open:
+                self._open()
             return left
 
-    def succeeded(self) -> None:
-        """Close."""
-        self._failures = 0
-        self._open_until = 0.0
-
-    def failed(self) -> None:
-        """Count a failure; open at the fifth in a row."""
+    def serves_since(self, moment: float) -> bool:
+        """Whether the backend answers others: one not long ago, or one that has been out since before `moment`."""
         with self._lock:
-            self._failures += 1
-            if self._failures >= FAILURES:
-                self._open_until = time.monotonic() + OPEN_SECONDS
+            return self._is_alive() or next(iter(self._out.values()), math.inf) < moment
 
-    def abandoned(self) -> None:
+    def take_place(self) -> bool:
+        """Take the place of an answer that has ended not long ago, where there is one."""
+        with self._lock:
+            taken = self._places > 0 and self._is_alive()
+            self._places -= taken
+            return taken
+
+    def sent(self) -> int:
+        """Note a request on its way; one of the methods below takes its ticket."""
+        with self._lock:
+            ticket = next(self._tickets)
+            self._out[ticket] = time.monotonic()
+            return ticket
+
+    def served(self, ticket: int) -> None:
+        """Note a complete answer."""
+        self.answered(ticket)
+        with self._lock:
+            self._served_at = time.monotonic()
+            self._places = min(self._places + 1, MAX_PLACES)
+
+    def answered(self, ticket: int) -> None:
+        """Close: a backend that refuses a request is well."""
+        with self._lock:
+            del self._out[ticket]
+            self._failures = 0
+            self._open_until = 0.0
+            self.is_open = False
+
+    def failed(self, ticket: int, cause: str) -> None:
+        """Count a failure."""
+        with self._lock:
+            is_oldest = next(iter(self._out)) == ticket
+            del self._out[ticket]
+            self._failures += 1
+            self.cause = cause
+            if self.is_open or (self._failures >= FAILURES and is_oldest and not self._is_alive()):
+                self._open()
+
+    def abandoned(self, ticket: int) -> None:
         """A request ended before its backend could show how it is; if it was the trial, the next one may be."""
         with self._lock:
-            if self._failures >= FAILURES:
-                self._open_until = 0.0
+            del self._out[ticket]
+            self._open_until = 0.0
+
+    def _is_alive(self) -> bool:
+        return time.monotonic() - self._served_at < ALIVE_SECONDS
+
+    def _open(self) -> None:
+        self.is_open = True
+        self._open_until = time.monotonic() + OPEN_SECONDS
+
+
+class Breakers:
+    """Those of one backend: `own` is its configured model's, kept apart from the names that clients choose."""
+
+    def __init__(self) -> None:
+        self.own = Breaker()
+        self._named: dict[str, Breaker] = {}
+        self._lock = threading.Lock()
+
+    def of(self, model: str | None) -> Breaker:
+        """Return that of a model; None is the configured one. Of the others, the longest unused is forgotten."""
+        if model is None:
+            return self.own
+        with self._lock:
+            breaker = self._named.pop(model) if model in self._named else Breaker()
+            self._named[model] = breaker
+            if len(self._named) > MAX_MODELS:
+                del self._named[next(iter(self._named))]
+            return breaker

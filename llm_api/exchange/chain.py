@@ -15,8 +15,8 @@ from ..runtime.deadline import Deadline
 from ..runtime.per_process import PerProcess
 from ..settings import Settings
 from ..types import GenerationRequest
-from .attempts import Begun, Note, ask
-from .breaker import Breaker
+from .attempts import Begun, Note, Retries, ask
+from .breaker import Breaker, Breakers
 
 # A backend that hangs must leave time for those behind it: each of them keeps this share of the whole.
 KEPT_FOR_FALLBACK = 0.1
@@ -24,10 +24,14 @@ LIST_SECONDS = 5.0
 
 
 class Link(NamedTuple):
-    """A backend of the chain, with its breaker."""
+    """A backend of the chain, with its breakers."""
 
     backend: Backend
-    breaker: Breaker
+    breakers: Breakers
+
+    def breaker(self, model: str | None) -> Breaker:
+        """Return that of a model as a request names it."""
+        return self.breakers.of(None if model == self.backend.model else model)
 
 
 class Route(NamedTuple):
@@ -60,7 +64,8 @@ class Chain:
         self.hooks = hooks
         names = dict.fromkeys((settings.llm_backend, *settings.llm_fallback))
         found = backends if backends is not None else [make_backend(name, settings) for name in names]
-        self.links = [Link(backend, Breaker()) for backend in found]
+        self.links = [Link(backend, Breakers()) for backend in found]
+        self._retries = Retries(settings.max_retries)
         # a forked child has none of its parent's requests
         self.places = PerProcess(lambda: threading.BoundedSemaphore(settings.concurrency))
 
@@ -108,12 +113,14 @@ class Chain:
         Raises the first backend's error when none can serve, RequestRefused when the request itself is wrong,
         ClientGone or TimedOut.
         """
+        self._retries.budget.count()
         failure: BackendError | None = None
         request = route.request
         for behind, link in zip(reversed(range(len(route.links))), route.links, strict=True):
             try:
                 with deadline.keeping(behind * KEPT_FOR_FALLBACK * self.settings.request_timeout):
-                    begun = ask(link.backend, link.breaker, request, deadline, note, self.settings.max_retries)
+                    breaker = link.breaker(request.model)
+                    begun = ask(link.backend, breaker, request, deadline, note, self._retries)
             except BackendError as error:
                 failure = failure or error
                 _remember(link, request, error)
@@ -122,7 +129,7 @@ class Chain:
             except RequestError as error:
                 raise failure or error from None
             else:
-                link.breaker.remember(None)
+                link.breakers.own.remember(None)
                 return dataclasses.replace(begun, fallback_reason=failure.code if failure else None)
         assert failure, "a chain is never empty"
         raise failure
@@ -140,7 +147,7 @@ class Chain:
 def _remember(link: Link, request: GenerationRequest, error: BackendError) -> None:
     """Note why a backend did not serve, for /health, unless a model or schema of the client's own choice is why."""
     if request.model in (None, link.backend.model) and not request.response_format:
-        link.breaker.remember(error.message)
+        link.breakers.own.remember(error.message)
 
 
 def _listed(backend: Backend) -> list[str] | LLMAPIError:

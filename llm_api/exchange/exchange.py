@@ -17,7 +17,7 @@ from ..runtime.read_ahead import ReadAhead
 from ..types import Answer, Chunk, GenerationRequest, Head, Usage
 from . import metrics
 from .attempts import Begun
-from .chain import Chain
+from .chain import Chain, Route
 
 logger = logging.getLogger(__name__)
 
@@ -72,26 +72,34 @@ class Exchange:
         """Leave the closing to the sender of the answer."""
         self._handed_over = True
 
-    def open(self, request: GenerationRequest) -> Head:
+    def open(self, request: GenerationRequest, heartbeat: float | None = None) -> Head | None:
         """Find a backend that answers. On return the first chunk is there; without `stream`, the whole answer.
 
+        With `heartbeat`, None is returned where nothing is there after so many seconds: `wait` for it then.
         Raises what `Chain.begin` raises, ModelForbidden and NoCapacity.
         """
         self.record.request = request
         self._take_place()
         route = self._chain.route(request)
         self._requested = route.links[0].backend.name
-        begun = self._begun = self._chain.begin(
-            self._chain.permitted(route, self.record.caller), self._deadline, self._attempts.append
-        )
-        self.head = Head(
-            self.record.request_id,
-            self.record.timestamp,
-            self._started,
-            begun.backend,
-            self._chain.settings.redact(begun.model),
-            begun.fallback_reason,
-        )
+        route = self._chain.permitted(route, self.record.caller)
+        if heartbeat is None:
+            self._begin(route)
+        else:
+            self._ahead = ReadAhead(self._begun_chunks(route), heartbeat, Chunk())
+            self._ahead.has_begun()
+        return self.head
+
+    def wait(self) -> Head | None:
+        """Wait for the answer to begin, and return None when the next heartbeat is due.
+
+        Raises the error that the request has ended with.
+        """
+        assert self._ahead, "it was opened with a heartbeat"
+        try:
+            self._ahead.has_begun()
+        except Exception as error:
+            raise self.fail(error, 200) from error
         return self.head
 
     def answering(self) -> Head:
@@ -104,13 +112,13 @@ class Exchange:
         chunks = list(self.chunks())
         return Answer.of(chunks, self.answering())
 
-    def chunks(self, heartbeat: float | None = None) -> Iterator[Chunk]:
+    def chunks(self) -> Iterator[Chunk]:
         """Yield the chunks; the last one, with the finish reason, only after the line is in the log.
 
-        With `heartbeat`, an empty chunk comes after every so many seconds of silence.
+        Opened with a heartbeat, an empty chunk comes after every so many seconds of silence.
         """
         try:
-            for chunk in self._source(heartbeat):
+            for chunk in self._source():
                 self._note(chunk)
                 if chunk.finish_reason:
                     self._end("ok", 200)
@@ -136,12 +144,12 @@ class Exchange:
         if self._closed:
             return
         self._closed = True
-        self._deadline.release()
         try:
             self._stop_source()
             if not self._written:
                 self.fail(ClientGone(), 200)
         finally:
+            self._deadline.release()
             if self._has_place:
                 self._places.release()
             metrics.over()
@@ -151,12 +159,26 @@ class Exchange:
         if not self._has_place:
             raise NoCapacity("as many requests run as may at once (MAX_CONCURRENCY)")
 
-    def _source(self, heartbeat: float | None) -> Iterator[Chunk]:
+    def _begin(self, route: Route) -> Begun:
+        begun = self._begun = self._chain.begin(route, self._deadline, self._attempts.append)
+        self.head = Head(
+            self.record.request_id,
+            self.record.timestamp,
+            self._started,
+            begun.backend,
+            self._chain.settings.redact(begun.model),
+            begun.fallback_reason,
+        )
+        return begun
+
+    def _begun_chunks(self, route: Route) -> Iterator[Chunk]:
+        yield from self._begin(route).chunks
+
+    def _source(self) -> Iterator[Chunk]:
+        if self._ahead:
+            return iter(self._ahead)
         assert self._begun, "it was opened"
-        if heartbeat is None:
-            return self._begun.chunks
-        self._ahead = ReadAhead(self._begun.chunks, heartbeat, Chunk())
-        return iter(self._ahead)
+        return self._begun.chunks
 
     def _note(self, chunk: Chunk) -> None:
         if self._first_chunk_ms is None:

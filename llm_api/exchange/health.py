@@ -77,7 +77,8 @@ class Health:
 
     def _backends_report(self) -> Report:
         reasons: list[str] = []
-        for backend, breaker in self._chain.links:
+        for backend, breakers in self._chain.links:
+            breaker = breakers.own
             reason = "circuit_open" if breaker.open_for() else _trouble(backend) or breaker.recent_trouble()
             if not reason:
                 first = reasons[0] if reasons else None

@@ -99,7 +99,7 @@ class Deadline:
 
     def enforce(self) -> None:
         """Stop what is over; some seconds later, cut off a client that has not read the end."""
-        if self.remaining() <= 0:
+        if self._gone or self.remaining() <= 0:  # again and again: it may have begun only after the client had gone
             self.stop()
         if self.client and time.monotonic() > self._end + READ_SECONDS:
             with suppress(OSError):

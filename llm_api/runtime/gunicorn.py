@@ -14,6 +14,7 @@ import tempfile
 import time
 from contextlib import suppress
 from functools import partial
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +25,15 @@ from gunicorn.workers.gthread import _DEFER, ThreadWorker
 
 from ..errors import ConfigError
 from ..settings import Settings
+from .deadline import look
 
 # What a thread waits for a request that may follow at once, before the worker's loop does.
 MORE_MILLISECONDS = 10
-# Connections that ask nothing now, to each thread.
-IDLE = 3
+# Connections that ask nothing now, to each thread; so many of them may be kept between requests, the rest is for those
+# that have asked nothing yet.
+IDLE, KEPT = 3, 2
+# What a client that has connected has to ask, so that silent ones don't keep others out; kept ones have `keepalive`.
+FIRST_SECONDS = 5.0
 # As gunicorn's threads have it.
 MAX_UNREAD_BYTES = 65_536
 METRICS, OWNER = "PROMETHEUS_MULTIPROC_DIR", "LLM_API_METRICS_OWNER"
@@ -41,6 +46,20 @@ class GThread(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
     """
 
     max_idle = 0
+
+    @property
+    def busy_conns(self) -> int:
+        """How many connections ask something now."""
+        return int(self.nr_conns) - len(self.keepalived_conns) - len(self.pending_conns)
+
+    @property
+    def max_keepalived(self) -> int:
+        """How many connections it keeps between requests."""
+        return self.max_idle * KEPT // IDLE
+
+    @max_keepalived.setter
+    def max_keepalived(self, _: int) -> None:
+        """Ignore the number that gunicorn sets."""
 
     @property
     def worker_connections(self) -> int:
@@ -62,7 +81,7 @@ class GThread(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
         kept = super().handle(conn)
         # Otherwise each request goes through the worker's one loop, twice: a client that asks one thing after the
         # other got half as much done.
-        while kept is True and self.nr_conns < self.cfg.threads and asks_again(conn):
+        while kept is True and self.busy_conns < self.cfg.threads and asks_again(conn):
             kept = super().handle(conn)
         if kept is False:
             # Only a client that may still be sending is waited for: its answer would be lost.
@@ -74,15 +93,24 @@ class GThread(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
     def finish_request(self, conn: Any, future: Any) -> None:
         """Do what is left when a thread is done with a connection.
 
-        In a worker that stops, gunicorn's own would close one whose first request is still on its way.
+        One whose first request is still on its way would be closed by gunicorn's own in a worker that stops, and have
+        as much time as a kept one otherwise.
         """
-        if self.alive or future.exception() or future.result() is not _DEFER:
+        if future.exception() or future.result() is not _DEFER:
             super().finish_request(conn, future)
             return
         conn.sock.setblocking(False)
-        conn.set_timeout()
+        conn.timeout = time.monotonic() + FIRST_SECONDS
         self.pending_conns.append(conn)
         self.poller.register(conn.sock, selectors.EVENT_READ, partial(self.on_pending_socket_readable, conn))
+
+    def murder_keepalived(self, force: bool = False) -> None:
+        """Close what was idle for too long, unless it asks again just now: the loop will see it, and it be answered."""
+        now = time.monotonic()
+        for conn in takewhile(lambda conn: conn.timeout <= now, self.keepalived_conns):
+            if look([conn.sock.fileno()], select.POLLIN):
+                conn.timeout = now + FIRST_SECONDS
+        super().murder_keepalived(force)
 
     def accept(self, listener: Any) -> None:
         """Take a connection, or leave it for later where there are no descriptors left: gunicorn's own would end."""
@@ -215,7 +243,7 @@ def pre_request(worker: Any, request: Any) -> None:
     """
     headers = dict(request.headers)
     is_long = int(headers.get("CONTENT-LENGTH", 0)) > MAX_UNREAD_BYTES or "TRANSFER-ENCODING" in headers
-    if is_long or worker.nr_conns >= worker.cfg.threads:
+    if is_long or worker.busy_conns >= worker.cfg.threads:
         request.force_close()
 
 

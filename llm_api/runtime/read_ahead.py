@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from queue import Empty, SimpleQueue
 from typing import Generic, TypeVar
 
@@ -11,7 +12,7 @@ T = TypeVar("T")
 
 
 class ReadAhead(Generic[T]):
-    """Iterates `items` in a thread of its own; yields them, and `idle` after every `seconds` of silence.
+    """Iterates `items` in a thread of its own, from now on; yields them, and `idle` after every `seconds` of silence.
 
     It never ends by itself before `items` do: stop those, then `join`.
     """
@@ -21,10 +22,21 @@ class ReadAhead(Generic[T]):
         self._seconds = seconds
         self._idle = idle
         self._ready: SimpleQueue[T | Exception | None] = SimpleQueue()
+        self._held: list[T | Exception | None] = []
         self._thread = threading.Thread(target=self._read, name="llm-api-read-ahead", daemon=True)
+        self._thread.start()
+
+    def has_begun(self) -> bool:
+        """Wait `seconds` for the first item, and return whether it is there. Raises the error that came instead."""
+        if not self._held:
+            with suppress(Empty):
+                self._held.append(self._ready.get(timeout=self._seconds))
+        for item in self._held:
+            if isinstance(item, Exception):
+                raise item
+        return bool(self._held)
 
     def __iter__(self) -> Iterator[T]:
-        self._thread.start()
         while (item := self._next()) is not None:
             if isinstance(item, Exception):
                 raise item
@@ -32,10 +44,11 @@ class ReadAhead(Generic[T]):
 
     def join(self) -> None:
         """Wait for the thread's end."""
-        if self._thread.is_alive():
-            self._thread.join()
+        self._thread.join()
 
     def _next(self) -> T | Exception | None:
+        if self._held:
+            return self._held.pop()
         try:
             return self._ready.get(timeout=self._seconds)
         except Empty:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import wraps
 
 from flask import Blueprint, Response, current_app, request
 
-from ..dialects import DIALECTS, Dialect
+from ..dialects import DIALECTS, Asked, Dialect
 from ..dialects.openai import UNNAMED
-from ..errors import NoSuchModel
+from ..errors import LLMAPIError, NoSuchModel
 from ..exchange.exchange import Exchange
 from ..exchange.metrics import exposition
 from ..runtime.cores import usable_cores
@@ -18,6 +18,9 @@ from . import pages
 from .guard import caller, is_open, let_in
 from .http import RATES, answer_error, client, json_answer, name_request, read_body, stream_answer, who
 from .service import Service, service
+
+# What clients of server-sent events pass over (WHATWG HTML, 9.2.6).
+COMMENT = ": {}\n\n"
 
 blueprint = Blueprint("llm_api", __name__)
 blueprint.register_blueprint(pages.blueprint)
@@ -45,10 +48,10 @@ def answer(here: Service, dialect: Dialect, exchange: Exchange) -> Response:
     record.caller = caller(here)
     request.environ[RATES] = here.rate_limits.count(record.caller, record.client_ip)
     asked = dialect.read(read_body(here.settings.max_body_bytes))
-    head = exchange.open(asked.request)
+    head = exchange.open(asked.request, dialect.heartbeat if asked.request.stream else None)
     if asked.request.stream:
-        pieces = dialect.pieces(head, exchange.chunks(dialect.heartbeat), asked)
-        response = stream_answer(pieces, dialect.media_type, who(head))
+        pieces = dialect.pieces(head, exchange.chunks(), asked) if head else late(dialect, exchange, asked)
+        response = stream_answer(pieces, dialect.media_type, who(head) if head else {})
     else:
         whole = exchange.answer()
         response = json_answer(dialect.whole(whole, asked), headers=who(whole.head))
@@ -56,6 +59,22 @@ def answer(here: Service, dialect: Dialect, exchange: Exchange) -> Response:
     exchange.hand_over()
     response.call_on_close(exchange.close)
     return response
+
+
+def late(dialect: Dialect, exchange: Exchange, asked: Asked) -> Iterator[str]:
+    """Yield a stream of events whose headers have left before its answer began: comments until it does.
+
+    They are no events, so another backend may still answer; the last of them says what the headers could not.
+    """
+    try:
+        yield COMMENT.format("keep-alive")
+        while not (head := exchange.wait()):
+            yield COMMENT.format("keep-alive")
+    except LLMAPIError as error:
+        yield dialect.broken(error)
+        raise
+    yield COMMENT.format(", ".join(f"{name}: {value}" for name, value in who(head).items()))
+    yield from dialect.pieces(head, exchange.chunks(), asked)
 
 
 for each in DIALECTS:

@@ -60,13 +60,15 @@ def well(peer: Peer, body: bytes) -> None:
     peer.send(UNTIL_CLOSED + body)
 
 
-# Each way to answer, and how often the upstream is asked: only statuses that say that nothing was done are asked again.
+# Each way to answer, and how often the upstream is asked at most: only statuses that say that nothing was done are
+# asked again, where all of these together don't come too often for that.
 ONCE: Mapping[Way, int] = dict.fromkeys(
     (well, drop, drop_in_the_head, drop_in_the_body, be_silent, say_nonsense, redirect, keep_and_close), 1
 )
 REFUSED = {status(code): 3 for code in (408, 409, 429, 500, 502, 503, 504, 529)}
 FINAL = {status(code): 1 for code in (400, 401, 402, 403, 404, 413, 422)}
 WAYS = ONCE | REFUSED | FINAL
+STREAMED = " as a stream"
 
 
 def all_of(far_ends: Mapping[Wire, Upstream]) -> dict[str, str]:
@@ -77,13 +79,13 @@ def all_of(far_ends: Mapping[Wire, Upstream]) -> dict[str, str]:
 
 
 def test_one_post(serve: Callable[..., Service], behind: Callable[[Script], Upstream]) -> None:
-    """Each request is executed once at most by each upstream, however that fails; refusals are asked again twice."""
+    """Each request is executed once at most by each upstream, however that fails; refusals are asked again."""
     executed: Counter[tuple[str, str]] = Counter()
     asked: Counter[tuple[str, str]] = Counter()
 
     def script(wire: Wire) -> Script:
         def answer(peer: Peer) -> None:
-            way = by_name.get(peer.wish["model"], well)
+            way = by_name.get(peer.wish["model"].removesuffix(STREAMED), well)
             body = wire.stream if peer.wish["stream"] else wire.whole
             asked[wire.name, way.__name__] += 1
             executed[wire.name, way.__name__] += way not in REFUSED and way not in FINAL
@@ -94,7 +96,7 @@ def test_one_post(serve: Callable[..., Service], behind: Callable[[Script], Upst
     by_name = {way.__name__: way for way in WAYS}
     far_ends = {wire: behind(script(wire)) for wire in WIRES}
     service = serve(WEB_CONCURRENCY=1, MAX_RETRIES=2, REQUEST_TIMEOUT=1, **all_of(far_ends))
-    posts = 0
+    posts = again = 0
     for wire in WIRES:
         for name, way in by_name.items():
             for stream in (False, True):
@@ -102,11 +104,16 @@ def test_one_post(serve: Callable[..., Service], behind: Callable[[Script], Upst
                 eventually(lambda wire=wire: service.say(model=f"{wire.name}/well", fallback=False).text == TEXT)
                 asked.clear()
                 executed.clear()
-                answer = service.say(model=f"{wire.name}/{name}", stream=stream, fallback=False)
+                # a model of its own, since after five failures in a row it is left alone
+                model = f"{wire.name}/{name}{STREAMED * stream}"
+                answer = service.say(model=model, stream=stream, fallback=False)
                 posts += 1
-                assert asked == {(wire.name, name): WAYS[way]}, (name, answer.body)
+                assert asked.keys() == {(wire.name, name)}
+                assert asked.total() <= WAYS[way], (name, answer.body)
+                again += asked.total() > 1
                 assert executed.total() <= 1
                 assert answer.ok == (way in (well, keep_and_close)), (name, answer.body)
+    assert again
     figure(14, f"{posts} requests over {len(WAYS)} ways to answer and {len(WIRES)} backends: none executed twice")
 
 

@@ -11,6 +11,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -120,6 +121,44 @@ def test_clients_that_do_not_close(serve: Callable[..., Service], said: bytes) -
         seconds = service.get("/health/live").seconds
     figure("of the slow clients", f"{clients} open, {said[:16]!r}: another one answered after {seconds:.2f} s")
     assert seconds <= 1
+
+
+@pytest.mark.skipif(WORKER_CLASS != "gthread", reason="a greenlet is what gevent's cost")
+def test_kept_connections_cost_nothing(serve: Callable[..., Service]) -> None:
+    """Twice as many as threads are kept idle, without one; the rest is answered and told that it is not kept."""
+    service = serve(LLM_BACKEND="stub", WEB_CONCURRENCY=1, THREADS=4)
+    clients = [http.client.HTTPConnection("127.0.0.1", service.port, timeout=30) for _ in range(20)]
+    with ExitStack() as stack:
+        for client in clients:
+            stack.callback(client.close)
+        for client in clients[:8]:
+            eventually(lambda client=client: _is_kept(client))  # a thread has it for a moment after its answer
+        assert sum(_is_kept(client) for client in clients[8:]) <= 4, "of which threads have some"
+        with ThreadPoolExecutor(2) as pool:
+            assert [answer.status for answer in pool.map(lambda _: service.generate("Hi"), range(20))] == [200] * 20
+        assert all(client.sock for client in clients[:8])
+        for client in clients[:8]:
+            _is_kept(client)  # it is answered on the connection it has had, or raises
+
+
+def _is_kept(client: http.client.HTTPConnection) -> bool:
+    """Ask, and return whether the connection may be asked again: http.client drops one that is closed."""
+    client.request("GET", "/health/live")
+    with client.getresponse() as answer:
+        assert answer.status == 200
+        answer.read()
+    return client.sock is not None
+
+
+def test_a_client_that_says_nothing_is_disconnected(serve: Callable[..., Service]) -> None:
+    """After five seconds, however long the connections of those are kept that have asked."""
+    service = serve(LLM_BACKEND="stub", WEB_CONCURRENCY=1)
+    with service.connect() as sock:
+        began = time.monotonic()
+        sock.settimeout(60)
+        assert sock.recv(1) == b""
+    figure("of the slow clients", f"one that says nothing is disconnected after {time.monotonic() - began:.1f} s")
+    assert 4 < time.monotonic() - began < 30
 
 
 def test_clients_that_say_nothing_are_bounded(serve: Callable[..., Service]) -> None:

@@ -148,6 +148,34 @@ def test_first_requests_of_a_worker_that_stops(serve: Callable[..., Service]) ->
     service.wait_until_up()  # the next one, or it would not hear the end
 
 
+def test_kept_connections_of_a_worker_that_stops(serve: Callable[..., Service]) -> None:
+    """A client that asks again when its idle connection's worker stops is answered; and none of them holds it up."""
+    service = serve(WEB_CONCURRENCY=1, LLM_BACKEND="stub")
+    [worker] = service.workers()
+    clients = [http.client.HTTPConnection("127.0.0.1", service.port, timeout=30) for _ in range(6)]
+    with ExitStack() as stack:
+        for client in clients:
+            stack.callback(client.close)
+            assert _asks(client) == 200
+            assert client.sock, "it is kept"
+        os.kill(worker, signal.SIGTERM)
+        time.sleep(0.5)  # what they take to ask again
+        assert [_asks(client) for client in clients[:4]] == [200] * 4
+        assert [client.sock for client in clients[:4]] == [None] * 4
+        began = time.monotonic()
+        eventually(lambda: worker not in service.workers())
+    figure(7, f"a worker with idle connections was gone {time.monotonic() - began:.1f} s after its last answer")
+    assert time.monotonic() - began < 10
+    service.wait_until_up()
+
+
+def _asks(client: http.client.HTTPConnection) -> int:
+    client.request("GET", "/health/live")
+    with client.getresponse() as answer:
+        answer.read()
+        return answer.status
+
+
 HELD = """
 from pathlib import Path
 import time

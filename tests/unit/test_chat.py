@@ -630,9 +630,8 @@ def test_fallback(serve: Serve, log_lines: Log, path: str, stream: bool) -> None
 
 
 @BOTH
-def test_heartbeat(serve: Serve, monkeypatch: pytest.MonkeyPatch, log_lines: Log, path: str) -> None:
+def test_heartbeat(serve: Serve, hasty: None, log_lines: Log, path: str) -> None:
     """While the backend is silent comments keep proxies from giving up; they are no part of the answer."""
-    monkeypatch.setattr("llm_api.dialects.openai.OpenAIDialect.heartbeat", 0.01)
     resume = threading.Event()
     fake = Fake("one", Chunk("Hi "), lambda _: resume.wait(PATIENCE), Chunk("there"), END)
     reply = ask_unbuffered(serve(fake), path)
@@ -646,8 +645,97 @@ def test_heartbeat(serve: Serve, monkeypatch: pytest.MonkeyPatch, log_lines: Log
     assert [(line["status"], line["response"]) for line in log_lines()] == [("ok", "Hi there")]
 
 
-def ask_unbuffered(client: FlaskClient, path: str) -> TestResponse:
-    return client.post(path, json=BODIES[path] | {"stream": True}, buffered=False)
+@pytest.fixture
+def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ten seconds of silence take no time."""
+    monkeypatch.setattr("llm_api.dialects.openai.OpenAIDialect.heartbeat", 0.01)
+
+
+def read_late(reply: TestResponse, resume: threading.Event) -> bytes:
+    """Read two comments, let the backend go on, and return the whole stream."""
+    frames = iter(reply.response)
+    got = [next(frames), next(frames)]
+    assert got == [b": keep-alive\n\n"] * 2
+    assert (reply.status_code, reply.headers.get("X-LLM-Backend")) == (200, None), "nobody has answered yet"
+    resume.set()
+    return b"".join([*got, *frames])
+
+
+LATE = [
+    ({}, [Chunk("Hi "), Chunk("there")], "Hi there", "one-model"),
+    ({"response_format": {"type": "json_object"}}, [Chunk('{"a"'), Chunk(": 1}")], '{"a": 1}', "model-it-named"),
+]
+
+
+@pytest.mark.parametrize(("fields", "chunks", "text", "model"), LATE, ids=["text", "JSON"])
+@BOTH
+def test_heartbeat_before_the_first_piece(
+    serve: Serve,
+    log_lines: Log,
+    hasty: None,
+    path: str,
+    fields: dict[str, Any],
+    chunks: list[Chunk],
+    text: str,
+    model: str,
+) -> None:
+    """A model that thinks, or writes JSON, is silent at first: the stream begins, and says later who answers."""
+    resume = threading.Event()
+    fake = Fake("one", lambda _: resume.wait(PATIENCE), *chunks, END)
+    data = read_late(ask_unbuffered(serve(fake), path, **fields), resume)
+    assert f": X-LLM-Backend: one, X-LLM-Model: {model}\n\n".encode() in data
+    assert text_of(data) == text
+    assert {event["model"].partition("/")[0] for event in read_events(data)[:-1]} == {"one"}
+    assert [(line["status"], line["backend"], line["response"]) for line in log_lines()] == [("ok", "one", text)]
+
+
+@BOTH
+def test_late_fallback(serve: Serve, log_lines: Log, hasty: None, path: str) -> None:
+    """A comment is no event: who fails after it falls back, and the stream says to whom and why."""
+    resume = threading.Event()
+    one = Fake("one", lambda _: resume.wait(PATIENCE), ServerError("m"))
+    data = read_late(ask_unbuffered(serve(one, Fake("two", *ANSWER)), path), resume)
+    assert b": X-LLM-Backend: two, X-LLM-Model: two-model, X-LLM-Fallback: server_error\n\n" in data
+    assert {event["model"].partition("/")[0] for event in read_events(data)[:-1]} == {"two"}
+    assert text_of(data) == "Hi there"
+    (line,) = log_lines()
+    assert (line["backend"], line["fallback_reason"], line["http_status"]) == ("two", "server_error", 200)
+
+
+@BOTH
+def test_late_error(serve: Serve, log_lines: Log, hasty: None, path: str) -> None:
+    """After a comment the status has left: the error is the stream's last event."""
+    resume = threading.Event()
+    one = Fake("one", lambda _: resume.wait(PATIENCE), ServerError("it broke"))
+    (event,) = read_events(read_late(ask_unbuffered(serve(one), path), resume))
+    assert (event["error"]["code"], event["error"]["message"]) == ("server_error", "it broke")
+    (line,) = log_lines()
+    assert (line["status"], line["http_status"], line["error"]["code"]) == ("error", 200, "server_error")
+    assert line["backend"] is None
+
+
+@BOTH
+def test_client_that_leaves_before_the_first_piece(serve: Serve, log_lines: Log, hasty: None, path: str) -> None:
+    """The backend that was asked is stopped at once, and no other one is asked."""
+    one, two = Fake("one", lambda _: one.over.wait(PATIENCE)), Fake("two")
+    reply = ask_unbuffered(serve(one, two), path)
+    next(iter(reply.response))
+    reply.close()
+    assert (one.over.is_set(), one.closed, two.asked) == (True, 1, [])
+    (line,) = log_lines()
+    assert (line["status"], line["http_status"], line["response"], line["backend"]) == ("aborted", 200, None, None)
+
+
+def text_of(data: bytes) -> str:
+    """Return the text of a whole stream that ended well."""
+    *events, end = read_events(data)
+    assert end == "[DONE]"
+    choices = [event["choices"][0] for event in events]
+    return "".join(choice.get("text") or choice.get("delta", {}).get("content", "") for choice in choices)
+
+
+def ask_unbuffered(client: FlaskClient, path: str, **fields: Any) -> TestResponse:
+    return client.post(path, json=BODIES[path] | {"stream": True} | fields, buffered=False)
 
 
 def leave(serve: Serve, path: str, fake: Fake, frames: int) -> None:
@@ -681,11 +769,15 @@ def test_client_that_leaves(serve: Serve, log_lines: Log, path: str, frames: int
     assert (line["response"], line["finish_reason"]) == (text, None)
 
 
-def test_client_that_leaves_a_silent_backend(serve: Serve, log_lines: Log, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_client_that_leaves_a_silent_backend(serve: Serve, log_lines: Log, hasty: None) -> None:
     """One that leaves at a heartbeat: the waiting backend is told, and doesn't wait to its end."""
-    monkeypatch.setattr("llm_api.dialects.openai.OpenAIDialect.heartbeat", 0.01)
     fake = Fake("one", Chunk("Hi "), lambda _: fake.over.wait(PATIENCE), END)
-    leave(serve, CHAT, fake, 4)
+    reply = ask_unbuffered(serve(fake), CHAT)
+    frames = iter(reply.response)
+    while b"Hi " not in next(frames):
+        pass
+    assert next(frames) == b": keep-alive\n\n"
+    reply.close()
     assert fake.over.is_set()
     assert fake.closed == 1
     assert [(line["status"], line["response"]) for line in log_lines()] == [("aborted", "Hi ")]

@@ -575,6 +575,12 @@ def test_descriptors_are_enough_for_all_threads(start: Start, threads: int, hard
     assert start("-c", code, THREADS=str(threads)).stdout == f"{raised}\n"
 
 
+def test_idle_connections_outlive_those_in_front(start: Start) -> None:
+    """nginx keeps its own for 60 s, browsers and Go's client for up to 90: whoever closes first loses no request."""
+    code = "import runpy; print(runpy.run_path('gunicorn.conf.py')['keepalive'] > 90)"
+    assert start("-c", code).stdout == "True\n"
+
+
 @pytest.mark.parametrize(
     ("line", "words"),
     [

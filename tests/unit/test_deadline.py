@@ -51,6 +51,15 @@ def test_each_is_stopped_at_its_own_time() -> None:
     assert not stopped["long"].is_set()
 
 
+def test_what_begins_after_the_client_has_gone_is_stopped() -> None:
+    """Who stops a request once must not miss what another thread is just about to begin."""
+    stopped = threading.Event()
+    deadline = Deadline(LONG)
+    deadline.hung_up()
+    with deadline.stopping(stopped.set):
+        assert stopped.wait(PATIENCE)
+
+
 def test_what_has_ended_is_not_stopped() -> None:
     """After the block nothing is called any more: the connection may serve another request by then."""
     first, second = threading.Event(), threading.Event()

@@ -1,13 +1,15 @@
 """Who is asked, in which order and how often, and that a fallback is never silent."""
 
 import json
+import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import pytest
 from asking import Log, Serve, ask
-from fakes import FAILURES, Clock, Fake, Turn
+from fakes import END, FAILURES, PATIENCE, Clock, Fake, Turn
 from flask.testing import FlaskClient
 
 from llm_api.errors import (
@@ -26,6 +28,7 @@ from llm_api.errors import (
     TimedOut,
     Unreachable,
 )
+from llm_api.exchange.breaker import MAX_MODELS
 from llm_api.runtime.deadline import Deadline
 from llm_api.types import Chunk, GenerationRequest
 
@@ -368,8 +371,101 @@ def test_an_open_breaker_without_fallback_says_when_to_come_again(serve: Serve, 
     clock.now += 4
     answer = ask(client)
     assert (answer.status_code, answer.get_json()["error"]["code"]) == (503, "circuit_open")
+    assert answer.get_json()["error"]["message"].endswith("at last: m"), "the cause, for clients that show only this"
     assert answer.headers["Retry-After"] == "6"
     assert [a["outcome"] for a in log_lines()[-1]["attempts"]] == ["circuit_open"]
+
+
+def test_each_model_has_its_own_breaker(serve: Serve, clock: Clock) -> None:
+    """A model that a client chose opens its own; the configured one answers, by its name too."""
+    one = Fake("one", turns=[ServerError("m")] * 5)
+    client = serve(one, Fake("two"))
+    chosen = [ask(client, model="bad").headers.get("X-LLM-Fallback") for _ in range(6)]
+    assert chosen == ["server_error"] * 5 + ["circuit_open"]
+    assert [ask(client, **named).get_json()["response"] for named in ({}, {"model": "one-model"})] == ["one"] * 2
+    assert client.get("/health").get_json()["status"] == "healthy"
+
+
+def test_the_configured_model_has_one_breaker_by_any_name(serve: Serve, clock: Clock) -> None:
+    """Named or not, it is the same model."""
+    one = Fake("one", turns=[ServerError("m")] * 5)
+    client = serve(one, Fake("two"))
+    for named in ({}, {"model": "one-model"}, {"model": "one/one-model"}, {}, {"model": "one-model"}):
+        ask(client, **named)
+    assert outcomes(client, 1) == ["circuit_open"]
+
+
+def test_names_of_models_are_forgotten(serve: Serve, clock: Clock) -> None:
+    """Clients choose them freely: those in use are remembered, the others make no process grow."""
+    one = Fake("one", turns=[ServerError("m")] * 5)
+    client = serve(one, Fake("two"))
+    for _ in range(5):
+        ask(client, model="bad")
+    for number in range(MAX_MODELS - 1):
+        ask(client, model=f"model-{number}")
+    assert ask(client, model="bad").headers.get("X-LLM-Fallback") == "circuit_open"
+    for number in range(MAX_MODELS):
+        ask(client, model=f"model-{number}")
+    assert ask(client, model="bad").get_json() == {"response": "one"}
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_node_that_serves_keeps_it_closed(serve: Serve, clock: Clock, stream: bool) -> None:
+    """Behind one address a dead node fails fast while the other one works: none of its failures opens the breaker."""
+    entered, release = threading.Event(), threading.Event()
+
+    def work(_: Deadline) -> None:
+        entered.set()
+        assert release.wait(PATIENCE)
+
+    one = Fake("one", turns=[[*([Chunk("begun")] if stream else []), work, END]])
+    client = serve(one, Fake("two"))
+    with ThreadPoolExecutor(1) as pool:
+        served = pool.submit(ask, client.application.test_client(), stream=stream)
+        try:
+            assert entered.wait(PATIENCE)
+            one.turns = [ServerError("m")] * 8
+            assert outcomes(client, 9) == ["server_error"] * 8 + ["ok"]
+        finally:
+            release.set()
+        assert "X-LLM-Fallback" not in served.result().headers
+
+
+def test_a_success_a_moment_ago_keeps_it_closed(serve: Serve, clock: Clock) -> None:
+    """For ten seconds a success says that a node lives; after that five failures open it again."""
+    one = Fake("one", turns=[[END], *[ServerError("m")] * 12])
+    client = serve(one, Fake("two"))
+    assert outcomes(client, 11) == ["ok", *["server_error"] * 10]
+    clock.now += 10.1
+    assert outcomes(client, 2) == ["server_error", "circuit_open"]
+
+
+def test_a_backend_that_hangs_opens_it(serve: Serve, clock: Clock) -> None:
+    """Those that wait behind the one that fails say nothing: they were sent after it."""
+    entered, release = threading.Event(), threading.Event()
+
+    def hang(deadline: Deadline) -> None:
+        entered.set()
+        assert release.wait(PATIENCE)
+
+    one = Fake("one", turns=[*[TimedOut("m")] * 4])
+    client = serve(one, Fake("two"))
+    outcomes(client, 4)
+
+    def overtaken(_: Deadline) -> None:
+        with ThreadPoolExecutor(1) as pool:
+            waiting.append(pool.submit(ask, client.application.test_client()))
+            assert entered.wait(PATIENCE)
+            pool.shutdown(wait=False)
+        raise TimedOut("m")
+
+    waiting: list[Future[Any]] = []
+    one.turns = [overtaken, hang]
+    try:
+        assert outcomes(client, 2) == ["timeout", "circuit_open"]
+    finally:
+        release.set()
+        waiting[0].result()
 
 
 def test_each_backend_has_its_own_breaker(serve: Serve, clock: Clock) -> None:
@@ -383,7 +479,8 @@ def test_each_backend_has_its_own_breaker(serve: Serve, clock: Clock) -> None:
 def test_retries_count_as_failures(serve: Serve, clock: Clock) -> None:
     """Every try counts, so a breaker may open within one request, which then is not retried any more."""
     one = Fake("one", turns=[Overloaded("m", retry_after=AT_ONCE)] * 10)
-    assert outcomes(serve(one, Fake("two"), max_retries=9), 2) == ["overloaded", "circuit_open"]
+    client = serve(one, Fake("two"), max_retries=3)
+    assert outcomes(client, 3) == ["overloaded", "overloaded", "circuit_open"]
     assert len(one.asked) == 5
 
 

@@ -85,20 +85,38 @@ def test_is_sending(pair: Pair, body: str, sending: bool) -> None:
 def test_which_connections_are_kept(pair: Pair, head: str, connections: int, closes: bool) -> None:
     """A connection is closed after a body that may be left unread, and where it would take another one's thread."""
     request = parse(pair, f"{POST}{head}\r\n").mesg
-    pre_request(SimpleNamespace(nr_conns=connections, cfg=SimpleNamespace(threads=4)), request)
+    pre_request(SimpleNamespace(busy_conns=connections, cfg=SimpleNamespace(threads=4)), request)
     assert request.should_close() is closes
 
 
-@pytest.mark.parametrize(("idle", "room"), [(0, 2), (3, 5), (9, 6)])
-def test_room_for_connections(monkeypatch: pytest.MonkeyPatch, idle: int, room: int) -> None:
-    """A worker has room for its threads and for those that ask nothing now, the latter up to `max_idle`."""
-    monkeypatch.setattr(GThread, "max_idle", 4)
+@pytest.fixture
+def worker() -> GThread:
+    """A worker of two threads that does not run."""
     config = Config()
     config.set("threads", 2)
-    worker = GThread(0, 0, [], None, 60, config, logging.getLogger())
-    worker.tmp.close()
+    made = GThread(0, 0, [], None, 60, config, logging.getLogger())
+    made.tmp.close()
+    return made
+
+
+@pytest.mark.parametrize(("idle", "room"), [(0, 2), (3, 5), (9, 6)])
+def test_room_for_connections(monkeypatch: pytest.MonkeyPatch, worker: GThread, idle: int, room: int) -> None:
+    """A worker has room for its threads and for those that ask nothing now, the latter up to `max_idle`."""
+    monkeypatch.setattr(GThread, "max_idle", 4)
     worker.keepalived_conns.extend(range(idle))
     assert worker.worker_connections == room
+
+
+@pytest.mark.parametrize(("said", "kept"), [(b"", 0), (b"GET", 1)], ids=["silent", "asks again"])
+def test_what_is_closed_when_its_time_is_over(pair: Pair, worker: GThread, said: bytes, kept: int) -> None:
+    """An idle connection, unless its client asks again at that moment: closed then, its request would be lost."""
+    client, served = pair
+    client.sendall(said)
+    closed: list[bool] = []
+    worker.poller = SimpleNamespace(unregister=lambda _: None)
+    worker.keepalived_conns.append(SimpleNamespace(sock=served, timeout=0.0, close=lambda: closed.append(True)))
+    worker.murder_keepalived()
+    assert (len(worker.keepalived_conns), len(closed)) == (kept, 1 - kept)
 
 
 def test_gthread_is_the_default() -> None:

@@ -33,10 +33,12 @@ from urllib3.exceptions import ProtocolError
 from llm_api import Settings
 from llm_api.backends import make_backend
 from llm_api.backends.http.base import MAX_ANSWER_BYTES
+from llm_api.backends.http.connections import Adapter, Call
 from llm_api.errors import ServerError
 from llm_api.exchange import attempts as generator
 from llm_api.runtime.deadline import Deadline
 
+TCP = ("TCP_KEEPIDLE", "TCP_KEEPINTVL", "TCP_KEEPCNT", "TCP_USER_TIMEOUT")
 KEYED = [provider for provider in PROVIDERS if provider.key]
 every_provider = pytest.mark.parametrize("provider", PROVIDERS, ids=str)
 every_keyed_provider = pytest.mark.parametrize("provider", KEYED, ids=str)
@@ -354,6 +356,19 @@ def test_connections_that_are_kept(make_client: Serve, head: str, connections: i
         client = make_client(**OLLAMA.at(far_end.address))
         assert [ask(client).json for _ in range(2)] == [{"response": "Hello"}] * 2
     assert len(set(ports)) == connections
+
+
+def test_a_host_that_dies_is_noticed() -> None:
+    """Within 20 s, by the system: whether it owes an answer, or has not confirmed what was sent (tcp(7))."""
+    with Socket(http(WHOLE)) as far_end:
+        call = Call("POST", far_end.address, "/x", {}, b"{}", 5.0)
+        with Adapter(far_end.address, None, 1).send(call):
+            assert call.sock
+            options = {name: call.sock.getsockopt(socket.IPPROTO_TCP, getattr(socket, name)) for name in TCP}
+            assert call.sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+    idle, interval, probes, unconfirmed = options.values()
+    assert idle + interval * probes <= 20
+    assert unconfirmed <= 20_000 - 1_000 * interval, "it is looked at when a probe is due"
 
 
 @pytest.mark.parametrize("status", [204, 304])

@@ -30,6 +30,9 @@ from ...runtime.deadline import look
 
 MAX_HEADERS = 100
 MAX_LINE_BYTES = 65_536
+# A host that dies without a word is noticed within 20 s, whether it owes an answer or has not confirmed what was sent;
+# else a request waits for it until its deadline. Linux's names (tcp(7)); another system has some of them.
+LIFE_SIGNS = {"TCP_KEEPIDLE": 10, "TCP_KEEPINTVL": 3, "TCP_KEEPCNT": 3, "TCP_USER_TIMEOUT": 15_000}
 
 
 class Call(requests.PreparedRequest):
@@ -223,6 +226,7 @@ class Adapter(HTTPAdapter):
             raise _failure(error) from None
         # that reads end in time is the watchdog's work; a timeout would cost each of them one more system call
         connection.sock.settimeout(None)
+        _watch(connection.sock)
         return connection
 
     def _alive(self) -> http.client.HTTPConnection | None:
@@ -277,6 +281,16 @@ def authority(url: SplitResult) -> dict[str, str]:
 
 def _proxy_headers(proxy: SplitResult) -> dict[str, str]:
     return {f"Proxy-{name}": value for name, value in authority(proxy).items()}
+
+
+def _watch(sock: socket.socket) -> None:
+    """Let the system notice that the other host is dead."""
+    if sock.family not in (socket.AF_INET, socket.AF_INET6):
+        return
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in LIFE_SIGNS.items():
+        if hasattr(socket, name):
+            sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
 
 
 def _has_news(sock: socket.socket) -> bool:

@@ -14,6 +14,7 @@ from ...errors import (
     InvalidAnswer,
     LLMAPIError,
     ModelNotFound,
+    Overloaded,
     QuotaExhausted,
     RateLimited,
     RequestRefused,
@@ -28,6 +29,9 @@ MAX_SEARCHED_CHARS = 4_000
 MAX_DEPTH = 4
 # Some answers have a `message` of their own, such as "success".
 ANSWERS = frozenset({"choices", "content", "done", "data", "models"})
+# What servers say that will take the request later (Ollama, llama.cpp, Anthropic, Hugging Face); a proxy before one
+# that is dead says 503 too, but not so.
+BUSY = re.compile(r"busy|try again|loading|overloaded|capacity|high demand|too many|queue", re.IGNORECASE)
 
 
 class Reply:
@@ -125,6 +129,7 @@ def error_for(backend: str, reply: Reply) -> LLMAPIError:
         retry_after=retry_after(reply.headers),
     )
     error.retryable = _may_be_retried(reply) and rule.kind not in (QuotaExhausted, ModelNotFound, InvalidAnswer)
+    error.busy = rule.kind is RateLimited or (rule.kind is Overloaded and bool(BUSY.search(reply.wording)))
     return error
 
 
