@@ -54,7 +54,7 @@ def answering(seconds: float, queue: int, refusal: Callable[[], Exception]) -> C
 def test_all_are_served(serve: Serve, log_lines: Log, stream: bool, refusal: Callable[[], Exception]) -> None:
     """20 clients before a server with a queue of three, as Ollama has it: each has its answer, and nothing opens."""
     one = Fake("one", answering(0.01, 3, refusal), Chunk("one"), END)
-    client = serve(one, Fake("two"), max_retries=2, threads=32)
+    client = serve(one, Fake("two"), max_retries=2, threads=32, request_timeout=30.0)
     with ThreadPoolExecutor(20) as pool:
         answers = list(pool.map(lambda _: ask(client.application.test_client(), stream=stream), range(20)))
     assert [answer.headers.get("X-LLM-Fallback") for answer in answers] == [None] * 20
@@ -147,7 +147,7 @@ def test_one_dead_node(serve: Serve, log_lines: Log, clients: int) -> None:
             raise ServerError("dead")
         time.sleep(0.02)  # the other one's work
 
-    client = serve(Fake("one", node, Chunk("one"), END), Fake("two"), max_retries=10, threads=32)
+    client = serve(Fake("one", node, Chunk("one"), END), Fake("two"), max_retries=10, threads=32, request_timeout=30.0)
     with ThreadPoolExecutor(clients) as pool:
         answers = list(pool.map(lambda _: ask(client.application.test_client()), range(40)))
     assert [answer.headers.get("X-LLM-Fallback") for answer in answers] == [None] * 40

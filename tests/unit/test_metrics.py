@@ -250,6 +250,18 @@ def test_breaker(serve: Serve, clock: Clock, send: Any) -> None:
     assert gauges() == [0, 0]
 
 
+def test_breaker_of_a_model_that_a_client_chose(serve: Serve) -> None:
+    """The gauge is the configured model's: a client's choice raises no alarm, and its name is no label."""
+    fake = Fake("chosen")
+    client = serve(fake)
+    ask(client)
+    fake.turns = [ServerError("m")] * FAILURES
+    for _ in range(FAILURES):
+        ask(client, model="bad-one")
+    assert numbers(client)[sample("circuit_breaker_open", backend="chosen")] == 0
+    assert "bad-one" not in client.get("/metrics").text
+
+
 def test_breaker_of_streams_that_break_off(serve: Serve) -> None:
     """Answers that begin and break off open it too, and the gauge says so at once."""
     client = serve(Fake("broken", turns=[[Chunk("Hi "), ServerError("m")]] * FAILURES))
