@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import re
 import secrets
+import time
 from collections.abc import Iterator
 
 from flask import Response, current_app, request
@@ -36,6 +37,8 @@ EXPOSED = {
     "Access-Control-Expose-Headers": "X-Request-ID, X-LLM-Backend, X-LLM-Model, X-LLM-Fallback, Retry-After, "
     "x-ratelimit-limit-requests, x-ratelimit-remaining-requests, x-ratelimit-reset-requests"
 }
+# Between a stream's error and the break: a browser forgets what it has not handed to its page when a connection breaks.
+BREAK_SECONDS = 0.2
 # In the environ, once a request is counted: the headers that say how many more its caller may make.
 RATES = "llm_api.rates"
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
@@ -136,6 +139,7 @@ def _to_the_break(parts: Iterator[str], is_served: bool) -> Iterator[str]:
         yield from parts
     except LLMAPIError:
         if is_served:
+            time.sleep(BREAK_SECONDS)
             raise ConnectionResetError(errno.ECONNRESET, "the answer broke off") from None
 
 

@@ -12,7 +12,7 @@ from urllib.request import Request, urlopen
 
 import pytest
 from e2e.service import Service, eventually
-from faults.upstreams import Peer, Upstream
+from faults.upstreams import OPENAI, UNTIL_CLOSED, Peer, Upstream
 from playwright.sync_api import expect
 
 from .conftest import Visitor
@@ -111,6 +111,18 @@ def test_errors_say_what_is_wrong(visitor: Visitor, serve: Serve) -> None:
     visitor.send("far too long", temperature="1")
     expect(page.locator("[data-state=failed] .notice.bad li")).to_contain_text("prompt: ")
     expect(page.locator("#prompt")).to_have_value("far too long")
+
+
+def test_a_stream_that_breaks(visitor: Visitor, serve: Serve, behind: Behind) -> None:
+    """The text so far stays, and the service's own words are there, not the browser's for the broken connection."""
+    far_end = behind(lambda peer: peer.send(UNTIL_CLOSED + OPENAI.pieces[0]))
+    page = visitor.goto(serve(**OPENAI.settings(far_end), MAX_RETRIES=0, LLM_FALLBACK="none"))
+    visitor.send("Hello")
+    expect(page.locator("[data-state=failed] .notice.bad")).to_contain_text("invalid_answer")
+    expect(page.locator("[data-state=failed] .said")).not_to_be_empty()
+    page.get_by_text("Conversation", exact=True).click()
+    visitor.send("Hello again")
+    expect(page.locator("[data-state=failed] .notice.bad")).to_contain_text("invalid_answer")
 
 
 def test_a_conversation_remembers(visitor: Visitor, smollm2: Service) -> None:

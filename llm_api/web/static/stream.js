@@ -17,8 +17,8 @@ async function* lines(answer) {
 // /generate: NDJSON
 export async function* generated(answer) {
   for await (const line of lines(answer)) {
-    const { response, error, done, details, finish_reason } = JSON.parse(line);
-    if (response) yield { text: response };
+    const { response, refusal, error, done, details, finish_reason } = JSON.parse(line);
+    if (response || refusal) yield { text: response || refusal };
     if (error) yield { error };
     else if (done) yield { end: { ...details, finish_reason } };
     if (done) return;
@@ -46,7 +46,8 @@ export async function* chatted(answer) {
       return;
     }
     const [choice] = choices;
-    if (choice?.delta.content) yield { text: choice.delta.content };
+    const text = choice?.delta.content || choice?.delta.refusal;
+    if (text) yield { text };
     if (choice?.finish_reason) end.finish_reason = choice.finish_reason;
     if (usage) end.usage = { input_tokens: usage.prompt_tokens, output_tokens: usage.completion_tokens };
   }
