@@ -55,12 +55,15 @@ TOO_LONG = {
     "Bedrock, Mistral": "This model's maximum context length is 32768 tokens. Please reduce the length of the prompt",
     "Gemini": "The input token count (1196265) exceeds the maximum number of tokens allowed (1048576).",
     "Gemini, newer": "The input token count exceeds the maximum number of tokens allowed 1048576.",
+    "Gemini, short": "The request exceeds the maximum number of tokens",
+    "Pangu": "超出了模型最大token限制。",
     "Vertex": "Unable to submit request because the input token count is 40000 but model only supports up to 32768. "
     "Reduce the input token count and try again.",
     "vLLM": (
         "You passed 5001 input tokens and requested 16 output tokens. However, the model's context length is only 4096 "
         "tokens, resulting in a maximum input length of 4080 tokens. Please reduce the length of the input prompt."
     ),
+    "vLLM, short": "the model's context length is only 4096 tokens",
     "vLLM, engine": "The decoder prompt (length 5001) is longer than the maximum model length of 4096. Make sure that "
     "`max_model_len` is no smaller than the number of text tokens.",
     "vLLM, v0": "The prompt (total length 5001) is too long to fit into the model (context length 4096).",
