@@ -374,6 +374,7 @@ WITHIN: dict[str, tuple[Json, int, str]] = {
     "no more": ({"error": {"message": "failed"}}, 502, "server_error"),
     "text": ({"error": "failed"}, 502, "server_error"),
     "true": ({"error": True}, 502, "server_error"),
+    "text with a status": ({"error": "slow down", "status": 429}, 429, "rate_limited"),
     "object": ({"object": "error", "message": "failed", "type": "x", "code": 50001}, 502, "server_error"),
     "object, 400": (
         {"object": "error", "message": "bad", "type": "BadRequestError", "code": 400},
@@ -395,6 +396,8 @@ def test_error_inside_an_answer(
     """An error with status 200, whole or as the first event, is what it would be with the status that it says."""
     far_end.post(CLUSTER_URL, json=body)
     reply = ask(make_client(**OPENAI.at(CLUSTER)))
+    assert (reply.status_code, error_of(reply)["code"]) == (status, code)
+    reply = ask(make_client(**OPENAI.at(CLUSTER)), stream=True)
     assert (reply.status_code, error_of(reply)["code"]) == (status, code)
     far_end.replace("POST", CLUSTER_URL, body=event(body) + event("[DONE]"))
     reply = ask(make_client(**OPENAI.at(CLUSTER)), stream=True)
