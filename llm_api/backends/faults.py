@@ -52,7 +52,6 @@ TOO_LONG = _any(
     r"tokens too long",
     r"exceed\w*\W+(the |this |your |its )?(\w+'s |model'?s? )?(available |maximum |max )?context",
     r"context[ _](window|length|size)( has been| is)?[ _]?(exceed|full)",
-    r"context window exceeds limit",
     r"max(imum)? (context|prompt|model|input) length (is|of)",
     r"context length is (only )?\d",
     r"longer than the (model'?s context length|maximum model length)",
@@ -72,7 +71,6 @@ TOO_LONG = _any(
     r"tokens, but the configured context size is",
     r"range of input length should be",
     r"reduce the length of the (messages|prompt|input)",
-    r"prompt token count[^.]{0,40} exceeds the limit",
     r"tokens in request more than max tokens allowed",
     r"超出.{0,8}最大.{0,8}(token|长度)",
 )

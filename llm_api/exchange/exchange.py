@@ -217,8 +217,6 @@ class Exchange:
 
     def _summary(self, status: str, http_status: int, error: LLMAPIError | None) -> End:
         complete = self._last.finish_reason is not None
-        for failed in filter(None, (attempt.error for attempt in self._attempts)):
-            failed.redact(self._chain.settings.redact)
         return End(
             status,
             http_status,

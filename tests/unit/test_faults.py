@@ -53,12 +53,15 @@ TOO_LONG = {
     "Bedrock, Mistral": "This model's maximum context length is 32768 tokens. Please reduce the length of the prompt",
     "Gemini": "The input token count (1196265) exceeds the maximum number of tokens allowed (1048576).",
     "Gemini, newer": "The input token count exceeds the maximum number of tokens allowed 1048576.",
+    "Gemini, short": "The request exceeds the maximum number of tokens",
+    "Pangu": "超出了模型最大token限制。",
     "Vertex": "Unable to submit request because the input token count is 40000 but model only supports up to 32768. "
     "Reduce the input token count and try again.",
     "vLLM": (
         "You passed 5001 input tokens and requested 16 output tokens. However, the model's context length is only 4096 "
         "tokens, resulting in a maximum input length of 4080 tokens. Please reduce the length of the input prompt."
     ),
+    "vLLM, short": "the model's context length is only 4096 tokens",
     "vLLM, engine": "The decoder prompt (length 5001) is longer than the maximum model length of 4096. Make sure that "
     "`max_model_len` is no smaller than the number of text tokens.",
     "vLLM, v0": "The prompt (total length 5001) is too long to fit into the model (context length 4096).",
@@ -369,6 +372,7 @@ WITHIN: dict[str, tuple[Json, int, str]] = {
     "no more": ({"error": {"message": "failed"}}, 502, "server_error"),
     "text": ({"error": "failed"}, 502, "server_error"),
     "true": ({"error": True}, 502, "server_error"),
+    "text with a status": ({"error": "slow down", "status": 429}, 429, "rate_limited"),
     "object": ({"object": "error", "message": "failed", "type": "x", "code": 50001}, 502, "server_error"),
     "object, 400": (
         {"object": "error", "message": "bad", "type": "BadRequestError", "code": 400},
@@ -390,6 +394,8 @@ def test_error_inside_an_answer(
     """An error with status 200, whole or as the first event, is what it would be with the status that it says."""
     far_end.post(CLUSTER_URL, json=body)
     reply = ask(make_client(**OPENAI.at(CLUSTER)))
+    assert (reply.status_code, error_of(reply)["code"]) == (status, code)
+    reply = ask(make_client(**OPENAI.at(CLUSTER)), stream=True)
     assert (reply.status_code, error_of(reply)["code"]) == (status, code)
     far_end.replace("POST", CLUSTER_URL, body=event(body) + event("[DONE]"))
     reply = ask(make_client(**OPENAI.at(CLUSTER)), stream=True)

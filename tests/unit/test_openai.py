@@ -419,3 +419,9 @@ def test_what_is_left_out_is_logged(make_client: Serve, far_end: FarEnd, log_lin
         ["temperature"],
         ["temperature"],
     ]
+
+
+def test_a_server_that_does_not_stream(make_client: Serve, far_end: FarEnd) -> None:
+    """A whole answer to a streamed request is a stream of one piece."""
+    far_end.post(CLUSTER_URL, json=openai_answer("Hello"))
+    assert texts_of(ask(make_client(**OPENAI.at(CLUSTER)), stream=True)) == ["Hello"]

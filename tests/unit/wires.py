@@ -221,6 +221,9 @@ OPENAI_STREAMS = {
     "finish with the last text": HEL + delta("lo", "stop") + DONE,
     "obfuscation": delta("Hel", obfuscation="xyz") + delta("lo", service_tier="flex") + TAIL,
     "no error": delta("Hel", error=None) + LO + TAIL,
+    "message so far": HEL
+    + event({"choices": [{"delta": {"content": "lo"}, "message": {"content": "Hello"}}]})
+    + event({"choices": [{"delta": {}, "message": {"content": "Hello"}, "finish_reason": "stop"}]}),
     "empty reasons": delta("Hel", "") + delta("lo", "") + TAIL,
     "success": delta("Hel", message="success", code=0) + LO + TAIL,
     "parts": other_delta({"content": MAGISTRAL[:2]}) + other_delta({"content": MAGISTRAL[2:]}) + TAIL,
@@ -251,6 +254,7 @@ OPENAI_TAILS = {
     "error as text": (event({"error": "no"}), "server_error"),
     "error without type": (event({"error": {"message": "failed"}}), "server_error"),
     "overloaded": (event(openai_error(None, kind="overloaded_error")), "overloaded"),
+    "error that is no event": (json.dumps(openai_error(None, kind="server_error"), indent=1).encode(), "server_error"),
 }
 OPENAI_FAULTS = {  # docs/providers.md, 3.4
     "400 value": Fault(400, openai_error("unsupported_value", param="messages"), 400, "unsupported_value", False),

@@ -202,7 +202,7 @@ class Vendor(HttpBackend):
     `address` is the second of these names where it is another one.
     """
 
-    prefix: ClassVar[str]
+    prefix: ClassVar[str] = ""
     address: ClassVar[str] = "base_url"
 
     def __init__(self, settings: Settings) -> None:
@@ -221,11 +221,11 @@ class Vendor(HttpBackend):
 
     @property
     def extra_body(self) -> Mapping[str, Any]:
-        return getattr(self.settings, f"{self.prefix}_extra_body") or {}
+        return getattr(self.settings, f"{self.prefix}_extra_body", None) or {}
 
     @property
     def extra_headers(self) -> Mapping[str, str]:
-        return getattr(self.settings, f"{self.prefix}_extra_headers") or {}
+        return getattr(self.settings, f"{self.prefix}_extra_headers", None) or {}
 
     def left_out(self, request: GenerationRequest) -> tuple[str, ...]:
         said = [name for name in LEFT_OUT if getattr(request, name) is not None]

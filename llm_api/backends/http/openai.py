@@ -192,7 +192,8 @@ def read_deltas(backend: str, events: Iterable[Mapping[str, Any]]) -> Iterator[C
             if error_in(choice):  # OpenRouter's
                 raise stream_error(backend, choice)
             finish = finish or choice.get("finish_reason")
-            delta = choice.get("delta") or {}
+            # a server that does not stream has a message; Perplexity has both, of which the message is all so far
+            delta = choice.get("delta" if "delta" in choice else "message") or {}
             text, refusal = _text(delta.get("content")) or "", delta.get("refusal") or ""
             if text or refusal:
                 yield Chunk(text, model=model, refusal=refusal)

@@ -95,7 +95,7 @@ def error_in(body: Mapping[str, Any], status: int = 200) -> dict[str, Any]:
         return error
     if error or body.get("type") == "error":
         # Ollama's, Hugging Face's; TGI names the kind beside it
-        return {"message": error, "type": body.get("error_type"), "code": body.get("code")}
+        return {**body, "message": error, "type": body.get("error_type") or body.get("type")}
     if status == 200 and body.get("object") != "error" and not body.keys().isdisjoint(ANSWERS):
         return {}
     # vLLM's and Mistral's, FastAPI's, Bedrock's

@@ -54,16 +54,20 @@ def split_lines(parts: Iterable[bytes]) -> Iterator[bytes]:
 def event_data(lines: Iterable[bytes]) -> Iterator[bytes]:
     """Yield the data of each server-sent event; comments, empty events and an unfinished last one are dropped.
 
-    The event's name is not needed: every provider repeats it inside the data. (WHATWG HTML, server-sent events.)
+    The event's name is not needed: every provider repeats it inside the data. (WHATWG HTML, server-sent events.) From
+    a server that sends one JSON object instead, mostly an error, that is the data.
     """
     data: list[bytes] = []
-    for line in lines:
+    rest = iter(lines)
+    for line in rest:
         if not line:
             if any(data):
                 yield b"\n".join(data)
             data.clear()
         elif line.startswith(b"data:"):
             data.append(line[5:].removeprefix(b" "))
+        elif line.startswith(b"{"):
+            yield b"\n".join([line, *rest])
 
 
 def json_object(data: bytes) -> dict[str, Any]:
