@@ -27,6 +27,7 @@ HTTP_THREADS = 128
 # Conversations whose slot has gone to others are kept in memory; llama.cpp would take 8 GiB for that.
 CACHE_MIB = 512
 CANT_LOAD = 3
+PACKAGE = Path(__file__).parents[2]
 
 
 def main() -> None:
@@ -51,7 +52,7 @@ def load(asked: dict[str, Any], tell: socket.socket) -> None:
     """Serve at the socket `asked["http"]`, then write to `tell` what a user must know: one line of JSON."""
     try:
         began, key = time.monotonic(), secrets.token_hex()
-        server = llama_cpp(asked, key)
+        server = (llama_cpp if asked["model"].endswith(".gguf") else transformers)(asked, key)
         hello = {"pid": os.getpid(), "key": key, "seconds": time.monotonic() - began}
         tell.sendall(json.dumps(hello).encode() + b"\n")
         threading.Event().wait()
@@ -80,6 +81,14 @@ def llama_cpp(asked: dict[str, Any], key: str) -> object:
     params.ui = params.warmup = False
     params.verbosity = 1  # errors
     return xllamacpp.Server(params)
+
+
+def transformers(asked: dict[str, Any], key: str) -> object:
+    """Return a server of a model in transformers, which runs in threads of its own."""
+    sys.path.insert(0, str(PACKAGE.parent))
+    from llm_api.backends.local.wire import Server
+
+    return Server(asked, key)
 
 
 def hold_leases(listener: socket.socket, loaded: socket.socket) -> None:
