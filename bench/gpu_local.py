@@ -91,7 +91,6 @@ class Alone:
     def __init__(self, folder: Path) -> None:
         import torch
         import transformers
-        from transformers.generation.configuration_utils import ContinuousBatchingConfig
 
         transformers.logging.set_verbosity_error()
         is_gpu = torch.cuda.is_available()
@@ -100,10 +99,19 @@ class Alone:
         dtype = torch.bfloat16 if is_gpu else torch.float32
         self._model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
         self._model.to("cuda" if is_gpu else "cpu")
+        self._is_gpu = is_gpu
+
+    def start(self) -> None:
+        """Begin the batching, after which `generate` may not work any more."""
+        import transformers
+        from transformers.generation.configuration_utils import ContinuousBatchingConfig
+
         sampling = transformers.GenerationConfig(
             do_sample=True, temperature=0.7, top_p=0.9, eos_token_id=self._tokenizer.eos_token_id, pad_token_id=0
         )
-        room = {} if is_gpu else {"num_blocks": 128, "max_batch_tokens": 512}  # a CPU's is not measured without psutil
+        room = (
+            {} if self._is_gpu else {"num_blocks": 128, "max_batch_tokens": 512}
+        )  # a CPU's is not measured without psutil
         wanted = ContinuousBatchingConfig(use_cuda_graph=True, per_request_processors=True, **room)
         self._manager = self._model.init_continuous_batching(
             generation_config=sampling, continuous_batching_config=wanted
@@ -134,7 +142,7 @@ class Alone:
             input_ids=ids, attention_mask=self._torch.ones_like(ids), max_new_tokens=tokens, do_sample=True,
             temperature=0.7, pad_token_id=0,
         )  # fmt: skip
-        return (made.shape[1] - ids.shape[1]) / (time.perf_counter() - began)
+        return float((made.shape[1] - ids.shape[1]) / (time.perf_counter() - began))
 
 
 def alone(folder: Path, sizes: list[int], tokens: int, rounds: int) -> None:
@@ -142,6 +150,7 @@ def alone(folder: Path, sizes: list[int], tokens: int, rounds: int) -> None:
     engine = Alone(folder)
     engine.generate(8)
     rows = {"seed": [Row(engine.generate(tokens), 0.0) for _ in range(rounds)]}
+    engine.start()
     for size in sizes:
         engine.batch(size, tokens)  # makes its graphs
         rows[str(size)] = [engine.batch(size, tokens) for _ in range(rounds)]

@@ -36,7 +36,6 @@ def main() -> None:
     # It ends when its users have: a terminal or a supervisor tells all of them at once, and answers are still to leave.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (MAX_OUTPUT_BYTES, MAX_OUTPUT_BYTES))
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(asked["lease"])
     listener.listen(128)
@@ -66,6 +65,7 @@ def llama_cpp(asked: dict[str, Any], key: str) -> object:
     """Return llama.cpp's server, which runs in threads of its own."""
     import xllamacpp
 
+    resource.setrlimit(resource.RLIMIT_FSIZE, (MAX_OUTPUT_BYTES, MAX_OUTPUT_BYTES))
     params = xllamacpp.CommonParams()
     params.model.path = asked["model"]
     params.model_alias = {asked["name"]}

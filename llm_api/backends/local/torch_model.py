@@ -11,9 +11,9 @@ import copy
 import itertools
 import math
 import threading
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import aclosing, asynccontextmanager
+from contextlib import aclosing, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,6 +29,9 @@ PAGE_TOKENS = 256
 STEP_TOKENS = 512
 # A batch has no other word for greedy: of equal tokens the second of these leaves one.
 GREEDY = {"temperature": 1.0, "top_k": 1, "top_p": 0.01}
+
+# With less, what is divided by it is no number any more, and on a GPU that ends the process.
+MIN_TEMPERATURE = 1e-3
 
 
 class EngineBroken(Exception):
@@ -52,7 +55,8 @@ class Wish:
     @property
     def sampling(self) -> dict[str, float]:
         """What it says of how to choose among the tokens."""
-        said = {"temperature": self.temperature, "top_p": self.top_p}
+        warm = None if self.temperature is None else max(self.temperature, MIN_TEMPERATURE)
+        said = {"temperature": warm, "top_p": self.top_p}
         return {name: float(value) for name, value in said.items() if value is not None}
 
 
@@ -67,6 +71,7 @@ class TorchModel:
         self._model = transformers.AutoModelForCausalLM.from_pretrained(path, dtype=dtype).to(device)
         self.context = min(context, getattr(self._model.config, "max_position_embeddings", None) or context)
         self._config = self._model.generation_config
+        self._attention = self._model.config._attn_implementation
         self._batches = _Batches(self._model, slots * context)
         # for life: in a thread made for each answer, CUDA made its handles again, which took two thirds of the time
         self._thread = ThreadPoolExecutor(1)
@@ -127,17 +132,30 @@ class TorchModel:
         if wish.seed is not None:
             torch.manual_seed(wish.seed)
         try:
-            self._model.generate(
-                input_ids=ids,
-                attention_mask=torch.ones_like(ids),
-                **_sampling(wish),
-                max_new_tokens=wish.limit,
-                pad_token_id=self._tokenizer.pad_token_id or self._tokenizer.eos_token_id,
-                streamer=_Streamer(put),
-                stopping_criteria=[lambda ids, scores, **_: torch.full((1,), left.is_set(), device=ids.device)],
-            )
+            with self._unbatched():
+                self._model.generate(
+                    input_ids=ids,
+                    attention_mask=torch.ones_like(ids),
+                    **_sampling(wish),
+                    max_new_tokens=wish.limit,
+                    pad_token_id=self._tokenizer.pad_token_id or self._tokenizer.eos_token_id,
+                    streamer=_Streamer(put),
+                    stopping_criteria=[lambda ids, scores, **_: torch.full((1,), left.is_set(), device=ids.device)],
+                )
+        except Exception as error:  # after an error on a GPU nothing there works any more
+            raise EngineBroken(f"{type(error).__name__}: {error}") from error
         finally:
             put([])
+
+    @contextmanager
+    def _unbatched(self) -> Iterator[None]:
+        """Let the model attend to one answer's tokens, as it did before it was made ready for batches."""
+        batched = self._model.config._attn_implementation
+        self._model.set_attn_implementation(self._attention)
+        try:
+            yield
+        finally:
+            self._model.set_attn_implementation(batched)
 
 
 class _Batches:
@@ -196,10 +214,7 @@ class _Batches:
 
     def _ask(self, name: str, prompt: list[int], wish: Wish, take: Callable[[Any], object]) -> None:
         self._manager.register_result_handler(name, take)
-        said = {"temperature": wish.temperature, "top_p": wish.top_p}
-        sampling = (
-            GREEDY if wish.is_greedy else self._defaults | {k: float(v) for k, v in said.items() if v is not None}
-        )
+        sampling = GREEDY if wish.is_greedy else self._defaults | wish.sampling
         asked = self._manager.add_request(
             prompt, request_id=name, max_new_tokens=wish.limit, streaming=True, **sampling
         )
