@@ -1,86 +1,157 @@
-"""Tokens per second of the packaged model: through the API, and from the engine alone, the same prompt in turn."""
+"""The packaged model's speed through the API and from the bare engine: tokens/s in all, the first token, a fifth turn.
+
+Both answer the same prompts in turn. The engine is llama.cpp's own server with the settings that the service gives it.
+"""
 
 from __future__ import annotations
 
+import http.client
+import itertools
+import json
 import statistics
+import subprocess
 import sys
 import time
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import xllamacpp
+from llm_api.backends.local import model
+from llm_api.runtime.cores import usable_cores
 
-from llm_api.backends.local.engine import engine as local
+from . import harness, services
 
-from . import harness, load, services
-
-PROMPT = "Tell me a long story about a lighthouse."
-SYSTEM = "You are a helpful assistant."
-
-
-class Engine:
-    """llama.cpp with the model and the settings that the service gives it, and nothing around it."""
-
-    def __init__(self) -> None:
-        params = xllamacpp.CommonParams()
-        params.model.path = local._packaged_file()
-        params.n_ctx, params.n_parallel = local.CONTEXT_TOKENS * local.PARALLEL, local.PARALLEL
-        params.kv_unified = False
-        params.cpuparams.n_threads = local.CPU_THREADS
-        params.warmup, params.verbosity = False, -1
-        self._server = xllamacpp.Server(params)
-
-    def tokens_a_second(self, tokens: int) -> float:
-        """Generate that many tokens."""
-        messages = [{"role": "system", "content": SYSTEM}, {"role": "user", "content": PROMPT}]
-        pieces: list[dict[str, Any]] = []
-        began = time.perf_counter()
-        self._server.handle_chat_completions(
-            {"messages": messages, "max_tokens": tokens, "temperature": 0, "stream": True,
-             "stream_options": {"include_usage": True}},
-            lambda piece: bool(pieces.append(piece)),
-        )  # fmt: skip
-        seconds = time.perf_counter() - began
-        usage = next(piece["usage"] for piece in reversed(pieces) if piece.get("usage"))
-        return float(usage["completion_tokens"] / seconds)
+SYSTEM = {"role": "system", "content": "You are a helpful assistant."}
+CLIENTS = (1, 4, 8)
+TURNS = 5
+TURN_CHARS = 1000
+HEADERS = {"Content-Type": "application/json", "Authorization": f"Bearer {services.KEY}"}
+ENGINE = """
+import sys, xllamacpp
+params = xllamacpp.CommonParams()
+params.model.path, params.n_parallel, params.n_ctx, params.kv_unified = sys.argv[1], 8, 8 * 4096, False
+params.cpuparams.n_threads = params.cpuparams_batch.n_threads = int(sys.argv[2])
+params.warmup, params.verbosity = False, -1
+server = xllamacpp.Server(params)
+print(server.listening_address, flush=True)
+sys.stdin.read()
+"""
+numbers = itertools.count()
 
 
-def service(folder: Path, tokens: int) -> services.Service:
-    """Return the service with the model in it."""
-    made = services.ours("local", services.provider(), folder, LLM_BACKEND="huggingface", WEB_CONCURRENCY="1")
+@dataclass(frozen=True)
+class Streamed:
+    """One answer: its pieces, and the seconds to the first and to the last."""
+
+    pieces: int
+    first: float
+    whole: float
+
+
+@contextmanager
+def engine() -> Iterator[int]:
+    """Run the bare engine on all cores; yield its port."""
+    command = [sys.executable, "-c", ENGINE, model.find(None), str(usable_cores())]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout
+        yield int(process.stdout.readline().rpartition(":")[2])
+        process.kill()
+
+
+def service(folder: Path) -> services.Service:
+    """Return the service with the model."""
+    made = services.ours("local", services.provider(), folder, LLM_BACKEND="huggingface")
     made.command = (sys.executable, "-m", "gunicorn", "wsgi:app")
-    made.streamed = f'{{"prompt": "%s", "max_tokens": {tokens}, "temperature": 0, "stream": true}}'
     return made
 
 
-def through_the_api(running: services.Service, tokens: int) -> float:
-    """Return tokens per second of one streamed answer of that many tokens."""
-    return tokens / load.stream(running, PROMPT).whole
+def stream(port: int, messages: list[dict[str, str]], tokens: int) -> Streamed:
+    """Read one answer as it comes: both have OpenAI's wire."""
+    body = {"model": "default", "stream": True, "max_tokens": tokens, "temperature": 0.7, "seed": next(numbers)}
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=600)
+    began = time.perf_counter()
+    connection.request("POST", "/v1/chat/completions", json.dumps(body | {"messages": messages}), HEADERS)
+    answer = connection.getresponse()
+    assert answer.status == 200, answer.read()
+    arrived = [time.perf_counter() - began for line in answer if _text(line)]
+    return Streamed(len(arrived), arrived[0], arrived[-1])
 
 
-def measure(short: bool, stack: ExitStack, folder: Path) -> dict[str, list[float]]:
-    """Take turns."""
-    tokens = 32 if short else 256
-    engine = Engine()
-    running = stack.enter_context(service(folder, tokens).running())
-    both = {
-        "the API": lambda: through_the_api(running, tokens),
-        "the engine alone": lambda: engine.tokens_a_second(tokens),
-    }
-    harness.interleaved(1, both)  # what is loaded at the first request
-    return harness.interleaved(1 if short else 5, both)
+def _text(line: bytes) -> str | None:
+    data = line.removeprefix(b"data:").strip()
+    choices: list[Any] = json.loads(data)["choices"] if data.startswith(b"{") else []
+    return choices[0]["delta"].get("content") if choices else None
+
+
+def at_once(port: int, clients: int, tokens: int) -> tuple[float, float]:
+    """Return the tokens/s of so many clients in all, and the median seconds to a first token."""
+    asked = [f"Story {next(numbers)}: write a very long story about a king and a dragon." for _ in range(clients)]
+    story = [[SYSTEM, {"role": "user", "content": text}] for text in asked]
+    began = time.perf_counter()
+    with ThreadPoolExecutor(clients) as pool:
+        answers = list(pool.map(lambda messages: stream(port, messages, tokens), story))
+    rate = sum(answer.pieces for answer in answers) / (time.perf_counter() - began)
+    return rate, statistics.median(answer.first for answer in answers)
+
+
+def last_turn(port: int) -> float:
+    """Return the seconds to the first token of the fifth turn of a conversation."""
+    text = f"Part {next(numbers)} of a story. " * (TURN_CHARS // 20)
+    messages = [SYSTEM]
+    for _ in range(TURNS):
+        messages = [*messages, {"role": "user", "content": text}]
+        first = stream(port, messages, 4).first
+        messages = [*messages, {"role": "assistant", "content": "Go on."}]
+    return first
+
+
+@contextmanager
+def busy_core() -> Iterator[None]:
+    """Keep one core busy besides."""
+    with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as process:
+        yield
+        process.kill()
+
+
+def rows(ports: dict[str, int], rounds: int, tokens: int) -> Iterator[list[str]]:
+    """Yield the table's lines, each measured in turns."""
+
+    def taken(measure: Callable[[int], Any]) -> list[list[Any]]:
+        measures = {who: lambda port=port: measure(port) for who, port in ports.items()}
+        return list(harness.interleaved(rounds, measures).values())
+
+    for clients in CLIENTS:
+        ours, bare = taken(lambda port, k=clients: at_once(port, k, tokens))
+        yield line(f"tokens/s, {clients} at once", [r for r, _ in ours], [r for r, _ in bare], "≥ 0.95")
+        yield line(f"first token, {clients} at once, s", [f for _, f in ours], [f for _, f in bare], "≤ 1.1")
+    yield line(f"first token of turn {TURNS}, s", *taken(last_turn), "≤ 1.1")
+    with busy_core():
+        ours, bare = taken(lambda port: at_once(port, 1, tokens))
+        yield line("tokens/s, beside a busy core", [r for r, _ in ours], [r for r, _ in bare], "≥ 0.95")
+
+
+def line(what: str, ours: list[float], bare: list[float], aim: str) -> list[str]:
+    """Return one line: both medians, and the median of the rounds' ratios."""
+    shown = [harness.number(statistics.median(values)) for values in (ours, bare)]
+    return [what, *shown, f"{harness.ratio(ours, bare):.2f} ({aim})"]
 
 
 def main() -> None:
     """Print the table."""
     short = harness.is_short(__doc__)
     with harness.workshop() as (stack, folder):
-        taken = measure(short, stack, folder)
-    share = f"{harness.ratio(taken['the API'], taken['the engine alone']):.3f} (≥ 0.95)"
-    rates = [harness.number(statistics.median(values)) for values in taken.values()]
-    head = ["SmolLM2-135M-Instruct", *(f"{name}, tokens/s" for name in taken), "ratio (aim)"]
-    harness.publish("model", harness.table(head, [["one at a time", *rates, share]]))
+        running = service(folder)
+        loading = ["from the start to the first answer, s", harness.number(running.start()), "", ""]
+        stack.callback(running.stop)
+        ports = {"the API": running.port, "the engine alone": stack.enter_context(engine())}
+        for port in ports.values():
+            at_once(port, 1, 8)  # the first is slower
+        table = list(rows(ports, 1 if short else 5, 16 if short else 96))
+    head = ["SmolLM2-135M-Instruct", *ports, "ratio (aim)"]
+    harness.publish("model", harness.table(head, [*table, loading]))
 
 
 if __name__ == "__main__":

@@ -30,6 +30,10 @@ class Backend(ABC):
     def begin(self) -> None:  # noqa: B027  (most have nothing to begin)
         """Begin, in this process, what the first request would wait for. Returns at once; raises a BackendError."""
 
+    def numbers(self, deadline: Deadline) -> dict[str, float]:
+        """Return what /metrics is to show of it besides, by names as Prometheus wants them. Raises as `check` does."""
+        return {}
+
     @abstractmethod
     def stream(self, request: GenerationRequest, deadline: Deadline) -> Iterator[Chunk]:
         """Yield the answer. Only the last chunk has a `finish_reason`, and it has the usage where that is known.

@@ -16,6 +16,7 @@ from pathlib import Path
 from ..backends import Backend
 from ..errors import LLMAPIError
 from ..exchange.exchange import Generator
+from ..runtime.cores import usable_cores
 from ..runtime.deadline import Deadline
 from ..settings import Settings
 from ..web.limits import RateLimits
@@ -58,6 +59,7 @@ def examine(generator: Generator, nginx: Path | None) -> Iterator[Finding]:
     yield from _callers(settings)
     yield from _rates(settings)
     yield from _gunicorn(settings)
+    yield from _threads(settings)
     if nginx:
         yield from _nginx(settings, nginx.read_text("utf-8", "replace"))
 
@@ -146,6 +148,15 @@ def _gunicorn(settings: Settings) -> Iterator[Finding]:
         )  # fmt: skip
     else:
         yield Finding("ok", f"a stopping worker waits {graceful:g} s for its requests; give its supervisor 10 s more")
+
+
+def _threads(settings: Settings) -> Iterator[Finding]:
+    cores = usable_cores()
+    if (settings.hf_threads or 0) > cores:
+        yield Finding(
+            "warning", f"HF_THREADS={settings.hf_threads}, but {cores} cores may be used: threads wait for each other",
+            "leave HF_THREADS unset",
+        )  # fmt: skip
 
 
 def _nginx(settings: Settings, text: str) -> Iterator[Finding]:

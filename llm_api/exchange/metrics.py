@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, Metric, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 
@@ -116,11 +117,25 @@ class _Workers(Collector):
         return merged
 
 
-def exposition() -> tuple[bytes, str]:
-    """Return all numbers in Prometheus' text format, and its media type."""
+class _Others(Collector):
+    """What the backends tell at this moment, by their names without `llm_api_`."""
+
+    def __init__(self, numbers: Mapping[str, float]) -> None:
+        self._numbers = numbers
+
+    def collect(self) -> Iterable[Metric]:
+        for name, value in self._numbers.items():
+            kind = CounterMetricFamily if name.endswith("_total") else GaugeMetricFamily
+            yield kind(f"llm_api_{name}", "Of the local model's process.", value)
+
+
+def exposition(numbers: Mapping[str, float]) -> tuple[bytes, str]:
+    """Return all numbers in Prometheus' text format, those of the backends too, and its media type."""
     _in_flight.inc(0)  # what has no labels is shown from the start
     registry = _registry
     if os.environ.get(FOLDER):
         registry = CollectorRegistry()
         registry.register(_Workers())
-    return generate_latest(registry), CONTENT_TYPE_LATEST
+    others = CollectorRegistry()
+    others.register(_Others(numbers))
+    return generate_latest(registry) + generate_latest(others), CONTENT_TYPE_LATEST

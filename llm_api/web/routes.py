@@ -11,6 +11,7 @@ from .. import strict_json
 from ..errors import LLMAPIError
 from ..exchange.exchange import Exchange
 from ..exchange.metrics import exposition
+from ..runtime.cores import usable_cores
 from . import openai_routes, pages
 from .http import (
     answer_error,
@@ -72,7 +73,7 @@ def live() -> Response:
 @blueprint.get("/metrics")
 def metrics() -> Response:
     """Show the numbers of all workers, in Prometheus' text format."""
-    numbers, media_type = exposition()
+    numbers, media_type = exposition(service().numbers())
     return Response(numbers, content_type=media_type)
 
 
@@ -88,6 +89,7 @@ def openapi() -> Response:
 def config() -> Response:
     """Show the settings, without secrets."""
     public = service().settings.public()
+    public["hf_threads"] = public["hf_threads"] or usable_cores()
     first = {"backend": public.pop("llm_backend")}
     first |= {name: public.pop(name) for name in ("ollama_model", "ollama_url", "log_file")}
     return json_answer(first | public)

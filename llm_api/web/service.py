@@ -13,7 +13,7 @@ from typing import Any
 from .. import strict_json
 from ..dialects.fields import GenerateSchema
 from ..dialects.openai import ChatSchema, CompletionSchema
-from ..errors import BackendError
+from ..errors import BackendError, LLMAPIError
 from ..exchange.exchange import Exchange, Generator, Hooks
 from ..exchange.health import Health
 from ..exchange.models import Models
@@ -23,6 +23,8 @@ from ..log.writer import RequestLog
 from ..runtime.deadline import Deadline
 from ..settings import Settings
 from .limits import RateLimits
+
+NUMBERS_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,14 @@ class Service:
         """Begin what the first request would wait for. Does not wait for it; what fails is /health's to say."""
         with suppress(BackendError):
             self.generator.chain[0][0].begin()
+
+    def numbers(self) -> dict[str, float]:
+        """Return what the backends tell /metrics; one that can't tell leaves its numbers out."""
+        numbers: dict[str, float] = {}
+        for backend, _ in self.generator.chain:
+            with suppress(LLMAPIError, OSError):
+                numbers |= backend.numbers(Deadline(NUMBERS_SECONDS))
+        return numbers
 
     def start(self, record: Record, client: socket.socket | None = None) -> Exchange:
         """Begin a request's life; the view or caller opens and closes it. `client` is the socket to who asks."""

@@ -190,11 +190,7 @@ class Service:
 
     def engines(self) -> list[int]:
         """Return the ids of the processes that its local model runs in."""
-        return [
-            int(folder.name)
-            for folder in Path("/proc").glob("[0-9]*")
-            if all(word in _command(folder) for word in (b"serve.py", os.fsencode(self.home)))
-        ]
+        return engines_in(self.home)
 
     def minds_signals(self) -> bool:
         """Return whether all workers have come so far that SIGTERM reaches them: then they catch SIGABRT too."""
@@ -215,10 +211,14 @@ class Service:
         return sum(int(user) + int(system) for user, system in (f[11:13] for f in fields)) / os.sysconf("SC_CLK_TCK")
 
 
-def _command(folder: Path) -> bytes:
-    with suppress(OSError):
-        return (folder / "cmdline").read_bytes()
-    return b""
+def engines_in(home: Path) -> list[int]:
+    """Return the ids of the local models' processes whose sockets are in the folder `home`."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            if b"serve.py" in (command := (folder / "cmdline").read_bytes()) and os.fsencode(home) in command:
+                found.append(int(folder.name))
+    return found
 
 
 @contextmanager

@@ -93,8 +93,12 @@ class HttpBackend(Backend):
 
     def get(self, path: str, deadline: Deadline, read: Callable[[dict[str, Any]], T]) -> T:
         """Return what `read` makes of the JSON object at `path`. Raises as `stream` does."""
+        return in_shape(read, json_object(self.fetch(path, deadline)))
+
+    def fetch(self, path: str, deadline: Deadline) -> bytes:
+        """Return what is at `path`. Raises as `stream` does."""
         with self._exchange("GET", path, deadline) as response:
-            return in_shape(read, json_object(b"".join(_read(response, deadline))))
+            return b"".join(_read(response, deadline))
 
     @contextmanager
     def _exchange(

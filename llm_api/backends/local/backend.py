@@ -1,8 +1,10 @@
-"""llama.cpp on this machine, in a process of its own: OpenAI's wire over a Unix socket, as to any other server."""
+"""A model on this machine, in a process of its own: OpenAI's wire over a Unix socket, as to any other server."""
 
 from __future__ import annotations
 
 import json
+import os
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -21,10 +23,19 @@ from .model import DEFAULT_MAX_TOKENS, find, public_name, too_long, with_system
 
 # llama.cpp makes a grammar of it: a pattern of 20,000 alternatives kept its one loop busy for five minutes.
 MAX_SCHEMA_CHARS = 10_000
+# Our names for llama.cpp's.
+NUMBERS = {
+    "engine_prompt_tokens_total": "prompt_tokens_total",
+    "engine_prompt_seconds_total": "prompt_seconds_total",
+    "engine_answer_tokens_total": "tokens_predicted_total",
+    "engine_answer_seconds_total": "tokens_predicted_seconds_total",
+    "engine_slots_busy": "requests_processing",
+    "engine_requests_waiting": "requests_deferred",
+}
 
 
 class HuggingFaceLocal(OpenAIWire):
-    """The GGUF file that HF_MODEL names, or the packaged one."""
+    """The model that HF_MODEL names, or the packaged one."""
 
     name = "huggingface"
     path = "/v1/chat/completions"
@@ -78,24 +89,36 @@ class HuggingFaceLocal(OpenAIWire):
         if self._engine().check():
             self.get("/health", deadline, lambda body: body["status"])
 
+    def numbers(self, deadline: Deadline) -> dict[str, float]:
+        if not (lease := self._engine().check()):
+            return {}
+        said = dict(re.findall(r"^llamacpp:(\w+) (\S+)$", self.fetch("/metrics", deadline).decode(), re.MULTILINE))
+        told = {ours: float(said[theirs]) for ours, theirs in NUMBERS.items() if theirs in said}
+        hello = lease.hello.result()
+        return told | {"engine_starts_total": hello["starts"], "engine_resident_bytes": _resident(hello["pid"])}
+
     def list_models(self, deadline: Deadline) -> list[str]:
         return [self.model]
 
     def _make_engine(self) -> Engine:
-        file, settings = Path(find(self.settings.hf_model)), self.settings
+        settings = self.settings
         asked = {
             "name": self.model,
-            "model": str(file),
-            "size": file.stat().st_size,
-            "changed": file.stat().st_mtime_ns,
+            **find(settings.hf_model).asked,
             "context": settings.hf_context,
             "slots": settings.hf_slots,
             "threads": settings.hf_threads or usable_cores(),
         }
-        return Engine(self.model, asked)
+        said = {"HF_TOKEN": settings.hf_api_key, "HTTPS_PROXY": settings.http_proxy_url}
+        return Engine(self.model, asked, {name: value for name, value in said.items() if value})
 
     def _make_adapter(self) -> Adapter:
         return Adapter(self.base_url, None, 0, self._engine().socket)
+
+
+def _resident(pid: int) -> float:
+    pages = Path(f"/proc/{pid}/statm").read_text().split()[1] if Path("/proc").exists() else "nan"
+    return float(pages) * os.sysconf("SC_PAGE_SIZE")
 
 
 def _refused(detail: str | None, param: str | None) -> RequestRefused:
