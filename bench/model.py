@@ -8,6 +8,7 @@ from __future__ import annotations
 import http.client
 import itertools
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from llm_api.backends.local import model
+from llm_api.backends.local.engine import ENVIRONMENT
 from llm_api.runtime.cores import usable_cores
 
 from . import harness, services
@@ -55,7 +57,8 @@ class Streamed:
 def engine() -> Iterator[int]:
     """Run the bare engine on all cores; yield its port."""
     command = [sys.executable, "-c", ENGINE, model.find(None), str(usable_cores())]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen(command, env=os.environ | ENVIRONMENT, text=True, **pipes) as process:
         assert process.stdout
         yield int(process.stdout.readline().rpartition(":")[2])
         process.kill()
