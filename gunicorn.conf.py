@@ -80,9 +80,6 @@ try:
 except ConfigError as error:
     sys.exit(f"llm_api: {error}")
 
-if settings.local_model and settings.worker_class == "gevent":
-    sys.exit("llm_api: WORKER_CLASS=gevent can't run a model in the process, it would stop all else: use gthread")
-
 
 def on_starting(server: Any) -> None:
     """Begin with no numbers of an earlier run, and with the workers of this file, which count their connections."""
@@ -255,7 +252,7 @@ bind = settings.bind
 # Python's lock bounds a worker at about one core. A local model is one process for all of them.
 workers = settings.web_concurrency or 2
 # gthread, although gevent answers more before a backend over HTTP, a tenth with 64 clients and half with a thousand:
-# whatever does not wait in a socket, a model in the process above all, stops all requests of a gevent worker.
+# whatever does not wait in a socket stops all requests of a gevent worker.
 worker_class = GEvent if settings.worker_class == "gevent" else GThread
 # Requests wait for backends most of the time; threads are what waits. MAX_CONCURRENCY keeps two of them free, which
 # refuse what is too much and answer /health. 16 refuse some of 64 clients; more of them than clients cost no rate; one

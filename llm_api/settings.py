@@ -79,7 +79,8 @@ class Settings:
     hf_model: str | None = setting(
         None,
         TEXT,
-        "local: a .gguf file, a model folder or a hub name, unset: the packaged SmolLM2-135M-Instruct; "
+        "local: a .gguf file, a model's folder, or a hub name as owner/name-GGUF:Q4_K_M, unset: the packaged "
+        "SmolLM2-135M-Instruct; "
         "cloud: unset: openai/gpt-oss-20b",
     )
     hf_system: str = setting("You are a helpful assistant.", TEXT, "local: the system message where a request has none")
@@ -89,7 +90,11 @@ class Settings:
         None, number(int, 1, 512), "local: threads that compute; unset: as many as cores that may be used"
     )
     hf_api_key: str | None = setting(
-        None, SECRET, "key for Hugging Face's cloud", secret=True, other_names=("HF_TOKEN",)
+        None,
+        SECRET,
+        "key for Hugging Face's cloud, and for gated models of its hub",
+        secret=True,
+        other_names=("HF_TOKEN",),
     )
     hf_base_url: str = setting(
         "https://router.huggingface.co/v1", URL, "Hugging Face's router, or another server with its wire"
@@ -187,12 +192,6 @@ class Settings:
     def default(cls, name: str) -> Any:
         """Return a setting's default."""
         return cls.__dataclass_fields__[name].default
-
-    @property
-    def local_model(self) -> bool:
-        """Whether a model runs in each worker: one that transformers loads."""
-        is_asked = self.hf_mode == "local" and "huggingface" in (self.llm_backend, *self.llm_fallback)
-        return is_asked and not (self.hf_model or ".gguf").endswith(".gguf")
 
     @property
     def concurrency(self) -> int:

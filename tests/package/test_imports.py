@@ -11,7 +11,18 @@ import pytest
 from .conftest import ROOT
 
 SECONDS = 0.3
-SLOW = ("torch", "transformers", "xllamacpp", "numpy", "requests", "jsonschema", "apispec", "limits", "redis")
+SLOW = (
+    "torch",
+    "transformers",
+    "xllamacpp",
+    "huggingface_hub",
+    "numpy",
+    "requests",
+    "jsonschema",
+    "apispec",
+    "limits",
+    "redis",
+)
 
 
 def python(code: str) -> str:
