@@ -11,6 +11,8 @@ import json
 import os
 import sys
 import threading
+import time
+from collections import defaultdict
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from concurrent.futures import Future
 from contextlib import aclosing, suppress
@@ -36,6 +38,7 @@ class Server:
             asked["model"], context=asked["context"], slots=asked["slots"], threads=asked["threads"]
         )
         self._name, self._key = asked["name"], f"authorization: bearer {key}"
+        self._numbers = defaultdict[str, float](float)
         begun: Future[None] = Future()
         threading.Thread(target=asyncio.run, args=[self._run(asked["http"], begun)], name="wire").start()
         begun.result()
@@ -67,6 +70,9 @@ class Server:
     async def _answered(self, head: str, body: bytes, writer: asyncio.StreamWriter) -> None:
         if self._key not in head.split("\r\n"):
             await _send(writer, 401, {"error": {"message": "wrong key"}})
+        elif head.startswith("get /metrics "):
+            lines = [f"llamacpp:{name} {value}\n" for name, value in self._numbers.items()]
+            await _write(writer, 200, "text/plain", "".join(lines).encode())
         elif head.startswith("get "):
             await _send(writer, 200, {"status": "ok"})
         else:
@@ -81,7 +87,7 @@ class Server:
 
     async def _generated(self, wanted: Mapping[str, Any], writer: asyncio.StreamWriter) -> None:
         prompt, wish = self._read(wanted)
-        answer = _Answer(self._model, prompt, wish, tuple(wanted.get("stop", ())))
+        answer = _Answer(self._model, prompt, wish, tuple(wanted.get("stop", ())), self._numbers)
         async with aclosing(answer.pieces()) as pieces:
             if wanted.get("stream"):
                 await self._streamed(answer, pieces, writer)
@@ -118,9 +124,12 @@ class Server:
 class _Answer:
     """One answer as text; `finish` and `usage` are right when it has ended."""
 
-    def __init__(self, model: TorchModel, prompt: list[int], wish: Wish, stop: tuple[str, ...]) -> None:
+    def __init__(
+        self, model: TorchModel, prompt: list[int], wish: Wish, stop: tuple[str, ...], numbers: dict[str, float]
+    ) -> None:
         self._model, self._prompt, self._wish = model, prompt, wish
         self._stops = Stops(stop)
+        self._numbers = numbers
         self._count = 0
         self.finish = "length"
 
@@ -132,9 +141,8 @@ class _Answer:
     async def pieces(self) -> AsyncGenerator[str]:
         """Yield the text up to the first stop text."""
         text = self._model.text()
-        async with aclosing(self._model.answer(self._prompt, self._wish)) as tokens:
+        async with aclosing(self._counted()) as tokens:
             async for some in tokens:
-                self._count += len(some)
                 piece, is_over = self._stops.cut("".join(map(text, some)), is_last=False)
                 if piece:
                     yield piece
@@ -144,6 +152,25 @@ class _Answer:
                     return
         if piece := self._stops.cut("", is_last=True)[0]:
             yield piece
+
+    async def _counted(self) -> AsyncGenerator[list[int]]:
+        """Yield the tokens; count them and their time, under the names that llama.cpp's server has for them."""
+        self._numbers["requests_processing"] += 1
+        since = time.monotonic()
+        try:
+            async with aclosing(self._model.answer(self._prompt, self._wish)) as tokens:
+                async for some in tokens:
+                    if not self._count:
+                        self._numbers["prompt_tokens_total"] += len(self._prompt)
+                    self._numbers["tokens_predicted_total"] += len(some)
+                    self._numbers["tokens_predicted_seconds_total" if self._count else "prompt_seconds_total"] += (
+                        time.monotonic() - since
+                    )
+                    self._count += len(some)
+                    since = time.monotonic()
+                    yield some
+        finally:
+            self._numbers["requests_processing"] -= 1
 
 
 def _length(head: str) -> int:
@@ -156,8 +183,11 @@ def _head(status: int, kind: str, more: str = "") -> bytes:
 
 
 async def _send(writer: asyncio.StreamWriter, status: int, body: Mapping[str, Any]) -> None:
-    data = json.dumps(body).encode()
-    writer.write(_head(status, "application/json", f"Content-Length: {len(data)}\r\n") + data)
+    await _write(writer, status, "application/json", json.dumps(body).encode())
+
+
+async def _write(writer: asyncio.StreamWriter, status: int, kind: str, data: bytes) -> None:
+    writer.write(_head(status, kind, f"Content-Length: {len(data)}\r\n") + data)
     await writer.drain()
 
 
