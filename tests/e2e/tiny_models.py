@@ -1,7 +1,8 @@
 """Make tiny transformers models with random weights: tiny_models.py FOLDER.
 
 FOLDER/chat has a chat template; /no_system has one that refuses a system message, as some do; /no_template has none;
-/ends says its end token within three tokens of its answer to "Hello", which the others never say.
+/ends says its end token within three tokens of its answer to "Hello", which the others never say. /mamba has no
+attention, which continuous batching is made for.
 """
 
 import sys
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import LlamaConfig, LlamaForCausalLM, MambaConfig, MambaForCausalLM, PreTrainedTokenizerFast
 
 CONTEXT = 4096
 TEXT = """The service turns a prompt into text. Nothing is lost, and it says who answered. A model that is small and
@@ -49,6 +50,11 @@ def make_model(vocabulary: int, end: int) -> LlamaForCausalLM:
     return model
 
 
+def make_mamba(vocabulary: int, end: int) -> MambaForCausalLM:
+    config = MambaConfig(vocab_size=vocabulary, hidden_size=16, num_hidden_layers=1, eos_token_id=end, pad_token_id=end)
+    return MambaForCausalLM(config)
+
+
 def main() -> None:
     folder = Path(sys.argv[1])
     tokenizer = make_tokenizer()
@@ -57,6 +63,8 @@ def main() -> None:
         tokenizer.chat_template = template
         tokenizer.save_pretrained(folder / name)
         model.save_pretrained(folder / name)
+    tokenizer.save_pretrained(folder / "mamba")
+    make_mamba(len(tokenizer), tokenizer.eos_token_id).save_pretrained(folder / "mamba")
     turns = [{"role": "system", "content": "You are a helpful assistant."}, {"role": "user", "content": "Hello"}]
     asked = tokenizer.apply_chat_template(turns, add_generation_prompt=True, return_tensors="pt")
     answer = model.generate(**asked, max_new_tokens=3, do_sample=False)
