@@ -204,12 +204,21 @@ def test_model_without_template(serve: Callable[..., Service], tiny_models: Path
     assert reply.body["details"]["usage"]["input_tokens"] == tokens(tiny_models / "no_template", "The quick brown")
 
 
-def test_model_that_cannot_be_batched(serve: Callable[..., Service], tiny_models: Path) -> None:
-    """Where continuous batching is not made for a model, its answers come one after the other."""
-    service = serve(**LOCAL, HF_MODEL=tiny_models / "mamba")
-    replies = at_once(lambda _: service.generate("Hello", max_tokens=3, temperature=1, details=True, fallback=False), 3)
+@pytest.mark.parametrize("model", ["chat", "gptj"])
+def test_answers_do_not_meet(serve: Callable[..., Service], tiny_models: Path, model: str) -> None:
+    """What is made beside others is what it is alone, with a seed: also where a model would mix a batch's answers."""
+    service = serve(**LOCAL, HF_MODEL=tiny_models / model)
 
-    assert [reply.body["details"]["usage"]["output_tokens"] for reply in replies] == [3, 3, 3]
+    def ask(number: int, **seed: int) -> str:
+        asked = {"prompt": f"{number} " * number, "max_tokens": 100, "temperature": 0, "fallback": False, **seed}
+        return service.generate(**asked).body["response"]
+
+    alone = [ask(number, seed=1) for number in range(1, 7)]
+    with ThreadPoolExecutor(6) as pool:
+        together = list(pool.map(ask, range(1, 7)))
+
+    assert together == alone
+    assert len(set(alone)) > 1
 
 
 def test_its_process_ends_in_order(tiny_models: Path, tmp_path: Path) -> None:

@@ -253,7 +253,12 @@ class _Streamer:
 
 
 def _manager(model: Any, tokens: int) -> Any:
-    """Return the library's manager, or None where it is not made for this model."""
+    """Return the library's manager, or None where it is not made for this model.
+
+    One with an attention of its own is batched without a word, and attends to the other answers' tokens.
+    """
+    if not model._supports_attention_backend:
+        return None
     config = copy.deepcopy(model.generation_config)
     # what has no value here can have none in a request either
     config.update(do_sample=True, temperature=0.7, top_p=0.9, top_k=50)
