@@ -97,8 +97,8 @@ class Settings:
     hf_model: str | None = setting(
         None,
         TEXT,
-        "local: a .gguf file, a model folder or a hub name, by default the packaged SmolLM2-135M-Instruct; "
-        "cloud: a hub name, by default openai/gpt-oss-20b",
+        "local: a .gguf file, a model folder, or a hub name such as owner/name-GGUF:Q4_K_M, by default the packaged "
+        "SmolLM2-135M-Instruct; cloud: a hub name, by default openai/gpt-oss-20b",
     )
     hf_system: str = setting("You are a helpful assistant.", TEXT, "local: system message for requests that have none")
     hf_context: int = setting(4096, number(int, 256, 1_048_576), "local: tokens of one request and its answer")
@@ -109,7 +109,11 @@ class Settings:
         None, number(int, 1, 512), "local: threads that compute; unset: one for each core that may be used"
     )
     hf_api_key: str | None = setting(
-        None, SECRET, "API key for Hugging Face's cloud", secret=True, other_names=("HF_TOKEN",)
+        None,
+        SECRET,
+        "API key for Hugging Face's cloud, and for gated models of its hub",
+        secret=True,
+        other_names=("HF_TOKEN",),
     )
     hf_base_url: str = setting(
         "https://router.huggingface.co/v1", URL, "address of Hugging Face's router or a compatible server"
@@ -238,12 +242,6 @@ class Settings:
     def default(cls, name: str) -> Any:
         """Return a setting's default."""
         return cls.__dataclass_fields__[name].default
-
-    @property
-    def local_model(self) -> bool:
-        """Whether a model runs in each worker: one that transformers loads."""
-        is_asked = self.hf_mode == "local" and "huggingface" in (self.llm_backend, *self.llm_fallback)
-        return is_asked and not (self.hf_model or ".gguf").endswith(".gguf")
 
     @property
     def concurrency(self) -> int:

@@ -17,7 +17,7 @@ __all__ = ["Backend", "make_backend"]
 # Imported when asked for: `requests` alone takes a quarter of the time that importing the package may take.
 _CLASSES = {
     "ollama": "http.ollama:Ollama",
-    "huggingface local": "local:for_settings",
+    "huggingface local": "local.backend:HuggingFaceLocal",
     "huggingface cloud": "http.huggingface:HuggingFaceCloud",
     "openai": "http.openai:OpenAI",
     "claude": "http.anthropic:Claude",

@@ -68,25 +68,40 @@ class Backend(ABC):
         return None
 
 
-def cut_at_stop(chunks: Iterator[Chunk], stop: tuple[str, ...]) -> Iterator[Chunk]:
-    """End the answer before the first of the `stop` texts, for models that take none themselves.
+class Stops:
+    """The `stop` texts of one answer, for models that take none themselves.
 
     The last characters are held back, since a stop text may arrive in pieces.
     """
+
+    def __init__(self, stop: tuple[str, ...]) -> None:
+        self._stop = stop
+        self._keep = max(map(len, stop), default=1) - 1
+        self._held = ""
+
+    def cut(self, text: str, is_last: bool) -> tuple[str, bool]:
+        """Return what of the answer may go out, and whether a stop text has ended it."""
+        held = self._held + text
+        if (end := _first(held, self._stop)) >= 0:
+            return held[:end], True
+        ready = held if is_last else held[: max(0, len(held) - self._keep)]
+        self._held = held[len(ready) :]
+        return ready, False
+
+
+def cut_at_stop(chunks: Iterator[Chunk], stop: tuple[str, ...]) -> Iterator[Chunk]:
+    """End the answer before the first of the `stop` texts."""
     if not stop:
         yield from chunks
         return
-    held = ""
-    keep = max(map(len, stop)) - 1
+    stops = Stops(stop)
     for chunk in chunks:
-        held += chunk.text
-        if (end := _first(held, stop)) >= 0:
-            yield replace(chunk, text=held[:end], finish_reason="stop")
+        ready, is_over = stops.cut(chunk.text, bool(chunk.finish_reason))
+        finish = "stop" if is_over else chunk.finish_reason
+        if ready or chunk.refusal or finish:
+            yield replace(chunk, text=ready, finish_reason=finish)
+        if is_over:
             return
-        ready = held if chunk.finish_reason else held[: max(0, len(held) - keep)]
-        held = held[len(ready) :]
-        if ready or chunk.refusal or chunk.finish_reason:
-            yield replace(chunk, text=ready)
 
 
 def _first(text: str, stop: tuple[str, ...]) -> int:

@@ -40,6 +40,17 @@ SHUTDOWNS = {
     date(2027, 4, 1): "gpt-5.1 gpt-5.4-nano",
 }
 
+# NVIDIA's, AMD's, Windows' for Linux.
+GPUS = ("/dev/nvidia0", "/dev/kfd", "/dev/dxg")
+COMPUTES_ON_GPU = {
+    "xllamacpp": "any('GPU' in str(device['type']) for device in xllamacpp.get_device_info())",
+    "torch": "torch.cuda.is_available()",
+}
+WHEELS = {
+    "xllamacpp": "install its wheel for CUDA, ROCm or Vulkan: docs/local-model.md",
+    "torch": "install its wheel for your CUDA or ROCm: docs/local-model.md",
+}
+
 
 @dataclass(frozen=True)
 class Finding:
@@ -60,6 +71,8 @@ def examine(service: Service, nginx: Path | None) -> Iterator[Finding]:
     yield from _rates(service)
     yield from _gunicorn(settings)
     yield from _threads(settings)
+    if any(backend.name == "huggingface" for backend, _ in service.chain.links) and settings.hf_mode == "local":
+        yield from _gpu(settings)
     if nginx:
         yield from _nginx(settings, nginx.read_text("utf-8", "replace"))
 
@@ -166,6 +179,18 @@ def _threads(settings: Settings) -> Iterator[Finding]:
             "warning", f"HF_THREADS={settings.hf_threads}, but {cores} cores may be used: threads wait for each other",
             "leave HF_THREADS unset",
         )  # fmt: skip
+
+
+def _gpu(settings: Settings) -> Iterator[Finding]:
+    if not any(Path(device).exists() for device in GPUS):
+        return
+    package = "xllamacpp" if "gguf" in (settings.hf_model or "gguf").lower() else "torch"
+    command = [sys.executable, "-c", f"import {package}; print({COMPUTES_ON_GPU[package]})"]
+    ran = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603  (no word of it from outside)
+    if "True" in ran.stdout:
+        yield Finding("ok", f"{package} computes on the GPU")
+    else:
+        yield Finding("warning", f"this machine has a GPU, but {package} computes without it", WHEELS[package])
 
 
 def _nginx(settings: Settings, text: str) -> Iterator[Finding]:

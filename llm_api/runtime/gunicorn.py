@@ -164,12 +164,10 @@ def is_sending(parser: Any) -> bool:
 def choose_worker(settings: Settings) -> type[Worker]:
     """Return the class of WORKER_CLASS; for gevent's, patch all that blocks, so call it before the service is imported.
 
-    Raises ConfigError where gevent is not installed, or would run a model in the process.
+    Raises ConfigError where gevent is not installed.
     """
     if settings.worker_class == "gthread":
         return GThread
-    if settings.local_model:
-        raise ConfigError("WORKER_CLASS=gevent can't run a model in the process, it would stop all else: use gthread")
     try:
         from gevent import monkey
     except ImportError:

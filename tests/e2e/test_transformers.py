@@ -1,8 +1,9 @@
-"""Tiny transformers models in the gunicorn process (HF_MODEL=folder): the engine for what is no GGUF file."""
+"""Tiny transformers models in the engine's process (HF_MODEL=folder): what is no GGUF file."""
 
 from __future__ import annotations
 
 import re
+import urllib.request
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -90,6 +91,42 @@ def test_temperature_zero_is_greedy(service: Service) -> None:
     assert len({reply.body["response"] for reply in replies}) == 1
 
 
+def test_answers_are_made_together(service: Service) -> None:
+    """Each has its own limit, sampling and count, and one with a seed is the same among the others as alone."""
+    alone = service.generate("Hello", max_tokens=16, temperature=1, seed=7).body["response"]
+
+    def ask(number: int) -> Reply:
+        seed = {"seed": 7} if number % 4 == 0 else {}
+        limit = 16 if seed else 5 + number
+        asked = {"temperature": 1, "top_p": 0.5 + number / 20, "max_tokens": limit} if not seed else {"temperature": 1}
+        return service.generate("Hello", **{"max_tokens": limit, **asked, **seed}, details=True, fallback=False)
+
+    replies = at_once(ask, 8)
+
+    assert {reply.status for reply in replies} == {200}
+    counts = [reply.body["details"]["usage"]["output_tokens"] for reply in replies]
+    assert counts == [16, 6, 7, 8, 16, 10, 11, 12]
+    assert {replies[0].body["response"], replies[4].body["response"]} == {alone}
+
+
+def test_least_temperature(service: Service) -> None:
+    """What is divided by it is no number any more; that would have ended all answers of a batch."""
+    assert service.generate("Hello", max_tokens=4, temperature=1e-40, fallback=False).status == 200
+
+
+def test_numbers(service: Service) -> None:
+    """/metrics counts the answers' tokens."""
+
+    def tokens() -> float:
+        with urllib.request.urlopen(f"http://127.0.0.1:{service.port}/metrics") as answer:
+            return float(re.search(r"^llm_api_engine_answer_tokens_total (\S+)$", answer.read().decode(), re.M)[1])
+
+    before = tokens()
+    service.generate("Hello", max_tokens=9, fallback=False)
+
+    assert tokens() == before + 9
+
+
 @pytest.mark.parametrize("stream", [False, True])
 def test_stop_text_is_cut(service: Service, stream: bool) -> None:
     """The answer ends before the stop text, in whichever pieces it arrives."""
@@ -165,6 +202,34 @@ def test_model_without_template(serve: Callable[..., Service], tiny_models: Path
     assert reply.status == 200, reply.body
     assert reply.body["response"]
     assert reply.body["details"]["usage"]["input_tokens"] == tokens(tiny_models / "no_template", "The quick brown")
+
+
+@pytest.mark.parametrize("model", ["chat", "gptj"])
+def test_answers_do_not_meet(serve: Callable[..., Service], tiny_models: Path, model: str) -> None:
+    """What is made beside others is what it is alone, with a seed: also where a model would mix a batch's answers."""
+    service = serve(**LOCAL, HF_MODEL=tiny_models / model)
+
+    def ask(number: int, **seed: int) -> str:
+        asked = {"prompt": f"{number} " * number, "max_tokens": 100, "temperature": 0, "fallback": False, **seed}
+        return service.generate(**asked).body["response"]
+
+    alone = [ask(number, seed=1) for number in range(1, 7)]
+    with ThreadPoolExecutor(6) as pool:
+        together = list(pool.map(ask, range(1, 7)))
+
+    assert together == alone
+    assert len(set(alone)) > 1
+
+
+def test_its_process_ends_in_order(tiny_models: Path, tmp_path: Path) -> None:
+    """When the service has ended, its threads are no cause to abort: nothing is said, nothing is left."""
+    with running(tmp_path, **LOCAL, HF_MODEL=tiny_models / "chat") as service:
+        service.generate("Hello", max_tokens=1, fallback=False)
+
+    eventually(lambda: not service.engines())
+    [output] = tmp_path.glob("llm-api-*/*/output")
+    assert "Traceback" not in output.read_text()
+    assert "terminate" not in output.read_text() + service.output()
 
 
 def test_end_token_ends_the_answer(serve: Callable[..., Service], tiny_models: Path) -> None:

@@ -1,7 +1,8 @@
 """Make tiny transformers models with random weights: tiny_models.py FOLDER.
 
 FOLDER/chat has a chat template; /no_system has one that refuses a system message, as some do; /no_template has none;
-/ends says its end token within three tokens of its answer to "Hello", which the others never say.
+/ends says its end token within three tokens of its answer to "Hello", which the others never say. /gptj has
+an attention of its own, which would see the other answers of a batch too.
 """
 
 import sys
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import GPTJConfig, GPTJForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 CONTEXT = 4096
 TEXT = """The service turns a prompt into text. Nothing is lost, and it says who answered. A model that is small and
@@ -49,6 +50,17 @@ def make_model(vocabulary: int, end: int) -> LlamaForCausalLM:
     return model
 
 
+def make_gptj(vocabulary: int, end: int) -> GPTJForCausalLM:
+    torch.manual_seed(0)
+    config = GPTJConfig(vocab_size=vocabulary, n_embd=32, n_layer=2, n_head=4, rotary_dim=8, eos_token_id=end)
+    model = GPTJForCausalLM(config)
+    model.generation_config.suppress_tokens = [end]
+    with torch.no_grad():
+        for weights in model.parameters():  # as they are made, the last token alone decides
+            weights.mul_(8 if weights.dim() > 1 else 1)
+    return model
+
+
 def main() -> None:
     folder = Path(sys.argv[1])
     tokenizer = make_tokenizer()
@@ -57,6 +69,8 @@ def main() -> None:
         tokenizer.chat_template = template
         tokenizer.save_pretrained(folder / name)
         model.save_pretrained(folder / name)
+    tokenizer.save_pretrained(folder / "gptj")
+    make_gptj(len(tokenizer), tokenizer.eos_token_id).save_pretrained(folder / "gptj")
     turns = [{"role": "system", "content": "You are a helpful assistant."}, {"role": "user", "content": "Hello"}]
     asked = tokenizer.apply_chat_template(turns, add_generation_prompt=True, return_tensors="pt")
     answer = model.generate(**asked, max_new_tokens=3, do_sample=False)

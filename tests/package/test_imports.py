@@ -11,7 +11,8 @@ import pytest
 from .conftest import ROOT
 
 SECONDS = 0.3
-SLOW = ("torch", "transformers", "xllamacpp", "numpy", "requests", "jsonschema", "apispec", "limits", "redis")
+ENGINES = ("torch", "transformers", "xllamacpp", "huggingface_hub")
+SLOW = (*ENGINES, "numpy", "requests", "jsonschema", "apispec", "limits", "redis")
 
 
 def python(code: str) -> str:

@@ -323,6 +323,34 @@ def test_concurrency(doctor: Doctor, settings: dict[str, Any], mend: str | None)
     assert doctor(**settings).about("MAX_CONCURRENCY") == ([Finding("warning", what, mend)] if mend else [])
 
 
+@pytest.mark.parametrize(("model", "package"), [(None, "xllamacpp"), ("o/n-GGUF:Q4_0", "xllamacpp"), ("o/n", "torch")])
+@pytest.mark.parametrize("computes", [True, False])
+def test_gpu(
+    doctor: Doctor, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, model: str | None, package: str, computes: bool
+) -> None:
+    """A GPU that the installed wheel leaves alone is said, with where to read which one to install."""
+    monkeypatch.setattr("llm_api.cli.doctor.GPUS", (str(tmp_path),))
+    gunicorn = subprocess.run
+
+    def run(command: list[str], **kwargs: Any) -> subprocess.CompletedProcess[str]:
+        is_asked = f"import {package};" in command[-1]
+        return subprocess.CompletedProcess(command, 0, f"{computes}\n", "") if is_asked else gunicorn(command, **kwargs)
+
+    monkeypatch.setattr("llm_api.cli.doctor.subprocess.run", run)
+
+    [finding] = doctor(Fake("huggingface"), hf_model=model).about("GPU")
+
+    assert package in finding.what
+    assert finding.level == ("ok" if computes else "warning")
+    assert computes or "docs/local-model.md" in finding.mend
+
+
+def test_machine_without_a_gpu(doctor: Doctor, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is asked, and nothing said."""
+    monkeypatch.setattr("llm_api.cli.doctor.GPUS", ())
+    assert not doctor(Fake("huggingface")).about("GPU")
+
+
 REDIS = {"rate_limit": "1/minute", "rate_limit_storage": "redis://:canary-password@127.0.0.1:1/0"}
 SHARED = Finding(
     "warning",

@@ -14,7 +14,6 @@ from gunicorn.config import Config
 from gunicorn.http import get_parser
 
 from llm_api import Settings
-from llm_api.errors import ConfigError
 from llm_api.rules import ApiKey
 from llm_api.runtime.gunicorn import (
     GThread,
@@ -122,12 +121,6 @@ def test_what_is_closed_when_its_time_is_over(pair: Pair, worker: GThread, said:
 def test_gthread_is_the_default() -> None:
     """Without WORKER_CLASS the workers are threads."""
     assert choose_worker(Settings()) is GThread
-
-
-def test_gevent_runs_no_model() -> None:
-    """A model in the process would stop all requests of a gevent worker."""
-    with pytest.raises(ConfigError, match="can't run a model in the process"):
-        choose_worker(Settings(worker_class="gevent", llm_backend="huggingface", hf_model="org/name"))
 
 
 def test_numbers_of_an_earlier_run_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

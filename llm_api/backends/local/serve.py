@@ -18,7 +18,7 @@ import time
 import traceback
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 IDLE_SECONDS = 2.0
 # What llama.cpp has to say goes to a file, which clients' mistakes must not fill the disk with.
@@ -28,6 +28,8 @@ HTTP_THREADS = 128
 # Conversations whose slot has gone to others are kept in memory; llama.cpp would take 8 GiB for that.
 CACHE_MIB = 512
 CANT_LOAD = 3
+CANT_FETCH = 4
+PACKAGE = Path(__file__).parents[2]
 # llama.cpp holds Python's lock while it loads, so no lease is looked at: a file system that hangs must not keep it.
 LOAD_SECONDS = 1800
 
@@ -38,11 +40,10 @@ def main() -> None:
     # It ends when its users have: a terminal or a supervisor tells all of them at once, and answers are still to leave.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (MAX_OUTPUT_BYTES, MAX_OUTPUT_BYTES))
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(asked["lease"])
     listener.listen(128)
-    loaded, tell = socket.socketpair()
+    loaded, tell = socket.socketpair(type=socket.SOCK_DGRAM)  # one line is one message
     threading.Thread(target=load, args=(asked, tell)).start()
     hold_leases(listener, loaded)
     for name in ("lease", "http"):
@@ -51,14 +52,19 @@ def main() -> None:
 
 
 def load(asked: dict[str, Any], tell: socket.socket) -> None:
-    """Serve at the socket `asked["http"]`, then write to `tell` what a user must know: one line of JSON."""
+    """Serve at the socket `asked["http"]`, then write to `tell` what a user must know: one line of JSON.
+
+    Until then the lines say what it is doing.
+    """
     try:
+        if asked["is_remote"]:
+            asked |= fetched(asked["model"], tell)
+        check(asked["files"])
         began, key = time.monotonic(), secrets.token_hex()
-        faulthandler.dump_traceback_later(LOAD_SECONDS, exit=True)
-        server = llama_cpp(asked, key)
-        faulthandler.cancel_dump_traceback_later()
-        hello = {"pid": os.getpid(), "key": key, "seconds": time.monotonic() - began, "starts": asked["starts"]}
-        tell.sendall(json.dumps(hello).encode() + b"\n")
+        server = (llama_cpp if asked["model"].endswith(".gguf") else transformers)(asked, key)
+        seconds = time.monotonic() - began
+        said = {"pid": os.getpid(), "key": key, "seconds": seconds, "size": asked["size"], "starts": asked["starts"]}
+        tell.sendall(json.dumps(said).encode())
         threading.Event().wait()
         del server
     except BaseException:
@@ -67,10 +73,42 @@ def load(asked: dict[str, Any], tell: socket.socket) -> None:
         os._exit(CANT_LOAD)
 
 
+def fetched(named: str, tell: socket.socket) -> dict[str, Any]:
+    """Return where the model of that name is, once it is on this machine."""
+    sys.path.insert(0, str(PACKAGE.parent))
+    from llm_api.backends.local.hub import CantFetch, fetch
+
+    try:
+        return fetch(named, lambda words: tell.sendall(json.dumps({"doing": words}).encode()))
+    except CantFetch as error:
+        leave(str(error), CANT_FETCH)
+
+
+def check(files: list[str]) -> None:
+    """End with one line where a file has something else in it than a model: llama.cpp would tell of its first bytes."""
+    for file in map(Path, files):
+        with file.open("rb") as opened:
+            head = opened.read(100).lstrip()
+        if head.startswith(b"version https://git-lfs"):
+            leave(f"{file.name} is a pointer of Git LFS, not the model: git lfs pull fetches that", CANT_LOAD)
+        if head.startswith(b"<"):
+            leave(f"{file.name} is a page (HTML), not the model: download the file itself", CANT_LOAD)
+        if file.suffix == ".gguf" and not head.startswith(b"GGUF"):
+            leave(f"{file.name} does not begin with GGUF, so it is no model, or a broken one", CANT_LOAD)
+
+
+def leave(words: str, code: int) -> NoReturn:
+    """End the process with these last words."""
+    sys.stderr.write(f"{words}\n")
+    sys.stderr.flush()
+    os._exit(code)
+
+
 def llama_cpp(asked: dict[str, Any], key: str) -> object:
     """Return llama.cpp's server, which runs in threads of its own."""
     import xllamacpp
 
+    resource.setrlimit(resource.RLIMIT_FSIZE, (MAX_OUTPUT_BYTES, MAX_OUTPUT_BYTES))
     params = xllamacpp.CommonParams()
     params.model.path = asked["model"]
     params.model_alias = {asked["name"]}
@@ -85,11 +123,22 @@ def llama_cpp(asked: dict[str, Any], key: str) -> object:
     params.endpoint_metrics = True
     params.ui = params.warmup = False
     params.verbosity = 1  # errors
-    return xllamacpp.Server(params)
+    faulthandler.dump_traceback_later(LOAD_SECONDS, exit=True)
+    server = xllamacpp.Server(params)
+    faulthandler.cancel_dump_traceback_later()
+    return server
+
+
+def transformers(asked: dict[str, Any], key: str) -> object:
+    """Return a server of a model in transformers, which runs in threads of its own."""
+    sys.path.insert(0, str(PACKAGE.parent))
+    from llm_api.backends.local.wire import Server
+
+    return Server(asked, key)
 
 
 def hold_leases(listener: socket.socket, loaded: socket.socket) -> None:
-    """Return when nobody has held a lease for two seconds: an open connection, which gets the line of `loaded`."""
+    """Return when nobody has held a lease for two seconds: an open connection, which gets the lines of `loaded`."""
     hello, leases, since = b"", set[socket.socket](), time.monotonic()
     selector = selectors.DefaultSelector()
     selector.register(listener, selectors.EVENT_READ)
@@ -104,8 +153,7 @@ def hold_leases(listener: socket.socket, loaded: socket.socket) -> None:
                 selector.register(lease, selectors.EVENT_READ)
                 say(hello, {lease})
             elif sock is loaded:
-                hello = loaded.recv(4096)
-                selector.unregister(loaded)
+                hello = loaded.recv(4096) + b"\n"
                 say(hello, leases)
             else:  # it has nothing to say but that it is gone
                 selector.unregister(sock)

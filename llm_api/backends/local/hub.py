@@ -1,0 +1,111 @@
+"""Models by name: what HF_MODEL=owner/name names on Hugging Face's hub, fetched in the engine's process.
+
+huggingface_hub does the work: its own cache, a lock for each file, what was broken off is gone on with, sizes are
+checked. Nothing else here imports it.
+"""
+
+from __future__ import annotations
+
+import glob
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import HfApi, scan_cache_dir, snapshot_download
+from huggingface_hub.errors import (
+    CacheNotFound,
+    GatedRepoError,
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+)
+from tqdm import tqdm
+
+from ...errors import LLMAPIError
+from .model import WEIGHTS, Model, chosen, require_engine
+
+PROGRESS_SECONDS = 5
+# What transformers reads beside the weights; nothing that would be executed.
+CONFIGURATION = (".json", ".model", ".txt", ".jinja")
+
+
+class CantFetch(Exception):
+    """The model can't be had; the argument says why, and what to do."""
+
+
+def fetch(named: str, tell: Callable[[str], None]) -> dict[str, Any]:
+    """Return what Model.asked has of the model, when it is on this machine. `tell` is told how far it is.
+
+    Raises CantFetch.
+    """
+    repository, _, wanted = named.partition(":")
+    try:
+        names = _names(repository)
+        files = chosen(names, wanted)
+        require_engine(files)
+        needed = [*files.weights, *filter(None, [files.projector])] if files.main else _needed(names)
+        if not files.weights:
+            raise LookupError("has no model that this service can load: neither GGUF nor safetensors")
+        folder = snapshot_download(repository, allow_patterns=list(map(glob.escape, needed)), tqdm_class=_bar(tell))
+    except LookupError as error:
+        raise CantFetch(f"{repository} {error.args[0]}") from None
+    except LLMAPIError as error:
+        raise CantFetch(error.message) from None
+    except Exception as error:  # its own, its HTTP library's, the system's
+        raise CantFetch(_why(repository, error)) from error
+    return {**Model(named, Path(folder), files).asked}
+
+
+def _names(repository: str) -> list[str]:
+    try:
+        return sorted(HfApi().list_repo_files(repository))
+    except (RepositoryNotFoundError, GatedRepoError):
+        raise
+    except Exception:
+        if names := _cached_names(repository):
+            return names
+        raise
+
+
+def _cached_names(repository: str) -> list[str]:
+    try:
+        cached = [found for found in scan_cache_dir().repos if found.repo_id == repository and "main" in found.refs]
+    except CacheNotFound:
+        return []
+    revisions = [found.refs["main"] for found in cached]
+    return sorted(str(file.file_path.relative_to(found.snapshot_path)) for found in revisions for file in found.files)
+
+
+def _needed(names: list[str]) -> list[str]:
+    tops = [name for name in names if "/" not in name]
+    weights = [name for kind in WEIGHTS for name in tops if name.endswith(kind)]
+    kinds = {Path(name).suffix for name in weights[:1]}  # the same weights may be there in both
+    return [name for name in tops if Path(name).suffix in {*CONFIGURATION, *kinds}]
+
+
+def _why(repository: str, error: Exception) -> str:
+    if isinstance(error, GatedRepoError):
+        return f"{repository} is gated: accept its terms on the hub, then set HF_API_KEY (or HF_TOKEN) to your token"
+    if isinstance(error, RepositoryNotFoundError):
+        return f"the hub has no {repository}, or it is private: then set HF_API_KEY (or HF_TOKEN) to a token for it"
+    if isinstance(error, OfflineModeIsEnabled) or os.environ.get("HF_HUB_OFFLINE", "0") not in ("", "0"):
+        return f"{repository} is not in the cache, and HF_HUB_OFFLINE forbids to fetch it"
+    cause = error.__cause__ if isinstance(error, LocalEntryNotFoundError) and error.__cause__ else error
+    said = (str(cause).splitlines() or [""])[0]
+    return f"{repository} can't be fetched, and is not in the cache: {type(cause).__name__}: {said}"
+
+
+def _bar(tell: Callable[[str], None]) -> type[tqdm]:
+    class Bar(tqdm):  # type: ignore[misc]  # untyped
+        """tqdm, which shows its progress to `tell`."""
+
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(*args, **kwargs | {"mininterval": PROGRESS_SECONDS, "maxinterval": 2 * PROGRESS_SECONDS})
+
+        def display(self, msg: str | None = None, pos: int | None = None) -> bool:
+            if self.unit == "B" and self.total:
+                tell(f"{self.n / 1e6:,.0f} of {self.total / 1e6:,.0f} MB are fetched")
+            return True
+
+    return Bar
