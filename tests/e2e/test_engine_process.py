@@ -299,7 +299,7 @@ def test_three_deaths_in_a_row(serve: Serve, tmp_path: Path) -> None:
 def ask() -> None:
     """Ask a backend made now, in this process."""
     backend = make_backend("huggingface", Settings())
-    list(backend.stream(GenerationRequest((Message("user", CAPITAL),), max_tokens=4), Deadline(60)))
+    list(backend.stream(GenerationRequest((Message.of("user", CAPITAL),), max_tokens=4), Deadline(60)))
 
 
 def test_folder_that_cannot_be_made(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -155,7 +155,7 @@ def failure(model: str) -> str:
     """Ask for an answer that can't be had; return what is said of it."""
     backend = make_backend("huggingface", Settings(hf_model=model))
     with pytest.raises((NotConfigured, ServerError)) as caught:
-        list(backend.stream(GenerationRequest((Message("user", CAPITAL),), max_tokens=1), Deadline(60)))
+        list(backend.stream(GenerationRequest((Message.of("user", CAPITAL),), max_tokens=1), Deadline(60)))
     return caught.value.public()["message"] or ""
 
 
