@@ -10,7 +10,7 @@
     │   ├── Unauthorized         401    invalid_api_key
     │   ├── ModelForbidden       403    model_not_allowed   the host says so
     │   ├── RateLimitExceeded    429    rate_limit_exceeded
-    │   ├── RequestRefused       400    the backend's code  a backend says that the request itself is wrong
+    │   ├── RequestRefused       400    a known code        a backend says that the request itself is wrong
     │   └── ParameterDropped     400    unsupported_parameter  the backend is asked again at once without it
     ├── BackendError                                        falls back; `code` is the reason code
     │   ├── Unreachable          503    unreachable

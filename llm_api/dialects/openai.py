@@ -122,7 +122,7 @@ class OpenAIBody(Body):
     response_format = CutFormat()
     presence_penalty = StrictFloat()
     frequency_penalty = StrictFloat()
-    logit_bias = fields.Dict(keys=fields.String(), values=StrictFloat(), validate=validate.Length(max=1024))
+    logit_bias = fields.Dict(keys=fields.String(), values=StrictFloat())
     user = fields.String()
     safety_identifier = fields.String()
     prompt_cache_key = fields.String()
