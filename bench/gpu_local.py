@@ -228,7 +228,8 @@ def served(folder: Path, home: Path) -> Iterator[Service]:
     finally:
         process.send_signal(signal.SIGTERM)
         code = process.wait(60)
-        said = output.read_text()
+        engines = "".join(file.read_text() for file in home.glob("llm-api-*/*/output"))
+        said = output.read_text() + engines
         print(f"the service ended with {code}", "and said nothing of an error" if _is_clean(said) else f":\n{said}")
 
 
@@ -269,18 +270,17 @@ def compare(options: argparse.Namespace) -> None:
         folder = home / "model"
         print(part("make", folder, options), end="", flush=True)
         base = json.loads(part("alone", folder, options).splitlines()[-1])
-        print("the library alone is measured", flush=True)
+        print("the library alone:", {size: round(median(rows).rate) for size, rows in base.items()}, flush=True)
         with served(folder, home) as service:
             rows = ours(service, sizes, options.tokens, options.rounds)
+            print("the service:", {size: round(median(some).rate) for size, some in rows.items()}, flush=True)
     print("\n| clients | tokens/s in all | the library alone | of it | first line, s | alone, s |")
     print("|---|---|---|---|---|---|")
     for size in rows:
         mine, its = median(rows[size]), median(base[size])
         label = "1, with a seed (generate)" if size == "seed" else size
-        print(
-            f"| {label} | {mine.rate:.0f} | {its.rate:.0f} | {mine.rate / its.rate:.2f} | {mine.first:.3f} "
-            f"| {its.first:.3f} |"
-        )
+        ratio = mine.rate / its.rate
+        print(f"| {label} | {mine.rate:.0f} | {its.rate:.0f} | {ratio:.2f} | {mine.first:.3f} | {its.first:.3f} |")
 
 
 def main() -> None:

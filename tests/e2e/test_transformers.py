@@ -221,6 +221,15 @@ def test_answers_do_not_meet(serve: Callable[..., Service], tiny_models: Path, m
     assert len(set(alone)) > 1
 
 
+def test_bytes_that_are_no_text(serve: Callable[..., Service], tiny_models: Path) -> None:
+    """A model may say bytes that are no UTF-8, on which the tokenizer's stream gives up: the answer goes on."""
+    service = serve(**LOCAL, HF_MODEL=tiny_models / "bytes")
+    asked = {"prompt": "Hello", "max_tokens": 200, "temperature": 2, "details": True, "fallback": False}
+    replies = at_once(lambda _: service.generate(**asked), 4)
+
+    assert [reply.body["details"]["usage"]["output_tokens"] for reply in replies] == [200] * 4
+
+
 def test_its_process_ends_in_order(tiny_models: Path, tmp_path: Path) -> None:
     """When the service has ended, its threads are no cause to abort: nothing is said, nothing is left."""
     with running(tmp_path, **LOCAL, HF_MODEL=tiny_models / "chat") as service:

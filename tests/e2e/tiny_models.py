@@ -2,7 +2,7 @@
 
 FOLDER/chat has a chat template; /no_system has one that refuses a system message, as some do; /no_template has none;
 /ends says its end token within three tokens of its answer to "Hello", which the others never say. /gptj has
-an attention of its own, which would see the other answers of a batch too.
+an attention of its own, which would see the other answers of a batch too. /bytes has single bytes for tokens.
 """
 
 import sys
@@ -31,6 +31,17 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
     trainer = trainers.BpeTrainer(vocab_size=300, special_tokens=special, show_progress=False)
     tokenizer.train_from_iterator(TEXT.splitlines(), trainer)
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="</s>", additional_special_tokens=special[1:])
+
+
+def make_byte_tokenizer() -> PreTrainedTokenizerFast:
+    """As Llama 2's and Gemma's are: a byte for what the vocabulary has no word for."""
+    words = ["<unk>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), "▁hello", "▁a", "b", "▁"]
+    vocabulary = {word: number for number, word in enumerate(words)}
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[], byte_fallback=True, unk_token="<unk>"))
+    tokenizer.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
+    made = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="</s>")
+    made.chat_template = TEMPLATE
+    return made
 
 
 def make_model(vocabulary: int, end: int) -> LlamaForCausalLM:
@@ -69,6 +80,9 @@ def main() -> None:
         tokenizer.chat_template = template
         tokenizer.save_pretrained(folder / name)
         model.save_pretrained(folder / name)
+    byte_tokenizer = make_byte_tokenizer()
+    byte_tokenizer.save_pretrained(folder / "bytes")
+    make_model(len(byte_tokenizer), byte_tokenizer.eos_token_id).save_pretrained(folder / "bytes")
     tokenizer.save_pretrained(folder / "gptj")
     make_gptj(len(tokenizer), tokenizer.eos_token_id).save_pretrained(folder / "gptj")
     turns = [{"role": "system", "content": "You are a helpful assistant."}, {"role": "user", "content": "Hello"}]

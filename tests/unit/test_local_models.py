@@ -30,6 +30,8 @@ def installed(monkeypatch: pytest.MonkeyPatch) -> None:
         (SPLIT, SPLIT[1], Files(SPLIT[0], tuple(SPLIT))),
         (["x/big.gguf", "y/big-Q2_K.gguf"], "Q2_K", Files("y/big-Q2_K.gguf", ("y/big-Q2_K.gguf",))),
         (["config.json", "model.safetensors", "onnx/model.bin"], "", Files("", ("model.safetensors",))),
+        (["a.bin", "b.safetensors", "c.safetensors"], "", Files("", ("b.safetensors", "c.safetensors"))),
+        (["config.json", "pytorch_model.bin"], "", Files("", ("pytorch_model.bin",))),
     ],
     ids=str,
 )

@@ -23,7 +23,7 @@ from huggingface_hub.errors import (
 from tqdm import tqdm
 
 from ...errors import LLMAPIError
-from .model import WEIGHTS, Model, chosen, require_engine
+from .model import Model, chosen, require_engine
 
 PROGRESS_SECONDS = 5
 # What transformers reads beside the weights; nothing that would be executed.
@@ -44,7 +44,7 @@ def fetch(named: str, tell: Callable[[str], None]) -> dict[str, Any]:
         names = _names(repository)
         files = chosen(names, wanted)
         require_engine(files)
-        needed = [*files.weights, *filter(None, [files.projector])] if files.main else _needed(names)
+        needed = [*files.weights, *filter(None, [files.projector]), *([] if files.main else _beside(names))]
         if not files.weights:
             raise LookupError("has no model that this service can load: neither GGUF nor safetensors")
         folder = snapshot_download(repository, allow_patterns=list(map(glob.escape, needed)), tqdm_class=_bar(tell))
@@ -59,7 +59,8 @@ def fetch(named: str, tell: Callable[[str], None]) -> dict[str, Any]:
 
 def _names(repository: str) -> list[str]:
     try:
-        return sorted(HfApi().list_repo_files(repository))
+        # not list_repo_files, which tries for 24 s where there is no network
+        return sorted(file.rfilename for file in HfApi().model_info(repository).siblings or ())
     except (RepositoryNotFoundError, GatedRepoError):
         raise
     except Exception:
@@ -77,11 +78,8 @@ def _cached_names(repository: str) -> list[str]:
     return sorted(str(file.file_path.relative_to(found.snapshot_path)) for found in revisions for file in found.files)
 
 
-def _needed(names: list[str]) -> list[str]:
-    tops = [name for name in names if "/" not in name]
-    weights = [name for kind in WEIGHTS for name in tops if name.endswith(kind)]
-    kinds = {Path(name).suffix for name in weights[:1]}  # the same weights may be there in both
-    return [name for name in tops if Path(name).suffix in {*CONFIGURATION, *kinds}]
+def _beside(names: list[str]) -> list[str]:
+    return [name for name in names if name.endswith(CONFIGURATION) and "/" not in name]
 
 
 def _why(repository: str, error: Exception) -> str:

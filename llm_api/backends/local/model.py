@@ -93,7 +93,7 @@ def chosen(names: Sequence[str], wanted: str) -> Files:
     firsts = {_parts(name)[0] for name in models if name not in projectors or name == wanted}
     fitting = {first for first in firsts if _fits(first, wanted)}
     if not firsts and not wanted:
-        return Files("", tuple(name for name in names if name.endswith(WEIGHTS) and "/" not in name))
+        return Files("", _weights(names))
     if len(fitting) != 1:
         some = ", ".join(sorted(fitting or firsts)[:MAX_NAMED])
         raise LookupError(f"has {len(fitting)} GGUF models{f' for {wanted}' if wanted else ''}: name one of {some}")
@@ -103,6 +103,12 @@ def chosen(names: Sequence[str], wanted: str) -> Files:
     # of several the one that is neither rounded nor twice as large
     best = min(projectors, key=lambda name: (not re.search(r"(?<!b)f16", name, re.IGNORECASE), name), default=None)
     return Files(parts[0], parts, None if best in parts else best)
+
+
+def _weights(names: Sequence[str]) -> tuple[str, ...]:
+    """Return the files of the first kind that is there: the same weights may be there in both."""
+    kinds = ([name for name in names if name.endswith(kind) and "/" not in name] for kind in WEIGHTS)
+    return tuple(next(filter(None, kinds), []))
 
 
 def _fits(first: str, wanted: str) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import copy
 import itertools
+import logging
 import math
 import threading
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
@@ -65,9 +66,11 @@ class TorchModel:
 
     def __init__(self, path: str, *, context: int, slots: int, threads: int) -> None:
         transformers.logging.set_verbosity_error()
+        logging.getLogger("ContinuousBatchingLogger").setLevel(logging.ERROR)
         torch.set_num_threads(threads)
         device, dtype = _device()
         self._tokenizer = transformers.AutoTokenizer.from_pretrained(path)
+        self._decoder = self._tokenizer.backend_tokenizer
         self._model = transformers.AutoModelForCausalLM.from_pretrained(path, dtype=dtype).to(device)
         self.context = min(context, getattr(self._model.config, "max_position_embeddings", None) or context)
         self._config = self._model.generation_config
@@ -96,8 +99,17 @@ class TorchModel:
 
     def text(self) -> Callable[[int], str]:
         """Return what gives one answer's text, token by token; "" where a character is not complete."""
-        stream, tokenizer = DecodeStream([], skip_special_tokens=True), self._tokenizer.backend_tokenizer
-        return lambda token: stream.step(tokenizer, token) or ""
+        stream = DecodeStream([], skip_special_tokens=True)
+
+        def text_of(token: int) -> str:
+            nonlocal stream
+            try:
+                return stream.step(self._decoder, token) or ""
+            except Exception:  # it has no other; bytes that are no UTF-8 change what it has decoded before
+                stream = DecodeStream([], skip_special_tokens=True)
+                return stream.step(self._decoder, token) or ""
+
+        return text_of
 
     def is_end(self, token: int) -> bool:
         """Whether the model ends its answers with this token."""
@@ -181,7 +193,8 @@ class _Batches:
                     async for _ in tokens:
                         pass
             except EngineBroken:
-                self._manager = None
+                self._manager, self._active = None, 0
+                self._idle.set()
 
     async def answer(self, prompt: list[int], wish: Wish) -> AsyncGenerator[list[int]]:
         """Yield the tokens. Raises EngineBroken."""
