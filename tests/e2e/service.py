@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import atexit
+import hashlib
 import http.client
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -100,7 +104,12 @@ class Service:
         given = {name: str(value) for name, value in settings.items()}
         # Port 0: the system picks a free one, and gunicorn's output says which.
         # An engine of its own, which no other test's service shares.
-        own = {"HOME": str(home), "XDG_RUNTIME_DIR": str(home), "BIND": "127.0.0.1:0", "WORKER_CLASS": WORKER_CLASS}
+        own = {
+            "HOME": str(home),
+            "XDG_RUNTIME_DIR": str(runtime_folder(home)),
+            "BIND": "127.0.0.1:0",
+            "WORKER_CLASS": WORKER_CLASS,
+        }
         env = kept | own | given
         with (home / "output.txt").open("wb") as output:
             command = [sys.executable, "-m", "gunicorn", "wsgi:app"]
@@ -211,12 +220,20 @@ class Service:
         return sum(int(user) + int(system) for user, system in (f[11:13] for f in fields)) / os.sysconf("SC_CLK_TCK")
 
 
+def runtime_folder(home: Path) -> Path:
+    """Return where the engines of the service in `home` have their sockets, whose names can't be as long as pytest's."""
+    folder = Path(tempfile.gettempdir()) / f"llm-e2e-{hashlib.sha256(bytes(home)).hexdigest()[:12]}"
+    folder.mkdir(0o700, exist_ok=True)
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
+
+
 def engines_in(home: Path) -> list[int]:
-    """Return the ids of the local models' processes whose sockets are in the folder `home`."""
-    found = []
+    """Return the ids of the local models' processes of the service in `home`."""
+    sockets, found = os.fsencode(runtime_folder(home)), []
     for folder in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):
-            if b"serve.py" in (command := (folder / "cmdline").read_bytes()) and os.fsencode(home) in command:
+            if b"serve.py" in (command := (folder / "cmdline").read_bytes()) and sockets in command:
                 found.append(int(folder.name))
     return found
 

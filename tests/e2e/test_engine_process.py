@@ -21,7 +21,7 @@ from llm_api.runtime.cores import usable_cores
 from llm_api.runtime.deadline import Deadline
 from llm_api.types import GenerationRequest, Message
 
-from .service import LOCAL, PROJECT, Service, engines_in, eventually
+from .service import LOCAL, PROJECT, Service, engines_in, eventually, runtime_folder
 
 CAPITAL = "What is the capital of France?"
 STORY = {"prompt": "Write a very long story about the sea.", "temperature": 0, "max_tokens": 4000}
@@ -59,7 +59,7 @@ class Users:
         user = subprocess.Popen(
             [sys.executable, "-c", f"{USER}{more}sys.stdin.read()"],
             cwd=self.home,
-            env=os.environ | {"PYTHONPATH": str(PROJECT), "XDG_RUNTIME_DIR": str(self.home)},
+            env=os.environ | {"PYTHONPATH": str(PROJECT), "XDG_RUNTIME_DIR": str(runtime_folder(self.home))},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -80,7 +80,7 @@ def zombies_of(pid: int) -> list[str]:
 def check_nothing_is_left(home: Path) -> None:
     """No process, no socket: a lock that nobody holds, and what the engine said."""
     eventually(lambda: not engines_in(home))
-    eventually(lambda: {file.name for file in home.glob("llm-api-*/*/*")} == {"lock", "output"})
+    eventually(lambda: {file.name for file in runtime_folder(home).glob("llm-api-*/*/*")} == {"lock", "output"})
 
 
 @pytest.fixture
@@ -201,7 +201,7 @@ def test_no_port_is_opened(serve: Serve) -> None:
 
     assert any(name.startswith("socket:") for name in sockets)
     assert sockets & ports == set()
-    [folder] = service.home.glob("llm-api-*")
+    [folder] = runtime_folder(service.home).glob("llm-api-*")
     assert folder.stat().st_mode & 0o777 == 0o700
 
 
@@ -231,7 +231,7 @@ def test_stale_sockets(users: Users) -> None:
     for pid in (first.pid, *engines_in(users.home)):
         os.kill(pid, signal.SIGKILL)
     eventually(lambda: not engines_in(users.home))
-    assert len(list(users.home.glob("llm-api-*/*/*.sock"))) == 2
+    assert len(list(runtime_folder(users.home).glob("llm-api-*/*/*.sock"))) == 2
 
     second = users.begin()
 
@@ -319,8 +319,8 @@ def test_folder_that_is_too_deep(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 
 def test_folder_that_others_can_enter(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A folder of that name that is open to others, or another's, is not used."""
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
-    folder = tmp_path / f"llm-api-{os.geteuid()}"
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(runtime_folder(tmp_path)))
+    folder = runtime_folder(tmp_path) / f"llm-api-{os.geteuid()}"
     folder.mkdir()
     folder.chmod(0o755)
     with pytest.raises(NotConfigured, match="open to other users, or another's"):

@@ -16,7 +16,7 @@ from llm_api.types import GenerationRequest, Message
 
 from .far_ends import smollm2_file
 from .hub import Hub, hub
-from .service import LOCAL, Service, eventually
+from .service import LOCAL, Service, eventually, runtime_folder
 
 Serve = Callable[..., Service]
 CAPITAL = "What is the capital of France?"
@@ -100,7 +100,7 @@ def test_what_cannot_be_fetched(
     smollm2_repository.repositories["owner/gated"] = tiny_models / "chat"
     smollm2_repository.repositories["owner/nothing"] = tmp_path / "nothing"
     (tmp_path / "nothing").mkdir()
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(runtime_folder(tmp_path)))
     monkeypatch.setenv("HF_HOME", str(tmp_path / "cache"))
     monkeypatch.setenv("HF_ENDPOINT", smollm2_repository.address)
 
@@ -133,7 +133,7 @@ def test_what_is_no_model(
 ) -> None:
     """What is under the name instead of the model is said in one line, without the folder's name."""
     require("xllamacpp")
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(runtime_folder(tmp_path)))
     (tmp_path / "model.gguf").write_text(content)
 
     words = failure(str(tmp_path / "model.gguf"))
@@ -144,7 +144,7 @@ def test_what_is_no_model(
 
 def test_without_huggingface_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """One line says what to install, and no process is begun."""
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(runtime_folder(tmp_path)))
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
 
     assert failure("owner/name") == "huggingface_hub is not installed: pip install huggingface_hub"

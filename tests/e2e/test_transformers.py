@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from .service import LOCAL, Reply, Service, eventually, running
+from .service import LOCAL, Reply, Service, eventually, running, runtime_folder
 
 
 @pytest.fixture(scope="module")
@@ -236,7 +236,7 @@ def test_its_process_ends_in_order(tiny_models: Path, tmp_path: Path) -> None:
         service.generate("Hello", max_tokens=1, fallback=False)
 
     eventually(lambda: not service.engines())
-    [output] = tmp_path.glob("llm-api-*/*/output")
+    [output] = runtime_folder(tmp_path).glob("llm-api-*/*/output")
     assert "Traceback" not in output.read_text()
     assert "terminate" not in output.read_text() + service.output()
 
