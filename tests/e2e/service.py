@@ -104,12 +104,8 @@ class Service:
         given = {name: str(value) for name, value in settings.items()}
         # Port 0: the system picks a free one, and gunicorn's output says which.
         # An engine of its own, which no other test's service shares.
-        own = {
-            "HOME": str(home),
-            "XDG_RUNTIME_DIR": str(runtime_folder(home)),
-            "BIND": "127.0.0.1:0",
-            "WORKER_CLASS": WORKER_CLASS,
-        }
+        own = {"HOME": str(home), "XDG_RUNTIME_DIR": str(runtime_folder(home))}
+        own |= {"BIND": "127.0.0.1:0", "WORKER_CLASS": WORKER_CLASS}
         env = kept | own | given
         with (home / "output.txt").open("wb") as output:
             command = [sys.executable, "-m", "gunicorn", "wsgi:app"]
@@ -221,7 +217,7 @@ class Service:
 
 
 def runtime_folder(home: Path) -> Path:
-    """Return where the engines of the service in `home` have their sockets, whose names can't be as long as pytest's."""
+    """Return where the service in `home` has its engines' sockets: pytest's own names are too long for them."""
     folder = Path(tempfile.gettempdir()) / f"llm-e2e-{hashlib.sha256(bytes(home)).hexdigest()[:12]}"
     folder.mkdir(0o700, exist_ok=True)
     atexit.register(shutil.rmtree, folder, ignore_errors=True)

@@ -304,8 +304,9 @@ def ask() -> None:
 
 def test_folder_that_cannot_be_made(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A folder that can't be written to is named, with what to set."""
-    (tmp_path / "file").write_text("")
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path / "file"))
+    file = runtime_folder(tmp_path) / "file"
+    file.write_text("")
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(file))
     with pytest.raises(NotConfigured, match=r"can't be made \(Not a directory\): set XDG_RUNTIME_DIR"):
         ask()
 
