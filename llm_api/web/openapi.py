@@ -137,7 +137,8 @@ SAYS_SOMETHING = {
 WHOLES: dict[tuple[type, str], dict[str, Any]] = {
     (ChatSchema, "messages"): {
         "description": "All texts together have 1 to MAX_PROMPT_CHARS characters.",
-        "contains": SAYS_SOMETHING,
+        # of one alone, tools make up as many messages as are allowed, for minutes
+        "allOf": [{"contains": {"type": "object"}}, {"contains": SAYS_SOMETHING}],
     },
     (CompletionSchema, "prompt"): {"description": "At most MAX_PROMPT_CHARS characters.", "minLength": 1},
 }

@@ -59,7 +59,8 @@ class Users:
         user = subprocess.Popen(
             [sys.executable, "-c", f"{USER}{more}sys.stdin.read()"],
             cwd=self.home,
-            env=os.environ | {"PYTHONPATH": str(PROJECT), "XDG_RUNTIME_DIR": str(runtime_folder(self.home))},
+            env=os.environ
+            | {"PYTHONPATH": f"{self.home}:{PROJECT}", "XDG_RUNTIME_DIR": str(runtime_folder(self.home))},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -253,6 +254,32 @@ def test_fork_after_it_began(users: Users) -> None:
         os.kill(child, 0)
     finally:
         os.kill(child, signal.SIGKILL)
+
+
+# Stands for a model that takes minutes: llama.cpp's loader does not give Python's lock back meanwhile.
+SLOW_LOADER = """
+import ctypes, types
+
+class CommonParams:
+    def __init__(self):
+        self.model = self.cpuparams = self.cpuparams_batch = types.SimpleNamespace()
+
+class Server:
+    def __init__(self, params):
+        open(params.hostnames[0] + ".loading", "w").close()
+        ctypes.PyDLL(None).sleep(60)
+"""
+
+
+def test_killed_while_the_loader_holds_pythons_lock(users: Users) -> None:
+    """An engine that can't look at its leases ends all the same when its user is gone."""
+    (users.home / "xllamacpp.py").write_text(SLOW_LOADER)
+    user = users.begin()
+    eventually(lambda: list(runtime_folder(users.home).glob("llm-api-*/*/*.loading")))
+
+    user.kill()
+
+    eventually(lambda: not engines_in(users.home))
 
 
 def test_while_it_loads(serve: Serve, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ def no_lock() -> None:
 
 def no_repair() -> None:
     """A torn last line is left as it is."""
-    RequestLog._mended_size = lambda log, file: log._size
+    RequestLog._repaired_size = lambda log, file: log._size
 
 
 def answer_before_line() -> None:

@@ -2,15 +2,19 @@
 
 import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 from asking import Serve, ask
-from fakes import Clock, Fake
+from fakes import PATIENCE, Clock, Fake
+from flask import Flask
 from flask.testing import FlaskClient
 
+from llm_api import LLMAPI
 from llm_api.backends.base import Backend
 from llm_api.errors import NotConfigured, ServerError, Unreachable
+from llm_api.rules import BACKENDS
 
 
 def health(client: FlaskClient) -> tuple[int, str, str | None]:
@@ -186,3 +190,12 @@ def test_health_is_not_logged(make_client: Serve, log_path: Any) -> None:
     """The log is of requests for text; probes would drown them."""
     make_client().get("/health")
     assert log_path.read_bytes() == b""
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_start_breaks_for_no_backend(
+    make_app: Callable[..., Flask], caplog: pytest.LogCaptureFixture, backend: str
+) -> None:
+    """What a start asks of each backend of ours ends in silence where there is nothing to say."""
+    LLMAPI.of(make_app(llm_backend=backend)).health.begin().join(PATIENCE)
+    assert caplog.records == []

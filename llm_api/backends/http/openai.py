@@ -84,6 +84,12 @@ class OpenAIWire(Vendor):
     def list_models(self, deadline: Deadline) -> list[str]:
         return self.get("/models", deadline, listed_ids)
 
+
+class OpenAI(OpenAIWire):
+    """OpenAI itself, or the server at OPENAI_BASE_URL."""
+
+    name = prefix = "openai"
+
     def caveat(self, deadline: Deadline) -> str | None:
         if self.is_official or not answers_at(self.base_url, self.settings, deadline):
             return None
@@ -91,12 +97,6 @@ class OpenAIWire(Vendor):
             f"{self.name}'s server is an Ollama, which over this wire silently cuts a prompt that is longer than its"
             " context: set LLM_BACKEND=ollama and OLLAMA_URL, with which it refuses that"
         )
-
-
-class OpenAI(OpenAIWire):
-    """OpenAI itself, or the server at OPENAI_BASE_URL."""
-
-    name = prefix = "openai"
 
     def adapt(self, fields: dict[str, Any]) -> None:
         model = fields["model"]

@@ -4,11 +4,12 @@ Begun by engine.py as a program of its own, so it imports nothing of the service
 lock that says that it lives is inherited, and never touched.
 """
 
-import faulthandler
+import fcntl
 import json
 import os
 import resource
 import secrets
+import select
 import selectors
 import signal
 import socket
@@ -16,6 +17,7 @@ import sys
 import threading
 import time
 import traceback
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
@@ -30,8 +32,9 @@ CACHE_MIB = 512
 CANT_LOAD = 3
 CANT_FETCH = 4
 PACKAGE = Path(__file__).parents[2]
-# llama.cpp holds Python's lock while it loads, so no lease is looked at: a file system that hangs must not keep it.
-LOAD_SECONDS = 1800
+
+# Open connections, each of which says that its user needs this process.
+leases: set[socket.socket] = set()
 
 
 def main() -> None:
@@ -44,8 +47,7 @@ def main() -> None:
     listener.bind(asked["lease"])
     listener.listen(128)
     loaded, tell = socket.socketpair(type=socket.SOCK_DGRAM)  # one line is one message
-    threading.Thread(target=load, args=(asked, tell)).start()
-    hold_leases(listener, loaded)
+    hold_leases(listener, loaded, threading.Thread(target=load, args=(asked, tell)))
     for name in ("lease", "http"):
         Path(asked[name]).unlink(missing_ok=True)
     os._exit(0)  # a C++ server's destructors may wait for ever
@@ -123,10 +125,22 @@ def llama_cpp(asked: dict[str, Any], key: str) -> object:
     params.endpoint_metrics = True
     params.ui = params.warmup = False
     params.verbosity = 1  # errors
-    faulthandler.dump_traceback_later(LOAD_SECONDS, exit=True)
+    # It holds Python's lock while it loads, so no lease is looked at: the kernel ends the process when a user goes, by
+    # the signal SIGIO (fcntl(2)). Other users begin it again.
+    watch_leases(True)
     server = xllamacpp.Server(params)
-    faulthandler.cancel_dump_traceback_later()
+    watch_leases(False)
     return server
+
+
+def watch_leases(watched: bool) -> None:
+    """Let the kernel end this process when one of the leases ends, or no longer."""
+    for lease in list(leases):
+        flags = fcntl.fcntl(lease, fcntl.F_GETFL) & ~os.O_ASYNC
+        fcntl.fcntl(lease, fcntl.F_SETOWN, os.getpid())
+        fcntl.fcntl(lease, fcntl.F_SETFL, flags | (os.O_ASYNC if watched else 0))
+        if watched and select.select([lease], [], [], 0)[0]:  # gone before it was watched
+            os._exit(0)
 
 
 def transformers(asked: dict[str, Any], key: str) -> object:
@@ -137,9 +151,12 @@ def transformers(asked: dict[str, Any], key: str) -> object:
     return Server(asked, key)
 
 
-def hold_leases(listener: socket.socket, loaded: socket.socket) -> None:
-    """Return when nobody has held a lease for two seconds: an open connection, which gets the lines of `loaded`."""
-    hello, leases, since = b"", set[socket.socket](), time.monotonic()
+def hold_leases(listener: socket.socket, loaded: socket.socket, loading: threading.Thread) -> None:
+    """Return when no lease has been held for two seconds: an open connection, which gets the lines of `loaded`.
+
+    With the first of them, `loading` begins.
+    """
+    hello, since = b"", time.monotonic()
     selector = selectors.DefaultSelector()
     selector.register(listener, selectors.EVENT_READ)
     selector.register(loaded, selectors.EVENT_READ)
@@ -150,8 +167,10 @@ def hold_leases(listener: socket.socket, loaded: socket.socket) -> None:
             if sock is listener:
                 lease, _ = listener.accept()
                 leases.add(lease)
+                if loading.ident is None:
+                    loading.start()
                 selector.register(lease, selectors.EVENT_READ)
-                say(hello, {lease})
+                say(hello, [lease])
             elif sock is loaded:
                 hello = loaded.recv(4096) + b"\n"
                 say(hello, leases)
@@ -162,9 +181,9 @@ def hold_leases(listener: socket.socket, loaded: socket.socket) -> None:
                 since = time.monotonic()
 
 
-def say(hello: bytes, leases: set[socket.socket]) -> None:
-    """Write the line to the leases."""
-    for lease in leases:
+def say(hello: bytes, users: Iterable[socket.socket]) -> None:
+    """Write the line to the users."""
+    for lease in users:
         with suppress(OSError):
             lease.sendall(hello)
 
