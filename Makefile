@@ -23,7 +23,7 @@ test: $(VENV)/.dev
 test-faults: $(VENV)/.dev
 	$(BIN)/python -m pytest -n 2 --dist loadfile tests/faults -rP
 
-# The same under gevent workers: what goes through gunicorn and has no model in its process, which gevent refuses.
+# The same under gevent workers: what goes through gunicorn.
 GEVENT_TESTS := $(patsubst %,tests/e2e/test_%.py,process deadline ollama llama_server) tests/faults
 test-gevent: $(VENV)/.dev
 	TEST_WORKER_CLASS=gevent $(BIN)/python -m pytest -n 2 --dist loadfile $(GEVENT_TESTS) -k "not writer"
