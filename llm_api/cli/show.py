@@ -66,8 +66,8 @@ def _summary(record: Entry) -> str:
     """The parts are a stranger's text, so each is made printable before it gets its colour."""
     status = str(record.get("status"))
     error = (record.get("error") or {}).get("code")
-    counted = (record.get("input_tokens"), record.get("output_tokens"))
-    tokens = "" if counted == (None, None) else f"{_dash(counted[0])}+{_dash(counted[1])} tokens"
+    usage = (record.get("input_tokens"), record.get("output_tokens"))
+    tokens = "" if usage == (None, None) else f"{_dash(usage[0])}+{_dash(usage[1])} tokens"
     fallback = f"fallback: {record.get('fallback_reason')}" if record.get("fallback") else ""
     parts = [
         (datetime.fromtimestamp(record["timestamp"]).strftime("%Y-%m-%d %H:%M:%S"), None),
@@ -186,7 +186,9 @@ def curl_line(record: Entry, url: str) -> str:
     """Return the curl line that sends a record's request again. Raises ClickException where its text was not kept."""
     kept = {name: value for name in ("prompt", "system", "messages") if (value := record.get(name)) is not None}
     if not kept.keys() & {"prompt", "messages"} or any(map(_is_cut, [record, *(record.get("messages") or [])])):
-        raise click.ClickException("the log has not the whole request (refused, LOG_PROMPTS=false or LOG_MAX_TEXT)")
+        raise click.ClickException(
+            "the log does not have the whole request (refused, LOG_PROMPTS=false or LOG_MAX_TEXT)"
+        )
     more = {"model": record.get("request_model"), "stream": record.get("stream") or None}
     body = kept | record["parameters"] | {name: value for name, value in more.items() if value is not None}
     path = "/generate" if "prompt" in kept else "/v1/chat/completions"

@@ -130,7 +130,7 @@ class Chain:
                 raise failure or error from None
             else:
                 link.breakers.own.remember(None)
-                return dataclasses.replace(begun, fallback_reason=failure.code if failure else None)
+                return dataclasses.replace(begun, fallback_reason=failure.code) if failure else begun
         assert failure, "a chain is never empty"
         raise failure
 

@@ -206,10 +206,10 @@ class Exchange:
         try:
             logged = self._log.append(self._line(end))
         except LogUnavailable as unlogged:
-            end = dataclasses.replace(end, status="error", http_status=unlogged.status)
+            end = end._replace(status="error", http_status=unlogged.status)
             raise
         except Exception:  # a host's hook broke, or gave what is not JSON: the line has no word of the request
-            end = dataclasses.replace(end, status="error", http_status=InternalError.status)
+            end = end._replace(status="error", http_status=InternalError.status)
             logged = self._log.append(self._bare_line(end))
             raise
         finally:
@@ -237,7 +237,5 @@ class Exchange:
 
     def _bare_line(self, end: End) -> dict[str, Any]:
         record = Record(self.record.policy, self.record.operation, self.record.request_id)
-        bare = dataclasses.replace(
-            end, error=InternalError(), head=None, finish_reason=None, usage=Usage(), attempts=()
-        )
+        bare = end._replace(error=InternalError(), head=None, finish_reason=None, usage=Usage(), attempts=())
         return record.line(bare)

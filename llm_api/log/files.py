@@ -92,7 +92,7 @@ def read_records(lines: Iterable[Line]) -> Iterator[Entry]:
 
 
 def parse(data: bytes) -> Entry | None:
-    """Return the record in a line; None where it is none, or its fields have not the types of one."""
+    """Return the record in a line; None where it is not one, or a field has another type."""
     try:
         record = strict_json.decode(data)
     except ValueError:
@@ -111,7 +111,7 @@ def last_lines(path: Path, count: int) -> list[bytes]:
 
 
 def last_lines_of(file: IO[bytes], count: int) -> list[bytes]:
-    """As `last_lines`; the file is left standing behind the last of them."""
+    """As `last_lines`; the file's position is behind the last of them."""
     end = file.seek(0, os.SEEK_END)
     rest, *lines = islice(_pieces_back(file), count + 1)
     file.seek(end - len(rest))

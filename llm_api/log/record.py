@@ -73,8 +73,7 @@ class Attempt:
         self.outcome, self.error = error.code, error
 
 
-@dataclass(frozen=True, slots=True)
-class End:
+class End(NamedTuple):
     """How a request ended. `status` is `ok`, `error` or `aborted`; without a `head` no backend has answered."""
 
     status: str

@@ -1,9 +1,9 @@
 """The session policy and the deadline on sockets, for all backends behind HTTP.
 
 The policy, and what was measured without each rule: no environment (`.netrc` overwrote our key, proxy variables got
-keys and prompts), no redirects (they carry `x-api-key` and the prompt along), no retries below the one loop of the
-generator (a POST was executed four times), bodies bounded and never decompressed (a bomb of 291 kB took 612 MB),
-and every socket is shut when its request is over (a dripped body took 11.6 s under a timeout of 1 s).
+keys and prompts), no redirects (they carry `x-api-key` and the prompt along), no retries below the one loop in
+exchange/attempts.py (a POST was executed four times), bodies bounded and never decompressed (a bomb of 291 kB took
+612 MB), and every socket is shut when its request is over (a dripped body took 11.6 s under a timeout of 1 s).
 """
 
 from __future__ import annotations

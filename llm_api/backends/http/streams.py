@@ -84,7 +84,7 @@ def json_object(data: bytes) -> dict[str, Any]:
 
 
 def in_shape(read: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """Return `read(...)`. Raises InvalidAnswer where the data has not the shape that `read` expects."""
+    """Return `read(...)`. Raises InvalidAnswer where the data does not have the shape that `read` expects."""
     try:
         return read(*args, **kwargs)
     except (KeyError, IndexError, TypeError, AttributeError, ValueError) as error:

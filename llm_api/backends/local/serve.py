@@ -96,7 +96,7 @@ def check(files: list[str]) -> None:
         if head.startswith(b"<"):
             leave(f"{file.name} is a page (HTML), not the model: download the file itself", CANT_LOAD)
         if file.suffix == ".gguf" and not head.startswith(b"GGUF"):
-            leave(f"{file.name} does not begin with GGUF, so it is no model, or a broken one", CANT_LOAD)
+            leave(f"{file.name} does not begin with GGUF: it is not a model, or broken", CANT_LOAD)
 
 
 def leave(words: str, code: int) -> NoReturn:
@@ -135,7 +135,7 @@ def llama_cpp(asked: dict[str, Any], key: str) -> object:
 
 def watch_leases(watched: bool) -> None:
     """Let the kernel end this process when one of the leases ends, or no longer."""
-    for lease in list(leases):
+    for lease in [lease for lease in list(leases) if lease.fileno() >= 0]:
         flags = fcntl.fcntl(lease, fcntl.F_GETFL) & ~os.O_ASYNC
         fcntl.fcntl(lease, fcntl.F_SETOWN, os.getpid())
         fcntl.fcntl(lease, fcntl.F_SETFL, flags | (os.O_ASYNC if watched else 0))

@@ -1,4 +1,4 @@
-// The dashboard: the log's numbers, anew every few seconds, and each request's record behind a click.
+// The dashboard: the log's numbers, refreshed every few seconds, and each request's record behind a click.
 
 import { Chart } from "./charts.js";
 import { REASONS, ask, count, decimal, keyHeaders, make, milliseconds, problemOf, share, showDialog, showProblem, startHeader, when } from "./common.js";

@@ -22,14 +22,14 @@ function start() {
 // What Swagger UI leaves without a name; and its links inside of buttons, which say nothing that the buttons don't.
 const NAMES = { "#servers": "Server", ".examples-select-element": "Example", "textarea.body-param__text": "Request body" };
 
-function mend() {
+function repair() {
   for (const [selector, name] of Object.entries(NAMES)) {
     for (const element of document.querySelectorAll(`${selector}:not([aria-label])`)) element.setAttribute("aria-label", name);
   }
   for (const link of document.querySelectorAll("#swagger-ui button a[href]")) link.removeAttribute("href");
 }
 
-new MutationObserver(mend).observe(document.getElementById("swagger-ui"), { childList: true, subtree: true });
+new MutationObserver(repair).observe(document.getElementById("swagger-ui"), { childList: true, subtree: true });
 
 const dark = matchMedia("(prefers-color-scheme: dark)");
 const fit = () => document.documentElement.classList.toggle("dark-mode", dark.matches);
