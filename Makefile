@@ -11,12 +11,12 @@ BIN := $(VENV)/bin
 run: $(VENV)/.run
 	@if [ ! -f .env ]; then export LLM_BACKEND="$${LLM_BACKEND:-huggingface}"; fi; exec $(BIN)/gunicorn wsgi:app
 
-# The loop to work in: under a minute on two cores.
+# The loop to work in: about a minute on two cores.
 check: lint types
-	FLASK_SKIP_DOTENV=1 $(BIN)/python -m pytest -n 2 --dist loadfile tests/unit
+	FLASK_SKIP_DOTENV=1 $(BIN)/python -m pytest -n 2 --dist worksteal tests/unit
 
 test: $(VENV)/.dev
-	@echo "All tests take about five minutes on two cores; make check takes about two."
+	@echo "All tests take about five minutes on two cores; make check takes about one."
 	FLASK_SKIP_DOTENV=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 # Kills, full disks, rotation, held locks; FAULTS=full takes the counts of a proof, in some six minutes.
