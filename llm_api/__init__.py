@@ -30,7 +30,7 @@ def __getattr__(name: str) -> Any:
 
 def create_app(settings: Settings | None = None, backends: Iterable[Backend] | None = None) -> Flask:
     """Return the service as a Flask app. `settings` default to the environment and `.env` in the working folder;
-    `backends` stands for those that they name.
+    `backends` replaces those that they name.
 
     Raises ConfigError where a setting is wrong. Nothing is opened and no model is loaded before the first request.
     """

@@ -56,7 +56,7 @@ class Hooks:
 class Chain:
     """The backends of one service in the order they are asked. Shared by all threads.
 
-    `backends` stands for those that `settings` name.
+    `backends` replaces those that `settings` name.
     """
 
     def __init__(self, settings: Settings, hooks: Hooks, backends: Iterable[Backend] | None = None) -> None:

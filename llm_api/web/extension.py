@@ -44,13 +44,13 @@ class LLMAPI:
     """`LLMAPI(app, url_prefix="/llm")`, or `LLMAPI(url_prefix="/llm")` and later `init_app(app)`.
 
     A setting comes from the keyword of its name in small letters, else from `app.config["LLM_API_" + NAME]`, else from
-    the environment, else it is the default; a host's `.env` is the host's to read. `settings` stands for all of them.
+    the environment, else it is the default; a host's `.env` is the host's to read. `settings` replaces all of them.
 
     The host may say: `caller()`, called in the request, returns who asks, for the log and the limits; it may raise
     llm_api.errors.Unauthorized. `may_use(caller, model)` says whether that one may use `backend/model`.
     `redact(record)` returns the log's record as it is to be written; a stream's has no request context any more.
 
-    `backends` stands for the backends that the settings name, first the one to ask first.
+    `backends` replaces the backends that the settings name, first the one to ask first.
 
     Several may hang in one app, each under a prefix of its own; without one, `/` is the playground.
     Raises ConfigError where a setting is wrong.

@@ -34,7 +34,7 @@ logger = logging.getLogger(__name__)
 def client_address(peer: str | None, forwarded_for: str, proxies: tuple[Network | None, ...]) -> str | None:
     """Return the address of who asks: the last one in X-Forwarded-For that no trusted proxy of `proxies` has.
 
-    `peer` is who is connected, None or empty on a unix socket, for which None stands in `proxies`.
+    `peer` is the connected address, None or empty on a unix socket, which is None in `proxies`.
     """
     address = peer or None
     for said in reversed([part.strip() for part in forwarded_for.split(",")]):
@@ -69,7 +69,7 @@ def _counted(address: str) -> str:
 
 
 class Standing(NamedTuple):
-    """How a caller stands with a rate after a request: `wait` is 0 where it counted, else the seconds until one would;
+    """A caller's state under a rate after a request: `wait` is 0 where it counted, else the seconds until one would;
     `remaining` more may be made now, and in `reset` seconds one more than that.
     """
 
@@ -157,7 +157,7 @@ class RateLimits:
         self._shared = PerProcess(lambda: {rate: RedisWindow(rate, self._limiter()) for rate in self._rates})
 
     def count(self, key: str | None, address: str | None) -> dict[str, str]:
-        """Count one request; return the headers that say how the caller stands with the rate that is used up first.
+        """Count one request; return the headers that give the caller's state under the rate that is used up first.
 
         Raises RateLimitExceeded, or LimitsUnavailable where that is what a lost storage means.
         """

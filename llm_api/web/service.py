@@ -40,7 +40,7 @@ class Client(NamedTuple):
 class Service:
     """Shared by all threads. `caller()` returns who asks in the current request; without it the key's name says so.
 
-    `backends` stands for those that `settings` name.
+    `backends` replaces those that `settings` name.
     """
 
     def __init__(

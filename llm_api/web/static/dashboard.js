@@ -164,7 +164,7 @@ function listBackends(names) {
 function showRequests() {
   const rows = shown[document.querySelector('input[name="which"]:checked').value];
   const text = JSON.stringify(rows);
-  if (text === drawn) return; // who reads or stands in the table is not disturbed
+  if (text === drawn) return; // do not disturb a reader, or the focus, in the table
   drawn = text;
   const focused = document.activeElement?.dataset.request;
   fillTable($("requests"), [["Time"], ["Status"], ["Answered by"], ["Duration", "number"], ["First chunk", "number"], ["Tokens", "number"], ["Prompt"]],

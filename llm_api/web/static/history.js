@@ -15,7 +15,7 @@ export function all() {
   }
 }
 
-// `item.id` stands for one prompt or one conversation; a longer one takes the place of its beginning.
+// `item.id` names one prompt or one conversation; a longer one takes the place of its beginning.
 export function keep(item) {
   const cut = { ...item, answers: item.answers.map((answer) => ({ ...answer, text: answer.text.slice(0, MOST_CHARS) })) };
   let items = [cut, ...all().filter(({ id }) => id !== item.id)].slice(0, MOST);
