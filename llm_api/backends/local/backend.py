@@ -37,7 +37,7 @@ NUMBERS = {
 class HuggingFaceLocal(OpenAIWire):
     """The model that HF_MODEL names, or the packaged one."""
 
-    name = "huggingface"
+    name = "huggingface"  # with no prefix: HF_EXTRA_BODY and HF_EXTRA_HEADERS are for the cloud
     path = "/v1/chat/completions"
 
     def __init__(self, settings: Settings) -> None:
@@ -55,14 +55,6 @@ class HuggingFaceLocal(OpenAIWire):
     def headers(self) -> dict[str, str]:
         # an idle connection would hold one of its threads for five seconds
         return {**super().headers(), "Connection": "close"}
-
-    @property
-    def extra_body(self) -> Mapping[str, Any]:
-        return {}  # HF_EXTRA_BODY and HF_EXTRA_HEADERS are for the cloud
-
-    @property
-    def extra_headers(self) -> Mapping[str, str]:
-        return {}
 
     def key(self) -> str:
         return self._engine().key
