@@ -290,6 +290,14 @@ class NotRecorded(BackendError):
     code = "not_recorded"
 
 
+class Unsupported(BackendError):
+    """The backend lacks what the request needs."""
+
+    status = 400
+    type = "invalid_request_error"
+    code = "unsupported"
+
+
 class NotConfigured(BackendError):
     """The backend lacks a key or a package."""
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 # What a request may need beyond text, each with the field that asks for it.
-NEEDS = {"json_object": "response_format", "json_schema": "response_format", "images": "messages", "tools": "messages"}
-PARAMETERS = ("max_tokens", "temperature", "top_p", "stop", "seed", "response_format")
+NEEDS = {
+    **dict.fromkeys(("json_object", "json_schema"), "response_format"),
+    **{"images": "messages", "tools": "tools", "tool_choice": "tool_choice"},
+}
+PARAMETERS = ("max_tokens", "temperature", "top_p", "stop", "seed", "response_format", "reasoning_effort")
 # Of the extras, what says who asks: no parameter, since it changes no answer.
 IDENTIFIERS = frozenset({"user", "safety_identifier", "prompt_cache_key"})
 
@@ -50,7 +53,10 @@ class ToolResult:
 
 @dataclass(frozen=True, slots=True)
 class Reasoning:
-    """What a model thought; only the provider `made_by` can read `signature` and `data` again."""
+    """What a model thought, or a piece of it; only the provider `made_by` can read `signature` and `data` again.
+
+    A `signature` ends a block of thoughts, `data` is one by itself.
+    """
 
     text: str = ""
     signature: str | None = None
@@ -82,6 +88,33 @@ class Message:
         if len(self.parts) == 1 and isinstance(self.parts[0], Text):  # as nearly all are; it is asked for often
             return self.parts[0].text
         return "".join(part.text for part in self.parts if isinstance(part, Text))
+
+
+@dataclass(frozen=True, slots=True)
+class Tool:
+    """What the model may call; `parameters` is the JSON Schema of its arguments, None: it has none."""
+
+    name: str
+    description: str | None = None
+    parameters: Mapping[str, Any] | None = None
+    strict: bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ToolChoice:
+    """Whether the model has to call a tool: `mode` is `auto`, `none`, `required`, or `named` for the tool `name`.
+
+    `parallel` false: one call at most.
+    """
+
+    mode: str = "auto"
+    name: str | None = None
+    parallel: bool | None = None
+
+    @property
+    def is_forced(self) -> bool:
+        """Whether an answer without a call is none."""
+        return self.mode in ("required", "named")
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +154,9 @@ class GenerationRequest:
     stop: tuple[str, ...] = ()
     seed: int | None = None
     response_format: ResponseFormat | None = None
+    tools: tuple[Tool, ...] = ()
+    tool_choice: ToolChoice = ToolChoice()
+    reasoning_effort: str | None = None
     stream: bool = False
     fallback: bool = True
     extras: Extras | None = None
@@ -128,12 +164,21 @@ class GenerationRequest:
 
     @property
     def needs(self) -> frozenset[str]:
-        """What a backend must serve to answer: `images`, `tools`, `json_object`, `json_schema`."""
+        """What a backend must serve to answer, of NEEDS. `tools`: to choose among them, `tool_choice`: to have to."""
         kinds = {type(part) for message in self.messages for part in message.parts}
         needs = {PART_NEEDS[kind] for kind in kinds if kind in PART_NEEDS}
         if self.response_format:
             needs.add("json_object" if self.response_format.schema is None else "json_schema")
+        if self.offered:
+            needs.add("tool_choice" if self.tool_choice.is_forced else "tools")
         return frozenset(needs)
+
+    @property
+    def offered(self) -> tuple[Tool, ...]:
+        """The tools that the answer may call."""
+        if self.tool_choice.mode == "named":
+            return tuple(tool for tool in self.tools if tool.name == self.tool_choice.name)
+        return () if self.tool_choice.mode == "none" else self.tools
 
     @property
     def system(self) -> str | None:
@@ -164,19 +209,26 @@ class GenerationRequest:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Tokens as the backend counted them; None where it did not say."""
+    """Tokens as the backend counted them; None where it did not say.
+
+    The input has those that were `cached_tokens`, the output the `reasoning_tokens`.
+    """
 
     input_tokens: int | None = None
     output_tokens: int | None = None
+    cached_tokens: int | None = None
+    reasoning_tokens: int | None = None
 
     @classmethod
-    def of(cls, input_tokens: object, output_tokens: object) -> Usage:
+    def of(
+        cls, input_tokens: object, output_tokens: object, cached_tokens: object = None, reasoning_tokens: object = None
+    ) -> Usage:
         """Return the counts as far as they are counts: what a provider counts wrong is no reason to lose an answer."""
-        return cls(_count(input_tokens), _count(output_tokens))
+        return cls(*map(_count, (input_tokens, output_tokens, cached_tokens, reasoning_tokens)))
 
     def __post_init__(self) -> None:
         """Raise TypeError on anything else: it comes from outside."""
-        for count in (self.input_tokens, self.output_tokens):
+        for count in (self.input_tokens, self.output_tokens, self.cached_tokens, self.reasoning_tokens):
             if count is not None and _count(count) is None:
                 raise TypeError("a count of tokens is a whole number")
 
@@ -186,8 +238,23 @@ def _count(value: object) -> int | None:
 
 
 @dataclass(frozen=True, slots=True)
+class CallPiece:
+    """A piece of the call `index` of an answer, which count from 0. The first has `id` and `name`.
+
+    The `arguments` of all pieces together are JSON, as the model wrote it.
+    """
+
+    index: int
+    id: str = ""
+    name: str = ""
+    arguments: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Chunk:
-    """A piece of an answer; `refusal` is a piece of what the model says in its place.
+    """A piece of an answer: what was thought, then the text, then calls.
+
+    `refusal` is a piece of what the model says in place of an answer.
 
     Only the last one of a complete answer has a `finish_reason` (`stop`, `length`, `tool_calls`, `content_filter`);
     a stream that ends without it was cut short. `model` is the name the backend gave, where it gave one.
@@ -198,12 +265,62 @@ class Chunk:
     usage: Usage = Usage()
     model: str | None = None
     refusal: str = ""
+    calls: tuple[CallPiece, ...] = ()
+    reasoning: tuple[Reasoning, ...] = ()
 
     def __post_init__(self) -> None:
         """Raise TypeError on anything else: it comes from outside."""
         texts = isinstance(self.text, str) and isinstance(self.refusal, str)
         if not texts or not isinstance(self.model, str | None):
             raise TypeError("an answer's text, refusal and model are strings")
+        if self.calls or self.reasoning:
+            _check_strings(*self.calls, *self.reasoning)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing was said."""
+        return not (self.text or self.refusal or self.calls or self.reasoning)
+
+
+def _check_strings(*pieces: CallPiece | Reasoning) -> None:
+    for piece in pieces:
+        called = isinstance(piece, CallPiece)
+        said = (
+            (piece.id, piece.name, piece.arguments) if called else (piece.text, piece.signature or "", piece.data or "")
+        )
+        if not all(isinstance(text, str) for text in said):
+            raise TypeError("what an answer calls and thinks is strings")
+
+
+def fold(chunks: Iterable[Chunk]) -> tuple[Part, ...]:
+    """Return the parts of a whole answer, in the order in which they began."""
+    pieces: dict[tuple[object, int], list[Any]] = {}
+    last: object = None
+    run = 0
+    for chunk in chunks:
+        for kind, piece in _pieces(chunk):
+            is_block = kind is Reasoning and piece.data is not None
+            run += kind is not last or is_block
+            pieces.setdefault((kind, 0 if isinstance(kind, int) else run), []).append(piece)
+            last = None if is_block or (kind is Reasoning and piece.signature is not None) else kind
+    return tuple(_joined(found) for found in pieces.values())
+
+
+def _pieces(chunk: Chunk) -> Iterator[tuple[object, Any]]:
+    """Yield the pieces with what tells apart the parts that they belong to."""
+    yield from ((Reasoning, piece) for piece in chunk.reasoning)
+    if chunk.text:
+        yield Text, chunk.text
+    yield from ((piece.index, piece) for piece in chunk.calls)
+
+
+def _joined(pieces: list[Any]) -> Part:
+    first, last = pieces[0], pieces[-1]
+    if isinstance(first, CallPiece):
+        return ToolCall(first.id, first.name, "".join(piece.arguments for piece in pieces))
+    if isinstance(first, Reasoning):
+        return replace(last, text="".join(piece.text for piece in pieces))
+    return Text("".join(pieces))
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,14 +361,22 @@ class Answer:
         """Fold all the chunks of an answer."""
         last = chunks[-1]
         assert last.finish_reason, "the last chunk of a whole answer has its reason"
-        parts = (Text("".join(chunk.text for chunk in chunks)),)
         refusal = "".join(chunk.refusal for chunk in chunks)
-        return cls(head, parts, last.finish_reason, last.usage, head.elapsed_ms(), refusal)
+        return cls(head, fold(chunks), last.finish_reason, last.usage, head.elapsed_ms(), refusal)
 
     @property
     def text(self) -> str:
         """The texts, joined."""
         return Message("assistant", self.parts).content
+
+    @property
+    def tool_calls(self) -> tuple[ToolCall, ...]:
+        return tuple(part for part in self.parts if isinstance(part, ToolCall))
+
+    @property
+    def reasoning(self) -> str:
+        """What the model thought, as far as it shows it."""
+        return "".join(part.text for part in self.parts if isinstance(part, Reasoning))
 
     @property
     def request_id(self) -> str:

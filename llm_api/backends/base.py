@@ -19,7 +19,7 @@ class Backend(ABC):
     """
 
     name: ClassVar[str]
-    # Which of types.NEEDS a request may have; one with others is refused.
+    # Which of types.NEEDS a request may have; one with others goes to the next backend.
     serves: frozenset[str] = frozenset({"json_object", "json_schema"})
 
     def __init__(self, settings: Settings) -> None:
@@ -45,6 +45,13 @@ class Backend(ABC):
         Raises a BackendError where this backend can't serve and another might, RequestRefused where the request
         itself is wrong, ClientGone or TimedOut when `deadline` says so.
         """
+
+    def abilities(self, model: str | None, deadline: Deadline) -> frozenset[str]:
+        """Return which of types.NEEDS `model`, or where that is None its own, serves. Raises as `check` does.
+
+        Asked for each request that has needs, so one that has to ask a server remembers its answer.
+        """
+        return self.serves
 
     def left_out(self, request: GenerationRequest) -> tuple[str, ...]:
         """Return the parameters of `request` that the model is not sent; the log names them."""
