@@ -89,6 +89,21 @@ class Message:
             return self.parts[0].text
         return "".join(part.text for part in self.parts if isinstance(part, Text))
 
+    @property
+    def chars(self) -> int:
+        """How many characters a model reads in it: texts, calls and results."""
+        if len(self.parts) == 1 and isinstance(self.parts[0], Text):
+            return len(self.parts[0].text)
+        return sum(map(_chars, self.parts))
+
+
+def _chars(part: Part) -> int:
+    if isinstance(part, ToolResult):
+        return sum(map(_chars, part.parts))
+    if isinstance(part, ToolCall):
+        return len(part.name) + len(part.arguments)
+    return 0 if isinstance(part, Image) else len(part.text)
+
 
 @dataclass(frozen=True, slots=True)
 class Tool:
@@ -274,7 +289,7 @@ class Chunk:
         if not texts or not isinstance(self.model, str | None):
             raise TypeError("an answer's text, refusal and model are strings")
         if self.calls or self.reasoning:
-            _check_strings(*self.calls, *self.reasoning)
+            _check_strings(self.calls, self.reasoning)
 
     @property
     def is_empty(self) -> bool:
@@ -282,14 +297,11 @@ class Chunk:
         return not (self.text or self.refusal or self.calls or self.reasoning)
 
 
-def _check_strings(*pieces: CallPiece | Reasoning) -> None:
-    for piece in pieces:
-        called = isinstance(piece, CallPiece)
-        said = (
-            (piece.id, piece.name, piece.arguments) if called else (piece.text, piece.signature or "", piece.data or "")
-        )
-        if not all(isinstance(text, str) for text in said):
-            raise TypeError("what an answer calls and thinks is strings")
+def _check_strings(calls: tuple[CallPiece, ...], thoughts: tuple[Reasoning, ...]) -> None:
+    said = [text for call in calls for text in (call.id, call.name, call.arguments)]
+    said += [text for thought in thoughts for text in (thought.text, thought.signature or "", thought.data or "")]
+    if not all(isinstance(text, str) for text in said):
+        raise TypeError("what an answer calls and thinks is strings")
 
 
 def fold(chunks: Iterable[Chunk]) -> tuple[Part, ...]:
@@ -315,10 +327,11 @@ def _pieces(chunk: Chunk) -> Iterator[tuple[object, Any]]:
 
 
 def _joined(pieces: list[Any]) -> Part:
-    first, last = pieces[0], pieces[-1]
+    first = pieces[0]
     if isinstance(first, CallPiece):
         return ToolCall(first.id, first.name, "".join(piece.arguments for piece in pieces))
     if isinstance(first, Reasoning):
+        last: Reasoning = pieces[-1]
         return replace(last, text="".join(piece.text for piece in pieces))
     return Text("".join(pieces))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import sys
 import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -13,10 +14,13 @@ from typing import Any
 from .. import strict_json
 from ..errors import NotRecorded, RequestRefused
 from ..log.files import parse
+from ..log.record import Record, TextPolicy
 from ..runtime.deadline import Deadline
 from ..settings import Settings
-from ..types import Chunk, GenerationRequest, Usage
+from ..types import NEEDS, CallPiece, Chunk, GenerationRequest, Reasoning, Usage
 from .base import Backend
+
+WHOLE = TextPolicy(True, sys.maxsize)
 
 
 class Replay(Backend):
@@ -24,6 +28,7 @@ class Replay(Backend):
 
     name = "replay"
     model = "recorded"
+    serves = frozenset(NEEDS)
 
     def __init__(self, settings: Settings) -> None:
         super().__init__(settings)
@@ -34,9 +39,14 @@ class Replay(Backend):
 
     def stream(self, request: GenerationRequest, deadline: Deadline) -> Iterator[Chunk]:
         record = self._find(request)
-        usage = Usage(record.get("input_tokens"), record.get("output_tokens"))
+        usage = Usage(*(record.get(f"{kind}_tokens") for kind in ("input", "output", "cached", "reasoning")))
+        if thoughts := record.get("reasoning"):
+            yield Chunk(model=record.get("model"), reasoning=(Reasoning(thoughts),))
         for piece in re.findall(r"\s*\S+|\s+$", record["response"]):
             yield Chunk(piece, model=record.get("model"))
+        if calls := record.get("tool_calls"):
+            pieces = [CallPiece(index, call["id"], call["name"], call["arguments"]) for index, call in enumerate(calls)]
+            yield Chunk(model=record.get("model"), calls=tuple(pieces))
         yield Chunk("", record.get("finish_reason") or "stop", usage, record.get("model"))
 
     def check(self, deadline: Deadline) -> None:
@@ -84,24 +94,28 @@ class Replay(Backend):
 def _is_own(record: Mapping[str, Any]) -> bool:
     """Whether a backend was to answer, or did since the answer was missing here; and no text of it is cut."""
     failed = {a["outcome"] for a in record.get("attempts") or () if a["backend"] != record.get("backend")}
-    parts = (record, record.get("parameters") or {}, *(record.get("messages") or ()))
+    messages = record.get("messages") or ()
+    calls = [call for said in (record, *messages) for call in said.get("tool_calls") or ()]
+    parts = (record, record.get("parameters") or {}, *messages, *calls)
     return failed <= {NotRecorded.code} and not any(name.endswith("_truncated") for part in parts for name in part)
 
 
 def _key(request: GenerationRequest) -> str:
-    return _joined([(m.role, m.name, m.content) for m in request.messages], request.parameters)
+    """Return the key of what a request's line has with all its texts."""
+    return _key_of(Record(WHOLE, "", "", request=request).asked())
 
 
 def _key_of(record: Mapping[str, Any]) -> str:
-    """As `_key`, of a line; one whose texts are hidden has the key of no request."""
-    messages = [(m["role"], m.get("name"), m.get("content")) for m in record.get("messages") or ()]
-    if "messages" not in record:
-        system = [("system", None, record["system"])] if record.get("system") else []
-        messages = [*system, ("user", None, record.get("prompt"))]
-    return _joined(messages, record.get("parameters") or {})
-
-
-def _joined(messages: list[tuple[str, Any, Any]], parameters: Mapping[str, Any]) -> str:
+    """Return the key of a line; one whose texts are hidden has the key of no request."""
+    messages = record.get("messages")
+    if messages is None:
+        prompt = {"role": "user", "content": record.get("prompt")} | {n: record[n] for n in ("images",) if n in record}
+        messages = [{"role": "system", "content": record["system"]}] if record.get("system") else []
+        messages = [*messages, prompt]
     # 0 is 0.0
-    same = [(name, float(v) if name in ("temperature", "top_p") else v) for name, v in sorted(parameters.items())]
-    return hashlib.sha256(strict_json.dumps([messages, same]).encode()).hexdigest()
+    same = [
+        (name, float(v) if name in ("temperature", "top_p") else v)
+        for name, v in sorted((record.get("parameters") or {}).items())
+    ]
+    tools = [record.get("tools"), record.get("tool_choice")]
+    return hashlib.sha256(strict_json.dumps([messages, same, tools]).encode()).hexdigest()

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+import secrets
+from collections.abc import Iterator, Mapping
+from typing import Any
 
+from .. import strict_json
+from ..errors import RequestRefused
 from ..runtime.deadline import Deadline
-from ..types import Chunk, GenerationRequest, Usage
+from ..types import CallPiece, Chunk, GenerationRequest, Tool, Usage
 from .base import Backend, cut_at_stop
 
 MAX_QUOTE_CHARS = 80
@@ -17,9 +21,11 @@ class Stub(Backend):
 
     name = "stub"
     model = "stub"
-    serves = frozenset()
+    serves = frozenset({"tools", "tool_choice"})
 
     def stream(self, request: GenerationRequest, deadline: Deadline) -> Iterator[Chunk]:
+        if request.tool_choice.is_forced and request.offered:
+            return iter([self._call(request.offered[0])])
         words = re.findall(r"\S+\s*", _text(request))
         said = words[: request.max_tokens]
         usage = Usage(sum(len(m.content.split()) for m in request.messages), len(said))
@@ -28,6 +34,16 @@ class Stub(Backend):
             return cut_at_stop(iter([Chunk("".join(said), finish, usage, self.model)]), request.stop)
         last = Chunk("", finish, usage, self.model)
         return cut_at_stop(iter([*(Chunk(word, model=self.model) for word in said), last]), request.stop)
+
+    def _call(self, tool: Tool) -> Chunk:
+        try:
+            arguments = strict_json.dumps(_least(tool.parameters or {}, tool.parameters or {}))
+        except (KeyError, IndexError, TypeError, AttributeError, RecursionError):
+            raise RequestRefused(
+                f"the parameters of the tool {tool.name!r} are no JSON Schema", param="tools"
+            ) from None
+        call = CallPiece(0, f"call_stub_{secrets.token_hex(8)}", tool.name, arguments)
+        return Chunk("", "tool_calls", model=self.model, calls=(call,))
 
     def check(self, deadline: Deadline) -> None:
         pass
@@ -40,3 +56,28 @@ def _text(request: GenerationRequest) -> str:
     prompt = request.turns[-1].content
     quote = " ".join(prompt[:MAX_QUOTE_CHARS].split())
     return f"[stub] This is a stub: no language model answered. The prompt has {len(prompt)} characters: {quote}"
+
+
+# What fits a schema of that type that asks for no more.
+LEAST: dict[str, Any] = {"number": 0, "integer": 0, "boolean": False, "array": [], "null": None}
+
+
+def _least(schema: Mapping[str, Any], root: Mapping[str, Any]) -> Any:
+    """Return a small value that fits `schema` as tools have it: the first of a choice, only required properties."""
+    if reference := schema.get("$ref"):
+        return _least(root["$defs"][reference.removeprefix("#/$defs/")], root)
+    for name in ("const", "default"):
+        if name in schema:
+            return schema[name]
+    for name in ("enum", "anyOf", "oneOf", "allOf"):
+        if schema.get(name):
+            return schema[name][0] if name == "enum" else _least(schema[name][0], root)
+    kind = schema.get("type", "object")
+    kind = kind if isinstance(kind, str) else kind[0]
+    if kind == "object":
+        return {name: _least(schema["properties"].get(name, {}), root) for name in schema.get("required", ())}
+    if kind == "array":
+        return [_least(schema.get("items", {}), root)] * schema.get("minItems", 0)
+    if kind == "string":
+        return "stub".ljust(schema.get("minLength", 0))[: schema.get("maxLength")]
+    return max(LEAST[kind], schema.get("minimum", 0)) if kind in ("number", "integer") else LEAST[kind]

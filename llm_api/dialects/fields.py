@@ -14,6 +14,7 @@ from ..types import ResponseFormat
 MAX_NAME_CHARS = 100
 MAX_SHOWN = 20
 MAX_STOPS = 4
+MAX_EFFORT_CHARS = 20
 NAME = (validate.Length(1, 200), validate.Regexp(r"[^\x00-\x1f\x7f]+\Z"))
 
 
@@ -101,6 +102,7 @@ class Body(Schema):
     stream = StrictBoolean()
     fallback = StrictBoolean()
     response_format = Format()
+    reasoning_effort = fields.String(validate=validate.Length(1, MAX_EFFORT_CHARS))
 
     def read(self, body: Mapping[str, Any], wrong_field: int) -> Any:
         """Return what `body` asks for. Raises ValidationFailed with the wrong fields, of the status `wrong_field`."""

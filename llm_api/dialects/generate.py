@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import asdict
 from typing import Any
 
 from marshmallow import RAISE, fields, post_load, validate
@@ -12,9 +13,10 @@ from ..errors import LLMAPIError
 from ..types import Answer, Chunk, GenerationRequest, Head, Message, Usage
 from .base import Asked, Dialect
 from .fields import NAME, Body, StrictBoolean
+from .tools import Tooled, tool_fields
 
 
-class GenerateSchema(Body):
+class GenerateSchema(Body, Tooled):
     """The body of `POST /generate`; `max_prompt_chars` bounds the prompt and the system message."""
 
     class Meta:
@@ -37,7 +39,9 @@ class GenerateSchema(Body):
         system = [Message.of("system", data.pop("system"))] if data.get("system") else []
         data.pop("system", None)
         messages = (*system, Message.of("user", data.pop("prompt")))
-        details = data.pop("details", False)
+        details = data.pop("details", False) or "tools" in data
+        data |= tool_fields(data)
+        data.pop("parallel_tool_calls", None)
         return Asked(GenerationRequest(messages, is_prompt=True, **data), details)
 
 
@@ -60,13 +64,16 @@ class Generate(Dialect):
         return said | {"details": answer_details(answer)} if asked.shows else said
 
     def pieces(self, head: Head, chunks: Iterator[Chunk], asked: Asked) -> Iterator[str]:
+        beside = []
         try:
             for chunk in chunks:
                 if chunk.text or chunk.refusal:
                     yield _line(_said(chunk.text, chunk.refusal, asked))
+                if chunk.calls or chunk.reasoning:
+                    beside.append(chunk)
                 if chunk.finish_reason:
                     last = {"response": "", "done": True, "finish_reason": chunk.finish_reason}
-                    shown = _details(head, chunk.finish_reason, chunk.usage, head.elapsed_ms())
+                    shown = answer_details(Answer.of([*beside, chunk], head)) if asked.shows else {}
                     yield _line(last | ({"details": shown} if asked.shows else {}))
         except LLMAPIError as error:
             yield self.broken(error)
@@ -84,21 +91,25 @@ def _said(text: str, refusal: str, asked: Asked) -> dict[str, Any]:
 
 
 def answer_details(answer: Answer) -> dict[str, Any]:
-    """Return what `details` has of an answer."""
-    return _details(answer.head, answer.finish_reason, answer.usage, answer.duration_ms)
-
-
-def _details(head: Head, finish_reason: str, usage: Usage, duration_ms: float) -> dict[str, Any]:
-    return {
-        "request_id": head.request_id,
-        "backend": head.backend,
-        "model": head.model,
-        "finish_reason": finish_reason,
-        "usage": {"input_tokens": usage.input_tokens, "output_tokens": usage.output_tokens},
-        "duration_ms": duration_ms,
-        "fallback": head.fallback_reason is not None,
-        "fallback_reason": head.fallback_reason,
+    """Return what `details` has of an answer; calls and thoughts where there are some."""
+    details = {
+        "request_id": answer.request_id,
+        "backend": answer.backend,
+        "model": answer.model,
+        "finish_reason": answer.finish_reason,
+        "usage": _usage(answer.usage),
+        "duration_ms": answer.duration_ms,
+        "fallback": answer.fallback,
+        "fallback_reason": answer.fallback_reason,
     }
+    if answer.tool_calls:
+        details["tool_calls"] = list(map(asdict, answer.tool_calls))
+    return details | ({"reasoning": answer.reasoning} if answer.reasoning else {})
+
+
+def _usage(usage: Usage) -> dict[str, int | None]:
+    always = {"input_tokens": usage.input_tokens, "output_tokens": usage.output_tokens}
+    return {name: count for name, count in asdict(usage).items() if count is not None} | always
 
 
 def _line(value: object) -> str:

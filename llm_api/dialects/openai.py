@@ -1,54 +1,71 @@
 """OpenAI's Chat Completions and Completions: docs/providers.md, 8. null means not said; unknown fields are ignored.
 
-Refused is what would change the shape of the answer (tools, more choices, log probabilities, sound). What only tunes
-the answer, and not every backend has, reaches those that speak this dialect too, and is ignored by the others.
+Refused is what would change the shape of the answer (more choices, log probabilities, sound, custom tools). What only
+tunes the answer, and not every backend has, reaches those that speak this dialect too, and is ignored by the others.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any, ClassVar
 
 from marshmallow import EXCLUDE, Schema, ValidationError, fields, post_load, pre_load, validate
 
 from .. import strict_json
+from ..backends.calls import function_calls
 from ..errors import LLMAPIError, ModelNotFound, QuotaExhausted, ValidationFailed
-from ..types import Answer, Chunk, Extras, GenerationRequest, Head, Message, ResponseFormat, Text, Usage
+from ..types import (
+    Answer,
+    CallPiece,
+    Chunk,
+    Extras,
+    GenerationRequest,
+    Head,
+    Image,
+    Message,
+    Part,
+    Reasoning,
+    ResponseFormat,
+    Text,
+    ToolCall,
+    ToolResult,
+    Usage,
+)
 from .base import Asked, Dialect
 from .fields import NAME, Body, Format, StrictBoolean, StrictFloat, StrictInteger
+from .tools import CallSchema, Tooled, tool_fields
 
-ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
+ROLES = {"system": "system", "developer": "system", **{role: role for role in ("user", "assistant", "tool")}}
 MAX_MESSAGES = 10_000
 # The configured model: a body must name one. huggingface_hub's InferenceClient puts in `dummy` by itself.
 UNNAMED = ("default", "dummy")
-COMMON = frozenset(Body().fields)
+FIELDS = (*Body().fields, "tools", "tool_choice")
 # What is said to the model and the vendor in words that only this dialect has.
 EXTRAS = (
     *("presence_penalty", "frequency_penalty", "logit_bias", "user", "safety_identifier", "prompt_cache_key"),
-    *("reasoning_effort", "verbosity"),
+    "verbosity",
 )
 # A proxy in front gives up on a connection that is silent for a minute (nginx, proxy_read_timeout).
 HEARTBEAT_SECONDS = 10.0
 
 
-class Contents(fields.Field[str]):
-    """A string, or a list of parts: texts, and an assistant's refusals."""
+class Contents(fields.Field[tuple[Text | Image, ...]]):
+    """A string, or a list of parts: texts, images, and an assistant's refusals."""
 
-    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> str:
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> tuple[Text | Image, ...]:
         if isinstance(value, str):
-            return value
+            return (Text(value),)
         if not isinstance(value, list):
-            raise ValidationError("Not a text or a list of text parts.")
-        return "".join(map(_text, value))
+            raise ValidationError("Not a text or a list of parts.")
+        return tuple(map(_part, value))
 
 
-def _text(part: Any) -> str:
+def _part(part: Any) -> Text | Image:
     kind = part.get("type") if isinstance(part, dict) else None
     if kind not in ("text", "refusal") or not isinstance(part.get(kind), str):
         raise ValidationError('Only parts {"type": "text", "text": "…"} are served.')
-    text: str = part[kind]
-    return text
+    return Text(part[kind])
 
 
 class CutFormat(Format):
@@ -59,13 +76,12 @@ class CutFormat(Format):
         return wanted and replace(wanted, may_be_cut=True)
 
 
-class NoToolChoice(fields.Field[str]):
-    """What asks for no tool: there are none to call."""
+class Functions(fields.Field[None]):
+    """What `tools` have taken the place of, which asks for nothing."""
 
-    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> str:
-        if value not in ("none", "auto"):
-            raise ValidationError("There are no tools to choose from.")
-        return str(value)
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> None:
+        if value not in ("none", "auto", []):
+            raise ValidationError("Functions are not served: send them as tools.")
 
 
 class Prompt(fields.String):
@@ -82,6 +98,23 @@ class Prompt(fields.String):
         return text
 
 
+class ThoughtSchema(Schema):
+    """A block of Claude's thoughts as an answer has it, which comes back unchanged."""
+
+    class Meta:
+        unknown = EXCLUDE
+
+    type = fields.String(required=True, validate=validate.OneOf(["thinking", "redacted_thinking"]))
+    thinking = fields.String(load_default="")
+    signature = fields.String(load_default=None, allow_none=True)
+    data = fields.String(load_default=None, allow_none=True)
+
+    @post_load
+    def make_thought(self, data: dict[str, Any], **kwargs: Any) -> Reasoning:
+        """Return the type for a valid block."""
+        return Reasoning(data["thinking"], data["signature"], data["data"], "claude")
+
+
 class MessageSchema(Schema):
     """One message; `content` may be null."""
 
@@ -89,17 +122,41 @@ class MessageSchema(Schema):
         unknown = EXCLUDE
 
     role = fields.String(
-        required=True, validate=validate.OneOf(ROLES, error="Only system, developer, user and assistant are served.")
+        required=True,
+        validate=validate.OneOf(ROLES, error="Only system, developer, user, assistant and tool are served."),
     )
-    content = Contents(load_default="", allow_none=True)
-    refusal = fields.String(load_default="", allow_none=True)
+    content = Contents(allow_none=True)
+    refusal = fields.String(allow_none=True)
     name = fields.String(allow_none=True)
+    tool_call_id = fields.String(allow_none=True)
+    tool_calls = fields.List(fields.Nested(CallSchema), allow_none=True)
+    reasoning_content = fields.String(allow_none=True)
+    thinking_blocks = fields.List(fields.Nested(ThoughtSchema), allow_none=True)
 
     @post_load
     def make_message(self, data: dict[str, Any], **kwargs: Any) -> Message:
         """Return the type for a valid message."""
-        words = data["content"] or data["refusal"] or ""
-        return Message(ROLES[data["role"]], (Text(words),), data.get("name"))
+        role = ROLES[data["role"]]
+        parts = data.get("content") or (Text(data.get("refusal") or ""),)
+        if role == "tool":
+            return Message(role, (_result(data, parts),))
+        if role not in ("user", "tool") and any(isinstance(part, Image) for part in parts):
+            raise ValidationError("Only a user's message has images.", "content")
+        if role == "assistant":
+            parts = (*_thoughts(data), *parts, *(data.get("tool_calls") or ()))
+        return Message(role, parts, data.get("name"))
+
+
+def _result(data: Mapping[str, Any], parts: tuple[Text | Image, ...]) -> ToolResult:
+    if not data.get("tool_call_id"):
+        raise ValidationError("A tool's message needs the id of the call that it answers.", "tool_call_id")
+    return ToolResult(data["tool_call_id"], parts)
+
+
+def _thoughts(data: Mapping[str, Any]) -> list[Reasoning]:
+    """Return the blocks, which say who made them, else the thoughts as a text."""
+    text = data.get("reasoning_content")
+    return data.get("thinking_blocks") or ([Reasoning(text)] if text else [])
 
 
 class StreamOptions(Schema):
@@ -141,9 +198,9 @@ class OpenAIBody(Body):
 
     def asked(self, messages: tuple[Message, ...], param: str, data: dict[str, Any]) -> Asked:
         """Return the types for `messages` and the other valid fields. Raises ValidationError for `param`."""
-        if not any(message.content for message in messages):
+        if not any(message.chars or not message.content for message in messages):
             raise ValidationError("Has no text.", param)
-        known = {name: data[name] for name in COMMON if name in data}
+        known = {name: data[name] for name in FIELDS if name in data}
         model = None if data["model"] in UNNAMED else data["model"]
         said = {name: data[name] for name in EXTRAS if name in data}
         extras = Extras("openai", said) if said else None
@@ -151,17 +208,14 @@ class OpenAIBody(Body):
         return Asked(request, (data.get("stream_options") or {}).get("include_usage") or False)
 
 
-class ChatSchema(OpenAIBody):
+class ChatSchema(OpenAIBody, Tooled):
     """The body of `POST /v1/chat/completions`."""
 
     messages = fields.List(fields.Nested(MessageSchema), required=True, validate=validate.Length(1, MAX_MESSAGES))
     max_completion_tokens = StrictInteger(validate=validate.Range(1, 2**31 - 1))
-    reasoning_effort = fields.String()
     verbosity = fields.String()
-    tools = fields.List(fields.Raw(), validate=validate.Length(max=0, error="Tools are not served."))
-    tool_choice = NoToolChoice()
-    functions = fields.List(fields.Raw(), validate=validate.Length(max=0, error="Functions are not served."))
-    function_call = NoToolChoice()
+    functions = Functions()
+    function_call = Functions()
     logprobs = StrictBoolean(validate=validate.OneOf([False], error="Log probabilities are not served."))
     modalities = fields.List(fields.String(validate=validate.OneOf(["text"], error="Only text is served.")))
 
@@ -170,7 +224,7 @@ class ChatSchema(OpenAIBody):
         """Return the types for a valid body."""
         if "max_completion_tokens" in data:
             data["max_tokens"] = data["max_completion_tokens"]
-        return self.asked(tuple(data["messages"]), "messages", data)
+        return self.asked(tuple(data["messages"]), "messages", data | tool_fields(data))
 
 
 class CompletionSchema(OpenAIBody):
@@ -213,7 +267,7 @@ class OpenAIDialect(Dialect):
     def read(self, body: Mapping[str, Any]) -> Asked:
         """As Dialect's; the texts of a conversation are bounded together. Agents shorten it where the code says so."""
         asked = super().read(body)
-        chars = sum(len(message.content) for message in asked.request.messages)
+        chars = sum(message.chars for message in asked.request.messages)
         if chars > self._max_prompt_chars:
             words = f"Has {chars:,} characters, 1 to {self._max_prompt_chars:,} are allowed (MAX_PROMPT_CHARS)."
             raise ValidationFailed(
@@ -242,14 +296,14 @@ class OpenAIDialect(Dialect):
         try:
             yield from map(event, self.first)
             for chunk in chunks:
-                if chunk.text or chunk.refusal:
+                if not chunk.is_empty:
                     yield event(self.delta(chunk))
                 if chunk.finish_reason:
                     yield event(self.delta(Chunk()), chunk.finish_reason)
                     if asked.shows and (counted := _usage(chunk.usage)):
                         yield _event(empty | counted)
                     yield "data: [DONE]\n\n"
-                elif not chunk.text and not chunk.refusal:
+                elif chunk.is_empty:
                     yield ": keep-alive\n\n"
         except LLMAPIError as error:
             yield self.broken(error)
@@ -295,12 +349,41 @@ class ChatCompletions(OpenAIDialect):
         self.schema = ChatSchema()
 
     def content(self, answer: Answer) -> dict[str, Any]:
-        content = None if answer.refusal and not answer.text else answer.text
-        return {"message": {"role": "assistant", "content": content, "refusal": answer.refusal or None}}
+        content = None if (answer.refusal or answer.tool_calls) and not answer.text else answer.text
+        said: dict[str, Any] = {"role": "assistant", "content": content, "refusal": answer.refusal or None}
+        if len(answer.parts) != 1 or not answer.text:
+            said |= _thought(answer.reasoning, answer.parts)
+            said |= {"tool_calls": function_calls(answer.tool_calls)} if answer.tool_calls else {}
+        return {"message": said}
 
     def delta(self, chunk: Chunk) -> dict[str, Any]:
-        said = {"content": chunk.text, "refusal": chunk.refusal}
-        return {"delta": {name: words for name, words in said.items() if words}}
+        said: dict[str, Any] = {"content": chunk.text, "refusal": chunk.refusal}
+        said = {name: words for name, words in said.items() if words}
+        if chunk.reasoning:
+            said |= _thought("".join(piece.text for piece in chunk.reasoning), chunk.reasoning)
+        if chunk.calls:
+            said["tool_calls"] = [_call_delta(piece) for piece in chunk.calls]
+        return {"delta": said}
+
+
+def _thought(text: str, parts: Iterable[Part]) -> dict[str, Any]:
+    """Return the thoughts, and what its provider wants back unchanged: clients send back what they don't know."""
+    blocks = [_block(part) for part in parts if isinstance(part, Reasoning) and (part.signature or part.data)]
+    said = {"reasoning_content": text, "thinking_blocks": blocks}
+    return {name: value for name, value in said.items() if value}
+
+
+def _block(thought: Reasoning) -> dict[str, Any]:
+    if thought.data:
+        return {"type": "redacted_thinking", "data": thought.data}
+    return {"type": "thinking", "thinking": thought.text, "signature": thought.signature}
+
+
+def _call_delta(piece: CallPiece) -> dict[str, Any]:
+    if not piece.name:
+        return {"index": piece.index, "function": {"arguments": piece.arguments}}
+    begun = ToolCall(piece.id, piece.name, piece.arguments)
+    return {"index": piece.index} | function_calls([begun])[0]
 
 
 class Completions(OpenAIDialect):
@@ -328,12 +411,17 @@ def _choice(content: dict[str, Any], finish_reason: str | None) -> dict[str, Any
     return {"index": 0} | content | {"logprobs": None, "finish_reason": finish_reason}
 
 
-def _usage(usage: Usage) -> dict[str, dict[str, int]]:
+def _usage(usage: Usage) -> dict[str, dict[str, Any]]:
     """The three numbers as `usage`; nothing where the backend did not say both: clients stumble over a null."""
     sent, made = usage.input_tokens, usage.output_tokens
     if sent is None or made is None:
         return {}
-    return {"usage": {"prompt_tokens": sent, "completion_tokens": made, "total_tokens": sent + made}}
+    said: dict[str, Any] = {"prompt_tokens": sent, "completion_tokens": made, "total_tokens": sent + made}
+    if usage.cached_tokens is not None:
+        said["prompt_tokens_details"] = {"cached_tokens": usage.cached_tokens}
+    if usage.reasoning_tokens is not None:
+        said["completion_tokens_details"] = {"reasoning_tokens": usage.reasoning_tokens}
+    return {"usage": said}
 
 
 def _event(value: object) -> str:

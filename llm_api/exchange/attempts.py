@@ -24,14 +24,15 @@ from ..errors import (
     ParameterDropped,
     RateLimited,
     RequestError,
-    RequestRefused,
     TimedOut,
+    Unsupported,
 )
 from ..log.record import Attempt
 from ..runtime.deadline import Deadline
 from ..types import NEEDS, Chunk, GenerationRequest
 from . import metrics
 from .breaker import Breaker
+from .choice import kept
 
 # What the official SDKs do: docs/providers.md, 1.5.
 FIRST_PAUSE = 0.5
@@ -146,7 +147,7 @@ def _noted(backend: str, note: Note) -> Iterator[Attempt]:
 def _begin(
     backend: Backend, breaker: Breaker, request: GenerationRequest, deadline: Deadline, attempt: Attempt
 ) -> Begun:
-    if missing := request.needs - backend.serves:
+    if (needs := request.needs) and (missing := needs - backend.abilities(request.model, deadline)):
         raise _unserved(backend, sorted(missing))
     if seconds := breaker.admit():
         raise CircuitOpen(
@@ -154,8 +155,7 @@ def _begin(
         )
     attempt.left_out = backend.left_out(request)
     source = _followed(_to_its_end(backend, request, breaker, deadline), attempt)
-    # JSON is checked before any of it leaves, so a stream of it comes at once
-    ready = [next(source)] if request.stream and not request.response_format else list(source)
+    ready = _ready(source, request)
     if request.response_format:
         from .structured import checked  # not above: jsonschema takes a tenth of the package's import time
 
@@ -164,13 +164,20 @@ def _begin(
     return Begun(backend.name, model, chain(ready, source), source.close)
 
 
-def _unserved(backend: Backend, missing: list[str]) -> RequestRefused:
+def _ready(source: Iterator[Chunk], request: GenerationRequest) -> list[Chunk]:
+    """Return what has to be there before any of it leaves: all of JSON, which is checked; a call that has to come."""
+    if not request.stream or request.response_format:
+        return list(source)
+    ready = [next(source)]
+    while request.tool_choice.is_forced and not (ready[-1].calls or ready[-1].finish_reason):
+        ready.append(next(source))
+    return ready
+
+
+def _unserved(backend: Backend, missing: list[str]) -> Unsupported:
     served = ", ".join(sorted(need for need in backend.serves if NEEDS[need] == NEEDS[missing[0]]))
-    return RequestRefused(
-        f"{backend.name} does not serve {', '.join(missing)}{f', only {served}' if served else ''}",
-        code="unsupported_parameter",
-        param=NEEDS[missing[0]],
-    )
+    words = f"{backend.name} does not serve {', '.join(missing)}{f', only {served}' if served else ''}"
+    return Unsupported(words, param=NEEDS[missing[0]])
 
 
 def _followed(source: Generator[Chunk, None, None], attempt: Attempt) -> Generator[Chunk, None, None]:
@@ -196,9 +203,10 @@ def _to_its_end(
     ticket = breaker.sent()
     tell: Callable[[int], None] = breaker.abandoned
     try:
-        for chunk in backend.stream(request, deadline):
+        chunks = backend.stream(request, deadline)
+        for chunk in kept(chunks, request) if request.offered else chunks:
             begun = True
-            if chunk.finish_reason == "tool_calls":
+            if (chunk.calls or chunk.finish_reason == "tool_calls") and not request.offered:
                 raise InvalidAnswer("the model called a tool where none was offered")
             if chunk.finish_reason:
                 tell = breaker.served

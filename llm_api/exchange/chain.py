@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from ..backends import Backend, make_backend
-from ..errors import BackendError, LLMAPIError, ModelForbidden, RequestError
+from ..errors import BackendError, LLMAPIError, ModelForbidden, RequestError, RequestRefused, Unsupported
 from ..runtime.deadline import Deadline
 from ..runtime.per_process import PerProcess
 from ..settings import Settings
@@ -114,7 +114,7 @@ class Chain:
         ClientGone or TimedOut.
         """
         self._retries.budget.count()
-        failure: BackendError | None = None
+        failures: list[BackendError] = []
         request = route.request
         for behind, link in zip(reversed(range(len(route.links))), route.links, strict=True):
             try:
@@ -122,17 +122,16 @@ class Chain:
                     breaker = link.breaker(request.model)
                     begun = ask(link.backend, breaker, request, deadline, note, self._retries)
             except BackendError as error:
-                failure = failure or error
+                failures.append(error)
                 _remember(link, request, error)
                 # a model's name means something to the first backend only
                 request = dataclasses.replace(request, model=None)
             except RequestError as error:
-                raise failure or error from None
+                raise _first(failures) or error from None
             else:
                 link.breakers.own.remember(None)
-                return dataclasses.replace(begun, fallback_reason=failure.code) if failure else begun
-        assert failure, "a chain is never empty"
-        raise failure
+                return dataclasses.replace(begun, fallback_reason=failures[0].code) if failures else begun
+        raise _first(failures) or _unsupported(failures)
 
     def _named(self, name: str | None) -> tuple[Link, str | None]:
         """Read `backend/model`. Any other name, also one with a slash of its own, is a model of the configured one."""
@@ -144,9 +143,19 @@ class Chain:
         return self.links[0], name
 
 
+def _first(failures: Iterable[BackendError]) -> BackendError | None:
+    """Return the first failure of a backend that could serve such a request."""
+    return next((failure for failure in failures if not isinstance(failure, Unsupported)), None)
+
+
+def _unsupported(failures: Sequence[BackendError]) -> RequestRefused:
+    words = "; ".join(failure.message for failure in failures)
+    return RequestRefused(words, code="unsupported_parameter", param=failures[0].param)
+
+
 def _remember(link: Link, request: GenerationRequest, error: BackendError) -> None:
     """Note why a backend did not serve, for /health, unless a model or schema of the client's own choice is why."""
-    if request.model in (None, link.backend.model) and not request.response_format:
+    if request.model in (None, link.backend.model) and not request.response_format and not request.tools:
         link.breakers.own.remember(error.message)
 
 

@@ -183,7 +183,7 @@ class Exchange:
     def _note(self, chunk: Chunk) -> None:
         if self._first_chunk_ms is None:
             self._first_chunk_ms = self._milliseconds()
-        self.record.add(chunk.text or chunk.refusal)
+        self.record.add(chunk)
         self._last = chunk
         if chunk.model and chunk.model != self.answering().model:  # an upstream names it as it likes, even by a key
             self.head = dataclasses.replace(self.answering(), model=self._chain.settings.redact(chunk.model))

@@ -81,11 +81,11 @@ def check_schema(schema: Mapping[str, Any]) -> None:
 def checked(chunks: list[Chunk], wanted: ResponseFormat, deadline: Deadline) -> list[Chunk]:
     """Return the chunks of a whole answer, without a fence around its JSON.
 
-    Raises InvalidAnswer unless it is what is `wanted`, a refusal, or cut where it may be; RequestRefused where the
-    schema can't be used.
+    Raises InvalidAnswer unless it is what is `wanted`, a refusal, a call, or cut where it may be;
+    RequestRefused where the schema can't be used.
     """
     text, cut_by = "".join(chunk.text for chunk in chunks), CUT.get(chunks[-1].finish_reason or "")
-    if any(chunk.refusal for chunk in chunks) or (cut_by and wanted.may_be_cut):
+    if any(chunk.refusal or chunk.calls for chunk in chunks) or (cut_by and wanted.may_be_cut):
         return chunks
     fenced = FENCED.fullmatch(text)
     try:

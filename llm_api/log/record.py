@@ -2,17 +2,31 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from types import NoneType
 from typing import Any, NamedTuple
 
 from .. import strict_json
 from ..errors import LLMAPIError, RequestError
-from ..types import GenerationRequest, Head, Message, Usage
+from ..types import (
+    Chunk,
+    GenerationRequest,
+    Head,
+    Image,
+    Message,
+    Part,
+    Reasoning,
+    Text,
+    ToolCall,
+    ToolResult,
+    Usage,
+)
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 _TEXT, _NUMBER, _OBJECT = (str, NoneType), (int, float, NoneType), (dict, NoneType)
 _ANY = (object,)
 # The fields of a line, and the types a reader may find in them: a line with others was not written by this service.
@@ -28,9 +42,15 @@ FIELDS: dict[str, tuple[type, ...]] = {
     "system": _TEXT,
     "messages": (list, NoneType),
     "response": _TEXT,
+    "reasoning": _TEXT,
+    "tools": _ANY,
+    "tool_choice": _ANY,
+    "tool_calls": _ANY,
     "parameters": _OBJECT,
     "input_tokens": _NUMBER,
     "output_tokens": _NUMBER,
+    "cached_tokens": _NUMBER,
+    "reasoning_tokens": _NUMBER,
     "finish_reason": _ANY,
     "stream": _ANY,
     "duration_ms": _NUMBER,
@@ -134,10 +154,17 @@ class Record:
 
     def __post_init__(self) -> None:
         self._response = LoggedText(self.policy)
+        self._reasoning: LoggedText | None = None
+        self._calls: dict[int, tuple[str, str, LoggedText]] = {}
 
-    def add(self, text: str) -> None:
+    def add(self, chunk: Chunk) -> None:
         """Note a piece of the answer."""
-        self._response.add(text)
+        self._response.add(chunk.text or chunk.refusal)
+        for piece in chunk.reasoning:
+            self._reasoning = self._reasoning or LoggedText(self.policy)
+            self._reasoning.add(piece.text)
+        for call in chunk.calls:
+            self._calls.setdefault(call.index, (call.id, call.name, LoggedText(self.policy)))[2].add(call.arguments)
 
     def line(self, end: End) -> dict[str, Any]:
         """Return the record as it is logged."""
@@ -150,10 +177,12 @@ class Record:
             "requested_backend": end.requested_backend,
             "model": head.model if head else None,
             "request_model": request.model if request else None,
-            **self._texts(is_answered=head is not None),
-            "parameters": self._parameters(),
+            **self.asked(),
+            **(self._answered() if head else {"response": None}),
             "input_tokens": end.usage.input_tokens,
             "output_tokens": end.usage.output_tokens,
+            "cached_tokens": end.usage.cached_tokens,
+            "reasoning_tokens": end.usage.reasoning_tokens,
             "finish_reason": end.finish_reason,
             "stream": request.stream if request else None,
             "duration_ms": end.duration_ms,
@@ -170,14 +199,28 @@ class Record:
             "schema_version": SCHEMA_VERSION,
         }
 
-    def _texts(self, *, is_answered: bool) -> dict[str, Any]:
-        if not self.request:
-            return {"prompt": None, "system": None, "response": None}
-        said = self._prompt(self.request) if self.request.is_prompt else self._messages(self.request)
-        return said | (self._response.fields("response") if is_answered else {"response": None})
+    def asked(self) -> dict[str, Any]:
+        """Return what of it was asked: texts, tools and parameters."""
+        request = self.request
+        if not request:
+            return {"prompt": None, "system": None, "parameters": {}}
+        said = self._prompt(request) if request.is_prompt else self._messages(request)
+        if request.tools:
+            choice = request.tool_choice
+            said |= {"tools": [tool.name for tool in request.tools], "tool_choice": choice.name or choice.mode}
+        return said | {"parameters": self._parameters(request)}
+
+    def _answered(self) -> dict[str, Any]:
+        told = self._response.fields("response")
+        if self._reasoning:
+            told |= self._reasoning.fields("reasoning")
+        if self._calls:
+            told["tool_calls"] = [_call(*call) for call in self._calls.values()]
+        return told
 
     def _prompt(self, request: GenerationRequest) -> dict[str, Any]:
-        prompt = self._logged("prompt", request.turns[-1].content)
+        turn = request.turns[-1]
+        prompt = self._logged("prompt", turn.content) | self._parts(turn.parts)
         return prompt | ({"system": None} if request.system is None else self._logged("system", request.system))
 
     def _messages(self, request: GenerationRequest) -> dict[str, Any]:
@@ -185,11 +228,40 @@ class Record:
 
     def _message(self, message: Message) -> dict[str, Any]:
         name = self._logged("name", message.name) if message.name else {}
-        return {"role": message.role} | name | self._logged("content", message.content)
+        said = {"role": message.role} | name
+        for part in message.parts:
+            if isinstance(part, ToolResult):
+                return said | self._result(part)
+        return said | self._logged("content", message.content) | self._parts(message.parts)
 
-    def _parameters(self) -> dict[str, Any]:
+    def _result(self, result: ToolResult) -> dict[str, Any]:
+        failed = {"is_error": True} if result.is_error else {}
+        content = self._logged("content", Message("tool", result.parts).content)
+        return {"tool_call_id": result.call_id} | failed | content | self._parts(result.parts)
+
+    def _parts(self, parts: Sequence[Part]) -> dict[str, Any]:
+        """What is beside the text: images without their data, calls, thoughts."""
+        if len(parts) == 1 and isinstance(parts[0], Text):
+            return {}
+        told: dict[str, Any] = {}
+        if images := [self._image(part) for part in parts if isinstance(part, Image)]:
+            told["images"] = images
+        if calls := [part for part in parts if isinstance(part, ToolCall)]:
+            told["tool_calls"] = [_call(c.id, c.name, LoggedText(self.policy, c.arguments)) for c in calls]
+        if thoughts := [part.text for part in parts if isinstance(part, Reasoning)]:
+            told |= self._logged("reasoning", "".join(thoughts))
+        return told
+
+    def _image(self, image: Image) -> dict[str, Any]:
+        """What tells an image apart from others; its data is not kept."""
+        if image.data is None:
+            return {"media_type": image.media_type} | self._logged("url", image.url or "")
+        data = base64.b64decode(image.data)
+        return {"media_type": image.media_type, "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+
+    def _parameters(self, request: GenerationRequest) -> dict[str, Any]:
         parameters: dict[str, Any] = {}
-        for name, value in (self.request.parameters if self.request else {}).items():
+        for name, value in request.parameters.items():
             # words are the caller's, as the prompt is
             parameters |= {name: value} if isinstance(value, int | float) else self._logged_words(name, value)
         return parameters
@@ -215,3 +287,7 @@ class Record:
 
     def _logged(self, name: str, text: str) -> dict[str, Any]:
         return LoggedText(self.policy, text).fields(name)
+
+
+def _call(call_id: str, name: str, arguments: LoggedText) -> dict[str, Any]:
+    return {"id": call_id, "name": name} | arguments.fields("arguments")

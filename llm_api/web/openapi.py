@@ -16,7 +16,8 @@ from marshmallow import INCLUDE, Schema, fields, validate
 
 from ..dialects import Dialect
 from ..dialects.fields import MAX_STOPS, Format, Stop
-from ..dialects.openai import ChatSchema, CompletionSchema, Contents, CutFormat, NoToolChoice
+from ..dialects.openai import ChatSchema, CompletionSchema, Contents, CutFormat, Functions
+from ..dialects.tools import Choice
 from ..errors import words_for
 
 Fields = dict[str, fields.Field[Any]]
@@ -124,7 +125,11 @@ KINDS: dict[type, list[dict[str, Any]]] = {
     Contents: [{"type": "string"}, {"type": "array", "items": {"anyOf": [TEXT_PART, REFUSAL_PART]}}],
     Format: FORMATS,
     CutFormat: FORMATS,
-    NoToolChoice: [{"enum": ["none", "auto"]}],
+    Functions: [{"enum": ["none", "auto"]}, {"type": "array", "maxItems": 0}],
+    Choice: [
+        {"enum": ["auto", "none", "required"]},
+        _object({"type": {"enum": ["function", "allowed_tools"]}}, "type"),
+    ],
 }
 WORDED = [{"properties": {kind: NOT_EMPTY}, "required": [kind]} for kind in ("text", "refusal")]
 IN_CONTENT = {"anyOf": [NOT_EMPTY, {"type": "array", "contains": {"anyOf": WORDED}}]}

@@ -73,8 +73,11 @@ class HttpBackend(Backend):
         """Return the request in the provider's words, with nothing that the caller did not say."""
 
     @abstractmethod
-    def whole(self, body: dict[str, Any]) -> Chunk:
-        """Translate a whole answer; may raise KeyError and its like on a wrong shape."""
+    def whole(self, body: dict[str, Any]) -> Chunk | list[Chunk]:
+        """Translate a whole answer, in several chunks where one can't keep its order.
+
+        May raise KeyError and its like on a wrong shape.
+        """
 
     @abstractmethod
     def pieces(self, lines: Iterator[bytes]) -> Iterator[Chunk]:
@@ -107,7 +110,8 @@ class HttpBackend(Backend):
         with self._sent("POST", self.path, deadline, payload) as response:
             parts = _read(response, deadline)
             if not streamed:
-                yield in_shape(self.whole, self._object(parts, payload, deadline))
+                whole = in_shape(self.whole, self._object(parts, payload, deadline))
+                yield from [whole] if isinstance(whole, Chunk) else whole
                 return
             pieces = self.pieces(split_lines(parts))
             while chunk := in_shape(next, pieces, None):

@@ -3,14 +3,29 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 from urllib.parse import urlsplit
 
 from ...errors import LLMAPIError, ParameterDropped
 from ...runtime.deadline import Deadline
 from ...settings import Settings
-from ...types import Chunk, GenerationRequest, Message, ResponseFormat, Usage
+from ...types import (
+    NEEDS,
+    Chunk,
+    GenerationRequest,
+    Image,
+    Message,
+    Reasoning,
+    ResponseFormat,
+    Text,
+    Tool,
+    ToolCall,
+    ToolResult,
+    Usage,
+)
+from ..calls import CallReader, function_calls
 from .base import Vendor
 from .ollama import answers_at
 from .replies import Reply, error_for, error_in, stream_error
@@ -21,6 +36,9 @@ class OpenAIWire(Vendor):
     """A backend with OpenAI's wire. What a model refuses to be sent is remembered, and left out from then on."""
 
     path = "/chat/completions"
+    serves = frozenset(NEEDS)
+    # Whether what the model thought before a call is sent back with it, as DeepSeek and Kimi want.
+    takes_thoughts = False
 
     def __init__(self, settings: Settings) -> None:
         super().__init__(settings)
@@ -32,7 +50,7 @@ class OpenAIWire(Vendor):
 
     def payload(self, request: GenerationRequest) -> dict[str, Any]:
         model = request.model or self.model
-        fields = {"model": model, "stream": request.stream, **chat_fields(request)}
+        fields = {"model": model, "stream": request.stream, **chat_fields(request, self.takes_thoughts)}
         if "max_tokens" in fields:
             fields["max_tokens"] = self.allowed(model, fields["max_tokens"])
         self.adapt(fields)
@@ -51,12 +69,42 @@ class OpenAIWire(Vendor):
 
     def whole(self, body: dict[str, Any]) -> Chunk:
         choice = body["choices"][0]
-        message = choice["message"]
-        text, refusal = _text(message.get("content")) or "", message.get("refusal") or ""
-        return Chunk(text, finish_reason(choice.get("finish_reason")), usage(body), body.get("model"), refusal)
+        said = self._said(choice["message"])
+        calls = CallReader().whole(choice["message"].get("tool_calls"))
+        finish = finish_reason(choice.get("finish_reason"))
+        return replace(said, finish_reason=finish, usage=usage(body), model=body.get("model"), calls=calls)
 
     def pieces(self, lines: Iterator[bytes]) -> Iterator[Chunk]:
-        return read_deltas(self.name, _events(lines))
+        """The usage comes after the finish reason, so that waits for it."""
+        finish, counted, model = None, Usage(), None
+        calls = CallReader()
+        for event in _events(lines):
+            if error_in(event):
+                raise stream_error(self.name, event)
+            model = event.get("model") or model
+            counted = usage(event) if event.get("usage") else counted
+            for choice in (event.get("choices") or [])[:1]:
+                if error_in(choice):  # OpenRouter's
+                    raise stream_error(self.name, choice)
+                finish = finish or choice.get("finish_reason")
+                # a server that does not stream has a message; Perplexity has both, of which the message is all so far
+                delta = choice.get("delta" if "delta" in choice else "message") or {}
+                said = self._said(delta, model)
+                if delta.get("tool_calls"):
+                    said = replace(said, calls=calls.pieces(delta["tool_calls"]))
+                if not said.is_empty:
+                    yield said
+        if finish:
+            yield Chunk("", finish_reason(finish), counted, model)
+
+    def _said(self, message: Mapping[str, Any], model: str | None = None) -> Chunk:
+        """Return what a message or a piece of one says; the thoughts have one of two names."""
+        content = message.get("content") or ""
+        text = content if isinstance(content, str) else _text(content)
+        if thought := message.get("reasoning_content") or message.get("reasoning") or _thought(content):
+            thoughts = (Reasoning(thought, made_by=self.name),)
+            return Chunk(text, model=model, refusal=message.get("refusal") or "", reasoning=thoughts)
+        return Chunk(text, model=model, refusal=message.get("refusal") or "")
 
     def error(self, reply: Reply, payload: Mapping[str, Any] | None, deadline: Deadline) -> LLMAPIError:
         if not payload:
@@ -107,9 +155,14 @@ class OpenAI(OpenAIWire):
 
     def payload(self, request: GenerationRequest) -> dict[str, Any]:
         fields = super().payload(request)
-        if EFFORT_NONE.match(fields["model"]) and not fields.keys().isdisjoint(SAMPLING):
+        said = SAMPLING | {"tools"} if TOOLS_WITHOUT_EFFORT.match(fields["model"]) else SAMPLING
+        if EFFORT_NONE.match(fields["model"]) and not fields.keys().isdisjoint(said):
             fields.setdefault("reasoning_effort", "none")
         return fields
+
+    @property
+    def takes_thoughts(self) -> bool:  # type: ignore[override]
+        return not self.is_official
 
     @property
     def is_official(self) -> bool:
@@ -120,10 +173,19 @@ class OpenAI(OpenAIWire):
 REASONS = re.compile(r"gpt-[5-9]|o\d")
 TAKES_NO_STOP = re.compile(r"gpt-5|o[34]")
 EFFORT_NONE = re.compile(r"gpt-5\.[1-9]|gpt-6-(luna|sol)|gpt-6\.1-terra")
+TOOLS_WITHOUT_EFFORT = re.compile(r"gpt-6")
 SAMPLING = frozenset({"temperature", "top_p"})
 OPTIONAL = SAMPLING | {
     *("max_tokens", "max_completion_tokens", "stop", "seed", "stream_options", "reasoning_effort", "verbosity"),
-    *("presence_penalty", "frequency_penalty", "logit_bias", "user", "safety_identifier", "prompt_cache_key"),
+    *(
+        "parallel_tool_calls",
+        "presence_penalty",
+        "frequency_penalty",
+        "logit_bias",
+        "user",
+        "safety_identifier",
+        "prompt_cache_key",
+    ),
 }
 RENAMED = {"max_tokens": "max_completion_tokens", "max_completion_tokens": "max_tokens"}
 # OpenAI's, FastAPI's and Mistral's, Azure's words; the code is null in some of OpenAI's replies.
@@ -153,24 +215,62 @@ def _rename(fields: dict[str, Any], name: str, new_name: str | None) -> None:
             fields[new_name] = value
 
 
-def chat_fields(request: GenerationRequest) -> dict[str, Any]:
+def chat_fields(request: GenerationRequest, with_thoughts: bool) -> dict[str, Any]:
     """Return the request in OpenAI's words, without `model` and `stream`."""
-    fields: dict[str, Any] = {"messages": list(map(_message, request.messages)), **request.extras_for("openai")}
-    for name in ("max_tokens", "temperature", "top_p", "seed"):
+    messages = [said for message in request.messages for said in _messages(message, with_thoughts)]
+    fields: dict[str, Any] = {"messages": messages, **request.extras_for("openai")}
+    for name in ("max_tokens", "temperature", "top_p", "seed", "reasoning_effort"):
         if (value := getattr(request, name)) is not None:
             fields[name] = value
     if request.stop:
         fields["stop"] = list(request.stop)
     if request.response_format:
         fields["response_format"] = _format(request.response_format)
+    if request.tools:
+        fields |= _tool_fields(request)
     if request.stream:
         fields["stream_options"] = {"include_usage": True}
     return fields
 
 
-def _message(message: Message) -> dict[str, Any]:
-    said = {"role": message.role, "content": message.content}
-    return said | {"name": message.name} if message.name else said
+def _tool_fields(request: GenerationRequest) -> dict[str, Any]:
+    choice = request.tool_choice
+    fields: dict[str, Any] = {"tools": [_tool(tool) for tool in request.tools]}
+    if choice.mode == "named":
+        fields["tool_choice"] = {"type": "function", "function": {"name": choice.name}}
+    elif choice.mode != "auto":
+        fields["tool_choice"] = choice.mode
+    return fields if choice.parallel is None else fields | {"parallel_tool_calls": choice.parallel}
+
+
+def _tool(tool: Tool) -> dict[str, Any]:
+    said = {"name": tool.name, "description": tool.description, "parameters": tool.parameters, "strict": tool.strict}
+    return {"type": "function", "function": {name: value for name, value in said.items() if value is not None}}
+
+
+def _messages(message: Message, with_thoughts: bool) -> Iterator[dict[str, Any]]:
+    """Yield a message in OpenAI's words; the images of a tool's result are a user's there, after it."""
+    if message.role == "tool":
+        for result in message.parts:
+            assert isinstance(result, ToolResult)
+            yield {"role": "tool", "tool_call_id": result.call_id, "content": Message("tool", result.parts).content}
+            if images := [part for part in result.parts if isinstance(part, Image)]:
+                yield {"role": "user", "content": [_part(image) for image in images]}
+        return
+    said: dict[str, Any] = {"role": message.role, "content": message.content}
+    if any(isinstance(part, Image) for part in message.parts):
+        said["content"] = [_part(part) for part in message.parts if isinstance(part, Text | Image)]
+    if calls := [part for part in message.parts if isinstance(part, ToolCall)]:
+        said |= {"content": message.content or None, "tool_calls": function_calls(calls)}
+        thoughts = [part.text for part in message.parts if isinstance(part, Reasoning) and not part.signature]
+        said |= {"reasoning_content": "".join(thoughts)} if with_thoughts and any(thoughts) else {}
+    yield said | {"name": message.name} if message.name else said
+
+
+def _part(part: Text | Image) -> dict[str, Any]:
+    if isinstance(part, Text):
+        return {"type": "text", "text": part.text}
+    return {"type": "image_url", "image_url": {"url": part.url or f"data:{part.media_type};base64,{part.data}"}}
 
 
 def _format(wanted: ResponseFormat) -> dict[str, Any]:
@@ -180,32 +280,14 @@ def _format(wanted: ResponseFormat) -> dict[str, Any]:
     return {"type": "json_schema", "json_schema": {"name": wanted.name or "answer", "schema": wanted.schema, **strict}}
 
 
-def read_deltas(backend: str, events: Iterable[Mapping[str, Any]]) -> Iterator[Chunk]:
-    """Translate `chat.completion.chunk` objects; the usage comes after the finish reason, so that waits for it."""
-    finish, counted, model = None, Usage(), None
-    for event in events:
-        if error_in(event):
-            raise stream_error(backend, event)
-        model = event.get("model") or model
-        counted = usage(event) if event.get("usage") else counted
-        for choice in (event.get("choices") or [])[:1]:
-            if error_in(choice):  # OpenRouter's
-                raise stream_error(backend, choice)
-            finish = finish or choice.get("finish_reason")
-            # a server that does not stream has a message; Perplexity has both, of which the message is all so far
-            delta = choice.get("delta" if "delta" in choice else "message") or {}
-            text, refusal = _text(delta.get("content")) or "", delta.get("refusal") or ""
-            if text or refusal:
-                yield Chunk(text, model=model, refusal=refusal)
-    if finish:
-        yield Chunk("", finish_reason(finish), counted, model)
+def _text(parts: list[dict[str, Any]]) -> str:
+    """Return the text of a content in parts: Mistral's, whose thinking and references are no text."""
+    return "".join(part["text"] for part in parts if part["type"] == "text")
 
 
-def _text(content: Any) -> Any:
-    """Return the text of a content; one in parts is Mistral's, whose thinking and references are no text."""
-    if not isinstance(content, list):
-        return content
-    return "".join(part["text"] for part in content if part["type"] == "text")
+def _thought(content: str | list[dict[str, Any]]) -> str:
+    thoughts = [] if isinstance(content, str) else [part for part in content if part["type"] == "thinking"]
+    return "".join(_text(part["thinking"]) for part in thoughts)
 
 
 def listed_ids(body: Mapping[str, Any]) -> list[str]:
@@ -216,9 +298,17 @@ def listed_ids(body: Mapping[str, Any]) -> list[str]:
 def usage(body: Mapping[str, Any]) -> Usage:
     """Return the usage in `body`, as far as it is there."""
     counts = body.get("usage")
-    return (
-        Usage.of(counts.get("prompt_tokens"), counts.get("completion_tokens")) if isinstance(counts, dict) else Usage()
-    )
+    if not isinstance(counts, dict):
+        return Usage()
+    sent, made = (counts.get(f"{kind}_tokens_details") for kind in ("prompt", "completion"))
+    cached = sent.get("cached_tokens") if isinstance(sent, dict) else None
+    thought = made.get("reasoning_tokens") if isinstance(made, dict) else None
+    said = Usage.of(counts.get("prompt_tokens"), counts.get("completion_tokens"), cached, thought)
+    if said.reasoning_tokens and said.input_tokens is not None and said.output_tokens is not None:
+        apart = said.output_tokens + said.reasoning_tokens
+        if said.input_tokens + apart == counts.get("total_tokens"):
+            return replace(said, output_tokens=apart)  # xAI's, which count the thoughts beside the rest
+    return said
 
 
 def _events(lines: Iterator[bytes]) -> Iterator[dict[str, Any]]:

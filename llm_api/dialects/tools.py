@@ -1,0 +1,127 @@
+"""Tools, the choice among them, and calls in the history, in OpenAI's words, which `/generate` has too."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, ClassVar, NamedTuple
+
+from marshmallow import EXCLUDE, Schema, ValidationError, fields, post_load, validate
+
+from ..types import Tool, ToolCall, ToolChoice
+from .fields import NAME, StrictBoolean
+
+MAX_TOOLS = 1_000
+ONLY_FUNCTIONS = "Only functions are served."
+
+
+class CallSchema(Schema):
+    """A call that the model made, in the history."""
+
+    class Meta:
+        unknown = EXCLUDE
+
+    class Function(Schema):
+        class Meta:
+            unknown = EXCLUDE
+
+        name = fields.String(required=True, validate=validate.Length(1))
+        arguments = fields.String(load_default="")
+
+    id = fields.String(required=True, validate=validate.Length(1))
+    type = fields.String(validate=validate.OneOf(["function"], error=ONLY_FUNCTIONS))
+    function = fields.Nested(Function, required=True)
+
+    @post_load
+    def make_call(self, data: dict[str, Any], **kwargs: Any) -> ToolCall:
+        """Return the type for a valid call."""
+        return ToolCall(data["id"], data["function"]["name"], data["function"]["arguments"])
+
+
+class ToolSchema(Schema):
+    """What the model may call; `parameters` is a JSON Schema."""
+
+    class Meta:
+        unknown = EXCLUDE
+
+    class Function(Schema):
+        class Meta:
+            unknown = EXCLUDE
+
+        name = fields.String(required=True, validate=NAME)
+        description = fields.String(allow_none=True)
+        parameters = fields.Dict(keys=fields.String(), allow_none=True)
+        strict = StrictBoolean(allow_none=True)
+
+    type = fields.String(required=True, validate=validate.OneOf(["function"], error=ONLY_FUNCTIONS))
+    function = fields.Nested(Function, required=True)
+
+    @post_load
+    def make_tool(self, data: dict[str, Any], **kwargs: Any) -> Tool:
+        """Return the type for a valid tool."""
+        return Tool(**data["function"])
+
+
+class Chosen(NamedTuple):
+    """A choice, and the names of the tools that it leaves; None: all."""
+
+    choice: ToolChoice = ToolChoice()
+    allowed: frozenset[str] | None = None
+
+
+class Choice(fields.Field[Chosen]):
+    """`auto`, `none`, `required`, the name of a function, or which tools are allowed, as OpenAI has it."""
+
+    DESCRIPTION: ClassVar = {
+        "anyOf": [{"type": "string", "enum": ["auto", "none", "required"]}, {"type": "object", "required": ["type"]}]
+    }
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> Chosen:
+        try:
+            return _chosen(value)
+        except (KeyError, TypeError, AttributeError):
+            raise ValidationError("Not auto, none, required, a function or allowed_tools.") from None
+
+
+def _chosen(said: Any) -> Chosen:
+    if isinstance(said, dict) and said["type"] == "function":
+        return Chosen(ToolChoice("named", _name(said)))
+    if isinstance(said, dict) and said["type"] == "allowed_tools":
+        allowed = said["allowed_tools"]
+        return Chosen(_mode(allowed["mode"]), frozenset(map(_name, allowed["tools"])))
+    return Chosen(_mode(said))
+
+
+def _name(function: dict[str, Any]) -> str:
+    name = function["function"]["name"]
+    if not isinstance(name, str):
+        raise TypeError("a name is a text")
+    return name
+
+
+def _mode(said: Any) -> ToolChoice:
+    if said not in ("auto", "none", "required"):
+        raise TypeError("no such mode")
+    return ToolChoice(said)
+
+
+class Tooled(Schema):
+    """The fields of a body that offers tools."""
+
+    tools = fields.List(fields.Nested(ToolSchema), validate=validate.Length(max=MAX_TOOLS))
+    tool_choice = Choice()
+    parallel_tool_calls = StrictBoolean()
+
+
+def tool_fields(data: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the request's `tools` and `tool_choice` for those of a valid body. Raises ValidationError."""
+    tools: list[Tool] = data.get("tools") or []
+    chosen = data.get("tool_choice") or Chosen()
+    names = [tool.name for tool in tools]
+    if len(set(names)) < len(names):
+        raise ValidationError("Two tools have the same name.", "tools")
+    wanted = (chosen.allowed or frozenset()) | ({chosen.choice.name} if chosen.choice.name else set())
+    if not wanted <= set(names) or (chosen.choice.is_forced and not names):
+        raise ValidationError("There is no such tool to choose.", "tool_choice")
+    offered = tuple(tool for tool in tools if chosen.allowed is None or tool.name in chosen.allowed)
+    return {"tools": offered, "tool_choice": replace(chosen.choice, parallel=data.get("parallel_tool_calls"))}
