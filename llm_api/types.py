@@ -41,6 +41,11 @@ class ToolCall:
     name: str
     arguments: str
 
+    @property
+    def as_function(self) -> dict[str, Any]:
+        """The call in the words of OpenAI's wire, which others have taken over."""
+        return {"id": self.id, "type": "function", "function": {"name": self.name, "arguments": self.arguments}}
+
 
 @dataclass(frozen=True, slots=True)
 class ToolResult:
@@ -102,7 +107,7 @@ def _chars(part: Part) -> int:
         return sum(map(_chars, part.parts))
     if isinstance(part, ToolCall):
         return len(part.name) + len(part.arguments)
-    return 0 if isinstance(part, Image) else len(part.text)
+    return len(part.text) if isinstance(part, Text) else 0
 
 
 @dataclass(frozen=True, slots=True)

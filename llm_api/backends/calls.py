@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from .. import strict_json
-from ..types import CallPiece, ToolCall
+from ..types import CallPiece
 
 
 @dataclass
@@ -70,11 +70,3 @@ def as_object(arguments: str) -> dict[str, Any] | None:
     except ValueError:
         return None
     return value if isinstance(value, dict) else None
-
-
-def function_calls(calls: Iterable[ToolCall]) -> list[dict[str, Any]]:
-    """Return calls in OpenAI's words."""
-    return [
-        {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
-        for call in calls
-    ]

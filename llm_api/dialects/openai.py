@@ -13,7 +13,6 @@ from typing import Any, ClassVar
 from marshmallow import EXCLUDE, Schema, ValidationError, fields, post_load, pre_load, validate
 
 from .. import strict_json
-from ..backends.calls import function_calls
 from ..errors import LLMAPIError, ModelNotFound, QuotaExhausted, ValidationFailed
 from ..types import (
     Answer,
@@ -198,7 +197,7 @@ class OpenAIBody(Body):
 
     def asked(self, messages: tuple[Message, ...], param: str, data: dict[str, Any]) -> Asked:
         """Return the types for `messages` and the other valid fields. Raises ValidationError for `param`."""
-        if not any(message.chars or not message.content for message in messages):
+        if not any(message.chars or Image in map(type, message.parts) for message in messages):
             raise ValidationError("Has no text.", param)
         known = {name: data[name] for name in FIELDS if name in data}
         model = None if data["model"] in UNNAMED else data["model"]
@@ -353,7 +352,7 @@ class ChatCompletions(OpenAIDialect):
         said: dict[str, Any] = {"role": "assistant", "content": content, "refusal": answer.refusal or None}
         if len(answer.parts) != 1 or not answer.text:
             said |= _thought(answer.reasoning, answer.parts)
-            said |= {"tool_calls": function_calls(answer.tool_calls)} if answer.tool_calls else {}
+            said |= {"tool_calls": [call.as_function for call in answer.tool_calls]} if answer.tool_calls else {}
         return {"message": said}
 
     def delta(self, chunk: Chunk) -> dict[str, Any]:
@@ -382,8 +381,7 @@ def _block(thought: Reasoning) -> dict[str, Any]:
 def _call_delta(piece: CallPiece) -> dict[str, Any]:
     if not piece.name:
         return {"index": piece.index, "function": {"arguments": piece.arguments}}
-    begun = ToolCall(piece.id, piece.name, piece.arguments)
-    return {"index": piece.index} | function_calls([begun])[0]
+    return {"index": piece.index} | ToolCall(piece.id, piece.name, piece.arguments).as_function
 
 
 class Completions(OpenAIDialect):

@@ -15,22 +15,25 @@ MAX_TOOLS = 1_000
 ONLY_FUNCTIONS = "Only functions are served."
 
 
+class CalledSchema(Schema):
+    """Which function was called."""
+
+    class Meta:
+        unknown = EXCLUDE
+
+    name = fields.String(required=True, validate=validate.Length(1))
+    arguments = fields.String(load_default="")
+
+
 class CallSchema(Schema):
     """A call that the model made, in the history."""
 
     class Meta:
         unknown = EXCLUDE
 
-    class Function(Schema):
-        class Meta:
-            unknown = EXCLUDE
-
-        name = fields.String(required=True, validate=validate.Length(1))
-        arguments = fields.String(load_default="")
-
     id = fields.String(required=True, validate=validate.Length(1))
     type = fields.String(validate=validate.OneOf(["function"], error=ONLY_FUNCTIONS))
-    function = fields.Nested(Function, required=True)
+    function = fields.Nested(CalledSchema, required=True)
 
     @post_load
     def make_call(self, data: dict[str, Any], **kwargs: Any) -> ToolCall:
@@ -38,23 +41,26 @@ class CallSchema(Schema):
         return ToolCall(data["id"], data["function"]["name"], data["function"]["arguments"])
 
 
-class ToolSchema(Schema):
+class FunctionSchema(Schema):
     """What the model may call; `parameters` is a JSON Schema."""
 
     class Meta:
         unknown = EXCLUDE
 
-    class Function(Schema):
-        class Meta:
-            unknown = EXCLUDE
+    name = fields.String(required=True, validate=NAME)
+    description = fields.String(allow_none=True)
+    parameters = fields.Dict(keys=fields.String(), allow_none=True)
+    strict = StrictBoolean(allow_none=True)
 
-        name = fields.String(required=True, validate=NAME)
-        description = fields.String(allow_none=True)
-        parameters = fields.Dict(keys=fields.String(), allow_none=True)
-        strict = StrictBoolean(allow_none=True)
+
+class ToolSchema(Schema):
+    """A tool."""
+
+    class Meta:
+        unknown = EXCLUDE
 
     type = fields.String(required=True, validate=validate.OneOf(["function"], error=ONLY_FUNCTIONS))
-    function = fields.Nested(Function, required=True)
+    function = fields.Nested(FunctionSchema, required=True)
 
     @post_load
     def make_tool(self, data: dict[str, Any], **kwargs: Any) -> Tool:
@@ -123,5 +129,7 @@ def tool_fields(data: Mapping[str, Any]) -> dict[str, Any]:
     wanted = (chosen.allowed or frozenset()) | ({chosen.choice.name} if chosen.choice.name else set())
     if not wanted <= set(names) or (chosen.choice.is_forced and not names):
         raise ValidationError("There is no such tool to choose.", "tool_choice")
+    if not tools:
+        return {"tools": (), "tool_choice": ToolChoice()}
     offered = tuple(tool for tool in tools if chosen.allowed is None or tool.name in chosen.allowed)
     return {"tools": offered, "tool_choice": replace(chosen.choice, parallel=data.get("parallel_tool_calls"))}

@@ -181,8 +181,7 @@ class Record:
             **(self._answered() if head else {"response": None}),
             "input_tokens": end.usage.input_tokens,
             "output_tokens": end.usage.output_tokens,
-            "cached_tokens": end.usage.cached_tokens,
-            "reasoning_tokens": end.usage.reasoning_tokens,
+            **_more_tokens(end.usage),
             "finish_reason": end.finish_reason,
             "stream": request.stream if request else None,
             "duration_ms": end.duration_ms,
@@ -287,6 +286,12 @@ class Record:
 
     def _logged(self, name: str, text: str) -> dict[str, Any]:
         return LoggedText(self.policy, text).fields(name)
+
+
+def _more_tokens(usage: Usage) -> dict[str, int]:
+    """The counts that few providers have."""
+    counts = {"cached_tokens": usage.cached_tokens, "reasoning_tokens": usage.reasoning_tokens}
+    return {name: count for name, count in counts.items() if count is not None}
 
 
 def _call(call_id: str, name: str, arguments: LoggedText) -> dict[str, Any]:

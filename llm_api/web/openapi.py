@@ -137,6 +137,10 @@ SAYS_SOMETHING = {
     "anyOf": [
         {"properties": {"content": IN_CONTENT}, "required": ["content"]},
         {"properties": {"refusal": NOT_EMPTY}, "required": ["refusal"]},
+        {
+            "properties": {"role": {"const": "assistant"}, "tool_calls": {"type": "array", "minItems": 1}},
+            "required": ["role", "tool_calls"],
+        },
     ]
 }
 WHOLES: dict[tuple[type, str], dict[str, Any]] = {

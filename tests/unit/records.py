@@ -46,7 +46,7 @@ def record(number: int = 0, **changes: Any) -> dict[str, Any]:
         "client_ip": "127.0.0.1",
         "caller": None,
         "trace_id": None,
-        "schema_version": 1,
+        "schema_version": 2,
     }
     return whole | changes
 

@@ -70,7 +70,7 @@ ASKED = {
     "client_ip": "127.0.0.1",
     "caller": None,
     "trace_id": None,
-    "schema_version": 1,
+    "schema_version": 2,
 }
 OK = {
     "backend": "one",

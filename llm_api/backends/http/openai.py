@@ -25,7 +25,7 @@ from ...types import (
     ToolResult,
     Usage,
 )
-from ..calls import CallReader, function_calls
+from ..calls import CallReader
 from .base import Vendor
 from .ollama import answers_at
 from .replies import Reply, error_for, error_in, stream_error
@@ -261,7 +261,7 @@ def _messages(message: Message, with_thoughts: bool) -> Iterator[dict[str, Any]]
     if any(isinstance(part, Image) for part in message.parts):
         said["content"] = [_part(part) for part in message.parts if isinstance(part, Text | Image)]
     if calls := [part for part in message.parts if isinstance(part, ToolCall)]:
-        said |= {"content": message.content or None, "tool_calls": function_calls(calls)}
+        said |= {"content": message.content or None, "tool_calls": [call.as_function for call in calls]}
         thoughts = [part.text for part in message.parts if isinstance(part, Reasoning) and not part.signature]
         said |= {"reasoning_content": "".join(thoughts)} if with_thoughts and any(thoughts) else {}
     yield said | {"name": message.name} if message.name else said
@@ -286,8 +286,8 @@ def _text(parts: list[dict[str, Any]]) -> str:
 
 
 def _thought(content: str | list[dict[str, Any]]) -> str:
-    thoughts = [] if isinstance(content, str) else [part for part in content if part["type"] == "thinking"]
-    return "".join(_text(part["thinking"]) for part in thoughts)
+    thoughts = [] if isinstance(content, str) else [part.get("thinking") or "" for part in content]
+    return "".join(thought if isinstance(thought, str) else _text(thought) for thought in thoughts)
 
 
 def listed_ids(body: Mapping[str, Any]) -> list[str]:
