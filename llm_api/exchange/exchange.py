@@ -228,6 +228,7 @@ class Exchange:
             self._milliseconds(),
             self._first_chunk_ms,
             tuple(self._attempts),
+            self.record.tool_calls,
         )
 
     def _line(self, end: End) -> dict[str, Any]:

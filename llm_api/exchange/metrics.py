@@ -41,6 +41,7 @@ _first_chunk = Histogram(
     buckets=SECONDS, registry=_registry,
 )  # fmt: skip
 _tokens = Counter("llm_api_tokens", "Tokens, as the backends count them.", ["backend", "kind"], registry=_registry)
+_tool_calls = Counter("llm_api_tool_calls", "Tool calls in answers.", ["backend"], registry=_registry)
 _fallbacks = Counter(
     "llm_api_fallbacks", "Answers of another backend than the one asked first.",
     ["requested_backend", "backend", "reason"], registry=_registry,
@@ -76,6 +77,8 @@ def ended(operation: str, end: End, *, logged: bool) -> None:
     for kind, count in (("input", end.usage.input_tokens), ("output", end.usage.output_tokens)):
         if count:
             _one(_tokens, backend, kind).inc(count)
+    if end.tool_calls:
+        _one(_tool_calls, backend).inc(end.tool_calls)
     if end.head and end.head.fallback_reason:
         _one(_fallbacks, end.requested_backend, backend, end.head.fallback_reason).inc()
     for attempt in end.attempts:

@@ -106,6 +106,7 @@ class End(NamedTuple):
     duration_ms: float
     time_to_first_chunk_ms: float | None
     attempts: tuple[Attempt, ...]
+    tool_calls: int = 0
 
 
 class LoggedText:
@@ -165,6 +166,11 @@ class Record:
             self._reasoning.add(piece.text)
         for call in chunk.calls:
             self._calls.setdefault(call.index, (call.id, call.name, LoggedText(self.policy)))[2].add(call.arguments)
+
+    @property
+    def tool_calls(self) -> int:
+        """How many calls the answer has by now."""
+        return len(self._calls)
 
     def line(self, end: End) -> dict[str, Any]:
         """Return the record as it is logged."""

@@ -398,7 +398,7 @@ NOT_SERVED: dict[str, list[Any]] = {
 NOT_SERVED_BY_CHAT: dict[str, list[Any]] = {
     "messages": [
         *(None, [], "Hi", ["Hi"], [None], [USER] * 10_001, [{"content": "Hi"}]),
-        [USER | {"role": "tool", "tool_call_id": "1"}],
+        [USER | {"role": "tool"}],
         [USER | {"role": "function", "name": "f"}],
         *([USER | {"role": role}] for role in ("User", None)),
         *([USER | {"content": content}] for content in (5, {"type": "text", "text": "Hi"}, ["Hi"], "", None)),

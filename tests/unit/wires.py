@@ -172,7 +172,6 @@ OPENAI_TEXTS: Changes = [
         ({"content": None}, ""),
         ({}, ""),
         ({"content": None, "refusal": "I can't."}, "I can't."),
-        ({"content": None, "tool_calls": [{"id": "1"}]}, ""),
         ({"content": "a\u2028b\x00", "reasoning_content": "hm"}, "a\u2028b\x00"),
         ({"content": [{"type": "text", "text": "x"}]}, "x"),
         ({"content": []}, ""),

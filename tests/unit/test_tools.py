@@ -1,0 +1,525 @@
+"""Tools: what clients say of them, what OpenAI's wire makes of it, and that a choice is kept or the answer refused."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+from asking import Log, Serve, ask, error_of, lines_of, outcomes, read_events
+from fakes import Fake
+from providers import OPENAI, FarEnd, delta, event, openai_answer, openai_stream, openai_usage
+
+from llm_api.errors import Unreachable
+from llm_api.types import CallPiece, Chunk, Image, Message, Reasoning, Text, Tool, ToolCall, ToolChoice, ToolResult
+
+CHAT = "/v1/chat/completions"
+CITY = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
+WEATHER = {"type": "function", "function": {"name": "weather", "description": "Looks.", "parameters": CITY}}
+CLOCK = {"type": "function", "function": {"name": "clock"}}
+NAMED = {"type": "function", "function": {"name": "clock"}}
+PARIS = '{"city": "Paris"}'
+TOOLS = (Tool("weather", "Looks.", CITY), Tool("clock"))
+CALL = {"id": "call_1", "type": "function", "function": {"name": "weather", "arguments": PARIS}}
+
+
+class Skilled(Fake):
+    """A fake that serves everything."""
+
+    serves = frozenset({"json_object", "json_schema", "tools", "tool_choice", "images"})
+
+
+def called(*pieces: CallPiece, finish: str | None = "tool_calls") -> list[Chunk]:
+    return [*(Chunk(calls=(piece,)) for piece in pieces), Chunk("", finish)]
+
+
+def weather(index: int = 0, call_id: str = "call_1", arguments: str = PARIS) -> CallPiece:
+    return CallPiece(index, call_id, "weather", arguments)
+
+
+def calls_of(message: dict[str, Any]) -> list[tuple[str, str, str]]:
+    return [(call["id"], call["function"]["name"], call["function"]["arguments"]) for call in message["tool_calls"]]
+
+
+def streamed_calls(data: bytes) -> list[list[str]]:
+    """Put a stream's calls together as its clients do: by their index."""
+    calls: list[list[str]] = []
+    for said in read_events(data)[:-1]:
+        for choice in said["choices"]:
+            for piece in choice["delta"].get("tool_calls", ()):
+                if piece["index"] == len(calls):
+                    calls.append([piece["id"], piece["function"]["name"], ""])
+                    assert piece["type"] == "function"
+                calls[piece["index"]][2] += piece["function"]["arguments"]
+    return calls
+
+
+@pytest.mark.parametrize(
+    ("said", "tools", "choice"),
+    [
+        ({}, TOOLS, ToolChoice()),
+        ({"tool_choice": "auto", "parallel_tool_calls": False}, TOOLS, ToolChoice(parallel=False)),
+        ({"tool_choice": "none"}, TOOLS, ToolChoice("none")),
+        ({"tool_choice": "required"}, TOOLS, ToolChoice("required")),
+        ({"tool_choice": NAMED}, TOOLS, ToolChoice("named", "clock")),
+        (
+            {"tool_choice": {"type": "allowed_tools", "allowed_tools": {"mode": "required", "tools": [NAMED]}}},
+            TOOLS[1:],
+            ToolChoice("required"),
+        ),
+    ],
+)
+@pytest.mark.parametrize("path", [CHAT, "/generate"])
+def test_tools_and_their_choice(
+    serve: Serve, path: str, said: dict[str, Any], tools: tuple[Tool, ...], choice: ToolChoice
+) -> None:
+    """Both routes take tools and every kind of choice, in OpenAI's words."""
+    answer = [Chunk("Hi", "stop")] if not choice.is_forced else called(CallPiece(0, "c", "clock", "{}"))
+    fake = Skilled("one", *answer)
+    assert ask(serve(fake), path, tools=[WEATHER, CLOCK], **said).status_code == 200
+    assert (fake.asked[0].tools, fake.asked[0].tool_choice) == (tools, choice)
+
+
+@pytest.mark.parametrize(
+    ("said", "param"),
+    [
+        ({"tools": [WEATHER, WEATHER]}, "tools"),
+        ({"tools": [{"type": "custom", "custom": {"name": "x"}}]}, "tools"),
+        ({"tools": [{"type": "web_search"}]}, "tools"),
+        ({"tools": [WEATHER], "tool_choice": NAMED}, "tool_choice"),
+        ({"tools": [WEATHER], "tool_choice": "any"}, "tool_choice"),
+        ({"tools": [WEATHER], "tool_choice": {"type": "allowed_tools"}}, "tool_choice"),
+        ({"tools": [], "tool_choice": "required"}, "tool_choice"),
+        ({"functions": [{"name": "f"}]}, "functions"),
+        ({"messages": [{"role": "tool", "content": "x"}]}, "messages"),
+        ({"messages": [{"role": "assistant", "tool_calls": [CALL | {"id": ""}]}]}, "messages"),
+        ({"messages": [{"role": "assistant", "tool_calls": [CALL | {"type": "custom"}]}]}, "messages"),
+    ],
+)
+def test_what_cant_be_kept_is_refused(serve: Serve, said: dict[str, Any], param: str) -> None:
+    """Tools of kinds that no backend has, and choices that can't be kept, are a 400 that names the field."""
+    fake = Skilled("one")
+    reply = ask(serve(fake), CHAT, **said)
+    assert (reply.status_code, error_of(reply)["param"], fake.asked) == (400, param, [])
+
+
+HISTORY = [
+    {"role": "user", "content": "Weather?"},
+    {"role": "assistant", "content": None, "tool_calls": [CALL], "reasoning_content": "Hm."},
+    {"role": "tool", "tool_call_id": "call_1", "content": [{"type": "text", "text": "rain"}]},
+]
+
+
+def test_history(serve: Serve, log_lines: Log) -> None:
+    """Calls, results and thoughts of earlier turns come to the backend as parts, and to the log."""
+    fake = Skilled("one", Chunk("Take an umbrella.", "stop"))
+    assert ask(serve(fake), CHAT, messages=HISTORY, tools=[WEATHER]).status_code == 200
+    _, assistant, tool = fake.asked[0].messages
+    assert assistant.parts == (Reasoning("Hm."), Text(""), ToolCall("call_1", "weather", PARIS))
+    assert tool == Message("tool", (ToolResult("call_1", (Text("rain"),)),))
+    (line,) = log_lines()
+    assert line["messages"][1:] == [
+        {
+            "role": "assistant",
+            "content": "",
+            "tool_calls": [{"id": "call_1", "name": "weather", "arguments": PARIS}],
+            "reasoning": "Hm.",
+        },
+        {"role": "tool", "tool_call_id": "call_1", "content": "rain"},
+    ]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_calls_come_through(serve: Serve, log_lines: Log, stream: bool) -> None:
+    """Thoughts, text and calls of an answer reach the client, whole or in pieces, and the log; the reason says so."""
+    pieces = [CallPiece(0, "call_1", "weather", '{"city"'), CallPiece(0, arguments=': "Paris"}')]
+    beside = [Chunk(reasoning=(Reasoning("Hm", made_by="one"),)), Chunk("I look.")]
+    fake = Skilled("one", *beside, *called(*pieces, CallPiece(1, "call_2", "clock", "{}"), finish="stop"))
+    reply = ask(serve(fake), CHAT, tools=[WEATHER, CLOCK], stream=stream)
+    expected = [("call_1", "weather", PARIS), ("call_2", "clock", "{}")]
+    if stream:
+        assert streamed_calls(reply.data) == [list(call) for call in expected]
+        choices = [each["choices"][0] for each in read_events(reply.data)[:-1]]
+        assert "".join(choice["delta"].get("reasoning_content", "") for choice in choices) == "Hm"
+        assert choices[-1]["finish_reason"] == "tool_calls"
+    else:
+        (choice,) = reply.json["choices"]
+        assert calls_of(choice["message"]) == expected
+        assert (choice["message"]["content"], choice["message"]["reasoning_content"]) == ("I look.", "Hm")
+        assert choice["finish_reason"] == "tool_calls"
+    (line,) = log_lines()
+    names = ("id", "name", "arguments")
+    assert [tuple(call[name] for name in names) for call in line["tool_calls"]] == expected
+    assert (line["reasoning"], line["response"], line["schema_version"]) == ("Hm", "I look.", 2)
+    assert (line["tools"], line["tool_choice"]) == (["weather", "clock"], "auto")
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_generate_shows_calls(serve: Serve, stream: bool) -> None:
+    """/generate has the calls in its details, which are there without asking: else they would be lost."""
+    fake = Skilled("one", *called(weather()))
+    reply = ask(serve(fake), tools=[WEATHER], stream=stream)
+    last = lines_of(reply)[-1] if stream else reply.json
+    assert last["details"]["tool_calls"] == [{"id": "call_1", "name": "weather", "arguments": PARIS}]
+    assert last["details"]["finish_reason"] == "tool_calls"
+
+
+def test_claude_blocks_come_back(serve: Serve) -> None:
+    """What only Claude can read leaves as it came, and is Claude's when the client sends it back."""
+    thought = Reasoning("Hm", "sig", None, "claude")
+    hidden = Reasoning(data="xyz", made_by="claude")
+    fake = Skilled("one", Chunk("Hi", "stop", reasoning=(thought, hidden)))
+    client = serve(fake)
+    said = ask(client, CHAT).json["choices"][0]["message"]
+    assert said["thinking_blocks"] == [
+        {"type": "thinking", "thinking": "Hm", "signature": "sig"},
+        {"type": "redacted_thinking", "data": "xyz"},
+    ]
+    ask(client, CHAT, messages=[HISTORY[0], said, HISTORY[0]])
+    assert fake.asked[1].messages[1].parts == (thought, hidden, Text("Hi"))
+
+
+Turn = Sequence[Chunk]
+NOT_KEPT: dict[str, tuple[dict[str, Any], Turn]] = {
+    "text for required": ({"tool_choice": "required"}, [Chunk("No."), Chunk("", "stop")]),
+    "a text cut for required": ({"tool_choice": "required"}, [Chunk("No, I"), Chunk("", "length")]),
+    "nothing for named": ({"tool_choice": NAMED}, [Chunk("", "stop")]),
+    "another for named": ({"tool_choice": NAMED}, called(weather())),
+    "a call for none": ({"tool_choice": "none"}, called(weather())),
+    "a reason without a call": ({}, [Chunk("", "tool_calls")]),
+    "a call without a name": ({}, called(CallPiece(0, "call_1"))),
+}
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(("said", "turn"), NOT_KEPT.values(), ids=NOT_KEPT)
+def test_a_choice_is_kept_or_the_next_is_asked(
+    serve: Serve, log_lines: Log, stream: bool, said: dict[str, Any], turn: Turn
+) -> None:
+    """An answer that does not keep to the choice is a failure, and no piece of it leaves: the next is asked."""
+    name = "clock" if said.get("tool_choice") == NAMED else "weather"
+    right = [Chunk("Hi", "stop")] if said.get("tool_choice") == "none" else called(CallPiece(0, "call_2", name, "{}"))
+    reply = ask(
+        serve(Skilled("one", *turn), Skilled("two", *right)), CHAT, tools=[WEATHER, CLOCK], stream=stream, **said
+    )
+    assert (reply.status_code, reply.headers["X-LLM-Fallback"]) == (200, "invalid_answer")
+    assert outcomes(log_lines()[0]) == [("one", "invalid_answer"), ("two", "ok")]
+    assert b"No" not in reply.data
+
+
+@pytest.mark.parametrize(
+    ("turn", "reason", "count"),
+    [
+        (called(weather(arguments='{"ci'), finish="length"), "length", 1),
+        ([Chunk(reasoning=(Reasoning("Hm"),)), Chunk("", "length")], "length", 0),
+        ([Chunk(refusal="No.", finish_reason="stop")], "stop", 0),
+        ([Chunk("", "content_filter")], "content_filter", 0),
+    ],
+)
+def test_what_is_cut_or_refused_is_said(serve: Serve, turn: Turn, reason: str, count: int) -> None:
+    """A call that the limit cuts is delivered as that; thoughts alone, a refusal and a filter end for their reasons."""
+    reply = ask(serve(Skilled("one", *turn)), CHAT, tools=[WEATHER], tool_choice="required")
+    (choice,) = reply.json["choices"]
+    assert (choice["finish_reason"], len(choice["message"].get("tool_calls", ()))) == (reason, count)
+
+
+def test_ids(serve: Serve) -> None:
+    """A call without an id gets one, and so does one that has another's; those that tell apart stay."""
+    turn = called(weather(0, ""), weather(1, "a"), weather(2, "a"), finish="stop")
+    message = ask(serve(Skilled("one", *turn)), CHAT, tools=[WEATHER]).json["choices"][0]["message"]
+    ids = [call[0] for call in calls_of(message)]
+    assert (len(set(ids)), ids[1]) == (3, "a")
+    assert all(made.startswith("call_") and len(made) == 29 for made in (ids[0], ids[2]))
+
+
+def test_one_call_at_most(serve: Serve) -> None:
+    """With parallel_tool_calls false the calls behind the first are left out, where the backend makes them anyway."""
+    turn = called(weather(), weather(1, "b"), CallPiece(1, arguments=" "))
+    reply = ask(serve(Skilled("one", *turn)), CHAT, tools=[WEATHER], parallel_tool_calls=False)
+    assert calls_of(reply.json["choices"][0]["message"]) == [("call_1", "weather", PARIS)]
+
+
+def test_a_call_is_no_json(serve: Serve) -> None:
+    """An answer of calls is held against no response_format."""
+    fake = Skilled("one", *called(weather()))
+    wanted = {"type": "json_schema", "json_schema": {"name": "n", "schema": {"type": "array"}}}
+    assert ask(serve(fake), CHAT, tools=[WEATHER], response_format=wanted).status_code == 200
+
+
+def test_who_lacks_what_is_not_asked(serve: Serve, log_lines: Log) -> None:
+    """A backend that lacks what a request needs is passed over, with that as the reason; its breaker stays shut."""
+    blind, skilled = Fake("one"), Skilled("two", *called(weather()))
+    reply = ask(serve(blind, skilled), CHAT, tools=[WEATHER])
+    assert (reply.headers["X-LLM-Backend"], reply.headers["X-LLM-Fallback"]) == ("two", "unsupported")
+    assert (blind.asked, outcomes(log_lines()[0])) == ([], [("one", "unsupported"), ("two", "ok")])
+
+
+@pytest.mark.parametrize("said", [{"fallback": False}, {}])
+def test_nobody_left(serve: Serve, said: dict[str, Any]) -> None:
+    """Where every backend lacks it, the request is wrong for this service: 400, with who lacks what."""
+    reply = ask(serve(Fake("one"), Fake("two")), CHAT, tools=[WEATHER], **said)
+    error = error_of(reply)
+    assert (reply.status_code, error["code"], error["param"]) == (400, "unsupported_parameter", "tools")
+    assert error["message"].startswith("one does not serve tools")
+    assert ("two does not serve tools" in error["message"]) is not said
+
+
+def test_a_failure_counts_more(serve: Serve) -> None:
+    """Where the one that could serve it is down, that is the answer, not a 400."""
+    down = Skilled("two", turns=[(Unreachable("two can't be reached"),)] * 9)
+    reply = ask(serve(Fake("one"), down), CHAT, tools=[WEATHER])
+    assert (reply.status_code, error_of(reply)["code"]) == (503, "unreachable")
+
+
+def test_hidden_prompts_hide_all_of_it(serve: Serve, log_lines: Log) -> None:
+    """With LOG_PROMPTS=false neither arguments nor results nor thoughts are in the log."""
+    fake = Skilled("one", Chunk(reasoning=(Reasoning("thoughtful"),)), *called(weather(arguments='{"city": "Oslo"}')))
+    ask(serve(fake, log_prompts=False), CHAT, messages=HISTORY, tools=[WEATHER])
+    text = json.dumps(log_lines())
+    assert [word for word in ("Paris", "rain", "Hm.", "thoughtful", "Oslo") if word in text] == []
+    assert '"arguments_sha256"' in text
+
+
+def test_the_stub(make_client: Serve) -> None:
+    """The stub answers text, and where it has to call a tool, one call that fits, marked as a stub's."""
+    client = make_client(llm_backend="stub")
+    assert "[stub]" in ask(client, CHAT, tools=[WEATHER]).json["choices"][0]["message"]["content"]
+    nested = {"$defs": {"Kind": {"enum": ["a", "b"]}}, "required": ["kind", "n", "list"], "properties": {}}
+    nested["properties"] = {
+        "kind": {"$ref": "#/$defs/Kind"},
+        "n": {"type": "integer", "minimum": 3},
+        "list": {"type": "array"},
+    }
+    tool = {"type": "function", "function": {"name": "f", "parameters": nested}}
+    reply = ask(client, CHAT, tools=[WEATHER, tool], tool_choice={"type": "function", "function": {"name": "f"}})
+    ((call_id, name, arguments),) = calls_of(reply.json["choices"][0]["message"])
+    assert (call_id[:10], name) == ("call_stub_", "f")
+    assert json.loads(arguments) == {"kind": "a", "n": 3, "list": []}
+    broken = {"type": "function", "function": {"name": "f", "parameters": {"type": "object", "required": ["a"]}}}
+    assert ask(client, CHAT, tools=[broken], tool_choice="required").status_code == 400
+
+
+def test_replay(make_client: Serve, serve: Serve, tmp_path: Any) -> None:
+    """A recorded call is given again to the same conversation with the same tools, and to no other."""
+    fake = Skilled("one", *called(weather()))
+    log = tmp_path / "recorded.jsonl"
+    ask(serve(fake, log_file=str(log)), CHAT, messages=HISTORY, tools=[WEATHER])
+    again = make_client(llm_backend="replay", replay_file=str(log), log_file=str(tmp_path / "log.jsonl"))
+    message = ask(again, CHAT, messages=HISTORY, tools=[WEATHER]).json["choices"][0]["message"]
+    assert calls_of(message) == [("call_1", "weather", PARIS)]
+    other = [*HISTORY[:2], HISTORY[2] | {"content": "sun"}]
+    assert ask(again, CHAT, messages=other, tools=[WEATHER]).status_code == 400
+
+
+# What OpenAI's wire is sent.
+@pytest.mark.parametrize(
+    ("said", "sent"),
+    [
+        ({}, {}),
+        ({"tool_choice": "none"}, {"tool_choice": "none"}),
+        ({"tool_choice": NAMED, "parallel_tool_calls": True}, {"tool_choice": NAMED, "parallel_tool_calls": True}),
+    ],
+)
+def test_openai_is_sent_tools(make_client: Serve, far_end: FarEnd, said: dict[str, Any], sent: dict[str, Any]) -> None:
+    """Tools, calls and results leave for OpenAI as they came, and thoughts stay here."""
+    answer = openai_answer(None) if said.get("tool_choice") != NAMED else None
+    message = {"content": None, "tool_calls": [CALL | {"function": {"name": "clock", "arguments": ""}}]}
+    far_end.post(OPENAI.url, json=answer or openai_answer(None, message=message, finish_reason="stop"))
+    client = make_client(**OPENAI.settings)
+    assert ask(client, CHAT, messages=HISTORY, tools=[WEATHER, CLOCK], **said).status_code == 200
+    body = json.loads(far_end.calls[0].request.body)
+    assert body["tools"] == [WEATHER, CLOCK]
+    assert {name: body[name] for name in ("tool_choice", "parallel_tool_calls") if name in body} == sent
+    assert body["messages"][1:] == [
+        {"role": "assistant", "content": None, "tool_calls": [CALL]},
+        {"role": "tool", "tool_call_id": "call_1", "content": "rain"},
+    ]
+
+
+def call_delta(**said: Any) -> bytes:
+    function = {name: said.pop(name) for name in ("name", "arguments") if name in said}
+    return event({"choices": [{"index": 0, "delta": {"tool_calls": [said | {"function": function}]}}]})
+
+
+CLOCK_CALL = ["b", "clock", "{}"]
+WEATHER_CALL = ["a", "weather", PARIS]
+# How servers are known to stream calls (dialects.md 1.2 and 5): the pieces, and the calls that they are.
+STREAMED: dict[str, tuple[list[bytes], list[list[str]]]] = {
+    "OpenAI's": (
+        [
+            call_delta(index=0, id="a", type="function", name="weather", arguments=""),
+            call_delta(index=0, arguments='{"city"'),
+            call_delta(index=0, arguments=': "Paris"}'),
+            call_delta(index=1, id="b", type="function", name="clock", arguments="{}"),
+        ],
+        [WEATHER_CALL, CLOCK_CALL],
+    ),
+    "whole calls": (
+        [
+            call_delta(index=0, id="a", name="weather", arguments=PARIS),
+            call_delta(index=1, id="b", name="clock", arguments="{}"),
+        ],
+        [WEATHER_CALL, CLOCK_CALL],
+    ),
+    "index 0 for all": (
+        [
+            call_delta(index=0, id="a", name="weather", arguments=PARIS),
+            call_delta(index=0, id="b", name="clock", arguments="{}"),
+        ],
+        [WEATHER_CALL, CLOCK_CALL],
+    ),
+    "no index": (
+        [
+            call_delta(id="a", name="weather", arguments='{"city": '),
+            call_delta(arguments='"Paris"}'),
+            call_delta(id="b", name="clock", arguments="{}"),
+        ],
+        [WEATHER_CALL, CLOCK_CALL],
+    ),
+    "id and name each time": (
+        [
+            call_delta(index=0, id="a", name="weather", arguments='{"city": '),
+            call_delta(index=0, id="a", name="weather", arguments='"Paris"}'),
+        ],
+        [WEATHER_CALL],
+    ),
+    "an empty id later": (
+        [
+            call_delta(index=0, id="a", name="weather", arguments='{"city": '),
+            call_delta(index=0, id="", arguments='"Paris"}'),
+        ],
+        [WEATHER_CALL],
+    ),
+    "mixed": (
+        [
+            call_delta(index=0, id="a", name="weather", arguments='{"city": '),
+            call_delta(index=1, id="b", name="clock", arguments=""),
+            call_delta(index=0, arguments='"Paris"}'),
+            call_delta(index=1, arguments="{}"),
+        ],
+        [WEATHER_CALL, CLOCK_CALL],
+    ),
+    "from index 1": ([call_delta(index=1, id="a", name="weather", arguments=PARIS)], [WEATHER_CALL]),
+    "the name later": (
+        [call_delta(index=0, id="a", arguments=""), call_delta(index=0, name="weather", arguments=PARIS)],
+        [WEATHER_CALL],
+    ),
+    "arguments as an object": (
+        [call_delta(index=0, id="a", name="weather", arguments={"city": "Paris"})],
+        [WEATHER_CALL],
+    ),
+    "arguments that are null": ([call_delta(index=0, id="b", name="clock", arguments=None)], [["b", "clock", ""]]),
+}
+
+
+@pytest.mark.parametrize(("pieces", "calls"), STREAMED.values(), ids=STREAMED)
+def test_streamed_calls_are_told_apart(
+    make_client: Serve, far_end: FarEnd, pieces: list[bytes], calls: list[list[str]]
+) -> None:
+    """However a server numbers the pieces, no call is merged, lost or invented, and ours count from 0."""
+    body = b"".join([delta(""), *pieces, delta(None, "tool_calls"), openai_usage(), event("[DONE]")])
+    far_end.post(OPENAI.url, body=body, content_type="text/event-stream")
+    reply = ask(make_client(**OPENAI.settings), CHAT, tools=[WEATHER, CLOCK], stream=True)
+    assert streamed_calls(reply.data) == calls
+
+
+def test_two_calls_without_ids(make_client: Serve, far_end: FarEnd) -> None:
+    """Two whole calls that have the same index and no ids are two, with ids of ours."""
+    pieces = [call_delta(index=0, name="weather", arguments=PARIS)] * 2
+    body = b"".join([*pieces, delta(None, "tool_calls"), event("[DONE]")])
+    far_end.post(OPENAI.url, body=body, content_type="text/event-stream")
+    reply = ask(make_client(**OPENAI.settings), CHAT, tools=[WEATHER], stream=True)
+    assert [call[1:] for call in streamed_calls(reply.data)] == [["weather", PARIS]] * 2
+
+
+@pytest.mark.parametrize("end", [b"", delta(None, None)])
+def test_a_cut_call_is_no_answer(make_client: Serve, far_end: FarEnd, log_lines: Log, end: bytes) -> None:
+    """A stream that breaks off in a call ends with an error, whatever of it has left."""
+    body = delta("") + call_delta(index=0, id="a", name="weather", arguments='{"ci') + end
+    far_end.post(OPENAI.url, body=body, content_type="text/event-stream")
+    reply = ask(make_client(**OPENAI.settings), CHAT, tools=[WEATHER], stream=True)
+    assert read_events(reply.data)[-1]["error"]["code"] == "invalid_answer"
+    assert log_lines()[0]["status"] == "error"
+
+
+@pytest.mark.parametrize("name", ["reasoning_content", "reasoning"])
+def test_thoughts_have_two_names(make_client: Serve, far_end: FarEnd, name: str) -> None:
+    """Either name of thoughts is read, whole and streamed; an empty or null one is none."""
+    message = {"content": "4", name: "2 + 2"}
+    far_end.post(OPENAI.url, json=openai_answer(None, message=message))
+    pieces = [{name: "2 +"}, {name: " 2"}, {name: None, "content": "4"}]
+    stream = b"".join(event({"choices": [{"index": 0, "delta": piece}]}) for piece in pieces)
+    far_end.post(OPENAI.url, body=stream + openai_stream(), content_type="text/event-stream")
+    client = make_client(**OPENAI.settings)
+    said = ask(client, CHAT).json["choices"][0]["message"]
+    assert (said["content"], said["reasoning_content"]) == ("4", "2 + 2")
+    deltas = [each["choices"][0]["delta"] for each in read_events(ask(client, CHAT, stream=True).data)[:-1]]
+    assert "".join(each.get("reasoning_content", "") for each in deltas) == "2 + 2"
+
+
+@pytest.mark.parametrize(
+    ("said", "shown"),
+    [
+        (
+            {"prompt_tokens": 9, "completion_tokens": 5, "prompt_tokens_details": {"cached_tokens": 4}},
+            {"prompt_tokens": 9, "completion_tokens": 5, "prompt_tokens_details": {"cached_tokens": 4}},
+        ),
+        (
+            {
+                "prompt_tokens": 9,
+                "completion_tokens": 5,
+                "total_tokens": 14,
+                "completion_tokens_details": {"reasoning_tokens": 3},
+            },
+            {"prompt_tokens": 9, "completion_tokens": 5, "completion_tokens_details": {"reasoning_tokens": 3}},
+        ),
+        (  # xAI's
+            {
+                "prompt_tokens": 9,
+                "completion_tokens": 5,
+                "total_tokens": 17,
+                "completion_tokens_details": {"reasoning_tokens": 3},
+            },
+            {"prompt_tokens": 9, "completion_tokens": 8, "completion_tokens_details": {"reasoning_tokens": 3}},
+        ),
+        (
+            {
+                "prompt_tokens": 9,
+                "completion_tokens": 5,
+                "prompt_tokens_details": None,
+                "completion_tokens_details": [1],
+            },
+            {"prompt_tokens": 9, "completion_tokens": 5},
+        ),
+    ],
+)
+def test_usage_has_more(
+    make_client: Serve, far_end: FarEnd, log_lines: Log, said: dict[str, Any], shown: dict[str, Any]
+) -> None:
+    """Cached and reasoning tokens are counted, in the answer and in the log; the output has all that was thought."""
+    far_end.post(OPENAI.url, json=openai_answer("Hi") | {"usage": said})
+    usage = ask(make_client(**OPENAI.settings), CHAT).json["usage"]
+    total = shown["prompt_tokens"] + shown["completion_tokens"]
+    assert usage == shown | {"total_tokens": total}
+    line = log_lines()[0]
+    cached = shown.get("prompt_tokens_details", {}).get("cached_tokens")
+    assert (line["output_tokens"], line.get("cached_tokens")) == (shown["completion_tokens"], cached)
+
+
+def test_images_of_a_result_are_a_users(make_client: Serve, far_end: FarEnd) -> None:
+    """OpenAI takes no image in a tool's message: it follows in a user's."""
+    from llm_api.backends.http.openai import OpenAI
+    from llm_api.runtime.deadline import Deadline
+    from llm_api.settings import Settings
+    from llm_api.types import GenerationRequest
+
+    far_end.post(OPENAI.url, json=openai_answer("Hi"))
+    seen = ToolResult("call_1", (Text("a cat"), Image("image/png", "AA==")))
+    request = GenerationRequest((Message("tool", (seen,)),))
+    settings = Settings(openai_api_key="sk-1")
+    list(OpenAI(settings).stream(request, Deadline(5)))
+    assert json.loads(far_end.calls[0].request.body)["messages"] == [
+        {"role": "tool", "tool_call_id": "call_1", "content": "a cat"},
+        {"role": "user", "content": [{"type": "image_url", "image_url": {"url": "data:image/png;base64,AA=="}}]},
+    ]
