@@ -19,7 +19,7 @@ class Backend(ABC):
     """
 
     name: ClassVar[str]
-    # Which of types.NEEDS a request may have; one with others goes to the next backend.
+    # Which of types.NEEDS all its models serve; `abilities` says what else one does.
     serves: frozenset[str] = frozenset({"json_object", "json_schema"})
 
     def __init__(self, settings: Settings) -> None:

@@ -70,3 +70,12 @@ def as_object(arguments: str) -> dict[str, Any] | None:
     except ValueError:
         return None
     return value if isinstance(value, dict) else None
+
+
+def in_an_object(arguments: str) -> dict[str, Any]:
+    """Return the arguments as `as_object` does; those that are none, such as cut ones, wrapped as Anthropic advises.
+
+    (platform.claude.com, fine-grained tool streaming, "invalid JSON in tool responses")
+    """
+    value = as_object(arguments)
+    return {"INVALID_JSON": arguments} if value is None else value

@@ -147,7 +147,8 @@ def _noted(backend: str, note: Note) -> Iterator[Attempt]:
 def _begin(
     backend: Backend, breaker: Breaker, request: GenerationRequest, deadline: Deadline, attempt: Attempt
 ) -> Begun:
-    if (needs := request.needs) and (missing := needs - backend.abilities(request.model, deadline)):
+    needs = request.needs - backend.serves
+    if needs and (missing := needs - backend.abilities(request.model, deadline)):
         raise _unserved(backend, sorted(missing))
     if seconds := breaker.admit():
         raise CircuitOpen(

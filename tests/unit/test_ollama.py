@@ -10,14 +10,30 @@ from typing import Any
 import pytest
 import requests
 from asking import GENERATE, Log, Serve, ask, error_of, lines_of, texts_of
+from fakes import Clock
 from flask import Flask
+from jsonschema import Draft202012Validator
 from providers import AT_ONCE, OLLAMA, FarEnd, check_fallback, ollama_answer, ollama_line, sent
 
 from llm_api import LLMAPI, Settings
 from llm_api.backends import Backend, make_backend
-from llm_api.errors import ModelNotFound, NotConfigured
+from llm_api.errors import InvalidAnswer, ModelNotFound, NotConfigured, Unsupported
 from llm_api.runtime.deadline import Deadline
+from llm_api.types import (
+    Chunk,
+    GenerationRequest,
+    Image,
+    Message,
+    Reasoning,
+    Text,
+    Tool,
+    ToolCall,
+    ToolChoice,
+    ToolResult,
+    fold,
+)
 
+CHAT = "/v1/chat/completions"
 SHOW = f"{OLLAMA.base}/api/show"
 
 TAGS = {"models": [{"name": "gemma4:latest", "model": "gemma4:latest"}, {"name": "llama3.2:1b"}]}
@@ -281,3 +297,263 @@ def test_nobody_else_is_asked(make_app: Callable[..., Flask], far_end: FarEnd, s
     """Only where an Ollama may be, it is looked for."""
     LLMAPI.of(make_app(**settings)).health.begin().join(10)
     assert len(far_end.calls) == 0
+
+
+# Tools
+
+
+def tool(name: str, parameters: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Return a tool as a client sends it."""
+    return {"type": "function", "function": {"name": name, "parameters": parameters}}
+
+
+CITY_SCHEMA = {"type": "object", "properties": {"city": {"type": "string"}}}
+NOTHING = {"type": "object", "properties": {}}
+WEATHER, NOW = tool("get_weather", CITY_SCHEMA), {"type": "function", "function": {"name": "now", "description": "d"}}
+SENT_NOW = {"type": "function", "function": {"name": "now", "description": "d", "parameters": NOTHING}}
+
+
+def call_format(name: str, arguments: dict[str, Any]) -> dict[str, Any]:
+    """Return the schema that only a call of `name` fits."""
+    properties = {"name": {"const": name}, "arguments": arguments}
+    return {"type": "object", "properties": properties, "required": [*properties], "additionalProperties": False}
+
+
+FORCED = {"anyOf": [call_format("get_weather", CITY_SCHEMA), call_format("now", NOTHING)]}
+NAMED = {"type": "function", "function": {"name": "now"}}
+
+
+@pytest.mark.parametrize(
+    ("said", "can", "expected"),
+    [
+        ({}, ("tools",), {"tools": [WEATHER, SENT_NOW]}),
+        ({"tool_choice": "auto"}, ("tools",), {"tools": [WEATHER, SENT_NOW]}),
+        ({"tool_choice": "none"}, None, {}),
+        ({"tool_choice": "required"}, ("tools",), {"tools": [WEATHER, SENT_NOW], "format": FORCED}),
+        ({"tool_choice": "required"}, (), {"format": FORCED}),
+        ({"tool_choice": NAMED}, ("tools",), {"tools": [SENT_NOW], "format": call_format("now", NOTHING)}),
+        ({"tool_choice": NAMED}, ("vision",), {"format": call_format("now", NOTHING)}),
+    ],
+    ids=str,
+)
+def test_choice(
+    make_client: Serve, far_end: FarEnd, said: dict[str, Any], can: tuple[str, ...] | None, expected: dict[str, Any]
+) -> None:
+    """There is no choice on the wire: none sends no tools, and a forced call is forced by the format."""
+    if can is not None:
+        far_end.post(SHOW, json=shown("completion", *can))
+    answer = ollama_answer("", message=called("now") if said.get("tool_choice", "auto") != "none" else {"content": "x"})
+    far_end.post(OLLAMA.url, json=answer)
+    reply = ask(make_client(**OLLAMA.settings), CHAT, tools=[WEATHER, NOW], **said)
+    assert reply.status_code == 200, reply.data
+    assert {name: value for name, value in sent(far_end).items() if name in ("tools", "format")} == expected
+
+
+def called(*names: str, **more: Any) -> dict[str, Any]:
+    """Return a message that calls, without ids, as before Ollama 0.12.10."""
+    calls = [{"function": {"name": name, "arguments": {"n": number}}} | more for number, name in enumerate(names)]
+    return {"role": "assistant", "content": "", "tool_calls": calls}
+
+
+@pytest.mark.parametrize(("can", "said"), [((), {}), (("vision",), {}), (("tools",), {"response_format": CITY_SCHEMA})])
+def test_what_it_cannot_do(make_client: Serve, far_end: FarEnd, can: tuple[str, ...], said: dict[str, Any]) -> None:
+    """A model that has no tools, or doesn't say so, isn't asked; nor is one to call or to answer in a format."""
+    far_end.post(SHOW, json=shown("completion", *can) if can else shown())
+    reply = ask(make_client(**OLLAMA.settings), tools=[WEATHER], **said)
+    assert (reply.status_code, error_of(reply)["code"]) == (400, "unsupported_parameter")
+    backed = ask(make_client(**OLLAMA.settings, llm_fallback=("stub",)), tools=[WEATHER], **said)
+    assert said or backed.headers["X-LLM-Fallback"] == "unsupported"
+    assert error_of(reply)["param"] == ("response_format" if said else "tools")
+    assert {call.request.url for call in far_end.calls} == {SHOW}
+
+
+def test_abilities_are_remembered(far_end: FarEnd, monkeypatch: pytest.MonkeyPatch, clock: Clock) -> None:
+    """What Ollama says of a model holds for a minute, for that model; one that it doesn't have, it may have next."""
+    monkeypatch.setattr("llm_api.backends.http.ollama.time", clock)
+    ollama, less = backend(), frozenset({"json_object", "json_schema", "tool_choice"})
+    far_end.post(SHOW, json=shown("completion", "vision"))
+    for _ in range(2):
+        assert ollama.abilities("a", Deadline(5)) == less | {"images"}
+    far_end.replace("POST", SHOW, json=shown("completion"))
+    assert (ollama.abilities("a", Deadline(5)), ollama.abilities("b", Deadline(5))) == (less | {"images"}, less)
+    clock.now += 61
+    assert ollama.abilities("a", Deadline(5)) == less
+    assert [json.loads(call.request.body)["model"] for call in far_end.calls] == ["a", "b", "a"]
+
+
+def test_remembered_abilities_are_bounded(far_end: FarEnd) -> None:
+    """A client chooses names, of which one model has many: they don't fill the memory."""
+    far_end.post(SHOW, json=shown("completion"))
+    ollama = backend()
+    for number in range(250):
+        ollama.abilities(f"name-{number}", Deadline(5))
+    assert len(ollama._shown) <= 100  # type: ignore[attr-defined]
+
+
+def chunks_of(request: GenerationRequest) -> list[Chunk]:
+    """Return the answer of a backend without an exchange around it."""
+    return list(backend().stream(request, Deadline(5)))
+
+
+HI = Message.of("user", "Hi")
+TOOL = Tool("now", parameters={"type": "object", "properties": {"n": {"type": "integer"}}})
+
+
+def test_calls_over_several_lines(far_end: FarEnd) -> None:
+    """Calls of all lines are counted here, whatever index they have; text and thoughts may come before."""
+    lines = [
+        {"role": "assistant", "content": "", "thinking": "hm"},
+        {"role": "assistant", "content": "Wait."},
+        called("now", "now"),
+        called("later", id="call_1"),
+    ]
+    said = b"".join(ollama_line("", message=line) for line in lines)
+    far_end.post(OLLAMA.url, body=said + json.dumps(ollama_answer("")).encode())
+    chunks = chunks_of(GenerationRequest((HI,), tools=(TOOL,), stream=True))
+    assert fold(chunks)[:-1] == (
+        Reasoning("hm", made_by="ollama"),
+        Text("Wait."),
+        *(ToolCall("", "now", json.dumps({"n": number})) for number in (0, 1)),
+        ToolCall("call_1", "later", '{"n": 0}'),
+    )
+    assert [piece.index for chunk in chunks for piece in chunk.calls] == [0, 1, 2]
+
+
+@pytest.mark.parametrize("arguments", ["{}", None, [1], ..., float("nan")], ids=str)
+def test_calls_of_a_wrong_shape(far_end: FarEnd, arguments: Any) -> None:
+    """Arguments that are no object are no call of Ollama's."""
+    function = {"name": "now"} | ({} if arguments is ... else {"arguments": arguments})
+    function |= {"arguments": {"n": arguments}} if isinstance(arguments, float) else {}
+    body = ollama_answer("", message={"content": "", "tool_calls": [{"function": function}]})
+    far_end.post(OLLAMA.url, body=json.dumps(body))
+    with pytest.raises(InvalidAnswer):
+        chunks_of(GenerationRequest((HI,), tools=(TOOL,)))
+
+
+FORCE = ToolChoice("required")
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(
+    ("text", "finish", "arguments"),
+    [
+        ('{"name":"now","arguments":{"n":1}}', "stop", '{"n":1}'),
+        (' { "name" : "now" , "arguments" : { "n" : 1 } }\n', "stop", '{ "n" : 1 }'),
+        ('{"name": "now", "arguments": {"n": 1}}', "length", '{"n": 1}'),
+        ('{"name": "now", "arguments": {"n": 1', "length", '{"n": 1'),
+        ('{"name": "now", "arg', "length", ""),
+        ('{"name": "now"', "length", ""),
+        ('{"name": "no', "length", None),
+        ('{"name": "gone", "arguments": {}}', "stop", None),
+        ('{"name": "now", "arguments": {"n": 1', "stop", None),
+        ("It is late.", "stop", None),
+        ("", "length", None),
+    ],
+)
+def test_call_that_comes_as_text(far_end: FarEnd, text: str, finish: str, arguments: str | None, stream: bool) -> None:
+    """From a model without tools, and cut: it is held back, and given as the call, or the beginning, that it is."""
+    far_end.post(SHOW, json=shown("completion"))
+    end = ollama_answer("" if stream else text, message={"content": "" if stream else text}, done_reason=finish)
+    body = b"".join(map(ollama_line, text)) if stream else b""
+    far_end.post(OLLAMA.url, body=body + json.dumps(end).encode())
+    chunks = chunks_of(GenerationRequest((HI,), tools=(TOOL,), tool_choice=FORCE, stream=stream))
+    assert chunks[-1].finish_reason == finish
+    expected = (Text(text),) if text else ()
+    assert fold(chunks) == (expected if arguments is None else (ToolCall("", "now", arguments),))
+
+
+def test_no_call_where_one_has_to_be(make_client: Serve, far_end: FarEnd) -> None:
+    """Words in place of a call are no answer, but a reason to ask the next backend."""
+    far_end.post(SHOW, json=shown("completion", "tools"))
+    far_end.post(OLLAMA.url, json=ollama_answer("It is late."))
+    client = make_client(**OLLAMA.settings, llm_fallback=("stub",))
+    reply = ask(client, CHAT, tools=[WEATHER], tool_choice="required")
+    assert (reply.headers["X-LLM-Fallback"], reply.status_code) == ("invalid_answer", 200)
+
+
+def test_forced_schema_with_references(far_end: FarEnd) -> None:
+    """References of a tool's schema to its own parts still find them, those of two tools apart."""
+    node = {"type": "object", "properties": {"next": {"$ref": "#/$defs/Node"}, "top": {"$ref": "#"}}}
+    schema = {"type": "object", "properties": {"list": {"$ref": "#/$defs/Node"}}, "$defs": {"Node": node}}
+    tools = (TOOL, Tool("keep", parameters=schema), Tool("drop", parameters=schema))
+    far_end.post(SHOW, json=shown("completion", "tools"))
+    far_end.post(OLLAMA.url, json=ollama_answer("", message=called("now")))
+    chunks_of(GenerationRequest((HI,), tools=tools, tool_choice=FORCE))
+    form = sent(far_end)["format"]
+    validator = Draft202012Validator(form)
+    for name in ("keep", "drop"):
+        assert validator.is_valid({"name": name, "arguments": {"list": {"next": {"next": {}}, "top": {"list": {}}}}})
+        assert not validator.is_valid({"name": name, "arguments": {"list": {"next": {"next": 5}}}})
+        assert not validator.is_valid({"name": name, "arguments": {"list": {"top": {"list": 5}}}})
+    assert list(form["$defs"]) == ["1", "2"]
+    assert "$ref" not in json.dumps(form["anyOf"][0])
+
+
+PICTURE = Image("image/png", data="aGk=")
+
+
+def test_history(far_end: FarEnd) -> None:
+    """Calls go as objects with their ids, results with id and tool, images as base64, and thoughts of its own only."""
+    calls = (
+        ToolCall("a", "now", '{"n": 1}'),
+        ToolCall("b", "later", ""),
+        ToolCall("c", "cut", '{"n": '),
+        ToolCall("d", "list", "[1]"),
+    )
+    messages = (
+        Message("user", (Text("Look: "), PICTURE, Text("this"))),
+        Message("assistant", (Reasoning("hm", made_by="ollama"), Reasoning("x", "sig", made_by="claude"), *calls)),
+        Message("tool", (ToolResult("b", (Text("late"),)),)),
+        Message("tool", (ToolResult("a", (Text("12:00"), PICTURE), is_error=True),)),
+        Message("tool", (ToolResult("lost", (Text("?"),)),)),
+        Message("assistant", (Reasoning("y"), Text("Noon."), ToolCall("a", "again", "{}"))),
+        Message("tool", (ToolResult("a", (Text("ok"),)),)),
+    )
+    far_end.post(OLLAMA.url, json=ollama_answer("x"))
+    chunks_of(GenerationRequest(messages))
+
+    def function(call_id: str, name: str, arguments: dict[str, Any]) -> dict[str, Any]:
+        return {"id": call_id, "type": "function", "function": {"name": name, "arguments": arguments}}
+
+    assert sent(far_end)["messages"] == [
+        {"role": "user", "content": "Look: this", "images": ["aGk="]},
+        {
+            "role": "assistant",
+            "content": "",
+            "thinking": "hm",
+            "tool_calls": [
+                function("a", "now", {"n": 1}),
+                function("b", "later", {}),
+                function("c", "cut", {"INVALID_JSON": '{"n": '}),
+                function("d", "list", {"INVALID_JSON": "[1]"}),
+            ],
+        },
+        {"role": "tool", "content": "late", "tool_name": "later", "tool_call_id": "b"},
+        {"role": "tool", "content": "12:00", "images": ["aGk="], "tool_name": "now", "tool_call_id": "a"},
+        {"role": "tool", "content": "?", "tool_call_id": "lost"},
+        {"role": "assistant", "content": "Noon.", "tool_calls": [function("a", "again", {})]},
+        {"role": "tool", "content": "ok", "tool_name": "again", "tool_call_id": "a"},
+    ]
+
+
+@pytest.mark.parametrize("place", ["user", "tool"])
+def test_image_by_address(place: str) -> None:
+    """Ollama would take the address for base64, or drop it."""
+    parts = (Text("Look"), Image(url="https://box.example/a.png"))
+    message = Message("user", parts) if place == "user" else Message("tool", (ToolResult("a", parts),))
+    with pytest.raises(Unsupported, match="base64"):
+        chunks_of(GenerationRequest((HI, message)))
+
+
+@pytest.mark.parametrize(
+    ("effort", "think"),
+    [
+        *((None, False), ("none", False), ("minimal", "low"), ("low", "low"), ("medium", "medium"), ("high", "high")),
+        *(("xhigh", "max"), ("max", "max")),
+    ],
+)
+def test_effort(far_end: FarEnd, effort: str | None, think: Any) -> None:
+    """An effort is Ollama's level; without one a model doesn't think."""
+    far_end.post(OLLAMA.url, json=ollama_answer("x"))
+    chunks_of(GenerationRequest((HI,), reasoning_effort=effort))
+    assert sent(far_end)["think"] == think

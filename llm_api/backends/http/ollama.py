@@ -4,14 +4,29 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from typing import Any
 
-from ...errors import BackendError, InvalidAnswer, LLMAPIError, ModelNotFound, NotConfigured
+from ... import strict_json
+from ...errors import BackendError, LLMAPIError, ModelNotFound, NotConfigured, ParameterDropped, Unsupported
 from ...runtime.deadline import Deadline
 from ...settings import Settings
-from ...types import Chunk, GenerationRequest, Usage
+from ...types import (
+    CallPiece,
+    Chunk,
+    GenerationRequest,
+    Image,
+    Message,
+    Reasoning,
+    Tool,
+    ToolCall,
+    ToolResult,
+    Usage,
+)
+from ..calls import in_an_object
+from ..forced_calls import NO_PARAMETERS, call_schema, with_call
 from .base import Vendor
 from .replies import Reply, error_for, error_in
 from .streams import finish_reason, json_object
@@ -22,6 +37,11 @@ BAD_FORMAT = re.compile(r"invalid JSON schema in format|invalid format: |pars\w+
 BAD_OPTION = re.compile(r'option "\w+" must be ')
 # What comes with status 400, and is about the model.
 BAD_MODEL = re.compile(r"invalid model name|does not support (chat|generate|completion)")
+NO_THINKING = re.compile(r"does not support thinking")
+# What we need of a model, by Ollama's words for it.
+ABILITIES = {"tools": "tools", "vision": "images"}
+SHOWN_SECONDS, MOST_SHOWN = 60, 100
+EFFORTS: dict[str | None, Any] = {None: False, "none": False, "minimal": "low", "xhigh": "max"}
 LONGER = "a larger num_ctx takes it: OLLAMA_CONTEXT_LENGTH where Ollama runs, or options.num_ctx in OLLAMA_EXTRA_BODY"
 
 
@@ -29,17 +49,44 @@ class Ollama(Vendor):
     name = prefix = "ollama"
     address = "url"
     path = "/api/chat"
+    serves = Vendor.serves | {"tool_choice"}
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__(settings)
+        self._shown: dict[str, tuple[float, list[str]]] = {}
+        self._thoughtless: set[str] = set()
 
     def headers(self) -> dict[str, str]:
         return {}
 
+    def abilities(self, model: str | None, deadline: Deadline) -> frozenset[str]:
+        shown = self._abilities(model or self.model, deadline)
+        return self.serves | {ABILITIES[word] for word in shown if word in ABILITIES}
+
+    def _abilities(self, model: str, deadline: Deadline) -> list[str]:
+        asked, shown = self._shown.get(model, (0.0, []))
+        if not asked or time.monotonic() - asked > SHOWN_SECONDS:
+            shown = self.post("/api/show", {"model": model}, deadline, _capabilities)
+            if len(self._shown) >= MOST_SHOWN:
+                self._shown = {}
+            self._shown[model] = (time.monotonic(), shown)
+        return shown
+
+    def stream(self, request: GenerationRequest, deadline: Deadline) -> Iterator[Chunk]:
+        if not (request.tool_choice.is_forced and request.offered):
+            return super().stream(request, deadline)
+        self._abilities(request.model or self.model, deadline)
+        return with_call(super().stream(request, deadline), request.offered)
+
     def payload(self, request: GenerationRequest) -> dict[str, Any]:
+        model = request.model or self.model
         options = {theirs: value for ours, theirs in OPTIONS.items() if (value := getattr(request, ours)) is not None}
+        effort = None if model in self._thoughtless else request.reasoning_effort
         fields: dict[str, Any] = {
-            "model": request.model or self.model,
-            "messages": [{"role": m.role, "content": m.content} for m in request.messages],
+            "model": model,
+            "messages": _messages(request.messages),
             "stream": request.stream,  # left out it means true
-            "think": False,  # left out, models that can think do, and the answer comes late
+            "think": EFFORTS.get(effort, effort),  # left out, models that can think do, and the answer comes late
             "truncate": False,  # left out, a conversation that is too long silently loses its beginning
             "shift": False,  # left out, it loses half of itself when the answer fills the context
         }
@@ -49,21 +96,49 @@ class Ollama(Vendor):
             fields["options"] = options
         if request.response_format:
             fields["format"] = request.response_format.schema or "json"
-        return fields
+        return fields | (self._tools(model, request) if request.offered else {})
+
+    def _tools(self, model: str, request: GenerationRequest) -> dict[str, Any]:
+        """Return the fields for tools. There is no choice, but a format that only a call fits forces one.
+
+        Without tools, for a model that takes none, the call comes as text.
+        """
+        tools = {"tools": list(map(_tool, request.offered))}
+        if request.tool_choice.is_forced:
+            takes_tools = "tools" in self._shown.get(model, (0, []))[1]
+            return {"format": call_schema(request.offered)} | (tools if takes_tools else {})
+        if request.response_format:
+            raise Unsupported(
+                "ollama can't let the model choose between a call and an answer in a response_format: send tools with"
+                " tool_choice required, or one of the two",
+                param="response_format",
+            )
+        return tools
+
+    def left_out(self, request: GenerationRequest) -> tuple[str, ...]:
+        unsaid = request.reasoning_effort not in (None, "none") and (request.model or self.model) in self._thoughtless
+        return super().left_out(request) + (("reasoning_effort",) if unsaid else ())
 
     def whole(self, body: dict[str, Any]) -> Chunk:
+        return self._chunk(body, 0)
+
+    def _chunk(self, body: dict[str, Any], called: int) -> Chunk:
+        """Translate an answer or a line of one; `called` calls came before."""
         if body.get("error"):
             raise self._broke_off(body)
-        if body["message"].get("tool_calls"):
-            raise InvalidAnswer("ollama called a tool, and none was offered")
+        said = body["message"]
         usage = Usage.of(body.get("prompt_eval_count"), body.get("eval_count"))
         finish = finish_reason(body.get("done_reason")) if body["done"] else None
-        return Chunk(body["message"]["content"], finish, usage, body.get("model"))
+        calls = tuple(_call(call, index) for index, call in enumerate(said.get("tool_calls") or (), called))
+        thoughts = (Reasoning(said["thinking"], made_by=self.name),) if said.get("thinking") else ()
+        return Chunk(said["content"], finish, usage, body.get("model"), calls=calls, reasoning=thoughts)
 
     def pieces(self, lines: Iterator[bytes]) -> Iterator[Chunk]:
+        called = 0
         for line in filter(None, lines):
-            chunk = self.whole(json_object(line))
-            if chunk.text or chunk.finish_reason:
+            chunk = self._chunk(json_object(line), called)
+            called += len(chunk.calls)
+            if chunk.finish_reason or not chunk.is_empty:
                 yield chunk
             if chunk.finish_reason:
                 return
@@ -71,10 +146,13 @@ class Ollama(Vendor):
     def error(self, reply: Reply, payload: Mapping[str, Any] | None, deadline: Deadline) -> LLMAPIError:
         if payload and reply.status == 404 and reply.error:
             return self._not_pulled(payload["model"], deadline)
+        if payload and payload.get("think") and NO_THINKING.search(reply.detail or ""):
+            self._thoughtless.add(payload["model"])
+            return ParameterDropped(f"this model of {self.name} can't think", param="reasoning_effort")
         return self._failure(reply)
 
     def check(self, deadline: Deadline) -> None:
-        can = self.post("/api/show", {"model": self.model}, deadline, _abilities)
+        can = self.post("/api/show", {"model": self.model}, deadline, _capabilities)
         if can and "completion" not in can:
             raise NotConfigured(f"{self.model} can't chat, only {', '.join(can)}: set OLLAMA_MODEL to another")
 
@@ -135,11 +213,59 @@ def _unwrap(reply: Reply) -> None:
         reply.error = {"message": message}
 
 
-def _abilities(body: Mapping[str, Any]) -> list[str]:
-    # an older Ollama does not say
+def _capabilities(body: Mapping[str, Any]) -> list[str]:
+    # an Ollama before 0.6.4 does not say
     return [str(ability) for ability in body.get("capabilities") or ()]
 
 
 def _names(body: Mapping[str, Any]) -> list[str]:
     # without the tag that goes without saying, as answers have it
     return [str(model["name"]).removesuffix(":latest") for model in body["models"]]
+
+
+def _messages(messages: Iterable[Message]) -> list[dict[str, Any]]:
+    """Return the conversation in Ollama's words; a result names its tool, which the last call of its id had."""
+    names: dict[str, str] = {}
+    said = []
+    for message in messages:
+        names |= {part.id: part.name for part in message.parts if isinstance(part, ToolCall)}
+        result = message.parts[0] if message.parts else None
+        said.append(_result(result, names) if isinstance(result, ToolResult) else _message(message))
+    return said
+
+
+def _message(message: Message) -> dict[str, Any]:
+    said: dict[str, Any] = {"role": message.role, "content": message.content} | _images(message)
+    kept = [part.text for part in message.parts if isinstance(part, Reasoning) and part.made_by == Ollama.name]
+    if thinking := "".join(kept):
+        said["thinking"] = thinking
+    if calls := [_called(part) for part in message.parts if isinstance(part, ToolCall)]:
+        said["tool_calls"] = calls
+    return said
+
+
+def _result(result: ToolResult, names: Mapping[str, str]) -> dict[str, Any]:
+    name = {"tool_name": names[result.call_id]} if result.call_id in names else {}
+    return _message(Message("tool", result.parts)) | name | {"tool_call_id": result.call_id}
+
+
+def _images(message: Message) -> dict[str, Any]:
+    images = [part for part in message.parts if isinstance(part, Image)]
+    if any(image.data is None for image in images):
+        raise Unsupported("ollama takes images as base64 only, and fetches no addresses", param="messages")
+    return {"images": [image.data for image in images]} if images else {}
+
+
+def _called(call: ToolCall) -> dict[str, Any]:
+    function = {"name": call.name, "arguments": in_an_object(call.arguments)}
+    return {"id": call.id, "type": "function", "function": function}
+
+
+def _tool(tool: Tool) -> dict[str, Any]:
+    function = {"name": tool.name, "parameters": tool.parameters or NO_PARAMETERS}
+    return {"type": "function", "function": function | ({"description": tool.description} if tool.description else {})}
+
+
+def _call(said: Mapping[str, Any], index: int) -> CallPiece:
+    function = said["function"]
+    return CallPiece(index, said.get("id") or "", function["name"], strict_json.dumps({**function["arguments"]}))
