@@ -103,12 +103,13 @@ def cut_at_stop(chunks: Iterator[Chunk], stop: tuple[str, ...]) -> Iterator[Chun
         return
     stops = Stops(stop)
     for chunk in chunks:
-        ready, is_over = stops.cut(chunk.text, bool(chunk.finish_reason))
-        finish = "stop" if is_over else chunk.finish_reason
-        if ready or chunk.refusal or finish:
-            yield replace(chunk, text=ready, finish_reason=finish)
+        ready, is_over = stops.cut(chunk.text, bool(chunk.finish_reason or chunk.calls))
         if is_over:
+            yield replace(chunk, text=ready, finish_reason="stop", calls=())
             return
+        chunk = replace(chunk, text=ready)
+        if chunk.finish_reason or not chunk.is_empty:
+            yield chunk
 
 
 def _first(text: str, stop: tuple[str, ...]) -> int:

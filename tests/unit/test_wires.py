@@ -101,7 +101,7 @@ def test_whole_answer(make_client: Serve, far_end: FarEnd, log_lines: Log, wire:
     for place in (details, line):
         assert (place["backend"], place["model"], place["finish_reason"]) == (name, "far-model-1", "stop")
     assert (reply.headers["X-LLM-Backend"], reply.headers["X-LLM-Model"]) == (name, "far-model-1")
-    assert details["usage"] == {"input_tokens": 12, "output_tokens": 2}
+    assert details["usage"].items() >= {"input_tokens": 12, "output_tokens": 2}.items()
     assert (line["input_tokens"], line["output_tokens"]) == (12, 2)
 
 
@@ -194,7 +194,7 @@ def test_end_of_a_stream(make_client: Serve, far_end: FarEnd, wire: Wire) -> Non
     far_end.post(wire.provider.url, body=body)
     last = lines_of(ask(make_client(**wire.provider.settings), stream=True, details=True))[-1]
     assert (last["finish_reason"], last["details"]["model"]) == ("length", "far-model-1")
-    assert last["details"]["usage"] == {"input_tokens": input_tokens, "output_tokens": output_tokens}
+    assert last["details"]["usage"].items() >= {"input_tokens": input_tokens, "output_tokens": output_tokens}.items()
 
 
 @every_wire

@@ -353,6 +353,7 @@ def claude_delta(kind: str, **fields: Any) -> bytes:
     return claude_event("content_block_delta", index=0, delta={"type": kind, **fields})
 
 
+CLAUDE_CALL = {"type": "tool_use", "id": "toolu_1", "name": "f", "input": {}}
 START, END, PING = claude_start(), claude_end(), claude_event("ping")
 CLAUDE_HEL, CLAUDE_LO = claude_text("Hel"), claude_text("lo")
 THINKING = (
@@ -453,7 +454,6 @@ CLAUDE_WIRE = Wire(
             ([{"type": "text", "text": "a"}, {"type": "text", "text": "b"}], "ab"),
             ([{"type": "thinking", "thinking": "hm"}], ""),
             ([{"type": "redacted_thinking", "data": "x"}, {"type": "text", "text": "a"}], "a"),
-            ([{"type": "text", "text": "a"}, {"type": "tool_use", "id": "t", "name": "f", "input": {}}], "a"),
             ([{"type": "something_new"}, {"type": "text", "text": "a\u2028b", "citations": None}], "a\u2028b"),
         ]
     ],
@@ -466,6 +466,11 @@ CLAUDE_WIRE = Wire(
         "block without text": claude_answer("x", content=[{"type": "text"}]),
         "number as text": claude_answer("x", content=[{"type": "text", "text": 5}]),
         "list as stop reason": claude_answer("x", stop_reason=["end_turn"]),
+        "call": claude_answer("", content=[CLAUDE_CALL]),
+        "call without id": claude_answer("", content=[{"type": "tool_use", "name": "f", "input": {}}]),
+        "call with a text": claude_answer("", content=[CLAUDE_CALL | {"input": "{}"}]),
+        "number as thought": claude_answer("x", content=[{"type": "thinking", "thinking": 5}]),
+        "reason without a call": claude_answer("x", stop_reason="tool_use"),
         "number as model": claude_answer("x", model=5),
     },
     head=START,

@@ -2,12 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import hashlib
+import re
+from collections import Counter, defaultdict, deque
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
-from ...errors import LLMAPIError, QuotaExhausted
+from ... import strict_json
+from ...errors import LLMAPIError, QuotaExhausted, RequestRefused
 from ...runtime.deadline import Deadline
-from ...types import Chunk, GenerationRequest, Usage
+from ...types import (
+    NEEDS,
+    CallPiece,
+    Chunk,
+    GenerationRequest,
+    Image,
+    Message,
+    Part,
+    Reasoning,
+    Text,
+    Tool,
+    ToolCall,
+    ToolResult,
+    Usage,
+)
+from ..calls import in_an_object
+from ..forced_calls import NO_PARAMETERS
 from .base import Vendor
 from .openai import listed_ids
 from .replies import Reply, error_for, error_in, stream_error
@@ -15,13 +36,21 @@ from .streams import event_data, finish_reason, json_object
 
 # `max_tokens` is required; thinking counts too and the newer tokenizers need more of them (docs/providers.md, 4.7).
 DEFAULT_MAX_TOKENS = 4096
+# docs/providers.md, 4.3. What turns thinking off where it is on by default; the other models of 5 can't be told.
+OFF, LESS, ADAPTIVE = ({"type": kind} for kind in ("disabled", "between_tools", "adaptive"))
+SWITCHES = {"haiku-5.5": OFF, "opus-5.0": OFF, "sonnet-5.0": OFF, "sonnet-5.5": LESS}
+VERSION = re.compile(r"(haiku|sonnet|opus)-(\d)(?:[-.](\d{1,2}))?(?!\d)")
+EFFORTS = {"minimal": "low"}
+# What of max_tokens may be thoughts, as OpenRouter has it, for models that are told a number, and the least of these.
+SHARES = {"minimal": 0.1, "low": 0.2, "medium": 0.5, "high": 0.8, "xhigh": 0.95, "max": 0.95}
+LEAST_BUDGET = 1024
 SPENT = ("contract_spend_limit_reached", "enforced_spend_limit_reached")
 
 
 class Claude(Vendor):
     name = prefix = "claude"
     path = "/v1/messages"
-    serves = frozenset({"json_schema"})
+    serves = frozenset(NEEDS) - {"json_object"}
 
     @property
     def base_url(self) -> str:
@@ -32,6 +61,11 @@ class Claude(Vendor):
         key = self.key()
         return {"anthropic-version": self.settings.claude_version} | ({"x-api-key": key} if key else {})
 
+    def stream(self, request: GenerationRequest, deadline: Deadline) -> Iterator[Chunk]:
+        chunks = super().stream(request, deadline)
+        renamed = {sent: tool.name for tool in request.tools if (sent := _plain(tool.name)) != tool.name}
+        return _named_back(chunks, renamed) if renamed else chunks
+
     def payload(self, request: GenerationRequest) -> dict[str, Any]:
         model = request.model or self.model
         fields: dict[str, Any] = {
@@ -39,39 +73,56 @@ class Claude(Vendor):
             "max_tokens": self.allowed(model, request.max_tokens or DEFAULT_MAX_TOKENS),
             "stream": request.stream,
             **_conversation(request),
-            **_sampling(request),
+            **_tools(request),
         }
+        fields |= _thinking(request, fields) or {}
+        if fields.get("thinking", OFF) == OFF:  # thinking takes no other temperature
+            fields |= _sampling(request)
         if stops := [stop for stop in request.stop if not stop.isspace()]:
             fields["stop_sequences"] = stops
         if request.response_format:
-            fields["output_config"] = {"format": {"type": "json_schema", "schema": request.response_format.schema}}
+            wanted = {"format": {"type": "json_schema", "schema": request.response_format.schema}}
+            fields["output_config"] = fields.get("output_config", {}) | wanted
         return fields
+
+    def left_out(self, request: GenerationRequest) -> tuple[str, ...]:
+        is_unsaid = request.reasoning_effort and _thinking(request, self.payload(request)) is None
+        return super().left_out(request) + (("reasoning_effort",) if is_unsaid else ())
 
     def unsent_stops(self, request: GenerationRequest, payload: Mapping[str, Any]) -> tuple[str, ...]:
         return tuple(filter(str.isspace, request.stop))
 
-    def whole(self, body: dict[str, Any]) -> Chunk:
-        text = "".join(block["text"] for block in body["content"] if block["type"] == "text")
-        counts = body.get("usage")
-        return Chunk(text, finish_reason(body.get("stop_reason")), _usage(counts, counts), body.get("model"))
+    def whole(self, body: dict[str, Any]) -> list[Chunk]:
+        blocks = _Blocks(body.get("model"))
+        read = [chunk for n, block in enumerate(body["content"]) for chunk in (blocks.begin(n, block), blocks.end(n))]
+        finish, usage = finish_reason(body.get("stop_reason")), _usage(_counts(body))
+        return [*(chunk for chunk in read if not chunk.is_empty), Chunk("", finish, usage, body.get("model"))]
 
     def pieces(self, lines: Iterator[bytes]) -> Iterator[Chunk]:
-        start = end = model = stop_reason = None
+        blocks, counts, stop_reason = _Blocks(), dict[str, Any](), None
         for event in map(json_object, event_data(lines)):
+            chunk = Chunk()
             if error_in(event):
                 raise stream_error(self.name, event)
             match event["type"]:
                 case "message_start":
-                    start = event["message"].get("usage")
-                    model = event["message"].get("model")
-                case "content_block_delta" if event["delta"]["type"] == "text_delta":
-                    yield Chunk(event["delta"]["text"], model=model)
+                    blocks.model = event["message"].get("model")
+                    # its output is the first token's
+                    counts = _counts(event["message"]) | {"output_tokens": None}
+                case "content_block_start":
+                    chunk = blocks.begin(event["index"], event["content_block"])
+                case "content_block_delta":
+                    chunk = blocks.piece(event.get("index"), event["delta"])
+                case "content_block_stop":
+                    chunk = blocks.end(event.get("index"))
                 case "message_delta":
                     stop_reason = event["delta"].get("stop_reason")
-                    end = event.get("usage")
+                    counts |= {name: count for name, count in _counts(event).items() if count}
                 case "message_stop":
-                    yield Chunk("", finish_reason(stop_reason), _usage(start, end), model)
+                    yield Chunk("", finish_reason(stop_reason), _usage(counts), blocks.model)
                     return
+            if not chunk.is_empty:
+                yield chunk
 
     def error(self, reply: Reply, payload: Mapping[str, Any] | None, deadline: Deadline) -> LLMAPIError:
         if payload and (lowered := self.lowered(reply, payload, "max_tokens")):
@@ -87,13 +138,192 @@ class Claude(Vendor):
         return self.get("/v1/models?limit=1000", deadline, listed_ids)
 
 
+class _Blocks:
+    """Reads the blocks of an answer, as they are or as they come. Those of a kind that is not known are passed over."""
+
+    def __init__(self, model: str | None = None) -> None:
+        self.model = model
+        self._calls: dict[object, int] = {}
+        self._inputs: dict[object, dict[str, Any]] = {}
+
+    def begin(self, index: object, block: Mapping[str, Any]) -> Chunk:
+        match block["type"]:
+            case "text":
+                return Chunk(block["text"], model=self.model)
+            case "thinking":
+                return self._thought(block["thinking"], block.get("signature") or None)
+            case "redacted_thinking":
+                return self._thought(data=block["data"])
+            case "tool_use":
+                self._calls[index] = len(self._calls)
+                self._inputs[index] = {**block["input"]}
+                return self._call(index, "", block["id"], block["name"])
+        return Chunk()
+
+    def piece(self, index: object, delta: Mapping[str, Any]) -> Chunk:
+        match delta["type"]:
+            case "text_delta":
+                return Chunk(delta["text"], model=self.model)
+            case "thinking_delta":
+                return self._thought(delta["thinking"])
+            case "signature_delta":
+                return self._thought(signature=delta["signature"])
+            case "input_json_delta" if index in self._calls and delta["partial_json"]:
+                self._inputs.pop(index, None)
+                return self._call(index, delta["partial_json"])
+        return Chunk()
+
+    def end(self, index: object) -> Chunk:
+        """Return the input that came with a call's beginning, unless it has come in pieces."""
+        whole = self._inputs.pop(index, None)
+        return Chunk() if whole is None else self._call(index, strict_json.dumps(whole))
+
+    def _thought(self, text: str = "", signature: str | None = None, data: str | None = None) -> Chunk:
+        return Chunk(model=self.model, reasoning=(Reasoning(text, signature, data, Claude.name),))
+
+    def _call(self, index: object, arguments: str, call_id: str = "", name: str = "") -> Chunk:
+        return Chunk(model=self.model, calls=(CallPiece(self._calls[index], call_id, name, arguments),))
+
+
+def _named_back(chunks: Iterator[Chunk], renamed: Mapping[str, str]) -> Iterator[Chunk]:
+    for chunk in chunks:
+        calls = tuple(replace(call, name=renamed.get(call.name, call.name)) for call in chunk.calls)
+        yield replace(chunk, calls=calls) if calls else chunk
+
+
+def _plain(name: str) -> str:
+    """Return the name of a tool or the id of a call as Anthropic takes it, which differs where the other does."""
+    if re.fullmatch("[a-zA-Z0-9_-]{1,64}", name):
+        return name
+    return f"{re.sub('[^a-zA-Z0-9_-]', '_', name[:55])}_{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+
+
+def _tools(request: GenerationRequest) -> dict[str, Any]:
+    if not request.tools:
+        return {}
+    choice = request.tool_choice
+    kind = {"required": "any", "named": "tool"}.get(choice.mode, choice.mode)
+    said: dict[str, Any] = {"type": kind} | ({"name": _plain(choice.name)} if choice.name else {})
+    if choice.parallel is False and kind != "none":
+        said |= {"disable_parallel_tool_use": True}
+    return {"tools": list(map(_tool, request.tools))} | ({"tool_choice": said} if said != {"type": "auto"} else {})
+
+
+def _tool(tool: Tool) -> dict[str, Any]:
+    said = {"name": _plain(tool.name), "input_schema": {"type": "object"} | dict(tool.parameters or NO_PARAMETERS)}
+    said |= {"description": tool.description} if tool.description else {}
+    return said | ({"strict": True} if tool.strict else {})
+
+
+def _thinking(request: GenerationRequest, fields: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return the fields for the effort that is wanted; None where the model can't be told, or not now (4.3)."""
+    effort, found = request.reasoning_effort, VERSION.search(fields["model"])
+    # a name that says none is a newer one's, or another vendor's
+    version = (int(found[2]), int(found[3] or 0)) if found else (99, 0)
+    if effort is None or (effort == "none" and version < (5, 0)):
+        return {}
+    if effort == "none":
+        switch = SWITCHES.get(f"{found[1]}-{version[0]}.{version[1]}") if found else None
+        return {"thinking": switch} if switch else None
+    if request.tool_choice.is_forced and version < (4, 8):
+        return None  # which they refuse: the choice is a must, the effort a wish
+    if version < (4, 6):
+        return _budget(effort, fields["max_tokens"]) if _may_think(fields["messages"]) else None
+    told = {"output_config": {"effort": EFFORTS.get(effort, effort)}}
+    return told | ({"thinking": ADAPTIVE} if version < (5, 0) else {})
+
+
+def _budget(effort: str, max_tokens: int) -> dict[str, Any] | None:
+    tokens = max(int(max_tokens * SHARES.get(effort, 0)), LEAST_BUDGET)
+    return {"thinking": {"type": "enabled", "budget_tokens": tokens}} if tokens < max_tokens else None
+
+
+def _may_think(turns: list[dict[str, Any]]) -> bool:
+    """Whether the calls that are answered now, if any, begin with thoughts: those without can't have them later."""
+    return not _has_results(turns) or turns[-2]["content"][0]["type"] in ("thinking", "redacted_thinking")
+
+
+class _Ids:
+    """The ids of a conversation's calls as Anthropic takes them: no two alike, where those of a client repeat."""
+
+    def __init__(self) -> None:
+        self._times = Counter[str]()
+        self._waiting: defaultdict[str, deque[str]] = defaultdict(deque)
+
+    def of_call(self, said: str) -> str:
+        self._times[said] += 1
+        written = _plain(said if self._times[said] == 1 else f"{said}.{self._times[said]}")
+        self._waiting[said].append(written)
+        return written
+
+    def of_result(self, said: str) -> str:
+        if not self._waiting[said]:
+            raise RequestRefused(f"the result for {said[:64]!r} has no such call before it", param="messages")
+        return self._waiting[said].popleft()
+
+    def check(self) -> None:
+        """Raise RequestRefused where a call has no result."""
+        if missing := next((said for said, written in self._waiting.items() if written), None):
+            raise RequestRefused(f"the call {missing[:64]!r} has no result right after it", param="messages")
+
+
 def _conversation(request: GenerationRequest) -> dict[str, Any]:
     """Return the system text and the turns: empty ones are refused, and so is a conversation without any (4.3)."""
-    turns = [{"role": m.role, "content": m.content} for m in request.turns if m.content.strip()]
+    turns = _turns(request.turns)
     system = (request.system or "").strip() and request.system
     if turns:
         return {"messages": turns} | ({"system": system} if system else {})
     return {"messages": [{"role": "user", "content": system or request.messages[-1].content}]}
+
+
+def _turns(messages: Iterable[Message]) -> list[dict[str, Any]]:
+    """Return the turns; the results of one's calls are one user's turn, before what the user says then."""
+    ids = _Ids()
+    turns: list[dict[str, Any]] = []
+    for message in messages:
+        if message.role != "tool":
+            ids.check()
+        content = _content(message.parts, ids)
+        if content and message.role != "assistant" and _has_results(turns):
+            turns[-1]["content"] += [{"type": "text", "text": content}] if isinstance(content, str) else content
+        elif content:
+            turns.append({"role": "user" if message.role == "tool" else message.role, "content": content})
+    ids.check()
+    return turns
+
+
+def _has_results(turns: list[dict[str, Any]]) -> bool:
+    last = turns[-1]["content"] if turns else ""
+    return not isinstance(last, str) and last[0]["type"] == "tool_result"
+
+
+def _content(parts: tuple[Part, ...], ids: _Ids) -> str | list[dict[str, Any]]:
+    """Return the parts as blocks, or as a text where they are no more than that; "" where it is empty."""
+    if all(isinstance(part, Text) for part in parts):
+        text = Message("", parts).content
+        return text if text.strip() else ""
+    return [block for part in parts if (block := _block(part, ids))]
+
+
+def _block(part: Part, ids: _Ids) -> dict[str, Any] | None:
+    match part:
+        case Text(text):
+            return {"type": "text", "text": text} if text.strip() else None
+        case Image(kind, data, url):
+            base64 = {"type": "base64", "media_type": kind, "data": data}
+            return {"type": "image", "source": {"type": "url", "url": url} if url else base64}
+        case ToolCall(said, name, arguments):
+            value = in_an_object(arguments)
+            return {"type": "tool_use", "id": ids.of_call(said), "name": _plain(name), "input": value}
+        case ToolResult(said, found, is_error):
+            result = {"type": "tool_result", "tool_use_id": ids.of_result(said)}
+            content = _content(found, ids)
+            return result | ({"content": content} if content else {}) | ({"is_error": True} if is_error else {})
+        case Reasoning(text, signature, data, Claude.name):
+            if signature:
+                return {"type": "thinking", "thinking": text, "signature": signature}
+            return {"type": "redacted_thinking", "data": data} if data else None
+    return None
 
 
 def _sampling(request: GenerationRequest) -> dict[str, float]:
@@ -105,13 +335,19 @@ def _sampling(request: GenerationRequest) -> dict[str, float]:
     return {"temperature": temperature}
 
 
-def _usage(start: Any, end: Any) -> Usage:
+def _counts(message: Mapping[str, Any]) -> dict[str, Any]:
+    counts = message.get("usage")
+    return counts if isinstance(counts, dict) else {}
+
+
+def _usage(counts: Mapping[str, Any]) -> Usage:
     """Return the counts; `input_tokens` lacks what the cache was read or written (docs/providers.md, 1.4)."""
     names = ("input_tokens", "cache_creation_input_tokens", "cache_read_input_tokens")
-    counts = [start.get(name) for name in names] if isinstance(start, dict) else [None]
-    whole = [Usage.of(count or 0, None).input_tokens for count in counts]
-    total = None if counts[0] is None or None in whole else sum(filter(None, whole))
-    return Usage.of(total, end.get("output_tokens") if isinstance(end, dict) else None)
+    read = [Usage.of(counts.get(name) or 0, None).input_tokens for name in names]
+    total = None if counts.get("input_tokens") is None or None in read else sum(filter(None, read))
+    details = counts.get("output_tokens_details")
+    thought = details.get("thinking_tokens") if isinstance(details, dict) else None
+    return Usage.of(total, counts.get("output_tokens"), counts.get(names[2]), thought)
 
 
 def _is_spent(reply: Reply) -> bool:
