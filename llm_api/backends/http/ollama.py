@@ -26,7 +26,7 @@ from ...types import (
     Usage,
 )
 from ..calls import in_an_object
-from ..forced_calls import NO_PARAMETERS, call_schema, with_call
+from ..told import NO_PARAMETERS, call_schema, told, with_call
 from .base import Vendor
 from .replies import Reply, error_for, error_in
 from .streams import finish_reason, json_object
@@ -101,12 +101,13 @@ class Ollama(Vendor):
     def _tools(self, model: str, request: GenerationRequest) -> dict[str, Any]:
         """Return the fields for tools. There is no choice, but a format that only a call fits forces one.
 
-        Without tools, for a model that takes none, the call comes as text.
+        A model that takes no tools is told them in words, and its call comes as text.
         """
         tools = {"tools": list(map(_tool, request.offered))}
         if request.tool_choice.is_forced:
             takes_tools = "tools" in self._shown.get(model, (0, []))[1]
-            return {"format": call_schema(request.offered)} | (tools if takes_tools else {})
+            said = tools if takes_tools else {"messages": _messages(told(request).messages)}
+            return said | {"format": call_schema(request.offered)}
         if request.response_format:
             raise Unsupported(
                 "ollama can't let the model choose between a call and an answer in a response_format: send tools with"

@@ -1,0 +1,124 @@
+"""Tools for models and servers that lack them: told in words, and forced by a JSON Schema that only a call fits."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from .. import strict_json
+from ..types import CallPiece, Chunk, GenerationRequest, Image, Message, Text, Tool, ToolCall, ToolChoice
+
+NO_PARAMETERS: Mapping[str, Any] = {"type": "object", "properties": {}}
+CALL = re.compile(r'\s*\{\s*"name"\s*:\s*"(?P<name>[^"\\]*)"(?:\s*,\s*"arguments"\s*:\s*(?P<arguments>.*))?', re.DOTALL)
+ARGUMENTS_FIRST = re.compile(r'\s*\{\s*"arguments"\s*:\s*(?P<arguments>.*)', re.DOTALL)
+NAME_LAST = re.compile(r'\s*,\s*"name"\s*:\s*"(?P<name>[^"\\]*)"')
+TELLING = "You can call these functions:\n{}\n"
+MUST = 'Call the right one: answer with {"name": its name, "arguments": an object}.'
+MAY = 'To call one, answer with {"name": its name, "arguments": an object} alone; else answer in words.'
+
+
+def call_schema(tools: Sequence[Tool]) -> dict[str, Any]:
+    """Return the JSON Schema of a call of one of `tools`."""
+    # what refers to itself stands a second time where its references find it; older engines find nothing in lists
+    arguments = [_moved(tool.parameters or NO_PARAMETERS, f"#/$defs/{n}") for n, tool in enumerate(tools)]
+    referred = {str(n): moved for n, moved in enumerate(arguments) if moved != (tools[n].parameters or NO_PARAMETERS)}
+    calls = [_schema(tool.name, moved) for tool, moved in zip(tools, arguments, strict=True)]
+    return (calls[0] if len(calls) == 1 else {"anyOf": calls}) | ({"$defs": referred} if referred else {})
+
+
+def _schema(name: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    properties = {"name": {"const": name}, "arguments": arguments}
+    return {"type": "object", "properties": properties, "required": [*properties], "additionalProperties": False}
+
+
+def _moved(schema: Any, place: str) -> Any:
+    """Return `schema` with its references to its own parts as they are from `place` on."""
+    if isinstance(schema, Mapping):
+        return {
+            name: place + part[1:] if name == "$ref" and _is_own(part) else _moved(part, place)
+            for name, part in schema.items()
+        }
+    return [_moved(part, place) for part in schema] if isinstance(schema, list) else schema
+
+
+def _is_own(reference: object) -> bool:
+    return isinstance(reference, str) and (reference == "#" or reference.startswith("#/"))
+
+
+def told(request: GenerationRequest) -> GenerationRequest:
+    """Return the request for a model that knows no tools: they, earlier calls and results are told in words."""
+    names = {part.id: part.name for m in request.messages for part in m.parts if isinstance(part, ToolCall)}
+    messages = [_in_words(message, names) for message in request.messages if message.role != "system"]
+    system = [request.system] if request.system else []
+    if request.offered:
+        system.append(
+            TELLING.format("\n".join(map(_as_json, request.offered))) + (MUST if request.tool_choice.is_forced else MAY)
+        )
+    if system:
+        messages = [Message.of("system", "\n\n".join(system)), *messages]
+    return replace(request, messages=tuple(messages), tools=(), tool_choice=ToolChoice())
+
+
+def _as_json(tool: Tool) -> str:
+    said = {"name": tool.name, "description": tool.description, "parameters": tool.parameters or NO_PARAMETERS}
+    return strict_json.dumps({name: value for name, value in said.items() if value})
+
+
+def _in_words(message: Message, names: Mapping[str, str]) -> Message:
+    if message.role == "tool":
+        return Message("user", tuple(part for result in message.parts for part in _result(result, names)))
+    calls = [part for part in message.parts if isinstance(part, ToolCall)]
+    if not calls:
+        return message
+    said = [f'{{"name": "{call.name}", "arguments": {call.arguments or "{}"}}}' for call in calls]
+    return Message.of(message.role, "\n".join(filter(None, [message.content, *said])))
+
+
+def _result(result: Any, names: Mapping[str, str]) -> Iterator[Text | Image]:
+    word = "Error" if result.is_error else "Result"
+    yield Text(f"{word} of {names.get(result.call_id, 'the call')}: {Message('tool', result.parts).content}")
+    yield from (part for part in result.parts if isinstance(part, Image))
+
+
+def with_call(chunks: Iterator[Chunk], tools: Sequence[Tool], must: bool = True) -> Iterator[Chunk]:
+    """Give a text that is the call of one of `tools` as that. What may be one is held back until its end.
+
+    Unless it `must` be one, that is what begins as JSON does.
+    """
+    held, called = "", False
+    for chunk in chunks:
+        held, called = held + chunk.text, called or bool(chunk.calls)
+        if chunk.finish_reason:
+            call = None if called else _read(held, tools, chunk.finish_reason == "length")
+            yield replace(chunk, text="", calls=(call,)) if call else replace(chunk, text=held)
+        elif not must and held.strip() and held.lstrip()[0] != "{":
+            yield replace(chunk, text=held)
+            yield from chunks
+        elif chunk.calls or chunk.reasoning:
+            yield replace(chunk, text="")
+
+
+def _read(text: str, tools: Sequence[Tool], is_cut: bool) -> CallPiece | None:
+    """Return the call that `text` is, or where it is cut its beginning, with the arguments as they are written."""
+    names = [tool.name for tool in tools]
+    found = CALL.match(text)
+    if found and (begun := _arguments(found["arguments"] or "", is_cut)) and found["name"] in names:
+        return CallPiece(0, "", found["name"], begun[0])
+    # llama.cpp writes them in the order of the alphabet
+    found = ARGUMENTS_FIRST.match(text)
+    if not found or not (begun := _arguments(found["arguments"], is_cut)):
+        return None
+    named = NAME_LAST.match(found["arguments"], len(begun[0]))
+    name = named["name"] if named else names[0] if is_cut and len(names) == 1 else None
+    return CallPiece(0, "", name, begun[0]) if name in names else None
+
+
+def _arguments(text: str, is_cut: bool) -> tuple[str] | None:
+    try:
+        _, end = json.JSONDecoder().raw_decode(text)
+    except ValueError:
+        return (text,) if is_cut else None
+    return (text[:end],)
