@@ -28,7 +28,7 @@ from ...types import (
     Usage,
 )
 from ..calls import in_an_object
-from ..forced_calls import NO_PARAMETERS
+from ..told import NO_PARAMETERS
 from .base import Vendor
 from .openai import listed_ids
 from .replies import Reply, error_for, error_in, stream_error
