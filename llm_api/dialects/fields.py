@@ -11,7 +11,6 @@ from marshmallow import Schema, ValidationError, fields, validate
 
 from ..errors import ValidationFailed
 from ..rules import picture_address
-from ..settings import Settings
 from ..types import Image, Message, ResponseFormat, ToolResult
 
 # A field that is not known may have any name.
@@ -105,18 +104,18 @@ def _schema(value: dict[str, Any]) -> dict[str, Any]:
     return value
 
 
-def check_number(messages: Sequence[Message]) -> None:
-    """Raise ValidationError where there are more pictures than the providers take."""
+def check_number(messages: Sequence[Message], param: str) -> None:
+    """Raise ValidationError for `param` where there are more pictures than the providers take."""
     parts = [part for message in messages for part in message.parts]
     parts += [inner for part in parts if isinstance(part, ToolResult) for inner in part.parts]
     if sum(isinstance(part, Image) for part in parts) > MAX_IMAGES:
-        raise ValidationError(f"Has more than {MAX_IMAGES} pictures.")
+        raise ValidationError(f"Has more than {MAX_IMAGES} pictures.", param)
 
 
 class Picture(fields.Field[Image]):
     """A picture's file in base64, of `max_bytes` at most."""
 
-    max_bytes: int = Settings.default("max_image_bytes")
+    max_bytes: int
 
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> Image:
         if not isinstance(value, str):
@@ -144,7 +143,7 @@ def picture(text: str, max_bytes: int, media_type: str | None = None, detail: st
 
     Line breaks, as `base64` makes them, and a missing end are put right: providers are stricter than clients.
     """
-    data = text.translate({10: None, 13: None}).rstrip("=")
+    data = text.replace("\n", "").replace("\r", "").rstrip("=")
     data += "=" * (-len(data) % 4)
     if len(data) * 3 // 4 - data[-2:].count("=") > max_bytes:
         raise ValidationError(f"The picture has more than {max_bytes:,} bytes (MAX_IMAGE_BYTES).")

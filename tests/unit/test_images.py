@@ -19,11 +19,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from asking import Serve, ask, error_of
+from fakes import Fake
+from flask import Flask
 from marshmallow import Schema, ValidationError, fields
-from providers import Socket
+from providers import OPENAI, FarEnd, Socket, openai_answer
 
-from llm_api import Settings, strict_json
-from llm_api.backends import images
+from llm_api import LLMAPI, Settings, strict_json
+from llm_api.backends import images, make_backend
 from llm_api.backends.images import fetched, is_public
 from llm_api.dialects.fields import MAX_IMAGES, Picture, check_number, image_part
 from llm_api.errors import ClientGone, MalformedBody, RequestRefused
@@ -66,6 +69,12 @@ def part(url: Any, **more: Any) -> dict[str, Any]:
     return {"type": "image_url", "image_url": {"url": url} | more}
 
 
+def reader() -> Picture:
+    field = Picture()
+    field.max_bytes = MOST
+    return field
+
+
 def why(call: Callable[..., object], *arguments: object) -> str:
     with pytest.raises(ValidationError) as caught:
         call(*arguments)
@@ -81,7 +90,7 @@ def test_each_kind(kind: str) -> None:
     """The four kinds that all providers take are read from a data URL, and from base64 alone by their first bytes."""
     wanted = Image(kind, encoded(FILES[kind]))
     assert image_part(part(data_url(FILES[kind], kind)), MOST) == wanted
-    assert Picture().deserialize(encoded(FILES[kind])) == wanted
+    assert reader().deserialize(encoded(FILES[kind])) == wanted
 
 
 @pytest.mark.parametrize(
@@ -117,7 +126,7 @@ def test_an_address_is_kept(url: str) -> None:
 def test_what_is_no_picture(file: bytes) -> None:
     """A file is one of the four kinds by its first bytes, whatever it is called."""
     assert "of another kind than JPEG, PNG, GIF and WebP" in why(image_part, part(data_url(file)), MOST)
-    assert "of another kind" in why(Picture().deserialize, encoded(file))
+    assert "of another kind" in why(reader().deserialize, encoded(file))
 
 
 @pytest.mark.parametrize("kind", ["image/jpeg", "image/gif", "image/svg+xml", "application/pdf", "text/html", ""])
@@ -133,7 +142,7 @@ def test_another_kind_than_it_says(kind: str) -> None:
 )
 def test_what_is_no_base64(text: str) -> None:
     """Base64 is RFC 4648's with its own alphabet; nothing else is skipped, since others would read it otherwise."""
-    assert why(Picture().deserialize, text) == "The picture is not base64 (RFC 4648, section 4)."
+    assert why(reader().deserialize, text) == "The picture is not base64 (RFC 4648, section 4)."
     assert why(image_part, part(f"data:image/png;base64,{text}"), MOST).startswith("The picture is not base64")
 
 
@@ -164,7 +173,13 @@ def test_size(more: int) -> None:
             "blob:https://h",
         ),
         *("http://user@h.example/", "http://user:pw@h.example/", "http://h.example:99999/", "http://h.example:x/"),
-        *("http://127.0.0.1\\@h.example/", "http://h.example\\@127.0.0.1/", "http:\\\\h.example", "http://[::1"),
+        *(
+            "http://127.0.0.1\\.h.example/",
+            "http://127.0.0.1\\@h.example/",
+            "http://h.example\\@127.0.0.1/",
+            "http:\\\\h.example",
+            "http://[::1",
+        ),
         *(
             " http://h.example/",
             "\thttp://h.example/",
@@ -193,16 +208,16 @@ def test_shape_of_a_part(value: dict[str, Any]) -> None:
 def test_a_picture_is_a_text(value: Any) -> None:
     """In a list of files each is a text in base64; the error names its place."""
     with pytest.raises(ValidationError) as caught:
-        Schema.from_dict({"images": fields.List(Picture())})().load({"images": [encoded(PNG), value]})
+        Schema.from_dict({"images": fields.List(reader())})().load({"images": [encoded(PNG), value]})
     assert set(caught.value.messages_dict["images"]) == {1}
 
 
 def test_number() -> None:
     """As many pictures as providers take, those of tools' results too."""
     many = (Image("image/png", encoded(PNG)),) * MAX_IMAGES
-    check_number([Message("user", many)])
+    check_number([Message("user", many)], "messages")
     for more in (Message("user", many[:1]), Message("tool", (ToolResult("c", many[:1]),))):
-        assert why(check_number, [Message("user", many), more]) == "Has more than 100 pictures."
+        assert why(check_number, [Message("user", many), more], "messages") == "Has more than 100 pictures."
 
 
 def test_a_result_with_a_picture_needs_eyes() -> None:
@@ -225,6 +240,104 @@ def test_number_of_values(values: str) -> None:
     body = ('{"prompt": [' + values * (2**23 // len(values)))[: 2**23 - 4] + "]}"
     with pytest.raises(MalformedBody, match="more than 400,000 commas and brackets"):
         strict_json.loads(body.encode())
+
+
+# The fronts
+
+CHAT = "/v1/chat/completions"
+SOUND = {"type": "input_audio", "input_audio": {"data": "UklGRg==", "format": "wav"}}
+FILE = {"type": "file", "file": {"filename": "a.pdf", "file_data": "data:application/pdf;base64,JVBERi0="}}
+WORDS = {"type": "text", "text": "What is it?"}
+
+
+def seeing() -> Fake:
+    fake = Fake("one")
+    fake.serves = frozenset({"images"})
+    return fake
+
+
+def conversation(*parts: Any, role: str = "user") -> dict[str, Any]:
+    return {"messages": [{"role": "user", "content": "Hi"}, {"role": role, "content": list(parts)}]}
+
+
+def test_pictures_in_a_conversation(serve: Serve) -> None:
+    """The parts reach the backend as they stand; of them only texts count for MAX_PROMPT_CHARS."""
+    fake = seeing()
+    client = serve(fake, max_prompt_chars=20)
+    asked = conversation(WORDS, part(data_url()), part("https://h.example/a", detail="low"))
+    assert ask(client, CHAT, **asked).status_code == 200
+    shown = Image("image/png", encoded(PNG)), Image(url="https://h.example/a", detail="low")
+    assert fake.asked[0].messages[1] == Message("user", (Text("What is it?"), *shown))
+    assert ask(client, CHAT, messages=[{"role": "user", "content": [part(data_url())]}]).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        (part(data_url(b"MZ")), "The file is no picture"),
+        (part(data_url(PNG, "image/gif")), "The picture is image/png, not image/gif"),
+        (part("file:///etc/passwd"), "Not a picture"),
+        (part(data_url(PNG + bytes(200))), "The picture has more than 100 bytes (MAX_IMAGE_BYTES)."),
+        (SOUND, "Sound is not served."),
+        (FILE, "Files are not served."),
+        ({"type": ["text"]}, "Only parts such as"),
+        ({"type": "video_url", "video_url": {"url": "https://h.example"}}, "Only parts such as"),
+        ("text", "Only parts such as"),
+    ],
+)
+def test_wrong_parts(serve: Serve, wrong: Any, words: str) -> None:
+    """The error names the part."""
+    fake = seeing()
+    reply = ask(serve(fake, max_image_bytes=100), CHAT, **conversation(WORDS, wrong))
+    error = error_of(reply)
+    assert (reply.status_code, error["param"], error["type"]) == (400, "messages", "invalid_request_error")
+    assert error["message"].startswith(f"messages[1].content[1]: {words}")
+    assert fake.asked == []
+
+
+@pytest.mark.parametrize("role", ["system", "assistant"])
+def test_whose_pictures(serve: Serve, role: str) -> None:
+    """Only a user shows pictures."""
+    reply = ask(serve(seeing()), CHAT, **conversation(part(data_url()), role=role))
+    assert (reply.status_code, error_of(reply)["param"]) == (400, "messages")
+
+
+def test_too_many(serve: Serve) -> None:
+    """Both routes take a hundred."""
+    client = serve(seeing())
+    for number, status in ((100, 200), (101, 400)):
+        assert ask(client, CHAT, **conversation(WORDS, *[part(data_url())] * number)).status_code == status
+        assert ask(client, images=[encoded(PNG)] * number).status_code == {400: 422}.get(status, status)
+
+
+def test_pictures_of_a_prompt(serve: Serve, make_app: Callable[..., Flask]) -> None:
+    """On /generate, and in Python, a prompt has pictures beside it."""
+    fake = seeing()
+    client = serve(fake, max_prompt_chars=2)
+    assert ask(client, images=[encoded(PNG), encoded(FILES["image/gif"])]).status_code == 200
+    pictures = Image("image/png", encoded(PNG)), Image("image/gif", encoded(FILES["image/gif"]))
+    assert fake.asked[0].messages == (Message("user", (*pictures, Text("Hi"))),)
+    LLMAPI.of(make_app(fake)).generate("Hi", images=[encoded(PNG)])
+    assert fake.asked[1].messages == (Message("user", (pictures[0], Text("Hi"))),)
+
+
+@pytest.mark.parametrize("wrong", [data_url(), "https://h.example/a.png", "AAAA", encoded(PNG + bytes(200)), 5, None])
+def test_wrong_pictures_of_a_prompt(serve: Serve, wrong: Any) -> None:
+    """There a picture is base64 alone, as Ollama has it; the error names its place."""
+    reply = ask(serve(seeing(), max_image_bytes=100), images=[encoded(PNG), wrong])
+    assert (reply.status_code, error_of(reply)["param"]) == (422, "images")
+    assert error_of(reply)["message"].startswith("images[1]: ")
+
+
+def test_who_fetches(far_end: FarEnd, serve: Serve) -> None:
+    """OpenAI gets the address, and fetches what is there itself; an Ollama that got one would not see it."""
+    far_end.post(OPENAI.url, json=openai_answer("A dot."))
+    see = conversation(WORDS, part("https://h.example/a.png", detail="low"), part(data_url()))
+    assert ask(serve(**OPENAI.settings), CHAT, **see).status_code == 200
+    assert json.loads(far_end.calls[0].request.body)["messages"][1]["content"] == see["messages"][1]["content"]
+    with pytest.raises(RequestRefused, match="FETCH_IMAGES=true") as caught:
+        make_backend("ollama", Settings()).stream(request_for("https://h.example/a.png"), Deadline(PATIENT))
+    assert caught.value.code == "unsupported_image"
 
 
 # What is fetched
