@@ -64,14 +64,30 @@ def _parse_boolean(text: str) -> bool:
     return _BOOLEANS[text.lower()]
 
 
-def _parse_url(text: str) -> str:
+def web_address(text: str) -> SplitResult:
+    """Return the parts of an http:// or https:// address. Raises ValueError on what may be read in two ways."""
     parts = urlsplit(text)
-    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
+    if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ValueError
     _ = parts.port  # raises ValueError where it is not a port
     if not re.fullmatch(r"[!-~]+", text) or "@" in parts.netloc.rpartition("@")[0]:
         raise ValueError
+    return parts
+
+
+def _parse_url(text: str) -> str:
+    parts = web_address(text)
+    if parts.query or parts.fragment:
+        raise ValueError
     return text.rstrip("/")
+
+
+def picture_address(text: str) -> SplitResult:
+    """Return the parts of an address that a stranger names. Raises ValueError; user and password are none of ours."""
+    parts = web_address(text)
+    if "@" in parts.netloc or "\\" in text:
+        raise ValueError
+    return parts
 
 
 def _parse_proxy(text: str) -> str:

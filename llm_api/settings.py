@@ -175,7 +175,14 @@ class Settings:
     connect_timeout: float = setting(5.0, number(float, 0.1, 60), "seconds to connect to a backend")
     max_retries: int = setting(2, number(int, 0, 10), "retries of a backend before the next one is tried")
     max_prompt_chars: int = setting(100_000, number(int, 1, 10_000_000), "longest prompt, in characters")
-    max_body_bytes: int = setting(1_048_576, number(int, 1, 100_000_000), "largest request body, in bytes")
+    # a largest picture in base64, beside a mebibyte of texts; each thread may hold one body
+    max_body_bytes: int = setting(8_388_608, number(int, 1, 100_000_000), "largest request body, in bytes")
+    max_image_bytes: int = setting(5_242_880, number(int, 1, 100_000_000), "largest picture's file, in bytes")
+    fetch_images: bool = setting(
+        False,
+        BOOLEAN,
+        "true: pictures at public http:// and https:// addresses are fetched for backends that don't do it themselves",
+    )
     max_concurrency: int | None = setting(
         None,
         number(int, 1, 1024),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -17,6 +18,15 @@ PARAMETERS = ("max_tokens", "temperature", "top_p", "stop", "seed", "response_fo
 IDENTIFIERS = frozenset({"user", "safety_identifier", "prompt_cache_key"})
 
 
+# How the files begin of the kinds that all providers take.
+_PICTURES = {
+    "image/jpeg": re.compile(rb"\xff\xd8\xff"),
+    "image/png": re.compile(rb"\x89PNG\r\n\x1a\n"),
+    "image/gif": re.compile(rb"GIF8[79]a"),
+    "image/webp": re.compile(rb"RIFF.{4}WEBP", re.DOTALL),
+}
+
+
 @dataclass(frozen=True, slots=True)
 class Text:
     """Words."""
@@ -26,11 +36,20 @@ class Text:
 
 @dataclass(frozen=True, slots=True)
 class Image:
-    """A picture: base64 `data` of `media_type`, or the `url` it can be fetched from."""
+    """A picture: base64 `data` of `media_type`, or the `url` it can be fetched from.
+
+    `detail` is OpenAI's word for how closely to look, which sets what it costs.
+    """
 
     media_type: str | None = None
     data: str | None = None
     url: str | None = None
+    detail: str | None = None
+
+    @staticmethod
+    def type_of(file: bytes) -> str | None:
+        """Return the media type of a picture's file by its first bytes, None where it is none that models see."""
+        return next((kind for kind, begins in _PICTURES.items() if begins.match(file)), None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,7 +204,8 @@ class GenerationRequest:
     @property
     def needs(self) -> frozenset[str]:
         """What a backend must serve to answer, of NEEDS. `tools`: to choose among them, `tool_choice`: to have to."""
-        kinds = {type(part) for message in self.messages for part in message.parts}
+        parts = [part for message in self.messages for part in message.parts]
+        kinds = {type(part) for part in (*parts, *(p for r in parts if isinstance(r, ToolResult) for p in r.parts))}
         needs = {PART_NEEDS[kind] for kind in kinds if kind in PART_NEEDS}
         if self.response_format:
             needs.add("json_object" if self.response_format.schema is None else "json_schema")

@@ -39,8 +39,8 @@ class Dialect(ABC):
     schema: Body
 
     @abstractmethod
-    def __init__(self, max_prompt_chars: int) -> None:
-        """Make the schema of the body, whose texts have at most `max_prompt_chars` characters."""
+    def __init__(self, max_prompt_chars: int, max_image_bytes: int) -> None:
+        """Make the schema of the body: how long its texts may be together, how large each picture's file."""
 
     def read(self, body: Mapping[str, Any]) -> Asked:
         """Return what a body asks for. Raises ValidationFailed with the wrong fields."""

@@ -10,14 +10,14 @@ from marshmallow import RAISE, fields, post_load, validate
 
 from .. import strict_json
 from ..errors import LLMAPIError
-from ..types import Answer, Chunk, GenerationRequest, Head, Message, Usage
+from ..types import Answer, Chunk, GenerationRequest, Head, Message, Text, Usage
 from .base import Asked, Dialect
-from .fields import NAME, Body, StrictBoolean
+from .fields import MAX_IMAGES, NAME, Body, Picture, StrictBoolean
 from .tools import Tooled, tool_fields
 
 
 class GenerateSchema(Body, Tooled):
-    """The body of `POST /generate`; `max_prompt_chars` bounds the prompt and the system message."""
+    """The body of `POST /generate`; `max_prompt_chars` bounds the prompt, and the system message."""
 
     class Meta:
         unknown = RAISE
@@ -25,10 +25,12 @@ class GenerateSchema(Body, Tooled):
     prompt = fields.String(required=True)
     system = fields.String()
     model = fields.String(validate=NAME)
+    images = fields.List(Picture(), validate=validate.Length(max=MAX_IMAGES))
     details = StrictBoolean()
 
-    def __init__(self, max_prompt_chars: int) -> None:
+    def __init__(self, max_prompt_chars: int, max_image_bytes: int) -> None:
         super().__init__()
+        self.fields["images"].inner.max_bytes = max_image_bytes  # type: ignore[attr-defined]
         # not appended to: marshmallow's copies of a field share its list
         self.fields["prompt"].validators = [validate.Length(1, max_prompt_chars)]
         self.fields["system"].validators = [validate.Length(0, max_prompt_chars)]
@@ -38,7 +40,7 @@ class GenerateSchema(Body, Tooled):
         """Return the types for a valid body."""
         system = [Message.of("system", data.pop("system"))] if data.get("system") else []
         data.pop("system", None)
-        messages = (*system, Message.of("user", data.pop("prompt")))
+        messages = (*system, Message("user", (*data.pop("images", ()), Text(data.pop("prompt")))))
         details = data.pop("details", False) or "tools" in data
         data |= tool_fields(data)
         data.pop("parallel_tool_calls", None)
@@ -56,8 +58,8 @@ class Generate(Dialect):
     operation = "generate"
     media_type = "application/x-ndjson"
 
-    def __init__(self, max_prompt_chars: int) -> None:
-        self.schema = GenerateSchema(max_prompt_chars)
+    def __init__(self, max_prompt_chars: int, max_image_bytes: int) -> None:
+        self.schema = GenerateSchema(max_prompt_chars, max_image_bytes)
 
     def whole(self, answer: Answer, asked: Asked) -> dict[str, Any]:
         said = _said(answer.text, answer.refusal, asked)

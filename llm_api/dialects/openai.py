@@ -32,7 +32,17 @@ from ..types import (
     Usage,
 )
 from .base import Asked, Dialect
-from .fields import NAME, Body, Format, StrictBoolean, StrictFloat, StrictInteger
+from .fields import (
+    NAME,
+    NOT_SERVED,
+    Body,
+    Format,
+    StrictBoolean,
+    StrictFloat,
+    StrictInteger,
+    check_number,
+    image_part,
+)
 from .tools import CallSchema, Tooled, tool_fields
 
 ROLES = {"system": "system", "developer": "system", **{role: role for role in ("user", "assistant", "tool")}}
@@ -50,20 +60,30 @@ HEARTBEAT_SECONDS = 10.0
 
 
 class Contents(fields.Field[tuple[Text | Image, ...]]):
-    """A string, or a list of parts: texts, images, and an assistant's refusals."""
+    """A string, or a list of parts: texts, pictures of `max_image_bytes` at most, and an assistant's refusals."""
+
+    max_image_bytes: int
 
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> tuple[Text | Image, ...]:
         if isinstance(value, str):
             return (Text(value),)
         if not isinstance(value, list):
             raise ValidationError("Not a text or a list of parts.")
-        return tuple(map(_part, value))
+        return tuple(self._part(place, part) for place, part in enumerate(value))
+
+    def _part(self, place: int, part: Any) -> Text | Image:
+        try:
+            return _part(part, self.max_image_bytes)
+        except ValidationError as error:
+            raise ValidationError({place: error.messages}) from None
 
 
-def _part(part: Any) -> Text | Image:
+def _part(part: Any, max_image_bytes: int) -> Text | Image:
     kind = part.get("type") if isinstance(part, dict) else None
+    if kind == "image_url":
+        return image_part(part, max_image_bytes)
     if kind not in ("text", "refusal") or not isinstance(part.get(kind), str):
-        raise ValidationError('Only parts {"type": "text", "text": "…"} are served.')
+        raise ValidationError(NOT_SERVED.get(str(kind), 'Only parts such as {"type": "text", "text": "…"} are served.'))
     return Text(part[kind])
 
 
@@ -199,6 +219,7 @@ class OpenAIBody(Body):
         """Return the types for `messages` and the other valid fields. Raises ValidationError for `param`."""
         if not any(message.chars or Image in map(type, message.parts) for message in messages):
             raise ValidationError("Has no text.", param)
+        check_number(messages, param)
         known = {name: data[name] for name in FIELDS if name in data}
         model = None if data["model"] in UNNAMED else data["model"]
         said = {name: data[name] for name in EXTRAS if name in data}
@@ -217,6 +238,10 @@ class ChatSchema(OpenAIBody, Tooled):
     function_call = Functions()
     logprobs = StrictBoolean(validate=validate.OneOf([False], error="Log probabilities are not served."))
     modalities = fields.List(fields.String(validate=validate.OneOf(["text"], error="Only text is served.")))
+
+    def __init__(self, max_image_bytes: int) -> None:
+        super().__init__()
+        self.fields["messages"].inner.schema.fields["content"].max_image_bytes = max_image_bytes  # type: ignore[attr-defined]
 
     @post_load
     def make_asked(self, data: dict[str, Any], **kwargs: Any) -> Asked:
@@ -252,7 +277,7 @@ class OpenAIDialect(Dialect):
     piece_object: ClassVar[str]
     first: ClassVar[tuple[dict[str, Any], ...]] = ()
 
-    def __init__(self, max_prompt_chars: int) -> None:
+    def __init__(self, max_prompt_chars: int, max_image_bytes: int) -> None:
         self._max_prompt_chars = max_prompt_chars
 
     def content(self, answer: Answer) -> dict[str, Any]:
@@ -343,9 +368,9 @@ class ChatCompletions(OpenAIDialect):
     piece_object = "chat.completion.chunk"
     first = ({"delta": {"role": "assistant", "content": ""}},)
 
-    def __init__(self, max_prompt_chars: int) -> None:
-        super().__init__(max_prompt_chars)
-        self.schema = ChatSchema()
+    def __init__(self, max_prompt_chars: int, max_image_bytes: int) -> None:
+        super().__init__(max_prompt_chars, max_image_bytes)
+        self.schema = ChatSchema(max_image_bytes)
 
     def content(self, answer: Answer) -> dict[str, Any]:
         content = None if (answer.refusal or answer.tool_calls) and not answer.text else answer.text
@@ -394,8 +419,8 @@ class Completions(OpenAIDialect):
     whole_object = "text_completion"
     piece_object = "text_completion"
 
-    def __init__(self, max_prompt_chars: int) -> None:
-        super().__init__(max_prompt_chars)
+    def __init__(self, max_prompt_chars: int, max_image_bytes: int) -> None:
+        super().__init__(max_prompt_chars, max_image_bytes)
         self.schema = CompletionSchema()
 
     def content(self, answer: Answer) -> dict[str, Any]:

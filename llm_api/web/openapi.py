@@ -15,7 +15,7 @@ from flask import Flask
 from marshmallow import INCLUDE, Schema, fields, validate
 
 from ..dialects import Dialect
-from ..dialects.fields import MAX_STOPS, Format, Stop
+from ..dialects.fields import MAX_STOPS, Format, Picture, Stop
 from ..dialects.openai import ChatSchema, CompletionSchema, Contents, CutFormat, Functions
 from ..dialects.tools import Choice
 from ..errors import words_for
@@ -113,6 +113,22 @@ JSON_SCHEMA = {
 NOT_EMPTY = {"type": "string", "minLength": 1}
 TEXT_PART = _object({"type": {"const": "text"}, "text": {"type": "string"}}, "type", "text")
 REFUSAL_PART = _object({"type": {"const": "refusal"}, "refusal": {"type": "string"}}, "type", "refusal")
+# How the files of pictures begin, in base64.
+FILES = {
+    "jpeg": "/9j/",
+    "png": "iVBORw0KGg[o-r][A-Za-z0-9+/]",
+    "gif": "R0lGOD[dl]h",
+    "webp": "UklGR[g-v][A-Za-z0-9+/]{4}[BFJNRVZdhlptx159]XRUJQ",
+}
+REST = "([A-Za-z0-9+/]{4})*([A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?$"
+PICTURE = {"type": "string", "pattern": f"^({'|'.join(FILES.values())}){REST}"}
+DATA_URL = "|".join(f"image/{kind};base64,{begin}" for kind, begin in FILES.items())
+PICTURE_URLS = [
+    {"type": "string", "pattern": f"^data:({DATA_URL}){REST}"},
+    {"type": "string", "pattern": r"^https?://[A-Za-z0-9.-]+(:[1-9][0-9]{0,3})?([/?][!#-\[\]-~]*)?$"},
+]
+PICTURE_OBJECT = _object({"url": {"anyOf": PICTURE_URLS}, "detail": {"type": ["string", "null"]}}, "url")
+PICTURE_PART = _object({"type": {"const": "image_url"}, "image_url": PICTURE_OBJECT}, "type", "image_url")
 OPTIONS = {"name": {"type": ["string", "null"]}, "strict": {"type": ["boolean", "null"]}}
 NAMED_SCHEMA = _object({**OPTIONS, "schema": ANY_SCHEMA}, "schema")
 FORMATS: list[dict[str, Any]] = [
@@ -122,7 +138,8 @@ FORMATS: list[dict[str, Any]] = [
 ]
 KINDS: dict[type, list[dict[str, Any]]] = {
     Stop: [NOT_EMPTY, {"type": "array", "items": NOT_EMPTY, "maxItems": MAX_STOPS}],
-    Contents: [{"type": "string"}, {"type": "array", "items": {"anyOf": [TEXT_PART, REFUSAL_PART]}}],
+    Contents: [{"type": "string"}, {"type": "array", "items": {"anyOf": [TEXT_PART, REFUSAL_PART, PICTURE_PART]}}],
+    Picture: [PICTURE],
     Format: FORMATS,
     CutFormat: FORMATS,
     Functions: [{"enum": ["none", "auto"]}, {"type": "array", "maxItems": 0}],
@@ -132,6 +149,7 @@ KINDS: dict[type, list[dict[str, Any]]] = {
     ],
 }
 WORDED = [{"properties": {kind: NOT_EMPTY}, "required": [kind]} for kind in ("text", "refusal")]
+WORDED.append({"properties": {"type": {"const": "image_url"}}, "required": ["type"]})
 IN_CONTENT = {"anyOf": [NOT_EMPTY, {"type": "array", "contains": {"anyOf": WORDED}}]}
 SAYS_SOMETHING = {
     "anyOf": [

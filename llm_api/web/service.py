@@ -57,7 +57,8 @@ class Service:
         self.health = Health(self.chain, self.log)
         self.dashboard = Dashboard(settings)
         self.rate_limits = RateLimits(settings)
-        self.dialects: dict[str, Dialect] = {kind.name: kind(settings.max_prompt_chars) for kind in DIALECTS}
+        bounds = settings.max_prompt_chars, settings.max_image_bytes
+        self.dialects: dict[str, Dialect] = {kind.name: kind(*bounds) for kind in DIALECTS}
         self._policy = TextPolicy(settings.log_prompts, settings.log_max_text)
 
     def generate(self, prompt: str, *, caller: str | None = None, **fields: Any) -> Answer:

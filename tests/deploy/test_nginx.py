@@ -216,8 +216,8 @@ def test_refusals(serve_unix: Callable[..., Service], front: Callable[..., Nginx
     service = serve_unix(LLM_BACKEND="stub")
     nginx = front(f"unix:{service.path}")
 
-    fits = nginx.ask("POST", "/generate", b" " * 2**20, **JSON)
-    large = nginx.ask("POST", "/generate", b" " * (2**20 + 1), **JSON, X_Request_ID="large")
+    fits = nginx.ask("POST", "/generate", b" " * 2**23, **JSON)
+    large = nginx.ask("POST", "/generate", b" " * (2**23 + 1), **JSON, X_Request_ID="large")
     service.stop()
     gone = nginx.generate(X_Request_ID="gone")
 
@@ -306,7 +306,7 @@ def test_doctor_likes_it(tmp_path: Path) -> None:
         return ran.returncode, ran.stdout.splitlines()
 
     code, said = doctor()
-    sick, words = doctor(REQUEST_TIMEOUT="130", MAX_BODY_BYTES="1048577")
+    sick, words = doctor(REQUEST_TIMEOUT="130", MAX_BODY_BYTES="8388609")
 
     figure("doctor", "; ".join(said))
     assert code == 0

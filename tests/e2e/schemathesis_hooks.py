@@ -5,10 +5,10 @@ from __future__ import annotations
 import schemathesis
 from schemathesis.specs.openapi.checks import positive_data_acceptance
 
-# What the description can't say: the stub has no JSON; the others hold of any string or number, in unknown fields too.
+# What the description can't say: the stub has no JSON and no eyes; the others hold of any string or number, in unknown
+# fields too.
 REFUSED = (
-    "stub does not serve json_schema",
-    "stub does not serve json_object",
+    "stub does not serve ",
     "the body has a NUL character or half of a surrogate pair in a string",
     "the body has an integer of more than 20 digits",
 )
@@ -19,6 +19,6 @@ def valid_data_is_accepted(
     ctx: schemathesis.CheckContext, response: schemathesis.Response, case: schemathesis.Case
 ) -> bool | None:
     """Its own check, but for what is REFUSED."""
-    if response.status_code == 400 and response.json()["error"]["message"] in REFUSED:
+    if response.status_code == 400 and response.json()["error"]["message"].startswith(REFUSED):
         return None
     return positive_data_acceptance(ctx, response, case)

@@ -23,7 +23,7 @@ from .loads import CHAT, Service, count, figure, memory_grows_by
 
 PATHS = ("/generate", CHAT, "/v1/completions")
 GENERATE = b'{"prompt": "Hi"}'
-LIMIT = 1_048_576  # MAX_BODY_BYTES' default
+LIMIT = 1_048_576  # MAX_BODY_BYTES here
 
 
 class Said:

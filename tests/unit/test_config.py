@@ -151,6 +151,8 @@ RULES: dict[str, dict[str, Any]] = {
     "max_retries": whole(0, 10),
     "max_prompt_chars": whole(1, 10_000_000),
     "max_body_bytes": whole(1, 100_000_000),
+    "max_image_bytes": whole(1, 100_000_000),
+    "fetch_images": BOOLEANS,
     "log_file": {"good": {"/var/log/x.jsonl": "/var/log/x.jsonl"}, "bad": ["a\nb"]},
     "log_prompts": BOOLEANS,
     "log_max_text": whole(0, 10_000_000),

@@ -461,7 +461,7 @@ def test_nginx(doctor: Doctor, tmp_path: Path, text: str, expected: list[Finding
     """It waits longer than a request may take, and takes what the service takes; what it does by itself counts too."""
     path = tmp_path / "site.conf"
     path.write_text(f"server {{ {text}\n}}\n")
-    report = doctor(args=("--nginx", path))
+    report = doctor(args=("--nginx", path), max_body_bytes=1_048_576)
     assert report.about("nginx") == [*expected, READ]
     assert report.exit_code == bool(expected)
 
@@ -480,7 +480,7 @@ def test_nginx_and_larger_bodies(doctor: Doctor, tmp_path: Path) -> None:
 def test_nginx_in_any_encoding(doctor: Doctor, tmp_path: Path) -> None:
     """A comment in another encoding is no trouble."""
     path = tmp_path / "site.conf"
-    path.write_bytes("proxy_read_timeout 130s; # f\xfcr uns".encode("latin-1"))
+    path.write_bytes("proxy_read_timeout 130s; client_max_body_size 8m; # f\xfcr uns".encode("latin-1"))
     assert doctor(args=("--nginx", path)).about("nginx") == [READ]
 
 

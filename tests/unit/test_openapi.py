@@ -184,6 +184,20 @@ PARTS = {"role": "user", "content": [{"type": "text", "text": "Hello"}]}
 COMPONENTS = {"generate": "Generate", "chat_completions": "Chat", "completions": "Completion"}
 
 
+PICTURES = [
+    *("data:image/gif;base64,R0lGODlh", "data:image/jpeg;base64,/9j/AA==", "data:image/png;base64,iVBORw0KGgoAAAA="),
+    *("data:image/webp;base64,UklGRgoKAABXRUJQVlA4", "https://h.example/a.png?b=c#d", "http://10.0.0.1:8080"),
+]
+NO_PICTURES = [
+    *("data:image/gif;base64,/9j/AA==", "data:image/bmp;base64,Qk0A", "ftp://h.example", "https://", "a.png", ""),
+    *("https://h.example/a b", "https://h.example/a\\b", "https://u:p@h.example/", "https://h.example:99999/"),
+]
+
+
+def shows(url: str) -> dict[str, Any]:
+    return {"type": "image_url", "image_url": {"url": url}}
+
+
 @pytest.mark.parametrize(
     ("schema", "body", "fits"),
     [
@@ -220,6 +234,10 @@ COMPONENTS = {"generate": "Generate", "chat_completions": "Chat", "completions":
         ("chat_completions", {"messages": [{"role": "user"}]}, False),
         ("chat_completions", {"messages": [USER, {"role": "tool", "content": "Hello"}]}, False),
         ("chat_completions", {"messages": [USER | {"content": [{"type": "image_url"}]}]}, False),
+        *(("chat_completions", {"messages": [USER | {"content": [shows(url)]}]}, True) for url in PICTURES),
+        *(("chat_completions", {"messages": [USER | {"content": [shows(url)]}]}, False) for url in NO_PICTURES),
+        ("generate", {"prompt": "Hello", "images": ["R0lGODlh", "/9j/AA==", "iVBORw0KGgoAAAA="]}, True),
+        *(("generate", {"prompt": "Hello", "images": [file]}, False) for file in ("AAAA", "", "R0lGODlh!", 5)),
         ("completions", {"prompt": ""}, False),
         ("completions", {"prompt": "Hello", "logprobs": None}, True),
     ],

@@ -54,6 +54,8 @@ class HttpBackend(Backend):
     """Posts `payload()` to `path` and translates the answer, whole or as a stream."""
 
     path: str
+    # Whether its server may be sent a picture's address, which it then fetches.
+    fetches_images: ClassVar[bool] = True
 
     def __init__(self, settings: Settings) -> None:
         super().__init__(settings)
@@ -102,6 +104,10 @@ class HttpBackend(Backend):
         return ()
 
     def stream(self, request: GenerationRequest, deadline: Deadline) -> Iterator[Chunk]:
+        if not self.fetches_images and "images" in request.needs:
+            from ..images import fetched  # not above: it imports from here
+
+            request = fetched(request, self.settings, deadline)
         payload = self.payload(request)
         chunks = self._chunks(payload, payload.get("stream", request.stream), deadline)
         return cut_at_stop(chunks, self.unsent_stops(request, payload))

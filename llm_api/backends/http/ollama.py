@@ -49,6 +49,7 @@ class Ollama(Vendor):
     name = prefix = "ollama"
     address = "url"
     path = "/api/chat"
+    fetches_images = False
     serves = Vendor.serves | {"tool_choice"}
 
     def __init__(self, settings: Settings) -> None:
@@ -251,10 +252,8 @@ def _result(result: ToolResult, names: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _images(message: Message) -> dict[str, Any]:
-    images = [part for part in message.parts if isinstance(part, Image)]
-    if any(image.data is None for image in images):
-        raise Unsupported("ollama takes images as base64 only, and fetches no addresses", param="messages")
-    return {"images": [image.data for image in images]} if images else {}
+    images = [part.data for part in message.parts if isinstance(part, Image)]
+    return {"images": images} if images else {}
 
 
 def _called(call: ToolCall) -> dict[str, Any]:

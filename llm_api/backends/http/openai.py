@@ -270,7 +270,8 @@ def _messages(message: Message, with_thoughts: bool) -> Iterator[dict[str, Any]]
 def _part(part: Text | Image) -> dict[str, Any]:
     if isinstance(part, Text):
         return {"type": "text", "text": part.text}
-    return {"type": "image_url", "image_url": {"url": part.url or f"data:{part.media_type};base64,{part.data}"}}
+    image = {"url": part.url or f"data:{part.media_type};base64,{part.data}"}
+    return {"type": "image_url", "image_url": image | ({"detail": part.detail} if part.detail else {})}
 
 
 def _format(wanted: ResponseFormat) -> dict[str, Any]:

@@ -39,6 +39,7 @@ class HuggingFaceLocal(OpenAIWire):
 
     name = "huggingface"  # with no prefix: HF_EXTRA_BODY and HF_EXTRA_HEADERS are for the cloud
     path = "/v1/chat/completions"
+    fetches_images = False  # llama.cpp's server would, from anywhere
 
     def __init__(self, settings: Settings) -> None:
         super().__init__(settings)
