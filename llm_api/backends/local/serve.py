@@ -20,7 +20,7 @@ import traceback
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 IDLE_SECONDS = 2.0
 # What llama.cpp has to say goes to a file, which clients' mistakes must not fill the disk with.
@@ -61,7 +61,6 @@ def load(asked: dict[str, Any], tell: socket.socket) -> None:
     try:
         if asked["is_remote"]:
             asked |= fetched(asked["model"], tell)
-        check(asked["files"])
         began, key = time.monotonic(), secrets.token_hex()
         server = (llama_cpp if asked["model"].endswith(".gguf") else transformers)(asked, key)
         seconds = time.monotonic() - began
@@ -83,27 +82,9 @@ def fetched(named: str, tell: socket.socket) -> dict[str, Any]:
     try:
         return fetch(named, lambda words: tell.sendall(json.dumps({"doing": words}).encode()))
     except CantFetch as error:
-        leave(str(error), CANT_FETCH)
-
-
-def check(files: list[str]) -> None:
-    """End with one line where a file has something else in it than a model: llama.cpp would tell of its first bytes."""
-    for file in map(Path, files):
-        with file.open("rb") as opened:
-            head = opened.read(100).lstrip()
-        if head.startswith(b"version https://git-lfs"):
-            leave(f"{file.name} is a pointer of Git LFS, not the model: git lfs pull fetches that", CANT_LOAD)
-        if head.startswith(b"<"):
-            leave(f"{file.name} is a page (HTML), not the model: download the file itself", CANT_LOAD)
-        if file.suffix == ".gguf" and not head.startswith(b"GGUF"):
-            leave(f"{file.name} does not begin with GGUF: it is not a model, or broken", CANT_LOAD)
-
-
-def leave(words: str, code: int) -> NoReturn:
-    """End the process with these last words."""
-    sys.stderr.write(f"{words}\n")
-    sys.stderr.flush()
-    os._exit(code)
+        sys.stderr.write(f"{error}\n")
+        sys.stderr.flush()
+        os._exit(CANT_FETCH)
 
 
 def llama_cpp(asked: dict[str, Any], key: str) -> object:
