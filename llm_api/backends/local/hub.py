@@ -9,12 +9,12 @@ from __future__ import annotations
 import glob
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import HfApi, scan_cache_dir, snapshot_download
+from huggingface_hub import HfApi, snapshot_download
 from huggingface_hub.errors import (
-    CacheNotFound,
     GatedRepoError,
     LocalEntryNotFoundError,
     OfflineModeIsEnabled,
@@ -65,19 +65,11 @@ def _names(repository: str) -> list[str]:
         return sorted(file.rfilename for file in HfApi().model_info(repository).siblings or ())
     except (RepositoryNotFoundError, GatedRepoError):
         raise
-    except Exception:
-        if names := _cached_names(repository):
-            return names
-        raise
-
-
-def _cached_names(repository: str) -> list[str]:
-    try:
-        cached = [found for found in scan_cache_dir().repos if found.repo_id == repository and "main" in found.refs]
-    except CacheNotFound:
-        return []
-    revisions = [found.refs["main"] for found in cached]
-    return sorted(str(file.file_path.relative_to(found.snapshot_path)) for found in revisions for file in found.files)
+    except Exception as error:
+        with suppress(LocalEntryNotFoundError):
+            folder = Path(snapshot_download(repository, allow_patterns=[], local_files_only=True))
+            return sorted(str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file())
+        raise error from None
 
 
 def _beside(names: list[str]) -> list[str]:
