@@ -56,7 +56,7 @@ class Streamed:
 @contextmanager
 def engine() -> Iterator[int]:
     """Run the bare engine on all cores; yield its port."""
-    command = [sys.executable, "-c", ENGINE, model.find(None).asked["model"], str(usable_cores())]
+    command = [sys.executable, "-c", ENGINE, model.find(None)["model"], str(usable_cores())]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
     with subprocess.Popen(command, env=os.environ | ENVIRONMENT, text=True, **pipes) as process:
         assert process.stdout

@@ -130,6 +130,36 @@ def test_files_that_are_no_model(
         assert f"ok       huggingface answers, and has {tmp_path.name}" in doctor
 
 
+LLAMA = {"block_count": 4, "embedding_length": 64, "attention.head_count": 8}
+
+
+@pytest.mark.parametrize(
+    ("facts", "needed"),
+    [
+        (LLAMA, 4 * 8 * (8 + 8) * 2),
+        (LLAMA | {"attention.head_count_kv": 2}, 4 * 2 * (8 + 8) * 2),
+        (LLAMA | {"attention.head_count_kv": 2, "attention.key_length": 16}, 4 * 2 * (16 + 8) * 2),
+        ({}, 0),
+    ],
+    ids=str,
+)
+def test_more_memory_than_there_is(
+    make_app: Callable[..., Flask], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, facts: dict[str, int], needed: int
+) -> None:
+    """The doctor counts the file and its cache, two bytes a number, for all slots; before anything is loaded."""
+    said = b"".join(text(f"llama.{name}") + struct.pack("<II", 4, value) for name, value in facts.items())
+    (tmp_path / "a.gguf").write_bytes(struct.pack("<4sIQQ", b"GGUF", 3, 0, len(facts)) + said)
+    total = (tmp_path / "a.gguf").stat().st_size + needed * 3 * 1000
+    app = make_app(llm_backend="huggingface", hf_model=str(tmp_path), hf_slots=3, hf_context=1000)
+
+    def doctor(free: int) -> str:
+        monkeypatch.setattr("llm_api.backends.local.backend.free_bytes", lambda: free)
+        return app.test_cli_runner().invoke(args=["llm", "doctor"]).output
+
+    assert "are free: lower HF_SLOTS or HF_CONTEXT" in doctor(total - 1)
+    assert "are free" not in doctor(total).replace("GiB are free", "")
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read all")
 def test_file_that_cannot_be_read(make_app: Callable[..., Flask], tmp_path: Path) -> None:
     """The reason is the system's."""
@@ -143,14 +173,14 @@ def test_folder_with_one_model(tmp_path: Path) -> None:
     for name in (*SPLIT, "mmproj-f16.gguf"):
         (tmp_path / name).write_bytes(gguf())
 
-    asked = find(str(tmp_path)).asked
+    asked = find(str(tmp_path))
 
     assert asked["model"] == str(tmp_path / SPLIT[0])
     assert asked["files"] == [str(tmp_path / name) for name in SPLIT]
     assert asked["projector"] == str(tmp_path / "mmproj-f16.gguf")
     assert asked["size"] == 3 * len(gguf())
     (tmp_path / SPLIT[2]).write_bytes(gguf(bytes(65)))
-    assert find(str(tmp_path)).asked != asked
+    assert find(str(tmp_path)) != asked
 
 
 def test_folder_with_several_models(tmp_path: Path) -> None:

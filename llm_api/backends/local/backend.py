@@ -12,6 +12,7 @@ from typing import Any
 from ...errors import InvalidAnswer, LLMAPIError, ModelNotFound, RequestRefused, ServerError, Unreachable
 from ...runtime.cores import usable_cores
 from ...runtime.deadline import Deadline
+from ...runtime.memory import free_bytes
 from ...runtime.per_process import PerProcess
 from ...settings import Settings
 from ...types import Chunk, GenerationRequest
@@ -20,6 +21,7 @@ from ..http.openai import OpenAIWire
 from ..http.replies import Reply, error_for
 from .engine import Engine
 from .model import DEFAULT_MAX_TOKENS, find, public_name, too_long, with_system
+from .weights import cache_bytes
 
 # llama.cpp makes a grammar of it: a pattern of 20,000 alternatives kept its one loop busy for five minutes.
 MAX_SCHEMA_CHARS = 10_000
@@ -92,6 +94,18 @@ class HuggingFaceLocal(OpenAIWire):
         if self._engine().check():
             self.get("/health", deadline, lambda body: body["status"])
 
+    def caveat(self, deadline: Deadline) -> str | None:
+        if self._engine().check():
+            return None  # it has what it needs
+        model, context, slots = find(self.settings.hf_model), self.settings.hf_context, self.settings.hf_slots
+        needed = model["size"] + cache_bytes(Path(model["model"]), context * slots)
+        if needed <= (free := free_bytes()):
+            return None
+        return (
+            f"{self.model} with {slots} slots of {context:,} tokens takes {needed / 2**30:.1f} GiB, and"
+            f" {free / 2**30:.1f} are free: lower HF_SLOTS or HF_CONTEXT, or take a smaller model"
+        )
+
     def numbers(self, deadline: Deadline) -> dict[str, float]:
         if not (lease := self._engine().check()):
             return {}
@@ -107,7 +121,7 @@ class HuggingFaceLocal(OpenAIWire):
         settings = self.settings
         asked = {
             "name": self.model,
-            **find(settings.hf_model).asked,
+            **find(settings.hf_model),
             "context": settings.hf_context,
             "slots": settings.hf_slots,
             "threads": settings.hf_threads or usable_cores(),

@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from ...errors import LLMAPIError
 from . import weights
-from .model import Model, chosen, require_engine
+from .model import chosen, found, require_engine
 
 PROGRESS_SECONDS = 5
 # What transformers reads beside the weights; nothing that would be executed.
@@ -36,7 +36,7 @@ class CantFetch(Exception):
 
 
 def fetch(named: str, tell: Callable[[str], None]) -> dict[str, Any]:
-    """Return what Model.asked has of the model, when it is on this machine. `tell` is told how far it is.
+    """Return what `found` says of the model, when it is on this machine. `tell` is told how far it is.
 
     Raises CantFetch.
     """
@@ -56,7 +56,7 @@ def fetch(named: str, tell: Callable[[str], None]) -> dict[str, Any]:
         raise CantFetch(error.message) from None
     except Exception as error:  # its own, its HTTP library's, the system's
         raise CantFetch(_why(repository, error)) from error
-    return Model(named, Path(folder), files).asked
+    return found(Path(folder), files)
 
 
 def _names(repository: str) -> list[str]:

@@ -37,41 +37,19 @@ class Files:
     projector: str | None = None
 
 
-@dataclass(frozen=True)
-class Model:
-    """What is to be loaded: `files` in `folder`, or where there are none yet what the hub has under `name`."""
-
-    name: str
-    folder: Path
-    files: Files | None
-
-    @property
-    def asked(self) -> dict[str, Any]:
-        """What the engine's process is told. Two that are told the same are one."""
-        if not self.files:
-            return {"model": self.name, "is_remote": True, "size": 0, "changed": 0}
-        weights = [self.folder / name for name in self.files.weights]
-        projector = self.files.projector
-        return {
-            "model": str(self.folder / self.files.main),
-            "is_remote": False,
-            "files": list(map(str, weights)),
-            "projector": projector and str(self.folder / projector),
-            "size": sum(file.stat().st_size for file in weights),
-            "changed": max([file.stat().st_mtime_ns for file in weights], default=0),
-        }
-
-
 def public_name(named: str | None) -> str:
     """Return what the outside calls it: of a path only the last part, a hub name with its slash."""
     return PACKAGED_MODEL if not named else named if _is_hub(named) else Path(named).name
 
 
-def find(named: str | None) -> Model:
-    """Return the model that HF_MODEL names, with files that are whole. Raises NotConfigured or ModelNotFound."""
+def find(named: str | None) -> dict[str, Any]:
+    """Return what the engine's process is told of the model that HF_MODEL names; two that are told the same are one.
+
+    Its files are whole; one of a hub has none yet. Raises NotConfigured or ModelNotFound.
+    """
     if named and _is_hub(named):
         _require("huggingface_hub", "huggingface_hub")
-        return Model(named, Path(), None)
+        return {"model": named, "is_remote": True, "files": [], "size": 0}
     path = Path(named).expanduser().absolute() if named else _packaged_file()
     if not path.exists():
         raise ModelNotFound(f"HF_MODEL={named!r} does not exist", param="model")
@@ -85,7 +63,20 @@ def find(named: str | None) -> Model:
     except weights.NoModel as error:
         raise NotConfigured(f"HF_MODEL can't be loaded: {error}") from None
     require_engine(files)
-    return Model(path.name, folder, files)
+    return found(folder, files)
+
+
+def found(folder: Path, files: Files) -> dict[str, Any]:
+    """Return what `find` does, of a model whose files are in `folder`."""
+    parts = [folder / name for name in files.weights]
+    return {
+        "model": str(folder / files.main),
+        "is_remote": False,
+        "files": list(map(str, parts)),
+        "projector": files.projector and str(folder / files.projector),
+        "size": sum(file.stat().st_size for file in parts),
+        "changed": max(file.stat().st_mtime_ns for file in parts),
+    }
 
 
 def chosen(names: Sequence[str], wanted: str) -> Files:

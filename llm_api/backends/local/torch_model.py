@@ -50,8 +50,8 @@ class Wish:
     def sampling(self, defaults: Mapping[str, float]) -> dict[str, float]:
         """Return how to choose among the tokens: the likeliest where nothing is said of that."""
         warm = None if self.temperature is None else max(self.temperature, MIN_TEMPERATURE)
-        said = {"temperature": warm, "top_p": self.top_p}
-        said = {name: float(value) for name, value in said.items() if value is not None}
+        wanted = {"temperature": warm, "top_p": self.top_p}
+        said = {name: float(value) for name, value in wanted.items() if value is not None}
         return {**defaults, **said} if said and self.temperature != 0 else GREEDY
 
 
