@@ -43,13 +43,10 @@ SHUTDOWNS = {
 
 # NVIDIA's, AMD's, Windows' for Linux.
 GPUS = ("/dev/nvidia0", "/dev/kfd", "/dev/dxg")
+WHEEL = "install its wheel for that GPU: docs/local-model.md"
 COMPUTES_ON_GPU = {
     "xllamacpp": "any('GPU' in str(device['type']) for device in xllamacpp.get_device_info())",
     "torch": "torch.cuda.is_available()",
-}
-WHEELS = {
-    "xllamacpp": "install its wheel for CUDA, ROCm or Vulkan: docs/local-model.md",
-    "torch": "install its wheel for your CUDA or ROCm: docs/local-model.md",
 }
 # The kernel's names (/proc/cpuinfo) for llama.cpp's, of those that its sums take most from.
 INSTRUCTIONS = {
@@ -195,7 +192,7 @@ def _gpu(settings: Settings) -> Iterator[Finding]:
     if "True" in _said(package, COMPUTES_ON_GPU[package]):
         yield Finding("ok", f"{package} computes on the GPU")
     else:
-        yield Finding("warning", f"this machine has a GPU, but {package} computes without it", WHEELS[package])
+        yield Finding("warning", f"this machine has a GPU, but {package} computes without it", WHEEL)
 
 
 def _instructions(settings: Settings) -> Iterator[Finding]:

@@ -109,9 +109,9 @@ def test_what_cannot_be_fetched(
     )
     assert "the hub has no owner/unknown, or it is private" in failure("owner/unknown")
     assert failure("owner/small-GGUF") == (
-        "owner/small-GGUF has 2 GGUF models: name one of small.Q4_1.gguf, small.Q8_0.gguf"
+        "owner/small-GGUF: it has 2 GGUF models: name one of small.Q4_1.gguf, small.Q8_0.gguf"
     )
-    assert "owner/small-GGUF has 0 GGUF models for Q2_K: name one of small.Q4" in failure("owner/small-GGUF:Q2_K")
+    assert "owner/small-GGUF: it has 0 GGUF models for Q2_K: name one of small.Q4" in failure("owner/small-GGUF:Q2_K")
     assert "neither GGUF nor safetensors" in failure("owner/nothing")
     monkeypatch.setenv("HF_ENDPOINT", closed_port())
     assert "owner/chat can't be fetched, and is not in the cache" in failure("owner/chat")

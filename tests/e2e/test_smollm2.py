@@ -286,12 +286,12 @@ def test_broken_gguf_file(
 
     assert (health.status, health.body["status"]) == (200, "degraded")
     assert "broken.gguf" in health.body["reason"]
-    assert failed.status == 503
-    assert failed.body["error"]["code"] == "not_configured"
+    assert failed.status == 404
+    assert failed.body["error"]["code"] == "model_not_found"
     assert "HF_MODEL" in failed.body["error"]["message"]
     assert "broken.gguf" in failed.body["error"]["message"]
     assert str(tmp_path) not in failed.body["error"]["message"]
-    assert (answered.status, answered.headers["X-LLM-Fallback"]) == (200, "not_configured")
+    assert (answered.status, answered.headers["X-LLM-Fallback"]) == (200, "model_not_found")
     assert set(workers) <= set(service.workers())
 
 

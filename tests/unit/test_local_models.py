@@ -122,8 +122,8 @@ def test_files_that_are_no_model(
     doctor = app.test_cli_runner().invoke(args=["llm", "doctor"]).output
 
     if said:
-        assert body["reason"].startswith(f"huggingface: HF_MODEL can't be loaded: {said}")
-        assert f"huggingface can't serve: HF_MODEL can't be loaded: {said}" in doctor
+        assert body["reason"].startswith(f"huggingface: HF_MODEL={tmp_path.name}: {said}")
+        assert f"huggingface can't serve: HF_MODEL={tmp_path.name}: {said}" in doctor
         assert str(tmp_path) not in body["reason"]
     else:
         assert body["status"] == "healthy"

@@ -49,8 +49,6 @@ def fetch(named: str, tell: Callable[[str], None]) -> dict[str, Any]:
         folder = snapshot_download(repository, allow_patterns=list(map(glob.escape, needed)), tqdm_class=_bar(tell))
         weights.check([Path(folder, name) for name in files.weights])
     except LookupError as error:
-        raise CantFetch(f"{repository} {error.args[0]}") from None
-    except weights.NoModel as error:
         raise CantFetch(f"{repository}: {error}") from None
     except LLMAPIError as error:
         raise CantFetch(error.message) from None

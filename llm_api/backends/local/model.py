@@ -52,16 +52,13 @@ def find(named: str | None) -> dict[str, Any]:
         return {"model": named, "is_remote": True, "files": [], "size": 0}
     path = Path(named).expanduser().absolute() if named else _packaged_file()
     if not path.exists():
-        raise ModelNotFound(f"HF_MODEL={named!r} does not exist", param="model")
+        raise ModelNotFound(f"HF_MODEL={path.name}: there is no such file", param="model")
     folder = path if path.is_dir() else path.parent
     try:
         files = chosen(sorted(file.name for file in folder.iterdir()), "" if path.is_dir() else path.name)
-    except LookupError as error:
-        raise ModelNotFound(f"HF_MODEL={named!r} {error.args[0]}", param="model") from None
-    try:
         weights.check([folder / name for name in files.weights])
-    except weights.NoModel as error:
-        raise NotConfigured(f"HF_MODEL can't be loaded: {error}") from None
+    except LookupError as error:
+        raise ModelNotFound(f"HF_MODEL={path.name}: {error}", param="model") from None
     require_engine(files)
     return found(folder, files)
 
@@ -91,13 +88,13 @@ def chosen(names: Sequence[str], wanted: str) -> Files:
     if not firsts and not wanted:
         if found := _weights(names):
             return Files("", found)
-        raise LookupError("has no model that this service can load: neither GGUF nor safetensors")
+        raise LookupError("it has no model that this service can load: neither GGUF nor safetensors")
     if len(fitting) != 1:
         some = ", ".join(sorted(fitting or firsts)[:MAX_NAMED])
-        raise LookupError(f"has {len(fitting)} GGUF models{f' for {wanted}' if wanted else ''}: name one of {some}")
+        raise LookupError(f"it has {len(fitting)} GGUF models{f' for {wanted}' if wanted else ''}: name one of {some}")
     parts = _parts(*fitting)
     if missing := set(parts) - set(names):
-        raise LookupError(f"is split, and {min(missing)} is missing")
+        raise LookupError(f"it is split, and {min(missing)} is missing")
     # of several the one that is neither rounded nor twice as large
     best = min(projectors, key=lambda name: (not re.search(r"(?<!b)f16", name, re.IGNORECASE), name), default=None)
     return Files(parts[0], parts, None if best in parts else best)

@@ -17,7 +17,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -62,12 +62,12 @@ def load(asked: dict[str, Any], tell: socket.socket) -> None:
         if asked["is_remote"]:
             asked |= fetched(asked["model"], tell)
         began, key = time.monotonic(), secrets.token_hex()
-        server = (llama_cpp if asked["model"].endswith(".gguf") else transformers)(asked, key)
-        seconds = time.monotonic() - began
-        said = {"pid": os.getpid(), "key": key, "seconds": seconds, "size": asked["size"], "starts": asked["starts"]}
-        tell.sendall(json.dumps(said).encode())
-        threading.Event().wait()
-        del server
+
+        def ready() -> None:
+            told = {"pid": os.getpid(), "key": key, "seconds": time.monotonic() - began}
+            tell.sendall(json.dumps(told | {name: asked[name] for name in ("size", "starts")}).encode())
+
+        (llama_cpp if asked["model"].endswith(".gguf") else transformers)(asked, key, ready)
     except BaseException:
         traceback.print_exc()
         time.sleep(0.2)  # llama.cpp writes what it has to say in a thread of its own
@@ -87,8 +87,8 @@ def fetched(named: str, tell: socket.socket) -> dict[str, Any]:
         os._exit(CANT_FETCH)
 
 
-def llama_cpp(asked: dict[str, Any], key: str) -> object:
-    """Return llama.cpp's server, which runs in threads of its own."""
+def llama_cpp(asked: dict[str, Any], key: str, ready: Callable[[], None]) -> None:
+    """Run llama.cpp's server, which has threads of its own."""
     import xllamacpp
 
     resource.setrlimit(resource.RLIMIT_FSIZE, (MAX_OUTPUT_BYTES, MAX_OUTPUT_BYTES))
@@ -111,7 +111,9 @@ def llama_cpp(asked: dict[str, Any], key: str) -> object:
     watch_leases(True)
     server = xllamacpp.Server(params)
     watch_leases(False)
-    return server
+    ready()
+    threading.Event().wait()
+    del server
 
 
 def watch_leases(watched: bool) -> None:
@@ -124,12 +126,14 @@ def watch_leases(watched: bool) -> None:
             os._exit(0)
 
 
-def transformers(asked: dict[str, Any], key: str) -> object:
-    """Return a server of a model in transformers, which runs in threads of its own."""
+def transformers(asked: dict[str, Any], key: str, ready: Callable[[], None]) -> None:
+    """Run a server of a model in transformers."""
+    import asyncio
+
     sys.path.insert(0, str(PACKAGE.parent))
     from llm_api.backends.local.wire import Server
 
-    return Server(asked, key)
+    asyncio.run(Server(asked, key).run(ready))
 
 
 def hold_leases(listener: socket.socket, loaded: socket.socket, loading: threading.Thread) -> None:

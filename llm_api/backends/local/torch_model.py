@@ -12,9 +12,9 @@ import itertools
 import logging
 import math
 import threading
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import aclosing, asynccontextmanager, contextmanager
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -68,9 +68,10 @@ class TorchModel:
         self._model = transformers.AutoModelForCausalLM.from_pretrained(path, dtype=dtype).to(device)
         self.context = min(context, getattr(self._model.config, "max_position_embeddings", None) or context)
         self._config = self._model.generation_config
-        self._attention = self._model.config._attn_implementation
         self._defaults = _defaults(self._model)
-        self._batches = _Batches(self._model, slots * context)
+        # the same weights, in a copy whose attention the library makes ready for batches
+        shared = {id(weights): weights for weights in (*self._model.parameters(), *self._model.buffers())}
+        self._batches = _Batches(copy.deepcopy(self._model, shared), slots * context)
         # for life: in a thread made for each answer, CUDA made its handles again, which took two thirds of the time
         self._thread = ThreadPoolExecutor(1)
 
@@ -147,30 +148,19 @@ class TorchModel:
         if wish.seed is not None:
             torch.manual_seed(wish.seed)
         try:
-            with self._unbatched():
-                self._model.generate(
-                    input_ids=ids,
-                    attention_mask=torch.ones_like(ids),
-                    do_sample=True,
-                    **sampling,
-                    max_new_tokens=wish.limit,
-                    pad_token_id=self._tokenizer.pad_token_id or self._tokenizer.eos_token_id,
-                    stopping_criteria=[is_over],
-                )
+            self._model.generate(
+                input_ids=ids,
+                attention_mask=torch.ones_like(ids),
+                do_sample=True,
+                **sampling,
+                max_new_tokens=wish.limit,
+                pad_token_id=self._tokenizer.pad_token_id or self._tokenizer.eos_token_id,
+                stopping_criteria=[is_over],
+            )
         except Exception as error:  # after an error on a GPU nothing there works any more
             raise EngineBroken(f"{type(error).__name__}: {error}") from error
         finally:
             put([])
-
-    @contextmanager
-    def _unbatched(self) -> Iterator[None]:
-        """Let the model attend to one answer's tokens, as it did before it was made ready for batches."""
-        batched = self._model.config._attn_implementation
-        self._model.set_attn_implementation(self._attention)
-        try:
-            yield
-        finally:
-            self._model.set_attn_implementation(batched)
 
 
 class _Batches:
@@ -258,16 +248,13 @@ def _manager(model: Any, tokens: int) -> Any:
     # what has no value here can have none in a request either
     config.update(do_sample=True, temperature=0.7, top_p=0.9, top_k=50)
     # its own measure of a GPU's memory is a good one
-    room = {} if model.device.type == "cuda" else _room(tokens)
+    room = {"num_blocks": math.ceil(tokens / PAGE_TOKENS), "max_batch_tokens": STEP_TOKENS}
+    room = {} if model.device.type == "cuda" else room
     wanted = ContinuousBatchingConfig(use_cuda_graph=True, per_request_processors=True, **room)
     try:
         return model.init_continuous_batching(generation_config=config, continuous_batching_config=wanted)
     except (AttributeError, ValueError):
         return None
-
-
-def _room(tokens: int) -> dict[str, Any]:
-    return {"num_blocks": math.ceil(tokens / PAGE_TOKENS), "max_batch_tokens": STEP_TOKENS}
 
 
 def _defaults(model: Any) -> dict[str, Any]:

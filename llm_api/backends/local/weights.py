@@ -24,12 +24,8 @@ CACHE_BYTES = 2  # of a number in llama.cpp's cache
 Facts = dict[str, Any]
 
 
-class NoModel(Exception):
-    """The file is not a model, or not all of one; the argument says so, to be read after its name."""
-
-
 def check(files: list[Path]) -> None:
-    """Raise NoModel for the first file that has something else in it than weights, or less than its header says."""
+    """Raise LookupError for the first file that has something else in it than weights, or less than its header says."""
     for file in files:
         if file.exists() and not file.is_file():  # a pipe: whoever looks into it takes it away
             continue
@@ -39,7 +35,7 @@ def check(files: list[Path]) -> None:
         except OSError as error:
             flaw = f"can't be read ({os.strerror(error.errno or 0)})"
         if flaw:
-            raise NoModel(f"{file.name} {flaw}")
+            raise LookupError(f"{file.name} {flaw}")
 
 
 def cache_bytes(file: Path, tokens: int) -> int:

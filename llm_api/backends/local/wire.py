@@ -10,11 +10,9 @@ import asyncio
 import json
 import os
 import sys
-import threading
 import time
 from collections import defaultdict
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
-from concurrent.futures import Future
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import aclosing, suppress
 from typing import Any
 
@@ -31,26 +29,20 @@ class _Refused(Exception):
 
 
 class Server:
-    """Serves the model at the socket `asked["http"]`; made when it does."""
+    """Serves the model at the socket `asked["http"]`."""
 
     def __init__(self, asked: Mapping[str, Any], key: str) -> None:
         self._model = TorchModel(
             asked["model"], context=asked["context"], slots=asked["slots"], threads=asked["threads"]
         )
-        self._name, self._key = asked["name"], f"authorization: bearer {key}"
+        self._path, self._name, self._key = asked["http"], asked["name"], f"authorization: bearer {key}"
         self._numbers = defaultdict[str, float](float)
-        begun: Future[None] = Future()
-        threading.Thread(target=asyncio.run, args=[self._run(asked["http"], begun)], name="wire").start()
-        begun.result()
 
-    async def _run(self, path: str, begun: Future[None]) -> None:
-        try:
-            await self._model.begin()
-            server = await asyncio.start_unix_server(self._connected, path)
-        except BaseException as error:
-            begun.set_exception(error)
-            raise
-        begun.set_result(None)
+    async def run(self, ready: Callable[[], None]) -> None:
+        """Serve for ever; `ready` is called when it does."""
+        await self._model.begin()
+        server = await asyncio.start_unix_server(self._connected, self._path)
+        ready()
         await server.serve_forever()
 
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
