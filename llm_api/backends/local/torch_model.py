@@ -14,7 +14,7 @@ import math
 import threading
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import aclosing, asynccontextmanager
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -112,14 +112,12 @@ class TorchModel:
         ends = self._config.eos_token_id
         return token in ends if isinstance(ends, list) else token == ends
 
-    async def answer(self, prompt: list[int], wish: Wish) -> AsyncGenerator[list[int]]:
+    def answer(self, prompt: list[int], wish: Wish) -> AsyncGenerator[list[int]]:
         """Yield the answer's tokens as they come. Closing it stops the model. Raises EngineBroken."""
-        together = wish.seed is None and self._batches.work
         sampling = wish.sampling(self._defaults)
-        answer = self._batches.answer(prompt, wish.limit, sampling) if together else self._alone(prompt, wish, sampling)
-        async with aclosing(answer) as tokens:
-            async for some in tokens:
-                yield some
+        if wish.seed is None and self._batches.work:
+            return self._batches.answer(prompt, wish.limit, sampling)
+        return self._alone(prompt, wish, sampling)
 
     async def _alone(self, prompt: list[int], wish: Wish, sampling: dict[str, float]) -> AsyncGenerator[list[int]]:
         loop, news, left = asyncio.get_running_loop(), asyncio.Queue[list[int]](), threading.Event()

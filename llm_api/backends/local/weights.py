@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import mmap
 import os
+import stat
 import struct
 from functools import lru_cache
 from pathlib import Path
@@ -27,11 +28,10 @@ Facts = dict[str, Any]
 def check(files: list[Path]) -> None:
     """Raise LookupError for the first file that has something else in it than weights, or less than its header says."""
     for file in files:
-        if file.exists() and not file.is_file():  # a pipe: whoever looks into it takes it away
-            continue
         try:
             found = file.stat()
-            flaw = _flaw(file, found.st_size, found.st_mtime_ns)
+            is_file = stat.S_ISREG(found.st_mode)  # of a pipe, whoever looks into it takes it away
+            flaw = _flaw(file, found.st_size, found.st_mtime_ns) if is_file else None
         except OSError as error:
             flaw = f"can't be read ({os.strerror(error.errno or 0)})"
         if flaw:
