@@ -100,6 +100,9 @@ class Settings:
         "local: a .gguf file, a model folder, or a hub name such as owner/name-GGUF:Q4_K_M, by default the packaged "
         "SmolLM2-135M-Instruct; cloud: a hub name, by default openai/gpt-oss-20b",
     )
+    hf_mmproj: str | None = setting(
+        None, TEXT, "local: the .gguf file by which the model sees images, by default a `mmproj` beside it"
+    )
     hf_system: str = setting("You are a helpful assistant.", TEXT, "local: system message for requests that have none")
     hf_context: int = setting(4096, number(int, 256, 1_048_576), "local: tokens of one request and its answer")
     hf_slots: int = setting(

@@ -127,6 +127,7 @@ RULES: dict[str, dict[str, Any]] = {
     **{f"{vendor}_extra_headers": HEADERS for vendor in ("ollama", "hf", "openai", "claude")},
     "hf_mode": {"good": {"local": "local", "Cloud": "cloud"}, "bad": ["remote", "1"]},
     "hf_model": TEXTS,
+    "hf_mmproj": TEXTS,
     "hf_system": TEXTS,
     "hf_context": whole(256, 1_048_576),
     "hf_slots": whole(1, 64),

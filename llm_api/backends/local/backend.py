@@ -10,16 +10,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ...errors import InvalidAnswer, LLMAPIError, ModelNotFound, RequestRefused, ServerError, Unreachable
+from ... import strict_json
+from ...errors import InvalidAnswer, LLMAPIError, ModelNotFound, NotConfigured, RequestRefused, ServerError, Unreachable
 from ...runtime.cores import usable_cores
 from ...runtime.deadline import Deadline
 from ...runtime.memory import free_bytes
 from ...runtime.per_process import PerProcess
 from ...settings import Settings
-from ...types import Chunk, GenerationRequest, Message
+from ...types import Chunk, GenerationRequest, Message, ResponseFormat, ToolCall
+from ..calls import in_an_object
 from ..http.connections import Adapter
 from ..http.openai import OpenAIWire
 from ..http.replies import Reply, error_for
+from ..told import call_schema, told, with_call
 from .engine import Engine
 from .model import find, public_name
 from .weights import cache_bytes
@@ -27,6 +30,8 @@ from .weights import cache_bytes
 DEFAULT_MAX_TOKENS = 1024
 # llama.cpp makes a grammar of it: a pattern of 20,000 alternatives kept its one loop busy for five minutes.
 MAX_SCHEMA_CHARS = 10_000
+TOOLS, BY_GRAMMAR = frozenset({"tools"}), frozenset({"json_object", "json_schema", "tool_choice"})
+NO_IMAGES = re.compile("image input is not supported")
 # Our names for llama.cpp's.
 NUMBERS = {
     "engine_prompt_tokens_total": "prompt_tokens_total",
@@ -76,23 +81,56 @@ class HuggingFaceLocal(OpenAIWire):
     def stream(self, request: GenerationRequest, deadline: Deadline) -> Iterator[Chunk]:
         if request.model not in (None, self.model):
             raise ModelNotFound(f"huggingface serves {self.model!r} only: set HF_MODEL for another", param="model")
-        if request.response_format and len(json.dumps(request.response_format.schema)) > MAX_SCHEMA_CHARS:
-            raise _refused(f"a schema here has at most {MAX_SCHEMA_CHARS:,} characters", "response_format")
+        if request.response_format:
+            _fitting(request.response_format.schema)
         engine = self._engine()
         lease = engine.lease(deadline)
         try:
-            for chunk in super().stream(request, deadline):
+            for chunk in self._answer(request, deadline):
                 if chunk.finish_reason:
                     engine.served()
                 yield chunk
         except (InvalidAnswer, ServerError, Unreachable) as error:
             raise engine.cause_of(error, lease) from None
 
+    def _answer(self, request: GenerationRequest, deadline: Deadline) -> Iterator[Chunk]:
+        """Yield the answer; where tools are involved, as far as the model's template knows them.
+
+        llama.cpp's own way to make it call lets text come first, and does not hold to a name: a grammar does.
+        """
+        must = request.tool_choice.is_forced and bool(request.offered)
+        if "tools" not in request.needs and not must:
+            return super().stream(replace(request, tools=()), deadline)
+        if not must and self._takes_tools(deadline):
+            return super().stream(_repaired(request), deadline)
+        asked = told(request)
+        if must:
+            asked = replace(asked, response_format=_fitting(call_schema(request.offered)))
+        return with_call(super().stream(asked, deadline), request.offered, must)
+
+    def _takes_tools(self, deadline: Deadline) -> bool:
+        return self.get("/props", deadline, lambda body: bool(body.get("chat_template_caps", {}).get("supports_tools")))
+
+    def abilities(self, model: str | None, deadline: Deadline) -> frozenset[str]:
+        found = self._found()
+        # of one that is not fetched yet, its server says what it can't
+        by_grammar = BY_GRAMMAR if found["is_remote"] or found["model"].endswith(".gguf") else set()
+        return TOOLS | by_grammar | ({"images"} if found["is_remote"] or found["projector"] else set())
+
+    def _found(self) -> dict[str, Any]:
+        found = find(self.settings.hf_model)
+        projector = self.settings.hf_mmproj and Path(self.settings.hf_mmproj).expanduser().absolute()
+        if projector and not projector.is_file():
+            raise NotConfigured(f"HF_MMPROJ={projector.name}: there is no such file")
+        return found | {"projector": str(projector) if projector else found.get("projector")}
+
     def error(self, reply: Reply, payload: Mapping[str, Any] | None, deadline: Deadline) -> LLMAPIError:
         if "n_ctx" in reply.error:
             taken, room = reply.error["n_prompt_tokens"], reply.error["n_ctx"]
             said = f"the request takes {taken} tokens, the model's context has {room}"
             return RequestRefused(said, code="context_length_exceeded", param="prompt")
+        if NO_IMAGES.search(reply.wording):
+            return RequestRefused("this model sees no images: HF_MMPROJ names what it needs for that", param="messages")
         if reply.status == 400:
             return _refused(reply.detail, "response_format" if "response_format" in (payload or {}) else None)
         return error_for(self.name, reply)
@@ -129,7 +167,7 @@ class HuggingFaceLocal(OpenAIWire):
         settings = self.settings
         asked = {
             "name": self.model,
-            **find(settings.hf_model),
+            **self._found(),
             "context": settings.hf_context,
             "slots": settings.hf_slots,
             "threads": settings.hf_threads or usable_cores(),
@@ -144,6 +182,25 @@ class HuggingFaceLocal(OpenAIWire):
 def _resident(pid: int) -> float:
     pages = Path(f"/proc/{pid}/statm").read_text().split()[1] if Path("/proc").exists() else "nan"
     return float(pages) * os.sysconf("SC_PAGE_SIZE")
+
+
+def _fitting(schema: Mapping[str, Any] | None) -> ResponseFormat:
+    if len(json.dumps(schema)) > MAX_SCHEMA_CHARS:
+        raise _refused(f"a schema here has at most {MAX_SCHEMA_CHARS:,} characters", "response_format")
+    return ResponseFormat(schema)
+
+
+def _repaired(request: GenerationRequest) -> GenerationRequest:
+    """Return the request with arguments that are objects: on others llama.cpp's server fails."""
+    return replace(request, messages=tuple(map(_with_objects, request.messages)))
+
+
+def _with_objects(message: Message) -> Message:
+    parts = [
+        replace(part, arguments=strict_json.dumps(in_an_object(part.arguments))) if isinstance(part, ToolCall) else part
+        for part in message.parts
+    ]
+    return replace(message, parts=tuple(parts))
 
 
 def _refused(detail: str | None, param: str | None) -> RequestRefused:

@@ -60,7 +60,9 @@ def load(asked: dict[str, Any], tell: socket.socket) -> None:
     """
     try:
         if asked["is_remote"]:
+            projector = asked["projector"]
             asked |= fetched(asked["model"], tell)
+            asked["projector"] = projector or asked["projector"]
         began, key = time.monotonic(), secrets.token_hex()
 
         def ready() -> None:
@@ -94,6 +96,7 @@ def llama_cpp(asked: dict[str, Any], key: str, ready: Callable[[], None]) -> Non
     resource.setrlimit(resource.RLIMIT_FSIZE, (MAX_OUTPUT_BYTES, MAX_OUTPUT_BYTES))
     params = xllamacpp.CommonParams()
     params.model.path = asked["model"]
+    params.mmproj.path = asked["projector"] or ""
     params.model_alias = {asked["name"]}
     params.n_parallel = asked["slots"]
     params.n_ctx = asked["context"] * asked["slots"]
