@@ -23,7 +23,7 @@ from asking import Serve, ask, error_of
 from fakes import Fake
 from flask import Flask
 from marshmallow import Schema, ValidationError, fields
-from providers import OPENAI, FarEnd, Socket, openai_answer
+from providers import OPENAI, FarEnd, Socket, ollama_answer, openai_answer
 
 from llm_api import LLMAPI, Settings, strict_json
 from llm_api.backends import images, make_backend
@@ -548,6 +548,16 @@ class TestFromAPublicAddress:
             got = fetched(request, Settings(fetch_images=True), Deadline(PATIENT))
         seen = Image("image/png", encoded(PNG), detail="high")
         assert got.messages[0].parts == (ToolResult("c", (parts[0], seen, parts[2]), True),)
+
+    def test_what_ollama_is_sent(self, serve: Serve) -> None:
+        """With FETCH_IMAGES a client's address becomes a file for an Ollama whose model sees."""
+        answer = json.dumps(ollama_answer("A dot.", capabilities=["completion", "vision"])).encode()
+        with Socket(http()) as far, Socket(http(answer, "200 OK", "Content-Type: application/json")) as ollama:
+            client = serve(llm_backend="ollama", ollama_url=ollama.address, fetch_images=True)
+            reply = ask(client, CHAT, **conversation(WORDS, part(far.address)), temperature=0)
+        assert reply.get_json()["choices"][0]["message"]["content"] == "A dot."
+        sent = json.loads(ollama.requests[-1].partition(b"\r\n\r\n")[2])
+        assert sent["messages"][1] == {"role": "user", "content": "What is it?", "images": [encoded(PNG)]}
 
     @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
     def test_redirect(self, status: int) -> None:

@@ -17,7 +17,7 @@ from providers import AT_ONCE, OLLAMA, FarEnd, check_fallback, ollama_answer, ol
 
 from llm_api import LLMAPI, Settings
 from llm_api.backends import Backend, make_backend
-from llm_api.errors import InvalidAnswer, ModelNotFound, NotConfigured, Unsupported
+from llm_api.errors import InvalidAnswer, ModelNotFound, NotConfigured, RequestRefused
 from llm_api.runtime.deadline import Deadline
 from llm_api.types import (
     Chunk,
@@ -541,7 +541,7 @@ def test_image_by_address(place: str) -> None:
     """Ollama would take the address for base64, or drop it."""
     parts = (Text("Look"), Image(url="https://box.example/a.png"))
     message = Message("user", parts) if place == "user" else Message("tool", (ToolResult("a", parts),))
-    with pytest.raises(Unsupported, match="base64"):
+    with pytest.raises(RequestRefused, match="FETCH_IMAGES=true"):
         chunks_of(GenerationRequest((HI, message)))
 
 
