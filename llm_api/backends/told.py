@@ -53,13 +53,18 @@ def told(request: GenerationRequest) -> GenerationRequest:
     names = {part.id: part.name for m in request.messages for part in m.parts if isinstance(part, ToolCall)}
     messages = [_in_words(message, names) for message in request.messages if message.role != "system"]
     system = [request.system] if request.system else []
-    if request.offered:
+    if may_call(request):
         system.append(
             TELLING.format("\n".join(map(_as_json, request.offered))) + (MUST if request.tool_choice.is_forced else MAY)
         )
     if system:
         messages = [Message.of("system", "\n\n".join(system)), *messages]
     return replace(request, messages=tuple(messages), tools=(), tool_choice=ToolChoice())
+
+
+def may_call(request: GenerationRequest) -> bool:
+    """Whether a call is asked for: a small model that is told of functions beside a result calls again, for ever."""
+    return bool(request.offered) and (request.tool_choice.is_forced or request.messages[-1].role != "tool")
 
 
 def _as_json(tool: Tool) -> str:
@@ -73,13 +78,13 @@ def _in_words(message: Message, names: Mapping[str, str]) -> Message:
     calls = [part for part in message.parts if isinstance(part, ToolCall)]
     if not calls:
         return message
-    said = [f'{{"name": "{call.name}", "arguments": {call.arguments or "{}"}}}' for call in calls]
+    said = [f"Calling {call.name} with {call.arguments or '{}'}." for call in calls]
     return Message.of(message.role, "\n".join(filter(None, [message.content, *said])))
 
 
 def _result(result: Any, names: Mapping[str, str]) -> Iterator[Text | Image]:
-    word = "Error" if result.is_error else "Result"
-    yield Text(f"{word} of {names.get(result.call_id, 'the call')}: {Message('tool', result.parts).content}")
+    name, content = names.get(result.call_id, "the call"), Message("tool", result.parts).content
+    yield Text(f"{name} failed: {content}" if result.is_error else f"The result of {name} is: {content}")
     yield from (part for part in result.parts if isinstance(part, Image))
 
 

@@ -22,7 +22,7 @@ from ..calls import in_an_object
 from ..http.connections import Adapter
 from ..http.openai import OpenAIWire
 from ..http.replies import Reply, error_for
-from ..told import call_schema, told, with_call
+from ..told import call_schema, may_call, told, with_call
 from .engine import Engine
 from .model import find, public_name
 from .weights import cache_bytes
@@ -106,7 +106,8 @@ class HuggingFaceLocal(OpenAIWire):
         asked = told(request)
         if must:
             asked = replace(asked, response_format=_fitting(call_schema(request.offered)))
-        return with_call(super().stream(asked, deadline), request.offered, must)
+        chunks = super().stream(asked, deadline)
+        return with_call(chunks, request.offered, must) if may_call(request) else chunks
 
     def _takes_tools(self, deadline: Deadline) -> bool:
         return self.get("/props", deadline, lambda body: bool(body.get("chat_template_caps", {}).get("supports_tools")))
