@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -27,6 +28,10 @@ class Claude(Vendor):
     def base_url(self) -> str:
         # the paths have it, other vendors' addresses too
         return super().base_url.removesuffix("/v1")
+
+    def means(self, model: str, listed: str) -> bool:
+        # its list has each model's date, an alias has none (docs/providers.md, 4.7)
+        return super().means(model, listed) or bool(re.fullmatch(re.escape(model) + r"-\d{8}", listed))
 
     def headers(self) -> dict[str, str]:
         key = self.key()

@@ -14,3 +14,6 @@ class HuggingFaceCloud(OpenAIWire):
     @property
     def model(self) -> str:
         return self.settings.hf_model or DEFAULT_MODEL
+
+    def means(self, model: str, listed: str) -> bool:
+        return super().means(model, listed) or model.partition(":")[0] == listed  # whose provider `:groq` chooses
