@@ -1,6 +1,5 @@
 """How gunicorn runs the service: gunicorn wsgi:app reads this file by itself."""
 
-import logging
 import math
 import sys
 from pathlib import Path
@@ -40,11 +39,6 @@ def when_ready(server: Any) -> None:
     """Say which backends will answer, and let the workers share what the master has."""
     ours.announce(settings, server.log)
     ours.share_memory()
-
-
-def post_fork(server: Any, worker: Any) -> None:
-    """Let the master alone say which names set nothing: each worker reads the settings again."""
-    logging.getLogger("llm_api.settings").disabled = True
 
 
 def post_worker_init(worker: Any) -> None:

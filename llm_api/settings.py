@@ -17,6 +17,7 @@ import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import product
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -258,7 +259,7 @@ class Settings:
         found = {"the environment": environ, str(env_file): _file(env_file)}
         for where, said in found.items():
             _warn(where, said)
-        sources = [*earlier, *map(_unprefixed, found.values())]
+        sources = [*earlier, *found.values()]
         return cls(**{field.name: _read(field, sources) for field in dataclasses.fields(cls)})
 
     @classmethod
@@ -344,11 +345,6 @@ def _file(env_file: str | Path | None) -> dict[str, str]:
     return found
 
 
-def _unprefixed(said: Mapping[str, str]) -> dict[str, str]:
-    ours = {name.removeprefix(PREFIX): value for name, value in said.items() if name.startswith(PREFIX) and value}
-    return {**said, **ours}
-
-
 def _known() -> set[str]:
     return {name for field in dataclasses.fields(Settings) for name in _names(field)}
 
@@ -379,8 +375,8 @@ def _check_names(names: set[str]) -> None:
 
 
 def _read(field: Field, sources: list[Mapping[str, Any]]) -> Any:
-    for name in _names(field):
-        for source in sources:
+    for plain in _names(field):
+        for source, name in product(sources, (PREFIX + plain, plain)):
             if text := unquoted(_text(source.get(name), field).strip()):
                 return _parse(name, text, field)
     return field.default

@@ -14,9 +14,10 @@ from typing import Any
 
 import pytest
 from asking import Serve
+from flask import Flask
 from processes import python
 
-from llm_api import Settings
+from llm_api import LLMAPI, Settings
 from llm_api.errors import ConfigError
 from llm_api.rules import ApiKey
 
@@ -696,13 +697,48 @@ def test_our_prefix_comes_first(monkeypatch: pytest.MonkeyPatch, tmp_path: Path,
     assert getattr(load(monkeypatch, **{name: "plain", f"LLM_API_{name}": "prefixed"}), field) == "prefixed"
 
 
-def test_one_process_warns(start: Start) -> None:
-    """gunicorn's master says what sets nothing; its workers, which read the same, don't say it again."""
-    read = "from llm_api import Settings; Settings.load('.env')"
-    code = f"import runpy; c = runpy.run_path('gunicorn.conf.py'); c['post_fork'](None, None); {read}"
-    ended = start("-c", code, LLM_BACKEND="stub", API_KEY="canary-1")
-    assert ended.stderr.count("API_KEY is not a setting, did you mean API_KEYS?") == 1
-    assert "canary" not in ended.stderr
+def test_the_name_with_our_prefix_is_the_one_that_is_blamed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The other one may be right, and somebody else's."""
+    with pytest.raises(ConfigError, match=r"^LLM_API_THREADS='x' is not valid: "):
+        load(monkeypatch, THREADS="8", LLM_API_THREADS="x")
+
+
+GENERAL = {name.upper() for name in FIELDS if not name.startswith(("llm_", "ollama_", "hf_", "openai_", "claude_"))}
+
+
+def in_host(monkeypatch: pytest.MonkeyPatch, environ: dict[str, str], **config: str) -> Settings:
+    for name, value in environ.items():
+        monkeypatch.setenv(name, value)
+    app = Flask("host")
+    app.config |= config
+    LLMAPI(app)
+    return LLMAPI.of(app).settings
+
+
+def test_general_names_are_the_hosts(monkeypatch: pytest.MonkeyPatch, warned: Warned) -> None:
+    """What a host app's environment sets for itself is not read, not even to find it wrong or nearly ours."""
+    assert {"LOG_FILE", "RATE_LIMIT", "CORS_ORIGINS", "BIND", "THREADS", "API_KEYS", "LOG_PROMPTS"} <= GENERAL
+    environ = dict.fromkeys(GENERAL | {"API_KEY", "PORT", "CORS_ORIGIN", "log_file"}, "the host's own")
+    assert in_host(monkeypatch, environ) == Settings()
+    assert warned() == []
+
+
+@pytest.mark.parametrize(("name", "value"), [("THREADS", 3), ("LOG_FILE", "x"), ("LLM_BACKEND", "stub")])
+def test_our_prefix_in_a_host_app(monkeypatch: pytest.MonkeyPatch, name: str, value: Any) -> None:
+    """Each name with it is ours, after what the host says itself."""
+    environ = {f"LLM_API_{name}": str(value)}
+    assert in_host(monkeypatch, environ) == dataclasses.replace(Settings(), **{name.lower(): value})
+    config = {f"LLM_API_{name}": "openai" if name == "LLM_BACKEND" else "7"}
+    assert str(getattr(in_host(monkeypatch, environ, **config), name.lower())) == config[f"LLM_API_{name}"]
+
+
+def test_providers_names_are_read_in_a_host_app(monkeypatch: pytest.MonkeyPatch, warned: Warned) -> None:
+    """They mean the same to all programs; a slip in one is a warning, and so is one in a name with our prefix."""
+    names = ("OPENAI_API_KEY", "ANTHROPIC_API_KEY", "HF_TOKEN", "LLM_FALLBACK", "OLLAMA_MODEL")
+    read = in_host(monkeypatch, dict.fromkeys(names, "stub") | {"OPENAI_API_KEYS": "x", "LLM_API_THREAD": "3"})
+    ours = ("openai_api_key", "claude_api_key", "hf_api_key", "ollama_model")
+    assert read == dataclasses.replace(Settings(), llm_fallback=("stub",), **dict.fromkeys(ours, "stub"))
+    assert [line.split()[2] for line in warned()] == ["OPENAI_API_KEYS", "LLM_API_THREAD"]
 
 
 # --- values as people write them

@@ -179,7 +179,7 @@ def test_all_names_of_a_model(
 ) -> None:
     """A tag that goes without saying, the router's provider, an alias without its date: each backend knows its own."""
     with FarEnd(assert_all_requests_are_fired=False) as far_end:
-        far_end.get(provider.models_url, json={"data": [{"id": listed}]})
+        far_end.get(provider.models_url, json={"data": [{"id": listed, "providers": [{"provider": "groq"}]}]})
         named = {"huggingface": "hf_model"}.get(provider.name, f"{provider.name}_model")
         report = examine(make_app(**provider.settings | {named: model}))
     assert (report.findings[0].level, model in report.findings[0].what) == (level, True)
