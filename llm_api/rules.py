@@ -58,12 +58,7 @@ def slip(text: str) -> str | None:
 
 
 def one_of(*values: str) -> Rule:
-    def parse(text: str) -> str:
-        if text.lower() not in values:
-            raise ValueError
-        return text.lower()
-
-    return Rule(parse, f"one of {', '.join(values)}")
+    return Rule(lambda text: values[values.index(text.lower())], f"one of {', '.join(values)}")
 
 
 def number(kind: type[int] | type[float], low: float, high: float) -> Rule:
@@ -250,7 +245,7 @@ def _parse_networks(text: str) -> tuple[Network | None, ...]:
 
 def _parse_origins(text: str) -> tuple[str, ...]:
     origins = tuple(origin.strip().lower() for origin in text.split(","))
-    if not all(origin == "*" or re.fullmatch(r"https?://[^/?#\s@,*]+", origin) for origin in origins):
+    if not all(origin == "*" or re.fullmatch(r"https?://[^/?#\s@,;*]+", origin) for origin in origins):
         raise ValueError
     return origins
 

@@ -236,7 +236,7 @@ RULES: dict[str, dict[str, Any]] = {
         "bad": [
             *("a.example", "//a.example", "ftp://a.example", "https://", "https://a.example/", "https://a.example/x"),
             *("null", "https://a.example,", "https://*.example", "https://a.example https://b.example"),
-            "https://u@a.example",
+            *("https://u@a.example", "https://a.example;https://b.example", "https://a.example;b.example"),
         ],
     },
     "http_proxy_url": {
