@@ -1,7 +1,7 @@
 """Every setting, declared once: name, default, what is allowed, what it does.
 
-Environment variables beat the `.env` file, which beats the default; an empty value counts as not set. `env.example`,
-the table in docs/settings.md and `/config` are tested against this declaration.
+Environment variables beat the `.env` file, which beats the default (python-decouple's order); an empty value
+counts as not set. `env.example`, the table in docs/settings.md and `/config` are tested against this declaration.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
+
+from decouple import RepositoryEnv
 
 from .errors import ConfigError
 from .rules import (
@@ -334,15 +336,12 @@ def _file(env_file: str | Path | None) -> dict[str, str]:
         raise ConfigError(f"{env_file} is not UTF-8 text: save it as UTF-8") from None
     except OSError as error:
         raise ConfigError(f"{env_file} can't be read: {os.strerror(error.errno or 0)}") from None
-    found = {}
     for place, line in enumerate(text.split("\n"), 1):  # splitlines() ends one at U+2028 too
-        name, equals, value = map(str.strip, line.partition("="))
-        if not name or name.startswith("#"):
-            continue
-        if not equals or not re.fullmatch(r"\w+", name):
+        name, equals, _ = map(str.strip, line.partition("="))
+        if name and not name.startswith("#") and not (equals and re.fullmatch(r"\w+", name)):
             raise ConfigError(f"{env_file}, line {place}: write NAME=value, without export")
-        found[name] = value
-    return found
+    read: dict[str, str] = RepositoryEnv(env_file, encoding="utf-8-sig").data if text else {}
+    return read
 
 
 def _known() -> set[str]:
