@@ -119,7 +119,10 @@ def live() -> Response:
 
 @blueprint.get("/metrics")
 def metrics() -> Response:
-    """Show the numbers of all workers, in Prometheus' text format."""
+    """Show the numbers, in Prometheus' text format.
+
+    They are those of all workers; where a host's gunicorn sets no PROMETHEUS_MULTIPROC_DIR, of the one that answers.
+    """
     numbers, media_type = exposition(service().numbers())
     return Response(numbers, content_type=media_type)
 
