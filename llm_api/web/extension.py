@@ -15,7 +15,7 @@ from ..backends import Backend
 from ..errors import ConfigError, LLMAPIError
 from ..exchange.chain import Hooks
 from ..settings import Settings
-from .http import answer_no_route, host_error_answer, http_error_answer
+from .http import frame_no_route, host_error_answer, http_error_answer
 from .routes import blueprint
 from .service import Service
 
@@ -99,7 +99,7 @@ class LLMAPI:
         app.register_blueprint(blueprint, name=name, url_prefix=prefix or None)
         app.extensions["llm_api"] = mounts | {name: here}
         if not mounts:
-            app.before_request(answer_no_route)
+            app.before_request(frame_no_route)
         app.cli.commands.setdefault("llm", COMMANDS)  # the host may have one of its own
         if self._csrf_exempt:
             for endpoint, view in app.view_functions.items():

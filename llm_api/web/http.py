@@ -222,14 +222,15 @@ def _dialect() -> Dialect:
     return dialects.get((request.endpoint or "").rpartition(".")[2]) or dialects["generate"]
 
 
-def answer_no_route() -> Response | None:
-    """Before each request of the app: answer in JSON what has no route, or not with its method, under our prefix."""
+def frame_no_route() -> None:
+    """Before each request of the app: what has no route, or not with its method, is JSON under our prefix.
+
+    It is left to be raised, so that the host's own functions run before and after it.
+    """
     error = request.routing_exception
-    if error is None or isinstance(error, RequestRedirect):
-        return None
     # without a prefix the rest is the host's
-    ours = request.path.startswith(f"{service().prefix or '/v1'}/")
-    return http_error_answer(error) if ours else None
+    if error and request.path.startswith(f"{service().prefix or '/v1'}/") and not isinstance(error, RequestRedirect):
+        request.routing_exception = HTTPException(response=http_error_answer(error))
 
 
 def _no_route() -> str:
