@@ -48,9 +48,13 @@ def test_an_error_in_a_view(llm_stub):
     assert answer.get_json() == {"error": {"message": "no", "type": "server_error", "code": "too_bad", "param": None}}
 
 
+@app.get("/busy")
+def busy():
+    raise RateLimited("no", retry_after=7)
+
+
 def test_an_error_that_the_page_handles(llm_stub):
-    llm_stub.fails(RateLimited("no", retry_after=7))
-    answer = app.test_client().get("/poem")
+    answer = app.test_client().get("/busy")
     assert (answer.status_code, answer.text) == (429, "Please come back in 7 seconds.")
 
 
