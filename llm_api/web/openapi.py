@@ -1,13 +1,12 @@
 """The description of the API (OpenAPI 3.1), from the schemas that read the bodies and the views' docstrings.
 
-A route has a line in OPERATIONS, and its answer one in COMPONENTS.
+A route has a line in OPERATIONS, its answer one in COMPONENTS, and a dialect its examples.
 """
 
 from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from apispec import APISpec
@@ -19,6 +18,7 @@ from ..dialects import Dialect
 from ..dialects.fields import MAX_STOPS, Format, Stop
 from ..dialects.openai import ChatSchema, CompletionSchema, Contents, NoToolChoice
 from ..errors import words_for
+from .service import Service
 
 Json = dict[str, Any]
 
@@ -47,24 +47,32 @@ COUNT, NULLABLE_COUNT = {"type": "integer", "minimum": 0}, {"type": ["integer", 
 TIME = {"type": "number"}
 NOT_EMPTY = TEXT | {"minLength": 1}
 SCHEMA = _ref("JSONSchema")
+OPEN = {"additionalProperties": True}
+HEALTH = _one_of("healthy", "degraded", "unhealthy")
 FINISH = {"finish_reason": _one_of("stop", "length", "tool_calls", "content_filter")}
 CHOICE = {"index": COUNT, **FINISH, "logprobs": {}}
 OBJECT = {"id": TEXT, "object": TEXT, "created": COUNT}
 ANSWERED = {"request_id": TEXT, "backend": TEXT, "model": TEXT, **FINISH, "usage": _ref("Tokens"), "duration_ms": TIME}
 FELL_BACK = {"fallback": {"type": "boolean"}, "fallback_reason": NULLABLE_TEXT}
-# The bodies of answers, each with its fields and no others.
+# Each with its fields and no others, unless it says so.
 COMPONENTS = {
+    "JSONSchema": _object(
+        {},
+        type=_one_of("object", "array", "string", "number", "integer", "boolean", "null"),
+        properties={"type": "object", "additionalProperties": SCHEMA},
+        required=_list(TEXT, uniqueItems=True),
+        items=SCHEMA,
+    )
+    | {"description": "Draft 2020-12; `patternProperties` and references elsewhere are not supported."}
+    | OPEN,
     "ErrorDetail": _object({"message": TEXT, "type": TEXT, "code": NULLABLE_TEXT, "param": NULLABLE_TEXT}),
     "Error": _object({"error": _ref("ErrorDetail"), "request_id": TEXT}, fields={"type": "object"}),
     "Tokens": _object({"input_tokens": NULLABLE_COUNT, "output_tokens": NULLABLE_COUNT}),
     "Details": _object(ANSWERED | FELL_BACK),
     "Generated": _object({"response": TEXT}, refusal=TEXT, details=_ref("Details")),
-    "Health": _object(
-        {"status": _one_of("healthy", "degraded", "unhealthy"), "backend": TEXT, "timestamp": TIME}, reason=TEXT
-    ),
+    "Health": _object({"status": HEALTH, "backend": TEXT, "timestamp": TIME}, reason=TEXT),
     # The four that clients rely on; the others are as many as there are settings.
-    "Config": _object(dict.fromkeys(("backend", "ollama_model", "ollama_url", "log_file"), TEXT))
-    | {"additionalProperties": True},
+    "Config": _object(dict.fromkeys(("backend", "ollama_model", "ollama_url", "log_file"), TEXT)) | OPEN,
     "Usage": _object(dict.fromkeys(("prompt_tokens", "completion_tokens", "total_tokens"), COUNT)),
     "Spoken": _object({"role": TEXT, "content": NULLABLE_TEXT, "refusal": NULLABLE_TEXT}),
     "ChatChoice": _object({**CHOICE, "message": _ref("Spoken")}),
@@ -74,14 +82,6 @@ COMPONENTS = {
     "Model": _object({**OBJECT, "owned_by": TEXT}),
     "ModelList": _object({"object": TEXT, "data": _list(_ref("Model"))}),
 }
-
-JSON_SCHEMA = _object(
-    {},
-    type=_one_of("object", "array", "string", "number", "integer", "boolean", "null"),
-    properties={"type": "object", "additionalProperties": SCHEMA},
-    required=_list(TEXT, uniqueItems=True),
-    items=SCHEMA,
-) | {"description": "JSON Schema, draft 2020-12; `patternProperties` and references elsewhere are not supported."}
 
 # What apispec can't read from a field: our own kinds, and what is checked of a body as a whole.
 TEXT_PART = _object({"type": _one_of("text"), "text": TEXT})
@@ -114,10 +114,9 @@ JSON = "application/json"
 # Of an event stream, tools take a schema for each event's; so it has words only.
 STREAMS = {
     "application/x-ndjson": TEXT
-    | {"description": "One object a line; the last has `done`. The connection breaks after an `error`."},
+    | {"description": "An object a line; the last has `done`. It breaks after an `error`."},
     "text/event-stream": {
-        "description": "Server-sent events; the last one's data is `[DONE]`, or an object with `error`. After an error "
-        "the connection breaks."
+        "description": "Server-sent events up to `[DONE]`, or to an `error`; then the stream breaks."
     },
 }
 ERROR = _ref("Error")
@@ -148,76 +147,68 @@ EVERYTHING |= {"top_p": 0.9, "stop": ["\n\n"], "seed": 7, "stream": False, "fall
 
 
 class Operation(NamedTuple):
-    """What a view's docstring and its dialect do not say: the schemas of a 200 and of an error, and other errors.
-
-    `examples` are bodies by their titles.
-    """
+    """What a view's docstring and its dialect do not say: the schemas of a 200 and of an error, and other errors."""
 
     tag: str
     answer: Json
     errors: tuple[int, ...] = ()
-    examples: Mapping[str, Json] = {}
     error: Json = ERROR
     media_type: str = JSON
 
 
 # By the endpoint inside the blueprint.
 OPERATIONS = {
-    "generate": Operation(
-        "Generate",
-        _ref("Generated"),
-        (),
-        {
-            "a prompt": PROMPT,
-            "with details": PROMPT | {"system": "Be brief.", "temperature": 0, "details": True},
-            "streamed": PROMPT | STREAM,
-            "every parameter": EVERYTHING,
-        },
-    ),
+    "generate": Operation("Generate", _ref("Generated")),
     "health": Operation("State", _ref("Health"), (503,), error=_ref("Health")),
     "live": Operation("State", _ref("Health")),
     "config": Operation("State", _ref("Config"), (401,)),
     "metrics": Operation("State", TEXT, (401,), media_type="text/plain"),
-    "chat_completions": Operation(
-        "OpenAI",
-        _ref("ChatCompletion"),
-        (),
-        {"a conversation": CHAT, "streamed": CHAT | STREAM | {"stream_options": {"include_usage": True}}},
-    ),
-    "completions": Operation(
-        "OpenAI", _ref("TextCompletion"), (), {"a prompt": MODEL | PROMPT, "streamed": MODEL | PROMPT | STREAM}
-    ),
+    "chat_completions": Operation("OpenAI", _ref("ChatCompletion")),
+    "completions": Operation("OpenAI", _ref("TextCompletion")),
     "models": Operation("OpenAI", _ref("ModelList"), (401, 502, 503, 504)),
     "model": Operation("OpenAI", _ref("Model"), (401, 404, 502, 503, 504)),
 }
+# Bodies by their titles, for each dialect.
+EXAMPLES = {
+    "generate": {
+        "a prompt": PROMPT,
+        "with details": PROMPT | {"system": "Be brief.", "temperature": 0, "details": True},
+        "streamed": PROMPT | STREAM,
+        "every parameter": EVERYTHING,
+    },
+    "chat_completions": {
+        "a conversation": CHAT,
+        "streamed": CHAT | STREAM | {"stream_options": {"include_usage": True}},
+    },
+    "completions": {"a prompt": MODEL | PROMPT, "streamed": MODEL | PROMPT | STREAM},
+}
 
 
-def describe(app: Flask, blueprint: str, dialects: Mapping[str, Dialect]) -> Json:
-    """Return the OpenAPI document of `blueprint`, to be served at its /openapi.json.
+def describe(app: Flask, blueprint: str, here: Service) -> Json:
+    """Return the OpenAPI document of `here`, which hangs in `app` as `blueprint`, to be served at its /openapi.json."""
+    spec = _empty()
+    rules = {rule.endpoint: rule for rule in app.url_map.iter_rules()}
+    for name, said in OPERATIONS.items():
+        rule, dialect = rules[f"{blueprint}.{name}"], here.dialects.get(name)
+        path = re.sub(r"<(?:\w+:)?(\w+)>", r"{\1}", rule.rule.removeprefix(here.prefix))
+        given = [{"name": each, "in": "path", "required": True, "schema": NOT_EMPTY} for each in rule.arguments]
+        summary, _, more = inspect.cleandoc(app.view_functions[rule.endpoint].__doc__ or "").partition("\n")
+        words = {"operationId": name, "tags": [said.tag], "summary": summary, "description": more.strip()}
+        operation = words | {"parameters": given} | _exchanged(said, dialect)
+        spec.path(path, operations={"post" if dialect else "get": operation})
+    return dict(spec.to_dict())
 
-    `dialects` are those of the routes that generate, by endpoint.
-    """
+
+def _empty() -> APISpec:
     plugin = MarshmallowPlugin()
     # The server is relative to the document's own address: so it holds under any prefix, whether we know it or not.
     more = {"info": {"description": ABOUT}, "servers": [{"url": "./"}]}
     spec = APISpec("LLM API", VERSION, "3.1.0", plugins=[plugin], **more)
     assert plugin.converter
     plugin.converter.add_attribute_function(_beyond)
-    spec.components.schema("JSONSchema", JSON_SCHEMA)
     for name, schema in COMPONENTS.items():
         spec.components.schema(name, {"additionalProperties": False} | schema)
-    rules = {rule.endpoint: rule for rule in app.url_map.iter_rules()}
-    mount = rules[f"{blueprint}.openapi"].rule.removesuffix("/openapi.json")
-    for name, said in OPERATIONS.items():
-        rule = rules[f"{blueprint}.{name}"]
-        path = re.sub(r"<(?:\w+:)?(\w+)>", r"{\1}", rule.rule.removeprefix(mount))
-        summary, _, description = inspect.cleandoc(app.view_functions[rule.endpoint].__doc__ or "").partition("\n")
-        operation: Json = {"operationId": name, "tags": [said.tag], "summary": summary}
-        operation["description"] = description.strip()
-        given = [{"name": each, "in": "path", "required": True, "schema": NOT_EMPTY} for each in rule.arguments]
-        operation |= {"parameters": given} | _exchanged(said, dialects.get(name))
-        spec.path(path, operations={"post" if name in dialects else "get": operation})
-    return dict(spec.to_dict())
+    return spec
 
 
 def _exchanged(said: Operation, dialect: Dialect | None) -> Json:
@@ -226,7 +217,7 @@ def _exchanged(said: Operation, dialect: Dialect | None) -> Json:
     if dialect:
         contents[dialect.media_type] = {"schema": STREAMS[dialect.media_type]}
         statuses |= {*REFUSALS, *FAILURES, dialect.wrong_field}
-        examples = {title: {"value": value} for title, value in said.examples.items()}
+        examples = {title: {"value": value} for title, value in EXAMPLES[dialect.name].items()}
         sent = {"requestBody": {"required": True, "content": {JSON: {"schema": dialect.schema, "examples": examples}}}}
     answers = {200: _answer("Answered", contents, GENERATED if dialect else {})}
     for status in sorted(statuses):

@@ -132,7 +132,7 @@ def openapi() -> Response:
     """Describe the API (OpenAPI 3.1)."""
     from .openapi import describe  # not above: apispec is for this alone
 
-    return json_answer(describe(current_app, request.blueprints[0], service().dialects))
+    return json_answer(describe(current_app, request.blueprints[0], service()))
 
 
 @blueprint.get("/config")
