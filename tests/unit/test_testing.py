@@ -106,7 +106,8 @@ def test_what_does_not_fall_back(make_app: Make, llm_stub: ScriptedBackend) -> N
 
 def test_nobody_else_is_asked(make_app: Make, llm_stub: ScriptedBackend) -> None:
     """/health, /v1/models and a model that a request names ask the scripted one, not the configured ones."""
-    client = make_app(llm_backend="openai", openai_api_key="k", llm_fallback=("ollama",)).test_client()
+    app = make_app(llm_backend="openai", openai_api_key="k", llm_fallback=("ollama",), allow_model_choice=True)
+    client = app.test_client()
     assert client.get("/health").get_json()["status"] == "healthy"
     assert [model["id"] for model in client.get("/v1/models").get_json()["data"]] == ["scripted/script"]
     assert client.post("/generate", json=ASK | {"model": "ollama/llama2"}).headers["X-LLM-Backend"] == "scripted"
