@@ -1,5 +1,7 @@
 """The packaged model's speed through the API and from the bare engine: tokens/s in all, the first token, a fifth turn.
 
+Then the memory of the service with 1, 2 and 8 workers.
+
 Both answer the same prompts in turn. The engine is llama.cpp's own server with the settings that the service gives it.
 """
 
@@ -30,6 +32,7 @@ SYSTEM = {"role": "system", "content": "You are a helpful assistant."}
 CLIENTS = (1, 4, 8)
 TURNS = 5
 TURN_CHARS = 1000
+WORKERS = (1, 2, 8)
 HEADERS = {"Content-Type": "application/json", "Authorization": f"Bearer {services.KEY}"}
 ENGINE = """
 import sys, xllamacpp
@@ -56,7 +59,7 @@ class Streamed:
 @contextmanager
 def engine() -> Iterator[int]:
     """Run the bare engine on all cores; yield its port."""
-    command = [sys.executable, "-c", ENGINE, model.find(None).asked["model"], str(usable_cores())]
+    command = [sys.executable, "-c", ENGINE, model.find(None)["model"], str(usable_cores())]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
     with subprocess.Popen(command, env=os.environ | ENVIRONMENT, text=True, **pipes) as process:
         assert process.stdout
@@ -64,9 +67,10 @@ def engine() -> Iterator[int]:
         process.kill()
 
 
-def service(folder: Path) -> services.Service:
-    """Return the service with the model."""
-    made = services.ours("local", services.provider(), folder, LLM_BACKEND="huggingface")
+def service(folder: Path, **settings: str) -> services.Service:
+    """Return the service with the model, in an engine of its own."""
+    settings |= {"LLM_BACKEND": "huggingface", "XDG_RUNTIME_DIR": str(folder)}
+    made = services.ours("local", services.provider(), folder, **settings)
     made.command = (sys.executable, "-m", "gunicorn", "wsgi:app")
     return made
 
@@ -119,6 +123,15 @@ def busy_core() -> Iterator[None]:
         process.kill()
 
 
+def memory(workers: int) -> list[str]:
+    """Return a line: the memory of the gunicorn processes and of the engine, in MB, after an answer in each slot."""
+    with harness.workshop() as (_, folder), service(folder, WEB_CONCURRENCY=str(workers)).running() as running:
+        for _ in range(workers):
+            at_once(running.port, max(CLIENTS), 4)
+        sizes = [running.memory(), running.children_memory()]
+    return [str(workers), *map(harness.number, [*sizes, sum(sizes)])]
+
+
 def rows(ports: dict[str, int], rounds: int, tokens: int) -> Iterator[list[str]]:
     """Yield the table's lines, each measured in turns."""
 
@@ -154,7 +167,9 @@ def main() -> None:
             at_once(port, 1, 8)  # the first is slower
         table = list(rows(ports, 1 if short else 5, 16 if short else 96))
     head = ["SmolLM2-135M-Instruct", *ports, "ratio (aim)"]
-    harness.publish("model", harness.table(head, [*table, loading]))
+    sizes = list(map(memory, WORKERS))
+    memories = harness.table(["workers", "gunicorn, MB (PSS)", "the engine", "in all"], sizes)
+    harness.publish("model", harness.table(head, [*table, loading]) + "\n" + memories)
 
 
 if __name__ == "__main__":

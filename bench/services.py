@@ -99,6 +99,12 @@ class Service:
         """Return its memory in MB, shared pages counted once (PSS)."""
         return sum(_kilobytes(pid, "smaps_rollup", "Pss:") for pid in self._processes()) / 1e3
 
+    def children_memory(self) -> float:
+        """Return the memory in MB (PSS) of what its processes have begun in a session of its own: a model's engine."""
+        ours = self._processes()
+        begun = [int(path.parent.name) for path in Path("/proc").glob("[0-9]*/stat") if _parent(path) in ours]
+        return sum(_kilobytes(pid, "smaps_rollup", "Pss:") for pid in begun if pid not in ours) / 1e3
+
     def peak_memory(self) -> float:
         """Return the most memory its processes ever had, in MB (the sum of their RSS)."""
         return sum(_kilobytes(pid, "status", "VmHWM:") for pid in self._processes()) / 1e3
@@ -191,6 +197,12 @@ def _cpu_seconds(pid: int) -> float:
         used = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
         return (int(used[11]) + int(used[12])) / TICKS
     return 0.0
+
+
+def _parent(stat: Path) -> int:
+    with suppress(OSError):
+        return int(stat.read_text().rpartition(")")[2].split()[1])
+    return 0
 
 
 def _kilobytes(pid: int, file: str, name: str) -> int:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from ..backends import Backend
 from ..errors import LLMAPIError
-from ..runtime.cores import usable_cores
+from ..runtime.cores import lines_of, usable_cores
 from ..runtime.deadline import Deadline
 from ..settings import Settings
 from ..web.service import Service
@@ -24,6 +24,7 @@ from .show import counted
 CHECK_SECONDS = 5.0
 SOON_DAYS = 90
 FEW_BYTES = 2**30
+CPUINFO = Path("/proc/cpuinfo")
 # The vendors' announced dates: docs/providers.md, 3.5 and 4.7.
 SHUTDOWNS = {
     date(2025, 7, 21): "claude-3-sonnet-20240229",
@@ -42,13 +43,15 @@ SHUTDOWNS = {
 
 # NVIDIA's, AMD's, Windows' for Linux.
 GPUS = ("/dev/nvidia0", "/dev/kfd", "/dev/dxg")
+WHEEL = "install its wheel for that GPU: docs/local-model.md"
 COMPUTES_ON_GPU = {
     "xllamacpp": "any('GPU' in str(device['type']) for device in xllamacpp.get_device_info())",
     "torch": "torch.cuda.is_available()",
 }
-WHEELS = {
-    "xllamacpp": "install its wheel for CUDA, ROCm or Vulkan: docs/local-model.md",
-    "torch": "install its wheel for your CUDA or ROCm: docs/local-model.md",
+# The kernel's names (/proc/cpuinfo) for llama.cpp's, of those that its sums take most from.
+INSTRUCTIONS = {
+    **{"avx2": "AVX2", "fma": "FMA", "f16c": "F16C", "avx512f": "AVX512", "avx512_vnni": "AVX512_VNNI"},
+    **{"amx_int8": "AMX_INT8", "asimddp": "DOTPROD", "i8mm": "MATMUL_INT8", "sve": "SVE"},
 }
 
 
@@ -73,6 +76,7 @@ def examine(service: Service, nginx: Path | None) -> Iterator[Finding]:
     yield from _threads(settings)
     if any(backend.name == "huggingface" for backend, _ in service.chain.links) and settings.hf_mode == "local":
         yield from _gpu(settings)
+        yield from _instructions(settings)
     if nginx:
         yield from _nginx(settings, nginx.read_text("utf-8", "replace"))
 
@@ -184,13 +188,34 @@ def _threads(settings: Settings) -> Iterator[Finding]:
 def _gpu(settings: Settings) -> Iterator[Finding]:
     if not any(Path(device).exists() for device in GPUS):
         return
-    package = "xllamacpp" if "gguf" in (settings.hf_model or "gguf").lower() else "torch"
-    command = [sys.executable, "-c", f"import {package}; print({COMPUTES_ON_GPU[package]})"]
-    ran = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603  (no word of it from outside)
-    if "True" in ran.stdout:
+    package = _package(settings)
+    if "True" in _said(package, COMPUTES_ON_GPU[package]):
         yield Finding("ok", f"{package} computes on the GPU")
     else:
-        yield Finding("warning", f"this machine has a GPU, but {package} computes without it", WHEELS[package])
+        yield Finding("warning", f"this machine has a GPU, but {package} computes without it", WHEEL)
+
+
+def _instructions(settings: Settings) -> Iterator[Finding]:
+    has = next((line.split() for line in lines_of(CPUINFO) if line.startswith(("flags", "Features"))), [])
+    said = _said("xllamacpp", "xllamacpp.get_system_info()") if has and _package(settings) == "xllamacpp" else ""
+    if not said:
+        return
+    if missing := [ours for name, ours in INSTRUCTIONS.items() if name in has and f"{ours} = 1" not in said]:
+        yield Finding(
+            "warning", f"xllamacpp computes without {', '.join(missing)}, which this processor has",
+            "its wheel is for all machines; its README (Installation) says how to build it for this one",
+        )  # fmt: skip
+    else:
+        yield Finding("ok", "xllamacpp computes with the best instructions of this processor")
+
+
+def _package(settings: Settings) -> str:
+    return "xllamacpp" if "gguf" in (settings.hf_model or "gguf").lower() else "torch"
+
+
+def _said(package: str, expression: str) -> str:
+    command = [sys.executable, "-c", f"import {package}; print({expression})"]
+    return subprocess.run(command, capture_output=True, text=True, check=False).stdout  # noqa: S603  (none from outside)
 
 
 def _nginx(settings: Settings, text: str) -> Iterator[Finding]:

@@ -24,28 +24,28 @@ def _physical(root: Path) -> int:
 
 def _siblings(root: Path, cpu: int) -> str:
     """Return the name of the core that a logical processor belongs to."""
-    lines = _lines(root / f"sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list")
+    lines = lines_of(root / f"sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list")
     return lines[0] if lines else str(cpu)
 
 
 def _quotas(root: Path) -> Iterator[float]:
-    for folder in _folders(root):
-        old = [line for name in ("cpu.cfs_quota_us", "cpu.cfs_period_us") for line in _lines(folder / name)]
-        quota, period = " ".join(_lines(folder / "cpu.max") or old or ["max 1"]).split()
+    for folder in control_groups(root, "cpu"):
+        old = [line for name in ("cpu.cfs_quota_us", "cpu.cfs_period_us") for line in lines_of(folder / name)]
+        quota, period = " ".join(lines_of(folder / "cpu.max") or old or ["max 1"]).split()
         if quota.isdecimal():  # neither max nor -1
             yield int(quota) / int(period)
 
 
-def _folders(root: Path) -> Iterator[Path]:
+def control_groups(root: Path, controller: str) -> Iterator[Path]:
     """Yield the folders of this process's control groups, from its own up to the mount (cgroups(7))."""
     ours = {}
-    for line in _lines(root / "proc/self/cgroup"):
+    for line in lines_of(root / "proc/self/cgroup"):
         _, names, path = line.split(":", 2)
-        if not names or "cpu" in names.split(","):
+        if not names or controller in names.split(","):
             ours["cgroup" if names else "cgroup2"] = path
-    for line in _lines(root / "proc/self/mountinfo"):
+    for line in lines_of(root / "proc/self/mountinfo"):
         mount, kind = line.split()[3:5], line.partition(" - ")[2].split()
-        if kind[0] in ours and (kind[0] == "cgroup2" or "cpu" in kind[2].split(",")):
+        if kind[0] in ours and (kind[0] == "cgroup2" or controller in kind[2].split(",")):
             yield from _up(root / mount[1].lstrip("/"), mount[0], ours[kind[0]])
 
 
@@ -58,7 +58,8 @@ def _up(top: Path, mounted: str, path: str) -> Iterator[Path]:
         yield top
 
 
-def _lines(path: Path) -> list[str]:
+def lines_of(path: Path) -> list[str]:
+    """Return the lines of a file of the system; none where it is not there."""
     with suppress(OSError):
         return path.read_text().splitlines()
     return []

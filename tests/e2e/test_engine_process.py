@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import signal
+import struct
 import subprocess
 import sys
 import urllib.request
@@ -15,8 +16,8 @@ from pathlib import Path
 import pytest
 
 from llm_api import Settings
-from llm_api.backends import make_backend
-from llm_api.errors import NotConfigured
+from llm_api.backends import Backend, make_backend
+from llm_api.errors import LLMAPIError, NotConfigured
 from llm_api.runtime.cores import usable_cores
 from llm_api.runtime.deadline import Deadline
 from llm_api.types import GenerationRequest, Message
@@ -311,21 +312,54 @@ def finds_it_empty(fifo: Path, service: Service) -> bool:
 
 def test_three_deaths_in_a_row(serve: Serve, tmp_path: Path) -> None:
     """An engine that keeps dying is left alone for a while, and the answer says why."""
-    (tmp_path / "no.gguf").write_text("no model")
+    (tmp_path / "no.gguf").write_bytes(struct.pack("<4sIQQ", b"GGUF", 3, 0, 0))  # whole, but of no architecture
     service = serve(**LOCAL, HF_MODEL=tmp_path / "no.gguf", WEB_CONCURRENCY=1, MAX_RETRIES=0, LLM_FALLBACK="none")
 
     errors = [service.generate("Hello").body["error"] for _ in range(4)]
 
     assert errors[0]["code"] == "server_error"
     assert errors[-1]["code"] == "circuit_open"
-    assert re.search(r"the engine of no.gguf ended \d times in a row.*GGUF", errors[-1]["message"])
+    assert re.search(r"the engine of no.gguf ended \d times in a row.*architecture", errors[-1]["message"])
     assert str(tmp_path) not in str(errors)
     assert "times in a row" in service.get("/health").body["reason"]
 
 
-def ask() -> None:
-    """Ask a backend made now, in this process."""
-    backend = make_backend("huggingface", Settings())
+def states(users: list[Backend]) -> set[str | None]:
+    """Return what each process's backend says of the engine."""
+    said: set[str | None] = set()
+    for user in users:
+        try:
+            user.check(Deadline(5))
+            said.add(None)
+        except LLMAPIError as error:
+            said.add(error.message)
+    return said
+
+
+def test_all_workers_tell_the_same(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Who has not asked it yet says what the others do: whole, dead and left alone, or loading."""
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(runtime_folder(tmp_path)))
+    first, second = (make_backend("huggingface", Settings()) for _ in range(2))
+    assert states([first, second]) == {None}, "nobody has needed one yet"
+    assert not engines_in(tmp_path)
+
+    ask(first)
+    eventually(lambda: states([first, second]) == {None})
+    assert second.numbers(Deadline(5))["engine_starts_total"] == 1, "it looks at the engine that the other has begun"
+    for death in range(3):
+        [engine] = eventually(lambda: engines_in(tmp_path))
+        os.kill(engine, signal.SIGKILL)
+        eventually(lambda: states([first, second]) - {None})
+        if death < 2:  # its users' checks begin it again
+            eventually(lambda gone=engine: gone not in engines_in(tmp_path) and states([first, second]) == {None})
+
+    eventually(lambda: any("3 times in a row" in str(said) for said in states([first])))
+    assert states([first, second]) == states([first])
+
+
+def ask(backend: Backend | None = None) -> None:
+    """Ask a backend of this process, one made now by default."""
+    backend = backend or make_backend("huggingface", Settings())
     list(backend.stream(GenerationRequest((Message.of("user", CAPITAL),), max_tokens=4), Deadline(60)))
 
 

@@ -109,9 +109,9 @@ def test_what_cannot_be_fetched(
     )
     assert "the hub has no owner/unknown, or it is private" in failure("owner/unknown")
     assert failure("owner/small-GGUF") == (
-        "owner/small-GGUF has 2 GGUF models: name one of small.Q4_1.gguf, small.Q8_0.gguf"
+        "owner/small-GGUF: it has 2 GGUF models: name one of small.Q4_1.gguf, small.Q8_0.gguf"
     )
-    assert "owner/small-GGUF has 0 GGUF models for Q2_K: name one of small.Q4" in failure("owner/small-GGUF:Q2_K")
+    assert "owner/small-GGUF: it has 0 GGUF models for Q2_K: name one of small.Q4" in failure("owner/small-GGUF:Q2_K")
     assert "neither GGUF nor safetensors" in failure("owner/nothing")
     monkeypatch.setenv("HF_ENDPOINT", closed_port())
     assert "owner/chat can't be fetched, and is not in the cache" in failure("owner/chat")
@@ -119,26 +119,18 @@ def test_what_cannot_be_fetched(
     assert failure("owner/chat") == "owner/chat is not in the cache, and HF_HUB_OFFLINE forbids to fetch it"
 
 
-@pytest.mark.parametrize(
-    ("content", "said"),
-    [
-        ("version https://git-lfs.github.com/spec/v1\noid sha256:1\n", "a pointer of Git LFS, not the model: git lfs"),
-        ("<!doctype html><html>", "a page (HTML), not the model: download the file itself"),
-        ("no model", "does not begin with GGUF"),
-    ],
-    ids=["pointer", "page", "other"],
-)
-def test_what_is_no_model(
-    require: Callable[..., None], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, content: str, said: str
-) -> None:
-    """What is under the name instead of the model is said in one line, without the folder's name."""
-    require("xllamacpp")
+def test_what_is_no_model(smollm2_repository: Hub, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """What is under the name instead of the model is said in one line, without the cache's name."""
+    smollm2_repository.repositories["owner/pointer-GGUF"] = tmp_path / "pointer"
+    (tmp_path / "pointer").mkdir()
+    (tmp_path / "pointer" / "model.gguf").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:1\n")
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(runtime_folder(tmp_path)))
-    (tmp_path / "model.gguf").write_text(content)
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("HF_ENDPOINT", smollm2_repository.address)
 
-    words = failure(str(tmp_path / "model.gguf"))
+    words = failure("owner/pointer-GGUF")
 
-    assert said in words
+    assert words.startswith("owner/pointer-GGUF: model.gguf is a pointer of Git LFS, not the model: git lfs")
     assert str(tmp_path) not in words
 
 

@@ -280,15 +280,18 @@ def test_broken_gguf_file(
     service = serve(**LOCAL, HF_MODEL=tmp_path / "broken.gguf", MAX_RETRIES=0)
     workers = service.workers()
 
+    health = service.get("/health")
     failed = service.generate("Hello", fallback=False)
     answered = service.generate("Hello")
 
-    assert failed.status == 502
-    assert failed.body["error"]["code"] == "server_error"
+    assert (health.status, health.body["status"]) == (200, "degraded")
+    assert "broken.gguf" in health.body["reason"]
+    assert failed.status == 404
+    assert failed.body["error"]["code"] == "model_not_found"
     assert "HF_MODEL" in failed.body["error"]["message"]
     assert "broken.gguf" in failed.body["error"]["message"]
     assert str(tmp_path) not in failed.body["error"]["message"]
-    assert (answered.status, answered.headers["X-LLM-Fallback"]) == (200, "server_error")
+    assert (answered.status, answered.headers["X-LLM-Fallback"]) == (200, "model_not_found")
     assert set(workers) <= set(service.workers())
 
 

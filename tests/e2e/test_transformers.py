@@ -258,6 +258,6 @@ def test_broken_folder(require: Callable[..., None], serve: Callable[..., Servic
     failed = service.generate("Hello", fallback=False)
     answered = service.generate("Hello")
 
-    assert (failed.status, failed.body["error"]["code"]) == (502, "server_error")
+    assert (failed.status, failed.body["error"]["code"]) == (404, "model_not_found")
     assert "HF_MODEL" in failed.body["error"]["message"]
-    assert answered.headers["X-LLM-Fallback"] == "server_error"
+    assert answered.headers["X-LLM-Fallback"] == "model_not_found"

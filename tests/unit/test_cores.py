@@ -1,5 +1,6 @@
-"""How many cores a process may compute on, in each form in which a limit is said: roots as the kernel has them."""
+"""How many cores and how much memory a process may take, in each form of a limit: roots as the kernel has them."""
 
+import math
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from llm_api.runtime.cores import usable_cores
+from llm_api.runtime.memory import free_bytes
 
 V2 = "30 23 0:26 {top} /sys/fs/cgroup rw,nosuid - cgroup2 cgroup2 rw,nsdelegate\n"
 V1 = (
@@ -105,3 +107,47 @@ def test_container_that_is_told_the_hosts_path(machine: Machine) -> None:
     files = {"sys/fs/cgroup/cpu.max": "200000 100000\n"}
     root = machine(mounts=V2.format(top="/"), group="0::/../elsewhere\n", **files)
     assert usable_cores(root) == 2
+
+
+MEMINFO = {"proc/meminfo": "MemTotal:  9000 kB\nMemFree:  1000 kB\nMemAvailable:  4000 kB\n"}
+
+
+def memory(folder: str, limit: str, used: str, stat: str) -> dict[str, str]:
+    names = (("memory.max", limit), ("memory.current", used), ("memory.stat", stat))
+    return {f"sys/fs/cgroup/{folder}{name}": f"{value}\n" for name, value in names}
+
+
+@pytest.mark.parametrize(
+    ("limit", "used", "stat", "free"),
+    [
+        ("max", "1000", "inactive_file 0", 4_096_000),
+        ("3000000", "1000000", "anon 5\ninactive_file 400000", 2_400_000),
+        ("9000000", "1000000", "inactive_file 0", 4_096_000),
+        ("1000", "3000", "inactive_file 0", 0),
+    ],
+)
+def test_free_memory(machine: Machine, limit: str, used: str, stat: str, free: int) -> None:
+    """What the machine has left, or less where the control group has; what it gives back is left too."""
+    files = MEMINFO | memory("", limit, used, stat)
+    assert free_bytes(machine(mounts=V2.format(top="/"), group="0::/\n", **files)) == free
+
+
+def test_free_memory_of_an_ancestor(machine: Machine) -> None:
+    """A pod has less left than its container may take."""
+    files = MEMINFO | memory("pod/main/", "3000", "0", "anon 0") | memory("pod/", "5000", "4000", "inactive_file 0")
+    assert free_bytes(machine(mounts=V2.format(top="/"), group="0::/pod/main\n", **files)) == 1000
+
+
+def test_free_memory_of_version_1(machine: Machine) -> None:
+    """The same under the first version's names, in the controller's own mount; no limit is a very large one."""
+    group = "sys/fs/cgroup/memory/web/"
+    files = {f"{group}memory.limit_in_bytes": "5000", f"{group}memory.usage_in_bytes": "4000"}
+    files |= MEMINFO | {f"{group}memory.stat": "total_inactive_file 500\n"}
+    files |= {"sys/fs/cgroup/memory/memory.limit_in_bytes": "9223372036854771712"}
+    groups = "5:memory:/web\n4:cpu,cpuacct:/\n0::/\n"
+    assert free_bytes(machine(mounts=V1.format(top="/"), group=groups, **files)) == 1500
+
+
+def test_memory_of_a_machine_that_does_not_tell(tmp_path: Path) -> None:
+    """Without /proc nothing is known to be too much."""
+    assert free_bytes(tmp_path) == math.inf

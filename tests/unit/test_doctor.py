@@ -375,6 +375,8 @@ def test_gpu(
     gunicorn = subprocess.run
 
     def run(command: list[str], **kwargs: Any) -> subprocess.CompletedProcess[str]:
+        if "get_system_info" in command[-1]:
+            return subprocess.CompletedProcess(command, 0, "", "")
         is_asked = f"import {package};" in command[-1]
         return subprocess.CompletedProcess(command, 0, f"{computes}\n", "") if is_asked else gunicorn(command, **kwargs)
 
@@ -390,7 +392,46 @@ def test_gpu(
 def test_machine_without_a_gpu(doctor: Doctor, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is asked, and nothing said."""
     monkeypatch.setattr("llm_api.cli.doctor.GPUS", ())
-    assert not doctor(Fake("huggingface")).about("GPU")
+    assert not doctor(Fake("huggingface"), hf_model="owner/name").about("GPU")
+
+
+FLAGS = "processor : 0\nflags : fpu avx avx2 fma f16c avx512f avx512_vnni\n"
+BUILT = "CPU : SSE3 = 1 | AVX = 1 | AVX2 = 1 | F16C = 1 | FMA = 1 | REPACK = 1 | "
+
+
+@pytest.mark.parametrize(
+    ("flags", "built", "found"),
+    [
+        (FLAGS, BUILT, "xllamacpp computes without AVX512, AVX512_VNNI, which this processor has"),
+        (FLAGS, BUILT.replace("AVX2 = 1", "AVX2 = 0"), "xllamacpp computes without AVX2, AVX512, AVX512_VNNI, which"),
+        (FLAGS, BUILT + "AVX512 = 1 | AVX512_VNNI = 1 | ", "with the best instructions"),
+        ("flags : fpu avx avx2 fma f16c\n", BUILT, "with the best instructions"),
+        ("Features : fp asimd asimddp sve\n", "CPU : NEON = 1 | DOTPROD = 1 | ", "computes without SVE, which"),
+        ("", BUILT, None),
+        (FLAGS, "", None),
+    ],
+)
+def test_instructions(
+    doctor: Doctor, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, flags: str, built: str, found: str | None
+) -> None:
+    """A wheel that leaves out what the processor is fast with is said, and where to read how to have it."""
+    (tmp_path / "cpuinfo").write_text(flags)
+    monkeypatch.setattr("llm_api.cli.doctor.CPUINFO", tmp_path / "cpuinfo")
+    monkeypatch.setattr("llm_api.cli.doctor.GPUS", ())
+    gunicorn = subprocess.run
+
+    def run(command: list[str], **kwargs: Any) -> subprocess.CompletedProcess[str]:
+        is_asked = "get_system_info" in command[-1]
+        return subprocess.CompletedProcess(command, 0, built, "") if is_asked else gunicorn(command, **kwargs)
+
+    monkeypatch.setattr("llm_api.cli.doctor.subprocess.run", run)
+
+    about = doctor(Fake("huggingface")).about("xllamacpp computes")
+
+    assert [found in finding.what for finding in about if found] == ([True] if found else [])
+    assert found or not about
+    assert all(finding.level == "ok" or "README" in finding.mend for finding in about)
+    assert not doctor(Fake("huggingface"), hf_model="owner/name").about("xllamacpp computes")
 
 
 REDIS = {"rate_limit": "1/minute", "rate_limit_storage": "redis://:canary-password@127.0.0.1:1/0"}

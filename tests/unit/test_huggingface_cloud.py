@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 from asking import Serve, ask, error_of
+from flask import Flask
 from providers import HUGGING_FACE, FarEnd, event
 from wires import UNSUPPORTED
 
@@ -22,3 +24,22 @@ def test_reason_of_a_refusal(make_client: Serve, far_end: FarEnd, error: Any) ->
     """The router's own words reach the client, whether its error is a string or an object."""
     far_end.post(HUGGING_FACE.url, status=400, json={"error": error})
     assert error_of(ask(make_client(**HUGGING_FACE.settings)))["message"].endswith(f": {UNSUPPORTED}")
+
+
+LISTED = {"data": [{"id": "o/m", "providers": [{"provider": "groq", "status": "live"}]}, {"id": "own:exact"}]}
+
+
+@pytest.mark.parametrize(
+    ("model", "has"),
+    [
+        *((f"o/m{suffix}", True) for suffix in ("", ":groq", ":fastest", ":cheapest", ":preferred")),
+        *(("own:exact", True), ("o/m:grok", False), ("own:groq", False), ("o/x:groq", False), ("own", False)),
+    ],
+)
+def test_suffix_in_the_doctor(make_app: Callable[..., Flask], far_end: FarEnd, model: str, has: bool) -> None:
+    """The router lists names without a suffix: it is a policy, or a provider that has the model."""
+    far_end.get(HUGGING_FACE.models_url, json=LISTED)
+    app = make_app(**HUGGING_FACE.settings, hf_model=model)
+    shown = app.test_cli_runner().invoke(args=["llm", "doctor"]).output
+    assert (f"huggingface answers, and has {model}\n" in shown) == has
+    assert (f"huggingface does not list the model {model!r}" in shown) != has

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+from ...runtime.deadline import Deadline
 from .openai import OpenAIWire
 
 DEFAULT_MODEL = "openai/gpt-oss-20b"
+# What may stand for the provider after a model's name (docs/providers.md, 5).
+POLICIES = ("fastest", "cheapest", "preferred")
 
 
 class HuggingFaceCloud(OpenAIWire):
@@ -17,3 +22,14 @@ class HuggingFaceCloud(OpenAIWire):
 
     def means(self, model: str, listed: str) -> bool:
         return super().means(model, listed) or model.partition(":")[0] == listed  # whose provider `:groq` chooses
+
+    def has_model(self, deadline: Deadline) -> bool:
+        return self.get("/models", deadline, self._is_in)
+
+    def _is_in(self, body: dict[str, Any]) -> bool:
+        name, _, way = self.model.partition(":")
+        return any(
+            model["id"] == self.model
+            or (model["id"] == name and way in {*POLICIES, *(said["provider"] for said in model.get("providers", ()))})
+            for model in body["data"]
+        )

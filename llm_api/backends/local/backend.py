@@ -6,21 +6,25 @@ import json
 import os
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from ...errors import InvalidAnswer, LLMAPIError, ModelNotFound, RequestRefused, ServerError, Unreachable
 from ...runtime.cores import usable_cores
 from ...runtime.deadline import Deadline
+from ...runtime.memory import free_bytes
 from ...runtime.per_process import PerProcess
 from ...settings import Settings
-from ...types import Chunk, GenerationRequest
+from ...types import Chunk, GenerationRequest, Message
 from ..http.connections import Adapter
 from ..http.openai import OpenAIWire
 from ..http.replies import Reply, error_for
 from .engine import Engine
-from .model import DEFAULT_MAX_TOKENS, find, public_name, too_long, with_system
+from .model import find, public_name
+from .weights import cache_bytes
 
+DEFAULT_MAX_TOKENS = 1024
 # llama.cpp makes a grammar of it: a pattern of 20,000 alternatives kept its one loop busy for five minutes.
 MAX_SCHEMA_CHARS = 10_000
 # Our names for llama.cpp's.
@@ -60,6 +64,9 @@ class HuggingFaceLocal(OpenAIWire):
         return self._engine().key
 
     def payload(self, request: GenerationRequest) -> dict[str, Any]:
+        if request.system is None:  # SmolLM2's template would put in its own, and answers worsen
+            system = Message.of("system", self.settings.hf_system)
+            request = replace(request, messages=(system, *request.turns))
         return {"max_tokens": DEFAULT_MAX_TOKENS, **super().payload(request)}
 
     def begin(self) -> None:
@@ -73,7 +80,7 @@ class HuggingFaceLocal(OpenAIWire):
         engine = self._engine()
         lease = engine.lease(deadline)
         try:
-            for chunk in super().stream(with_system(request, self.settings.hf_system), deadline):
+            for chunk in super().stream(request, deadline):
                 if chunk.finish_reason:
                     engine.served()
                 yield chunk
@@ -82,7 +89,9 @@ class HuggingFaceLocal(OpenAIWire):
 
     def error(self, reply: Reply, payload: Mapping[str, Any] | None, deadline: Deadline) -> LLMAPIError:
         if "n_ctx" in reply.error:
-            return too_long(reply.error["n_prompt_tokens"], reply.error["n_ctx"])
+            taken, room = reply.error["n_prompt_tokens"], reply.error["n_ctx"]
+            said = f"the request takes {taken} tokens, the model's context has {room}"
+            return RequestRefused(said, code="context_length_exceeded", param="prompt")
         if reply.status == 400:
             return _refused(reply.detail, "response_format" if "response_format" in (payload or {}) else None)
         return error_for(self.name, reply)
@@ -91,6 +100,18 @@ class HuggingFaceLocal(OpenAIWire):
         find(self.settings.hf_model)
         if self._engine().check():
             self.get("/health", deadline, lambda body: body["status"])
+
+    def caveat(self, deadline: Deadline) -> str | None:
+        if self._engine().check():
+            return None  # it has what it needs
+        model, context, slots = find(self.settings.hf_model), self.settings.hf_context, self.settings.hf_slots
+        needed = model["size"] + cache_bytes(Path(model["model"]), context * slots)
+        if needed <= (free := free_bytes()):
+            return None
+        return (
+            f"{self.model} with {slots} slots of {context:,} tokens takes {needed / 2**30:.1f} GiB, and"
+            f" {free / 2**30:.1f} are free: lower HF_SLOTS or HF_CONTEXT, or take a smaller model"
+        )
 
     def numbers(self, deadline: Deadline) -> dict[str, float]:
         if not (lease := self._engine().check()):
@@ -107,7 +128,7 @@ class HuggingFaceLocal(OpenAIWire):
         settings = self.settings
         asked = {
             "name": self.model,
-            **find(settings.hf_model).asked,
+            **find(settings.hf_model),
             "context": settings.hf_context,
             "slots": settings.hf_slots,
             "threads": settings.hf_threads or usable_cores(),

@@ -23,8 +23,8 @@ import tempfile
 import threading
 import time
 import weakref
-from collections.abc import Callable, Mapping
-from concurrent.futures import Future
+from collections.abc import Mapping
+from concurrent.futures import Future, wait
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -37,6 +37,8 @@ PROGRAM = Path(__file__).with_name("serve.py")
 TICK = 0.05
 # For its first line of Python, on a machine that has other things to do.
 START_SECONDS = 30.0
+# For its word that it has loaded, where it has.
+JOIN_SECONDS = 0.05
 # How long a request that has lost its connection waits for the engine's last words.
 WORDS_SECONDS = 1.0
 DEATHS = 3
@@ -58,13 +60,14 @@ Hello = dict[str, Any]
 
 
 class Lease:
-    """One process's use of one engine.
+    """One process's use of one engine, which it has found, or begun as `process`.
 
     `hello` is what the engine says when it has loaded, `ended` why it is gone, `doing` what it does until then.
     """
 
     def __init__(self, doing: str) -> None:
         self.doing = doing
+        self.process: subprocess.Popen[bytes] | None = None
         self.hello: Future[Hello] = Future()
         self.ended: Future[str] = Future()
 
@@ -74,23 +77,20 @@ class Engine:
 
     def __init__(self, name: str, asked: Mapping[str, Any], environment: Mapping[str, str]) -> None:
         self.name, self.key = name, ""
-        self._asked, self._environment = asked, environment
-        self.folder = _folder(asked)
+        self._folder = _folder(asked)
+        self.socket = str(self._folder / "http.sock")
+        self._asked = {**asked, "lease": str(self._folder / "lease.sock"), "http": self.socket}
+        self._environment = environment
+        self._deaths = self._folder / "deaths"
         self._lock = threading.Lock()
         self._lease: Lease | None = None
-        self._deaths = 0
-        self._rests_until = 0.0
-        self._last_words = ""
-
-    @property
-    def socket(self) -> str:
-        """Where it listens for HTTP."""
-        return str(self.folder / "http.sock")
+        self._was_needed = False
 
     def begin(self) -> Lease:
         """Return the lease, and take it first where there is none. Does not wait for the model."""
         with self._lock:
             if self._lease is None:
+                self._was_needed = True
                 self._lease = Lease(f"loading {self.name}")
                 threading.Thread(target=self._hold, args=[self._lease], name="llm-api-engine", daemon=True).start()
             return self._lease
@@ -100,7 +100,7 @@ class Engine:
 
         Raises TimedOut, ClientGone, ServerError where it can't be had, CircuitOpen where it has died too often.
         """
-        self.check_rest()
+        self._check_rest()
         lease, over = self.begin(), threading.Event()
         lease.hello.add_done_callback(lambda _: over.set())
         with deadline.stopping(over.set):
@@ -113,23 +113,24 @@ class Engine:
         return lease
 
     def check(self) -> Lease | None:
-        """Return the lease if there is one. Raises CircuitOpen, or Unreachable while the model is being loaded."""
-        self.check_rest()
-        if (lease := self._lease) and not lease.hello.done():
-            raise Unreachable(lease.doing)
-        return lease
+        """Return the lease of an engine that has loaded its model, or None where nobody has needed one yet.
 
-    def check_rest(self) -> None:
-        """Raise CircuitOpen while it is left alone: begun again at once, it would only die again."""
-        if (left := self._rests_until - time.monotonic()) > 0:
-            raise CircuitOpen(
-                f"the engine of {self.name} ended {self._deaths} times in a row, and is left alone for now",
-                detail=self._last_words, retry_after=left,
-            )  # fmt: skip
+        One that others have, or that has died, is this process's too: it takes a lease of it, and begins it again.
+        Raises CircuitOpen, Unreachable while the model is being loaded, what it died of where it can't be.
+        """
+        self._check_rest()
+        if not (self._lease or self._was_needed or _is_held(self._folder / "lock")):
+            return None
+        lease = self.begin()
+        wait([lease.hello], JOIN_SECONDS)
+        if not lease.hello.done():
+            raise Unreachable(lease.doing)
+        lease.hello.result()
+        return lease
 
     def served(self) -> None:
         """Note that it has answered: what comes now is another row of deaths."""
-        self._deaths = 0
+        self._deaths.unlink(missing_ok=True)
 
     def cause_of(self, error: BackendError, lease: Lease) -> BackendError:
         """Return the error for a request whose connection broke with `error`: its own, or that of the engine's end."""
@@ -141,148 +142,156 @@ class Engine:
         ended.retryable = isinstance(error, Unreachable)  # otherwise it may have been this request that it died of
         return ended
 
-    def _hold(self, lease: Lease) -> None:
-        process = _Process(self._asked, self.folder, self._environment)
+    def _check_rest(self) -> None:
+        """Raise CircuitOpen while it is left alone, by all its users: begun again at once, it would only die again."""
         try:
-            connection, hello = process.joined(lambda words: self._tell(lease, words, process.is_ours))
+            deaths = self._deaths.stat()
+        except FileNotFoundError:
+            return
+        left = deaths.st_mtime + REST_SECONDS - time.time()
+        if deaths.st_size >= DEATHS and 0 < left <= REST_SECONDS:
+            raise CircuitOpen(
+                f"the engine of {self.name} ended {deaths.st_size} times in a row, and is left alone for now",
+                detail=self._output()[-1], retry_after=left,
+            )  # fmt: skip
+
+    def _hold(self, lease: Lease) -> None:
+        try:
+            connection, hello = self._joined(lease)
         except BackendError as error:
             self._died(lease, error.detail or error.message)
             lease.hello.set_exception(error)
             return
-        if process.is_ours:
-            self._announce(hello)
+        if lease.process:
+            # at this level it reaches the console without any configuration
+            logger.warning(
+                "%s is loaded: %.0f MB in %.1f s; %d threads, %d slots of %s tokens", self.name,
+                hello["size"] / 1e6, hello["seconds"], self._asked["threads"], self._asked["slots"],
+                f"{self._asked['context']:,}",
+            )  # fmt: skip
         self.key = hello["key"]
         lease.hello.set_result(hello)
         while _line(connection):
             pass
-        self._died(lease, process.last_words())
-
-    def _tell(self, lease: Lease, words: str, is_ours: bool) -> None:
-        lease.doing = f"loading {self.name}: {words}"
-        if is_ours:
-            logger.warning("%s: %s", self.name, words)
-
-    def _announce(self, hello: Hello) -> None:
-        # at this level it reaches the console without any configuration
-        logger.warning(
-            "%s is loaded: %.0f MB in %.1f s; %d threads, %d slots of %s tokens", self.name,
-            hello["size"] / 1e6, hello["seconds"], self._asked["threads"], self._asked["slots"],
-            f"{self._asked['context']:,}",
-        )  # fmt: skip
+        self._died(lease, self._last_words(lease))
 
     def _died(self, lease: Lease, words: str) -> None:
-        with self._lock:
-            self._lease = None
-            self._deaths += 1
-            self._last_words = words
-            if self._deaths >= DEATHS:
-                self._rests_until = time.monotonic() + REST_SECONDS
+        if lease.process:
+            with suppress(OSError), self._deaths.open("a") as file:
+                file.write(".")  # one for each
+        self._lease = None
         logger.error("the engine of %s ended: %s", self.name, words)
         lease.ended.set_result(words)
 
+    def _joined(self, lease: Lease) -> tuple[socket.SocketIO, Hello]:
+        """Find the engine, or begin it; return the connection that is the lease, and what it said when it had loaded.
 
-class _Process:
-    """The engine's process: found, or begun."""
-
-    def __init__(self, asked: Mapping[str, Any], folder: Path, environment: Mapping[str, str]) -> None:
-        self._asked = {**asked, "lease": str(folder / "lease.sock"), "http": str(folder / "http.sock")}
-        self._folder, self._environment = folder, environment
-        self._begun: subprocess.Popen[bytes] | None = None
-
-    @property
-    def is_ours(self) -> bool:
-        """Whether this process has begun it."""
-        return self._begun is not None
-
-    def joined(self, tell: Callable[[str], None]) -> tuple[socket.SocketIO, Hello]:
-        """Return a lease's connection and what the engine said on it. Raises BackendError.
-
-        `tell` is told what it is doing until then.
+        Raises BackendError.
         """
         give_up = time.monotonic() + START_SECONDS
         while time.monotonic() < give_up:
-            if connection := self._connected():
+            if connection := _connected(self._asked["lease"]):
                 while line := _line(connection):
                     said = json.loads(line)
                     if "key" in said:
                         return connection, said
-                    tell(said["doing"])
+                    self._tell(lease, said["doing"])
                 connection.close()  # it was about to go, or has died
                 give_up = time.monotonic() + START_SECONDS
-            if self._begun is None:
-                self._begin()
-            elif self._begun.poll() is not None:
-                raise self._failure()
+            if lease.process is None:
+                lease.process = self._begun()
+            elif lease.process.poll() is not None:
+                raise self._failure(lease)
             time.sleep(TICK)
         raise Unreachable(f"the engine's process does not answer in {START_SECONDS:.0f} s")
 
-    def last_words(self) -> str:
-        """Return why it is gone: to be asked when it is."""
-        if self._begun is None:
-            time.sleep(4 * TICK)  # who has begun it adds what it died of
-        elif why := _why(self._begun.wait(), self._output()):
-            with (self._folder / "output").open("a") as file:
-                file.write(f"\n{why}\n")
-        return ERROR.sub("", self._output()[-1])
+    def _tell(self, lease: Lease, words: str) -> None:
+        lease.doing = f"loading {self.name}: {words}"
+        if lease.process:
+            logger.warning("%s: %s", self.name, words)
 
-    def _output(self) -> list[str]:
-        text = (
-            (self._folder / "output").read_text("utf-8", "replace").replace(self._asked["model"], self._asked["name"])
-        )
-        lines = FOLDERS.sub("", text).splitlines()
-        return [line[:MAX_REASON_CHARS] for line in lines if line.strip()] or ["it said nothing"]
-
-    def _connected(self) -> socket.SocketIO | None:
-        connection = socket.socket(socket.AF_UNIX)
-        try:
-            connection.connect(self._asked["lease"])
-        except OSError:
-            connection.close()
-            return None
-        # unbuffered: a buffer has a lock, which a forked child would wait for
-        lease = connection.makefile("rb", buffering=0)
-        connection.close()  # with the lease
-        _leases.add(lease)
-        return lease
-
-    def _begin(self) -> None:
-        """Begin it, unless another has: then that one is there in a moment."""
+    def _begun(self) -> subprocess.Popen[bytes] | None:
+        """Begin its process, unless another has: then that one is there in a moment."""
         try:
             with (self._folder / "lock").open("a+") as lock, (self._folder / "output").open("ab") as output:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 asked = json.dumps(self._asked | {"starts": lock.tell() + 1})
                 lock.write(".")  # one for each start
                 output.truncate(0)
-                for name in ("lease.sock", "http.sock"):
-                    (self._folder / name).unlink(missing_ok=True)
-                self._begun = subprocess.Popen(  # noqa: S603  (no word of it from outside)
+                for name in ("lease", "http"):
+                    Path(self._asked[name]).unlink(missing_ok=True)
+                return subprocess.Popen(  # noqa: S603  (no word of it from outside)
                     [sys.executable, "-P", PROGRAM, asked], env={**os.environ, **ENVIRONMENT, **self._environment},
                     stdin=subprocess.DEVNULL, stdout=output, stderr=output, pass_fds=[lock.fileno()],
                     start_new_session=True,
                 )  # fmt: skip
         except BlockingIOError:
-            return
+            return None
         except OSError as error:
             raise NotConfigured(
                 f"the engine can't be begun in {self._folder}: {os.strerror(error.errno or 0)}"
             ) from None
 
-    def _failure(self) -> BackendError:
-        assert self._begun
-        if self._begun.wait() == CANT_FETCH:
-            return NotConfigured(self.last_words())
-        what = "can't be loaded: is HF_MODEL a model?" if self._begun.wait() == CANT_LOAD else "ended its engine"
-        failed = ServerError(f"{self._asked['name']} {what}", detail=self.last_words())
+    def _failure(self, lease: Lease) -> BackendError:
+        assert lease.process
+        code, words = lease.process.wait(), self._last_words(lease)
+        if code == CANT_FETCH:
+            return NotConfigured(words)
+        what = "can't be loaded: is HF_MODEL a model?" if code == CANT_LOAD else "ended its engine"
+        failed = ServerError(f"{self.name} {what}", detail=words)
         failed.retryable = False  # it would fail in the same way
         return failed
+
+    def _last_words(self, lease: Lease) -> str:
+        """Return why it is gone: to be asked when it is."""
+        if lease.process is None:
+            time.sleep(4 * TICK)  # who has begun it adds what it died of
+        elif why := _why(lease.process.wait(), self._output()):
+            with (self._folder / "output").open("a") as file:
+                file.write(f"\n{why}\n")
+        return self._output()[-1]
+
+    def _output(self) -> list[str]:
+        text = ""
+        with suppress(OSError):
+            text = (self._folder / "output").read_text("utf-8", "replace").replace(self._asked["model"], self.name)
+        lines = [line[:MAX_REASON_CHARS] for line in FOLDERS.sub("", text).splitlines() if line.strip()]
+        return lines or ["it said nothing"]
 
 
 def _why(code: int, lines: list[str]) -> str | None:
     if code == CANT_LOAD:
-        return next(filter(ERROR.match, lines), lines[-1])  # what follows is only that it can't go on
+        # what follows is only that it can't go on
+        return ERROR.sub("", next(filter(ERROR.match, lines), lines[-1]))
     if code == -signal.SIGKILL:
         return "it was killed (SIGKILL), as by the kernel where memory runs out"
     return f"it died of {signal.Signals(-code).name}: {lines[-1]}" if code < 0 else None
+
+
+def _is_held(lock: Path) -> bool:
+    """Whether an engine lives that holds this lock."""
+    try:
+        with lock.open() as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:  # nobody has begun one yet
+        pass
+    return False
+
+
+def _connected(path: str) -> socket.SocketIO | None:
+    connection = socket.socket(socket.AF_UNIX)
+    try:
+        connection.connect(path)
+    except OSError:
+        connection.close()
+        return None
+    # unbuffered: a buffer has a lock, which a forked child would wait for
+    lease = connection.makefile("rb", buffering=0)
+    connection.close()  # with the lease
+    _leases.add(lease)
+    return lease
 
 
 def _line(connection: socket.SocketIO) -> bytes:

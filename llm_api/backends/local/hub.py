@@ -9,12 +9,12 @@ from __future__ import annotations
 import glob
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import HfApi, scan_cache_dir, snapshot_download
+from huggingface_hub import HfApi, snapshot_download
 from huggingface_hub.errors import (
-    CacheNotFound,
     GatedRepoError,
     LocalEntryNotFoundError,
     OfflineModeIsEnabled,
@@ -23,7 +23,8 @@ from huggingface_hub.errors import (
 from tqdm import tqdm
 
 from ...errors import LLMAPIError
-from .model import Model, chosen, require_engine
+from . import weights
+from .model import chosen, found, require_engine
 
 PROGRESS_SECONDS = 5
 # What transformers reads beside the weights; nothing that would be executed.
@@ -35,7 +36,7 @@ class CantFetch(Exception):
 
 
 def fetch(named: str, tell: Callable[[str], None]) -> dict[str, Any]:
-    """Return what Model.asked has of the model, when it is on this machine. `tell` is told how far it is.
+    """Return what `found` says of the model, when it is on this machine. `tell` is told how far it is.
 
     Raises CantFetch.
     """
@@ -45,16 +46,15 @@ def fetch(named: str, tell: Callable[[str], None]) -> dict[str, Any]:
         files = chosen(names, wanted)
         require_engine(files)
         needed = [*files.weights, *filter(None, [files.projector]), *([] if files.main else _beside(names))]
-        if not files.weights:
-            raise LookupError("has no model that this service can load: neither GGUF nor safetensors")
         folder = snapshot_download(repository, allow_patterns=list(map(glob.escape, needed)), tqdm_class=_bar(tell))
+        weights.check([Path(folder, name) for name in files.weights])
     except LookupError as error:
-        raise CantFetch(f"{repository} {error.args[0]}") from None
+        raise CantFetch(f"{repository}: {error}") from None
     except LLMAPIError as error:
         raise CantFetch(error.message) from None
     except Exception as error:  # its own, its HTTP library's, the system's
         raise CantFetch(_why(repository, error)) from error
-    return {**Model(named, Path(folder), files).asked}
+    return found(Path(folder), files)
 
 
 def _names(repository: str) -> list[str]:
@@ -63,19 +63,11 @@ def _names(repository: str) -> list[str]:
         return sorted(file.rfilename for file in HfApi().model_info(repository).siblings or ())
     except (RepositoryNotFoundError, GatedRepoError):
         raise
-    except Exception:
-        if names := _cached_names(repository):
-            return names
-        raise
-
-
-def _cached_names(repository: str) -> list[str]:
-    try:
-        cached = [found for found in scan_cache_dir().repos if found.repo_id == repository and "main" in found.refs]
-    except CacheNotFound:
-        return []
-    revisions = [found.refs["main"] for found in cached]
-    return sorted(str(file.file_path.relative_to(found.snapshot_path)) for found in revisions for file in found.files)
+    except Exception as error:
+        with suppress(LocalEntryNotFoundError):
+            folder = Path(snapshot_download(repository, allow_patterns=[], local_files_only=True))
+            return sorted(str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file())
+        raise error from None
 
 
 def _beside(names: list[str]) -> list[str]:

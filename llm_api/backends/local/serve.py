@@ -17,10 +17,10 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 IDLE_SECONDS = 2.0
 # What llama.cpp has to say goes to a file, which clients' mistakes must not fill the disk with.
@@ -61,14 +61,13 @@ def load(asked: dict[str, Any], tell: socket.socket) -> None:
     try:
         if asked["is_remote"]:
             asked |= fetched(asked["model"], tell)
-        check(asked["files"])
         began, key = time.monotonic(), secrets.token_hex()
-        server = (llama_cpp if asked["model"].endswith(".gguf") else transformers)(asked, key)
-        seconds = time.monotonic() - began
-        said = {"pid": os.getpid(), "key": key, "seconds": seconds, "size": asked["size"], "starts": asked["starts"]}
-        tell.sendall(json.dumps(said).encode())
-        threading.Event().wait()
-        del server
+
+        def ready() -> None:
+            told = {"pid": os.getpid(), "key": key, "seconds": time.monotonic() - began}
+            tell.sendall(json.dumps(told | {name: asked[name] for name in ("size", "starts")}).encode())
+
+        (llama_cpp if asked["model"].endswith(".gguf") else transformers)(asked, key, ready)
     except BaseException:
         traceback.print_exc()
         time.sleep(0.2)  # llama.cpp writes what it has to say in a thread of its own
@@ -83,31 +82,13 @@ def fetched(named: str, tell: socket.socket) -> dict[str, Any]:
     try:
         return fetch(named, lambda words: tell.sendall(json.dumps({"doing": words}).encode()))
     except CantFetch as error:
-        leave(str(error), CANT_FETCH)
+        sys.stderr.write(f"{error}\n")
+        sys.stderr.flush()
+        os._exit(CANT_FETCH)
 
 
-def check(files: list[str]) -> None:
-    """End with one line where a file has something else in it than a model: llama.cpp would tell of its first bytes."""
-    for file in map(Path, files):
-        with file.open("rb") as opened:
-            head = opened.read(100).lstrip()
-        if head.startswith(b"version https://git-lfs"):
-            leave(f"{file.name} is a pointer of Git LFS, not the model: git lfs pull fetches that", CANT_LOAD)
-        if head.startswith(b"<"):
-            leave(f"{file.name} is a page (HTML), not the model: download the file itself", CANT_LOAD)
-        if file.suffix == ".gguf" and not head.startswith(b"GGUF"):
-            leave(f"{file.name} does not begin with GGUF: it is not a model, or broken", CANT_LOAD)
-
-
-def leave(words: str, code: int) -> NoReturn:
-    """End the process with these last words."""
-    sys.stderr.write(f"{words}\n")
-    sys.stderr.flush()
-    os._exit(code)
-
-
-def llama_cpp(asked: dict[str, Any], key: str) -> object:
-    """Return llama.cpp's server, which runs in threads of its own."""
+def llama_cpp(asked: dict[str, Any], key: str, ready: Callable[[], None]) -> None:
+    """Run llama.cpp's server, which has threads of its own."""
     import xllamacpp
 
     resource.setrlimit(resource.RLIMIT_FSIZE, (MAX_OUTPUT_BYTES, MAX_OUTPUT_BYTES))
@@ -130,7 +111,9 @@ def llama_cpp(asked: dict[str, Any], key: str) -> object:
     watch_leases(True)
     server = xllamacpp.Server(params)
     watch_leases(False)
-    return server
+    ready()
+    threading.Event().wait()
+    del server
 
 
 def watch_leases(watched: bool) -> None:
@@ -143,12 +126,14 @@ def watch_leases(watched: bool) -> None:
             os._exit(0)
 
 
-def transformers(asked: dict[str, Any], key: str) -> object:
-    """Return a server of a model in transformers, which runs in threads of its own."""
+def transformers(asked: dict[str, Any], key: str, ready: Callable[[], None]) -> None:
+    """Run a server of a model in transformers."""
+    import asyncio
+
     sys.path.insert(0, str(PACKAGE.parent))
     from llm_api.backends.local.wire import Server
 
-    return Server(asked, key)
+    asyncio.run(Server(asked, key).run(ready))
 
 
 def hold_leases(listener: socket.socket, loaded: socket.socket, loading: threading.Thread) -> None:

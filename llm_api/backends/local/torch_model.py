@@ -12,9 +12,9 @@ import itertools
 import logging
 import math
 import threading
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import aclosing, asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,9 +28,8 @@ from transformers.generation.configuration_utils import ContinuousBatchingConfig
 PAGE_TOKENS = 256
 # On a CPU: of prompts, in one step; more made the others wait longer.
 STEP_TOKENS = 512
-# A batch has no other word for greedy: of equal tokens the second of these leaves one.
+# A batch has no other word for it: of equal tokens the second of these leaves one.
 GREEDY = {"temperature": 1.0, "top_k": 1, "top_p": 0.01}
-
 # With less, what is divided by it is no number any more, and on a GPU that ends the process.
 MIN_TEMPERATURE = 1e-3
 
@@ -48,17 +47,12 @@ class Wish:
     top_p: float | None = None
     seed: int | None = None
 
-    @property
-    def is_greedy(self) -> bool:
-        """Whether the likeliest token is wanted: who says nothing wants it too."""
-        return self.temperature == 0 or not self.sampling
-
-    @property
-    def sampling(self) -> dict[str, float]:
-        """What it says of how to choose among the tokens."""
+    def sampling(self, defaults: Mapping[str, float]) -> dict[str, float]:
+        """Return how to choose among the tokens: the likeliest where nothing is said of that."""
         warm = None if self.temperature is None else max(self.temperature, MIN_TEMPERATURE)
-        said = {"temperature": warm, "top_p": self.top_p}
-        return {name: float(value) for name, value in said.items() if value is not None}
+        wanted = {"temperature": warm, "top_p": self.top_p}
+        said = {name: float(value) for name, value in wanted.items() if value is not None}
+        return {**defaults, **said} if said and self.temperature != 0 else GREEDY
 
 
 class TorchModel:
@@ -74,8 +68,10 @@ class TorchModel:
         self._model = transformers.AutoModelForCausalLM.from_pretrained(path, dtype=dtype).to(device)
         self.context = min(context, getattr(self._model.config, "max_position_embeddings", None) or context)
         self._config = self._model.generation_config
-        self._attention = self._model.config._attn_implementation
-        self._batches = _Batches(self._model, slots * context)
+        self._defaults = _defaults(self._model)
+        # the same weights, in a copy whose attention the library makes ready for batches
+        shared = {id(weights): weights for weights in (*self._model.parameters(), *self._model.buffers())}
+        self._batches = _Batches(copy.deepcopy(self._model, shared), slots * context)
         # for life: in a thread made for each answer, CUDA made its handles again, which took two thirds of the time
         self._thread = ThreadPoolExecutor(1)
 
@@ -116,21 +112,22 @@ class TorchModel:
         ends = self._config.eos_token_id
         return token in ends if isinstance(ends, list) else token == ends
 
-    async def answer(self, prompt: list[int], wish: Wish) -> AsyncGenerator[list[int]]:
+    def answer(self, prompt: list[int], wish: Wish) -> AsyncGenerator[list[int]]:
         """Yield the answer's tokens as they come. Closing it stops the model. Raises EngineBroken."""
-        together = wish.seed is None and self._batches.work
-        async with aclosing((self._batches.answer if together else self._alone)(prompt, wish)) as tokens:
-            async for some in tokens:
-                yield some
+        sampling = wish.sampling(self._defaults)
+        if wish.seed is None and self._batches.work:
+            return self._batches.answer(prompt, wish.limit, sampling)
+        return self._alone(prompt, wish, sampling)
 
-    async def _alone(self, prompt: list[int], wish: Wish) -> AsyncGenerator[list[int]]:
+    async def _alone(self, prompt: list[int], wish: Wish, sampling: dict[str, float]) -> AsyncGenerator[list[int]]:
         loop, news, left = asyncio.get_running_loop(), asyncio.Queue[list[int]](), threading.Event()
 
-        def put(tokens: list[int]) -> None:
+        def put(tokens: list[int]) -> bool:
             loop.call_soon_threadsafe(news.put_nowait, tokens)
+            return left.is_set()
 
         async with self._batches.resting():
-            done = loop.run_in_executor(self._thread, self._generate, prompt, wish, put, left)
+            done = loop.run_in_executor(self._thread, self._generate, prompt, wish, sampling, put)
             try:
                 while tokens := await news.get():
                     yield tokens
@@ -139,35 +136,29 @@ class TorchModel:
                 left.set()
                 await asyncio.wait([done])
 
-    def _generate(self, prompt: list[int], wish: Wish, put: Callable[[list[int]], None], left: threading.Event) -> None:
+    def _generate(
+        self, prompt: list[int], wish: Wish, sampling: dict[str, float], put: Callable[[list[int]], bool]
+    ) -> None:
+        def is_over(ids: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
+            return torch.full((1,), put([int(ids[0, -1])]), device=ids.device)
+
         ids = torch.tensor([prompt], device=self._model.device)
         if wish.seed is not None:
             torch.manual_seed(wish.seed)
         try:
-            with self._unbatched():
-                self._model.generate(
-                    input_ids=ids,
-                    attention_mask=torch.ones_like(ids),
-                    **_sampling(wish),
-                    max_new_tokens=wish.limit,
-                    pad_token_id=self._tokenizer.pad_token_id or self._tokenizer.eos_token_id,
-                    streamer=_Streamer(put),
-                    stopping_criteria=[lambda ids, scores, **_: torch.full((1,), left.is_set(), device=ids.device)],
-                )
+            self._model.generate(
+                input_ids=ids,
+                attention_mask=torch.ones_like(ids),
+                do_sample=True,
+                **sampling,
+                max_new_tokens=wish.limit,
+                pad_token_id=self._tokenizer.pad_token_id or self._tokenizer.eos_token_id,
+                stopping_criteria=[is_over],
+            )
         except Exception as error:  # after an error on a GPU nothing there works any more
             raise EngineBroken(f"{type(error).__name__}: {error}") from error
         finally:
             put([])
-
-    @contextmanager
-    def _unbatched(self) -> Iterator[None]:
-        """Let the model attend to one answer's tokens, as it did before it was made ready for batches."""
-        batched = self._model.config._attn_implementation
-        self._model.set_attn_implementation(self._attention)
-        try:
-            yield
-        finally:
-            self._model.set_attn_implementation(batched)
 
 
 class _Batches:
@@ -177,7 +168,6 @@ class _Batches:
         self._names = map(str, itertools.count())
         self._turn, self._idle, self._active = asyncio.Lock(), asyncio.Event(), 0
         self._idle.set()
-        self._defaults = _defaults(model)
         self._manager = _manager(model, tokens)
 
     @property
@@ -189,21 +179,20 @@ class _Batches:
         """Answer once: what can't be batched is not always known before."""
         if self.work:
             try:
-                async with aclosing(self.answer([0], Wish(2))) as tokens:
-                    async for _ in tokens:
-                        pass
+                async for _ in self.answer([0], 2, GREEDY):
+                    pass
             except EngineBroken:
                 self._manager, self._active = None, 0
                 self._idle.set()
 
-    async def answer(self, prompt: list[int], wish: Wish) -> AsyncGenerator[list[int]]:
+    async def answer(self, prompt: list[int], limit: int, sampling: dict[str, float]) -> AsyncGenerator[list[int]]:
         """Yield the tokens. Raises EngineBroken."""
         async with self._turn:
             self._active += 1
             self._idle.clear()
         name, news, seen, finished = next(self._names), asyncio.Queue[Any](), 0, False
         try:
-            self._ask(name, prompt, wish, news.put_nowait)
+            self._ask(name, prompt, limit, sampling, news.put_nowait)
             while not finished:
                 output = await news.get()
                 finished = output.is_finished()
@@ -225,13 +214,11 @@ class _Batches:
             await self._idle.wait()
             yield
 
-    def _ask(self, name: str, prompt: list[int], wish: Wish, take: Callable[[Any], object]) -> None:
+    def _ask(
+        self, name: str, prompt: list[int], limit: int, sampling: dict[str, float], take: Callable[[Any], object]
+    ) -> None:
         self._manager.register_result_handler(name, take)
-        sampling = GREEDY if wish.is_greedy else self._defaults | wish.sampling
-        asked = self._manager.add_request(
-            prompt, request_id=name, max_new_tokens=wish.limit, streaming=True, **sampling
-        )
-        if asked is None:
+        if self._manager.add_request(prompt, request_id=name, max_new_tokens=limit, streaming=True, **sampling) is None:
             raise EngineBroken("it takes no more requests")
         if not self._manager.is_running():
             self._manager.start()
@@ -240,29 +227,12 @@ class _Batches:
         """Stop an answer; it has left when one token that is asked for after it is there."""
         self._manager.cancel_request(name)
         self._manager.output_router.result_handlers.pop(name, None)
-        self._ask(next(self._names), [0], Wish(1), self._left)
+        self._ask(next(self._names), [0], 1, GREEDY, self._left)
 
     def _left(self, *_: object) -> None:
         self._active -= 1
         if not self._active:
             self._idle.set()
-
-
-class _Streamer:
-    """What `generate` puts its tokens into."""
-
-    def __init__(self, put: Callable[[list[int]], object]) -> None:
-        self._put = put
-        self._has_prompt = False
-
-    def put(self, value: Any) -> None:
-        """Take the next token; the prompt comes first."""
-        if self._has_prompt:
-            self._put(value.tolist())
-        self._has_prompt = True
-
-    def end(self) -> None:
-        """Take its end, which an error does not bring."""
 
 
 def _manager(model: Any, tokens: int) -> Any:
@@ -276,16 +246,13 @@ def _manager(model: Any, tokens: int) -> Any:
     # what has no value here can have none in a request either
     config.update(do_sample=True, temperature=0.7, top_p=0.9, top_k=50)
     # its own measure of a GPU's memory is a good one
-    room = {} if model.device.type == "cuda" else _room(tokens)
+    room = {"num_blocks": math.ceil(tokens / PAGE_TOKENS), "max_batch_tokens": STEP_TOKENS}
+    room = {} if model.device.type == "cuda" else room
     wanted = ContinuousBatchingConfig(use_cuda_graph=True, per_request_processors=True, **room)
     try:
         return model.init_continuous_batching(generation_config=config, continuous_batching_config=wanted)
     except (AttributeError, ValueError):
         return None
-
-
-def _room(tokens: int) -> dict[str, Any]:
-    return {"num_blocks": math.ceil(tokens / PAGE_TOKENS), "max_batch_tokens": STEP_TOKENS}
 
 
 def _defaults(model: Any) -> dict[str, Any]:
@@ -302,8 +269,3 @@ def _device() -> tuple[str, torch.dtype]:
     if torch.cuda.is_available():
         return "cuda", torch.bfloat16
     return ("mps", torch.float16) if torch.backends.mps.is_available() else ("cpu", torch.float32)
-
-
-def _sampling(wish: Wish) -> dict[str, Any]:
-    """Return the wish in the words of `generate`, which refuses a temperature of 0."""
-    return {"do_sample": False} if wish.is_greedy else {"do_sample": True} | wish.sampling

@@ -10,11 +10,9 @@ import asyncio
 import json
 import os
 import sys
-import threading
 import time
 from collections import defaultdict
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
-from concurrent.futures import Future
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import aclosing, suppress
 from typing import Any
 
@@ -31,26 +29,20 @@ class _Refused(Exception):
 
 
 class Server:
-    """Serves the model at the socket `asked["http"]`; made when it does."""
+    """Serves the model at the socket `asked["http"]`."""
 
     def __init__(self, asked: Mapping[str, Any], key: str) -> None:
         self._model = TorchModel(
             asked["model"], context=asked["context"], slots=asked["slots"], threads=asked["threads"]
         )
-        self._name, self._key = asked["name"], f"authorization: bearer {key}"
+        self._path, self._name, self._key = asked["http"], asked["name"], f"authorization: bearer {key}"
         self._numbers = defaultdict[str, float](float)
-        begun: Future[None] = Future()
-        threading.Thread(target=asyncio.run, args=[self._run(asked["http"], begun)], name="wire").start()
-        begun.result()
 
-    async def _run(self, path: str, begun: Future[None]) -> None:
-        try:
-            await self._model.begin()
-            server = await asyncio.start_unix_server(self._connected, path)
-        except BaseException as error:
-            begun.set_exception(error)
-            raise
-        begun.set_result(None)
+    async def run(self, ready: Callable[[], None]) -> None:
+        """Serve for ever; `ready` is called when it does."""
+        await self._model.begin()
+        server = await asyncio.start_unix_server(self._connected, self._path)
+        ready()
         await server.serve_forever()
 
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -72,7 +64,7 @@ class Server:
             await _send(writer, 401, {"error": {"message": "wrong key"}})
         elif head.startswith("get /metrics "):
             lines = [f"llamacpp:{name} {value}\n" for name, value in self._numbers.items()]
-            await _write(writer, 200, "text/plain", "".join(lines).encode())
+            await _write(writer, 200, "".join(lines).encode())
         elif head.startswith("get "):
             await _send(writer, 200, {"status": "ok"})
         else:
@@ -97,7 +89,7 @@ class Server:
         await _send(writer, 200, {"model": self._name, "choices": [choice], "usage": answer.usage})
 
     async def _streamed(self, answer: _Answer, pieces: AsyncIterator[str], writer: asyncio.StreamWriter) -> None:
-        writer.write(_head(200, "text/event-stream"))
+        writer.write(_head(200))
         async for text in pieces:
             writer.write(_event({"choices": [{"index": 0, "delta": {"content": text}}]}))
             await writer.drain()
@@ -130,7 +122,7 @@ class _Answer:
         self._model, self._prompt, self._wish = model, prompt, wish
         self._stops = Stops(stop)
         self._numbers = numbers
-        self._count = 0
+        self._count, self._since = 0, time.monotonic()
         self.finish = "length"
 
     @property
@@ -141,36 +133,32 @@ class _Answer:
     async def pieces(self) -> AsyncGenerator[str]:
         """Yield the text up to the first stop text."""
         text = self._model.text()
-        async with aclosing(self._counted()) as tokens:
-            async for some in tokens:
-                piece, is_over = self._stops.cut("".join(map(text, some)), is_last=False)
-                if piece:
-                    yield piece
-                if is_over or self._model.is_end(some[-1]):
-                    self.finish = "stop"
-                if is_over:
-                    return
-        if piece := self._stops.cut("", is_last=True)[0]:
-            yield piece
-
-    async def _counted(self) -> AsyncGenerator[list[int]]:
-        """Yield the tokens; count them and their time, under the names that llama.cpp's server has for them."""
         self._numbers["requests_processing"] += 1
-        since = time.monotonic()
         try:
             async with aclosing(self._model.answer(self._prompt, self._wish)) as tokens:
                 async for some in tokens:
-                    if not self._count:
-                        self._numbers["prompt_tokens_total"] += len(self._prompt)
-                    self._numbers["tokens_predicted_total"] += len(some)
-                    self._numbers["tokens_predicted_seconds_total" if self._count else "prompt_seconds_total"] += (
-                        time.monotonic() - since
-                    )
-                    self._count += len(some)
-                    since = time.monotonic()
-                    yield some
+                    self._counted(some)
+                    piece, is_over = self._stops.cut("".join(map(text, some)), is_last=False)
+                    if piece:
+                        yield piece
+                    if is_over or self._model.is_end(some[-1]):
+                        self.finish = "stop"
+                    if is_over:
+                        return
         finally:
             self._numbers["requests_processing"] -= 1
+        if piece := self._stops.cut("", is_last=True)[0]:
+            yield piece
+
+    def _counted(self, tokens: list[int]) -> None:
+        """Count the tokens and their time, under the names that llama.cpp's server has for them."""
+        now = time.monotonic()
+        kind = "tokens_predicted" if self._count else "prompt"
+        self._numbers[f"{kind}_seconds_total"] += now - self._since
+        self._numbers["prompt_tokens_total"] += 0 if self._count else len(self._prompt)
+        self._numbers["tokens_predicted_total"] += len(tokens)
+        self._count += len(tokens)
+        self._since = now
 
 
 def _length(head: str) -> int:
@@ -178,16 +166,16 @@ def _length(head: str) -> int:
     return int(lengths[0]) if lengths else 0
 
 
-def _head(status: int, kind: str, more: str = "") -> bytes:
-    return f"HTTP/1.1 {status} -\r\nContent-Type: {kind}\r\nConnection: close\r\n{more}\r\n".encode()
+def _head(status: int, more: str = "") -> bytes:
+    return f"HTTP/1.1 {status} -\r\nConnection: close\r\n{more}\r\n".encode()
 
 
 async def _send(writer: asyncio.StreamWriter, status: int, body: Mapping[str, Any]) -> None:
-    await _write(writer, status, "application/json", json.dumps(body).encode())
+    await _write(writer, status, json.dumps(body).encode())
 
 
-async def _write(writer: asyncio.StreamWriter, status: int, kind: str, data: bytes) -> None:
-    writer.write(_head(status, kind, f"Content-Length: {len(data)}\r\n") + data)
+async def _write(writer: asyncio.StreamWriter, status: int, data: bytes) -> None:
+    writer.write(_head(status, f"Content-Length: {len(data)}\r\n") + data)
     await writer.drain()
 
 
