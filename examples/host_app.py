@@ -32,7 +32,7 @@ app.secret_key = "for this example only"
 app.config["LLM_API_LOG_FILE"] = "logs/host_app.jsonl"
 login_manager = LoginManager(app)
 login_manager.user_loader(User)
-LLMAPI(app, url_prefix="/llm", caller=caller)
+LLMAPI(app, url_prefix="/llm", caller=caller, handle_errors=True)
 
 
 @app.post("/login")

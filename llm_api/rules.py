@@ -20,6 +20,8 @@ Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 BACKENDS = ("ollama", "huggingface", "openai", "claude", "stub", "replay")
 # The entry points by which installed packages bring backends of their own.
 PLUGINS = "llm_api.backends"
+# Word processors' too.
+QUOTES = "\"'`\u2018-\u201f"
 
 
 @dataclass(frozen=True)
@@ -33,19 +35,30 @@ class ApiKey:
 
 @dataclass(frozen=True)
 class Rule:
-    """How a value is read: `parse` raises ValueError on what `allowed` does not describe."""
+    """How a value is read: `parse` raises ValueError on what `allowed` does not describe.
+
+    A value that `is_free` may have quotes and ` #` in it, which elsewhere are a slip.
+    """
 
     parse: Callable[[str], Any]
     allowed: str
+    is_free: bool = False
+
+
+def unquoted(text: str) -> str:
+    """Return `text` without quotes around it: `docker --env-file` leaves them, and so does a .env."""
+    return text[1:-1].strip() if len(text) > 1 and text[0] == text[-1] and text[0] in "\"'" else text
+
+
+def slip(text: str) -> str | None:
+    """Return what a value that is not free has by mistake, or None."""
+    if re.search(r"(^|\s)#", text):
+        return "a comment needs its own line"
+    return "its quotes are no pair" if re.search(f"^[{QUOTES}]|[{QUOTES}]$", text) else None
 
 
 def one_of(*values: str) -> Rule:
-    def parse(text: str) -> str:
-        if text.lower() not in values:
-            raise ValueError
-        return text.lower()
-
-    return Rule(parse, f"one of {', '.join(values)}")
+    return Rule(lambda text: values[values.index(text.lower())], f"one of {', '.join(values)}")
 
 
 def number(kind: type[int] | type[float], low: float, high: float) -> Rule:
@@ -140,7 +153,7 @@ NAMED = r"(?!sha256:)[\w.@-]{1,64}:"
 # What could be a name is none of the key's; a possessive `?+` would say so too, but Debian 12's Python has it wrong.
 KEY_ENTRY = re.compile(
     rf"(?:(?P<name>{NAMED})|(?!{NAMED}))"
-    r"(?:sha256:(?P<sha256>[0-9a-fA-F]{64})|(?!sha256:)(?P<secret>[\x21-\x2b\x2d-\x7e]{8,}))"
+    r"(?:sha256:(?P<sha256>[0-9a-fA-F]{64})|(?!sha256:)(?P<secret>(?:(?![\"',;])[!-~]){8,}))"
 )
 
 
@@ -248,7 +261,7 @@ def _parse_networks(text: str) -> tuple[Network | None, ...]:
 
 def _parse_origins(text: str) -> tuple[str, ...]:
     origins = tuple(origin.strip().lower() for origin in text.split(","))
-    if not all(origin == "*" or re.fullmatch(r"https?://[^/?#\s@,*]+", origin) for origin in origins):
+    if not all(origin == "*" or re.fullmatch(r"https?://[^/?#\s@,;*]+", origin) for origin in origins):
         raise ValueError
     return origins
 
@@ -273,14 +286,18 @@ ADDRESSES = (URL, OLLAMA_ADDRESS, PROXY, STORAGE)
 BACKEND = Rule(_parse_backend, f"one of {', '.join(BACKENDS)}, a plugin's name, or module:Class")
 CHAIN = Rule(_parse_chain, "none, or backend names separated by commas, each only once")
 # What a header may carry; it also keeps a key that was pasted with a line break from reaching an exception's text.
-SECRET = Rule(_matching(r"[\x21-\x7e]+"), "printable ASCII without spaces")
+SECRET = Rule(_matching(r"((?![\"';])[!-~])+"), "printable ASCII without spaces, quotes and ;")
 TEXT = Rule(_matching(r"[^\x00-\x1f\x7f]+"), "one line of text")
+PROSE = Rule(TEXT.parse, TEXT.allowed, is_free=True)
 DATE = Rule(_parse_date, "a date in the form YYYY-MM-DD")
-KEYS = Rule(_parse_keys, "KEY, NAME:KEY or NAME:sha256:HEX, separated by commas; a KEY has 8 characters or more")
+KEYS = Rule(
+    _parse_keys,
+    "KEY, NAME:KEY or NAME:sha256:HEX, separated by commas; a KEY has 8 characters or more, no quotes, no ;",
+)
 RATES = Rule(_parse_rates, "60/minute, 2 per minute, 100/2 hours, and so on up to year, separated by semicolons")
-EXTRA_BODY = Rule(_parse_extra_body, "a JSON object without messages, stream, stream_options or keys")
+EXTRA_BODY = Rule(_parse_extra_body, "a JSON object without messages, stream, stream_options or keys", True)
 EXTRA_HEADERS = Rule(
-    _parse_extra_headers, "a JSON object of names and texts, without keys, Host, Content-* and the like"
+    _parse_extra_headers, "a JSON object of names and texts, without keys, Host, Content-* and the like", True
 )
 # Any of their texts may be secret.
 EXTRAS = (EXTRA_BODY, EXTRA_HEADERS)
@@ -306,12 +323,7 @@ def passwords(address: str) -> list[str]:
 
 def texts(value: object) -> list[str]:
     """Return all texts in a JSON value."""
-    if isinstance(value, dict):
-        value = list(value.values())
-    return (
-        [value]
-        if isinstance(value, str)
-        else [t for item in value for t in texts(item)]
-        if isinstance(value, list)
-        else []
-    )
+    if isinstance(value, str):
+        return [value]
+    items = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return [text for item in items for text in texts(item)]

@@ -10,11 +10,14 @@ import dataclasses
 import difflib
 import ipaddress
 import json
+import logging
 import os
 import re
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import product
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -36,6 +39,7 @@ from .rules import (
     NETWORKS,
     OLLAMA_ADDRESS,
     ORIGINS,
+    PROSE,
     PROXY,
     RATES,
     SECRET,
@@ -48,7 +52,9 @@ from .rules import (
     number,
     one_of,
     passwords,
+    slip,
     texts,
+    unquoted,
 )
 
 REDACTED = "[redacted]"
@@ -56,7 +62,18 @@ REDACTED = "[redacted]"
 MIN_SECRET_CHARS = 8
 # As many again wait as a local model answers at once: a request that is refused at once can go elsewhere.
 WAITING_SHARE = 2
+# What any variable's name may begin with; in a host app the other names must begin with one of OURS.
+PREFIX = "LLM_API_"
+OURS = ("LLM_", "OLLAMA_", "HF_", "OPENAI_", "CLAUDE_", "ANTHROPIC_")
+# How alike a name that sets nothing is to one that does: all slips of one letter, none of 200 names that others use.
+ALIKE = 0.85
+# Names that look like a slip, and are none: Ollama's, OpenAI's, Flask-Limiter's, and one of runtime/gunicorn.py.
+FOREIGN = frozenset({"OLLAMA_MODELS", "OPENAI_ADMIN_KEY", "RATELIMIT_STORAGE_URI", "LLM_API_METRICS_OWNER"})
+# Other programs' names for the same.
+ELSEWHERE = {"PORT": "BIND=HOST:PORT", "OLLAMA_BASE_URL": "OLLAMA_URL", "OPENAI_API_BASE": "OPENAI_BASE_URL"}
 Field = dataclasses.Field[Any]
+
+logger = logging.getLogger(__name__)
 
 
 def setting(default: Any, rule: Rule, about: str, *, secret: bool = False, other_names: tuple[str, ...] = ()) -> Any:
@@ -103,7 +120,7 @@ class Settings:
     hf_mmproj: str | None = setting(
         None, TEXT, "local: the .gguf file by which the model sees images, by default a `mmproj` beside it"
     )
-    hf_system: str = setting("You are a helpful assistant.", TEXT, "local: system message for requests that have none")
+    hf_system: str = setting("You are a helpful assistant.", PROSE, "local: system message for requests that have none")
     hf_context: int = setting(4096, number(int, 256, 1_048_576), "local: tokens of one request and its answer")
     hf_slots: int = setting(
         8, number(int, 1, 64), "local: requests that the model answers at once, each with HF_CONTEXT tokens"
@@ -242,10 +259,19 @@ class Settings:
     def load(cls, env_file: str | Path | None = ".env", *earlier: Mapping[str, Any]) -> Settings:
         """Read `earlier`, then the environment, then `env_file` (None: no file). Raises ConfigError.
 
-        The error names the wrong variable. `earlier` has settings by their names in capitals, as text or as values.
+        `earlier` is a host app's: settings by their names in capitals, as text or as values. The environment's general
+        names, such as LOG_FILE, are then the host's, and ours begin with PREFIX.
+
+        The error names the wrong variable; a name that sets nothing and is nearly one of ours is a warning in the log.
         """
         _check_names({name for source in earlier for name in source})
-        sources = [*earlier, *_sources(env_file)]
+        environ = _environment(env_file)
+        if earlier:
+            environ = {name: value for name, value in environ.items() if name.startswith(OURS)}
+        found = {"the environment": environ, str(env_file): _file(env_file)}
+        for where, said in found.items():
+            _warn(where, said)
+        sources = [*earlier, *found.values()]
         return cls(**{field.name: _read(field, sources) for field in dataclasses.fields(cls)})
 
     @classmethod
@@ -298,43 +324,69 @@ class Settings:
         return tuple(sorted(long, key=len, reverse=True))  # one may be the beginning of another
 
 
-def _sources(env_file: str | Path | None) -> list[Mapping[str, str]]:
-    if env_file is None or not Path(env_file).is_file():
-        return [os.environ]
+def _environment(env_file: str | Path | None) -> dict[str, str]:
+    """Return the environment; before an `env_file`, without what Flask's command has put there from a .env.
+
+    It does so where python-dotenv is installed, which reads quotes, `#` and `$` in its own way, and looks in the
+    folders above too.
+    """
+    dotenv = sys.modules.get("dotenv") if env_file and "FLASK_RUN_FROM_CLI" in os.environ else None
+    put = dotenv.dotenv_values(dotenv.find_dotenv(usecwd=True), encoding="utf-8") if dotenv else {}
+    return {name: value for name, value in os.environ.items() if put.get(name) != value}
+
+
+def _file(env_file: str | Path | None) -> dict[str, str]:
+    """Return what a file sets. Raises ConfigError where it can't be read, and for a line that sets nothing."""
     try:
         # utf-8-sig: a byte order mark would become part of the first name
-        _check_lines(Path(env_file).read_text("utf-8-sig"), env_file)
-        return [os.environ, RepositoryEnv(env_file, encoding="utf-8-sig").data]
+        text = Path(env_file).read_text("utf-8-sig") if env_file else ""
+    except FileNotFoundError:
+        return {}
     except UnicodeDecodeError:
         raise ConfigError(f"{env_file} is not UTF-8 text: save it as UTF-8") from None
     except OSError as error:
         raise ConfigError(f"{env_file} can't be read: {os.strerror(error.errno or 0)}") from None
-
-
-def _check_lines(text: str, env_file: str | Path) -> None:
-    """Refuse a line that sets nothing, and a name that is nearly one of ours: both would be ignored silently."""
-    known = {field.name.upper() for field in dataclasses.fields(Settings)}
-    for place, line in enumerate(text.splitlines(), 1):
-        name = line.partition("=")[0].strip()
-        if not name or name.startswith("#"):
-            continue
-        if "=" not in line or not re.fullmatch(r"\w+", name):
+    for place, line in enumerate(text.split("\n"), 1):  # splitlines() ends one at U+2028 too
+        name, equals, _ = map(str.strip, line.partition("="))
+        if name and not name.startswith("#") and not (equals and re.fullmatch(r"\w+", name)):
             raise ConfigError(f"{env_file}, line {place}: write NAME=value, without export")
-        if name not in known and (close := difflib.get_close_matches(name, known, 1, 0.85)):
-            raise ConfigError(f"{env_file}, line {place}: {name} is not a setting, did you mean {close[0]}?")
+    read: dict[str, str] = RepositoryEnv(env_file, encoding="utf-8-sig").data if text else {}
+    return read
+
+
+def _known() -> set[str]:
+    return {name for field in dataclasses.fields(Settings) for name in _names(field)}
+
+
+def _names(field: Field) -> tuple[str, ...]:
+    return (field.name.upper(), *field.metadata["other_names"])
+
+
+def _warn(where: str, names: Iterable[str]) -> None:
+    """Warn of names that set nothing, and were meant to: they would be ignored silently."""
+    known = _known()
+    for name in names:
+        plain = name.removeprefix(PREFIX)
+        if plain in known or name in FOREIGN:
+            continue
+        close = difflib.get_close_matches(plain.upper(), known, 1, ALIKE)
+        if meant := ELSEWHERE.get(name) or next(iter(close), None):
+            logger.warning("%s: %s is not a setting, did you mean %s?", where, name, meant)
+        elif plain != name:
+            logger.warning("%s: %s is not a setting", where, name)
 
 
 def _check_names(names: set[str]) -> None:
-    known = {field.name.upper() for field in dataclasses.fields(Settings)}
+    known = _known()
     for name in names - known:
         close = difflib.get_close_matches(name, known, 1)
         raise ConfigError(f"{name} is not a setting{f', did you mean {close[0]}?' if close else ''}")
 
 
 def _read(field: Field, sources: list[Mapping[str, Any]]) -> Any:
-    for name in (field.name.upper(), *field.metadata["other_names"]):
-        for source in sources:
-            if text := _text(source.get(name), field).strip():
+    for plain in _names(field):
+        for source, name in product(sources, (PREFIX + plain, plain)):
+            if text := unquoted(_text(source.get(name), field).strip()):
                 return _parse(name, text, field)
     return field.default
 
@@ -350,13 +402,14 @@ def _text(value: Any, field: Field) -> str:
 
 def _parse(name: str, text: str, field: Field) -> Any:
     rule: Rule = field.metadata["rule"]
+    why = None if rule.is_free else slip(text)
     try:
-        return rule.parse(text)
+        if not why:
+            return rule.parse(text)
     except ValueError:
-        secret = field.metadata["secret"] or (rule in ADDRESSES and "@" in text)
-        raise ConfigError(
-            f"{name}={'its value' if secret else text!r} is not valid: it must be {rule.allowed}"
-        ) from None
+        why = f"it must be {rule.allowed}"
+    secret = field.metadata["secret"] or (rule in ADDRESSES and "@" in text)
+    raise ConfigError(f"{name}={'its value' if secret else text!r} is not valid: {why}")
 
 
 def _shown(value: Any, field: Field) -> Any:

@@ -16,7 +16,7 @@ import pytest
 from .backends import Backend
 from .errors import BackendError, RequestError
 from .exchange.breaker import Breakers
-from .exchange.chain import Chain, Link, Route
+from .exchange.chain import Chain, Link
 from .log.writer import RequestLog
 from .runtime.deadline import Deadline
 from .settings import Settings
@@ -72,21 +72,27 @@ class ScriptedBackend(Backend):
 
 @pytest.fixture
 def llm_stub(monkeypatch: pytest.MonkeyPatch) -> ScriptedBackend:
-    """The backend of every LLM API in this test, whenever its app was made; LLM_FALLBACK stays behind it.
+    """The first backend of every LLM API in this test, whenever its app was made; LLM_FALLBACK stays behind it.
 
-    No line goes to a log: they are its `records`.
+    Whatever model a request names, it is asked first. No line goes to a log: they are its `records`.
     """
     scripted = ScriptedBackend()
 
-    def route(self: Chain, request: GenerationRequest) -> Route:
-        links = [Link(scripted, Breakers()), *self.links[1:]]
-        return Route(links if request.fallback else links[:1], request)
+    def get_links(self: Chain) -> list[Link]:
+        first, *others = vars(self)["links"]
+        # a stub that is to be asked first and last is there once
+        is_twice = first.backend.name in self.settings.llm_fallback
+        return [Link(scripted, Breakers()), *([first] if is_twice else []), *others]
+
+    def set_links(self: Chain, links: list[Link]) -> None:
+        vars(self)["links"] = links
 
     def append(self: RequestLog, record: dict[str, Any]) -> bool:
         scripted.records.append(record)
         return True
 
-    monkeypatch.setattr(Chain, "route", route)
+    monkeypatch.setattr(Chain, "links", property(get_links, set_links), raising=False)
+    monkeypatch.setattr(Chain, "choices", property(lambda self: [scripted]))
     monkeypatch.setattr(RequestLog, "append", append)
     return scripted
 

@@ -65,10 +65,17 @@ class Backend(ABC):
     def list_models(self, deadline: Deadline) -> list[str]:
         """Return the names a request's `model` may have. Raises as `check` does."""
 
+    def means(self, model: str, listed: str) -> bool:
+        """Whether `model` is a name of the one that is `listed` so."""
+        return model.removesuffix(":latest") == listed.removesuffix(":latest")  # Ollama's tag, over OpenAI's wire too
+
+    def is_own(self, model: str | None) -> bool:
+        """Whether a request that names `model` is for the backend's own, by whichever name."""
+        return model is None or (self.means(model, self.model) and self.means(self.model, model))
+
     def has_model(self, deadline: Deadline) -> bool:
         """Whether its own `model` is one of these. Raises as `check` does."""
-        listed = self.list_models(deadline)
-        return self.model in listed or f"{self.model}:latest" in listed  # Ollama's tag, over OpenAI's wire
+        return any(self.means(self.model, listed) for listed in self.list_models(deadline))
 
     def caveat(self, deadline: Deadline) -> str | None:
         """Return what an operator should know of a server that can serve, or None. Raises as `check` does."""

@@ -169,6 +169,8 @@ def verify(repair: bool, as_json: bool) -> None:
         if damage.unfinished and log.is_torn():
             damage.broken.append(damage.unfinished)
         show_damage(damage, as_json)
+        if repair and (foreign := damage.foreign):
+            raise OSError(f"{foreign.file}:{foreign.number} is another program's; give this service its own LOG_FILE")
         if repair and damage.broken:
             for file in {place.file for place in damage.broken}:
                 set_aside(file, log.exclusive if file == log.path else nullcontext)

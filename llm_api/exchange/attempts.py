@@ -227,7 +227,7 @@ def _to_its_end(
         raise
     finally:
         tell(ticket)
-        if request.model in (None, backend.model):  # the names that clients choose are no labels
+        if backend.is_own(request.model):  # the names that clients choose are no labels
             metrics.breaker(backend.name, breaker.is_open)
 
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import threading
+import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -21,6 +24,29 @@ from .breaker import Breaker, Breakers
 # A backend that hangs must leave time for those behind it: each of them keeps this share of the whole.
 KEPT_FOR_FALLBACK = 0.1
 LIST_SECONDS = 5.0
+# How long a list is asked for while a request waits, and how long it is believed.
+NAME_SECONDS, LISTED_SECONDS = 2.0, 30.0
+
+
+class Names:
+    """The models of a backend by all their names."""
+
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
+        self._listed: list[str] | None = None
+        self._until = -math.inf
+
+    def have(self, name: str) -> bool | None:
+        """Whether it is a model's that the backend has; None where the backend can't tell."""
+        if self._backend.is_own(name):
+            return True
+        if time.monotonic() > self._until:
+            self._listed = None
+            with suppress(Exception):  # a plugin's may be any
+                self._listed = self._backend.list_models(Deadline(NAME_SECONDS))
+            self._until = time.monotonic() + LISTED_SECONDS
+        listed = self._listed
+        return None if listed is None else any(self._backend.means(name, other) for other in listed)
 
 
 class Link(NamedTuple):
@@ -31,7 +57,7 @@ class Link(NamedTuple):
 
     def breaker(self, model: str | None) -> Breaker:
         """Return that of a model as a request names it."""
-        return self.breakers.of(None if model == self.backend.model else model)
+        return self.breakers.of(None if self.backend.is_own(model) else model)
 
 
 class Route(NamedTuple):
@@ -65,6 +91,7 @@ class Chain:
         names = dict.fromkeys((settings.llm_backend, *settings.llm_fallback))
         found = backends if backends is not None else [make_backend(name, settings) for name in names]
         self.links = [Link(backend, Breakers()) for backend in found]
+        self._names = [Names(link.backend) for link in self.links]
         self._retries = Retries(settings.max_retries)
         # a forked child has none of its parent's requests
         self.places = PerProcess(lambda: threading.BoundedSemaphore(settings.concurrency))
@@ -134,13 +161,20 @@ class Chain:
         raise _first(failures) or _unsupported(failures)
 
     def _named(self, name: str | None) -> tuple[Link, str | None]:
-        """Read `backend/model`. Any other name, also one with a slash of its own, is a model of the configured one."""
-        if name and name != self.first.model:
-            prefix, _, model = name.partition("/")
-            for link, backend in zip(self.links, self.choices, strict=False):
-                if model and backend.name == prefix:
-                    return link, model
-        return self.links[0], name
+        """Return the link that a request's model names, and the model's name there.
+
+        Any name is a model of the configured backend, but for `backend/model`: where that backend lists such a model,
+        and the configured one none of the whole name, as Groq has `openai/gpt-oss-20b`. Where one can't tell, its own
+        model's name says whether a slash is a part of its names.
+        """
+        first = self.links[0]
+        prefix, _, model = (name or "").partition("/")
+        named = [number for number, backend in enumerate(self.choices) if backend.name == prefix]
+        if not model or not named or self._names[0].have(f"{prefix}/{model}"):
+            return first, name
+        listed = self._names[named[0]].have(model)
+        has_prefix = not first.backend.model.startswith(f"{prefix}/") if listed is None else listed
+        return (self.links[named[0]], model) if has_prefix else (first, name)
 
 
 def _first(failures: Iterable[BackendError]) -> BackendError | None:
@@ -155,7 +189,7 @@ def _unsupported(failures: Sequence[BackendError]) -> RequestRefused:
 
 def _remember(link: Link, request: GenerationRequest, error: BackendError) -> None:
     """Note why a backend did not serve, for /health, unless a model or schema of the client's own choice is why."""
-    if request.model in (None, link.backend.model) and not request.response_format and not request.tools:
+    if link.backend.is_own(request.model) and not request.response_format and not request.tools:
         link.breakers.own.remember(error.message)
 
 

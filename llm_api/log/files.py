@@ -102,6 +102,14 @@ def parse(data: bytes) -> Entry | None:
     return record if all(isinstance(record.get(name), types) for name, types in _TYPES) else None
 
 
+def is_foreign(data: bytes) -> bool:
+    """Whether a line that is no record is another program's: its own object, or text. No crash leaves such a one."""
+    try:
+        return isinstance(strict_json.decode(data), dict)
+    except ValueError:
+        return data.strip()[:1] not in b"{[" and b"\0" not in data
+
+
 def last_lines(path: Path, count: int) -> list[bytes]:
     """Return the last whole lines of a file, read from its end."""
     if path.suffix == ".gz":

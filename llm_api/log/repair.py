@@ -13,20 +13,22 @@ from io import BytesIO
 from pathlib import Path
 from typing import IO, cast
 
-from .files import Line, Place, parse
+from .files import Line, Place, is_foreign, parse
 
 
 @dataclass
 class Damage:
     """What `verify` found: the number of lines, and the places of those that are not records, or are duplicates.
 
-    `unfinished` is the last line of the live log where it had no end yet: torn, or just being written.
+    `unfinished` is the last line of the live log where it had no end yet: torn, or just being written. `foreign` is the
+    first line of another program.
     """
 
     lines: int = 0
     broken: list[Place] = field(default_factory=list)
     duplicates: list[Place] = field(default_factory=list)
     unfinished: Place | None = None
+    foreign: Place | None = None
 
 
 def verify(lines: Iterable[Line], live: Path) -> Damage:
@@ -41,6 +43,8 @@ def verify(lines: Iterable[Line], live: Path) -> Damage:
                 damage.unfinished = line.place
             elif not line.whole or not parse(line.data):
                 damage.broken.append(line.place)
+                if line.whole and is_foreign(line.data):
+                    damage.foreign = damage.foreign or line.place
             elif not seen.execute("INSERT OR IGNORE INTO seen VALUES (?)", (hash(line.data),)).rowcount:
                 damage.duplicates.append(line.place)
     return damage

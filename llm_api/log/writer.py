@@ -36,6 +36,7 @@ from typing import Any
 from .. import strict_json
 from ..errors import LogUnavailable
 from ..settings import Settings
+from .files import is_foreign
 
 LOCK_SECONDS = 2.0
 PROBE_BYTES = 65_536
@@ -317,9 +318,9 @@ def _write(file: int, data: bytes) -> None:
 
 
 def _repair(file: int, size: int, path: Path) -> None:
-    """End a last line that is whole; set aside one that is not, in `LOG.torn`."""
+    """End a last line that is whole, or in another program's file; set aside one that is not, in `LOG.torn`."""
     tail = _last_line(file, size)
-    if _is_record(tail):
+    if _is_record(tail) or _is_anothers(file, size - len(tail)):
         _write(file, b"\n")
         return
     torn = _open(path.with_name(path.name + ".torn"))
@@ -328,6 +329,12 @@ def _repair(file: int, size: int, path: Path) -> None:
     finally:
         os.close(torn)
     os.ftruncate(file, size - len(tail))
+
+
+def _is_anothers(file: int, end: int) -> bool:
+    """Whether the first or the last of the lines before `end` is another program's."""
+    lines = (os.pread(file, PROBE_BYTES, 0).partition(b"\n")[0], _last_line(file, end - 1)) if end else ()
+    return any(not _is_record(line) and is_foreign(line) for line in lines)
 
 
 def _last_line(file: int, size: int) -> bytes:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pkgutil import resolve_name
 from typing import Any
 
@@ -12,9 +12,10 @@ from flask import Flask
 from werkzeug.exceptions import HTTPException
 
 from ..backends import Backend
+from ..errors import ConfigError, LLMAPIError
 from ..exchange.chain import Hooks
 from ..settings import Settings
-from .http import http_error_answer
+from .http import frame_no_route, host_error_answer, http_error_answer
 from .routes import blueprint
 from .service import Service
 
@@ -52,8 +53,11 @@ class LLMAPI:
 
     `backends` replaces the backends that the settings name, first the one to ask first.
 
+    `csrf_exempt`, such as Flask-WTF's `csrf.exempt`, is called with each view of ours. With `handle_errors`, an error
+    of llm_api.errors that a view of the host's does not catch is answered in JSON, with its status.
+
     Several may hang in one app, each under a prefix of its own; without one, `/` is the playground.
-    Raises ConfigError where a setting is wrong.
+    Raises ConfigError where a setting or the prefix is wrong, TypeError where `app` is no Flask app.
     """
 
     def __init__(
@@ -66,6 +70,8 @@ class LLMAPI:
         may_use: Callable[[str | None, str], bool] | None = None,
         redact: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
         backends: Iterable[Backend] | None = None,
+        csrf_exempt: Callable[[Callable[..., Any]], object] | None = None,
+        handle_errors: bool = False,
         **given: Any,
     ) -> None:
         self._url_prefix = url_prefix
@@ -73,17 +79,34 @@ class LLMAPI:
         self._caller = caller
         self._hooks = Hooks(may_use, redact)
         self._backends = backends
+        self._csrf_exempt = csrf_exempt
+        self._handle_errors = handle_errors
         self._given = given
         if app is not None:
             self.init_app(app)
 
-    def init_app(self, app: Flask) -> None:
-        """Hang the views, `flask llm` and the Python calls into `app`. Nothing is opened or loaded yet."""
-        mounts = app.extensions.setdefault("llm_api", {})
+    def init_app(self, app: Flask, url_prefix: str | None = None) -> None:
+        """Hang the views, `flask llm` and the Python calls into `app`. Nothing is opened or loaded yet.
+
+        `url_prefix` comes before the one that the object was made with.
+        """
+        if not isinstance(app, Flask):
+            raise TypeError(f"LLMAPI hangs in a Flask app, not in {app!r}: LLMAPI(app, url_prefix='/llm')")
+        mounts = app.extensions.get("llm_api", {})
+        prefix = _free_prefix(url_prefix or self._url_prefix or "", mounts)
         name = f"llm_api{len(mounts) + 1}" if mounts else "llm_api"
-        mounts[name] = Service(self._settings or self._load(app), self._hooks, self._caller, self._backends)
-        app.register_blueprint(blueprint, name=name, url_prefix=self._url_prefix)
+        here = Service(self._settings or self._load(app), self._hooks, self._caller, self._backends, prefix)
+        app.register_blueprint(blueprint, name=name, url_prefix=prefix or None)
+        app.extensions["llm_api"] = mounts | {name: here}
+        if not mounts:
+            app.before_request(frame_no_route)
         app.cli.commands.setdefault("llm", COMMANDS)  # the host may have one of its own
+        if self._csrf_exempt:
+            for endpoint, view in app.view_functions.items():
+                if endpoint.startswith(f"{name}."):
+                    self._csrf_exempt(view)
+        if self._handle_errors:
+            app.register_error_handler(LLMAPIError, host_error_answer)
 
     @staticmethod
     def of(app: Flask, url_prefix: str | None = None) -> Service:
@@ -91,9 +114,11 @@ class LLMAPI:
 
         Raises KeyError where it has none.
         """
-        mounts: dict[str, Service] = app.extensions["llm_api"]
-        wanted = [name for name in mounts if url_prefix in (None, _prefix(app, name))]
-        return mounts[wanted[0]] if wanted else mounts[f"under {url_prefix}"]
+        mounts: dict[str, Service] = app.extensions.get("llm_api", {})
+        for service in mounts.values():
+            if url_prefix is None or service.prefix == url_prefix.rstrip("/"):
+                return service
+        raise KeyError(f"no LLMAPI hangs in this app{f' under {url_prefix}' if url_prefix else ''}")
 
     @staticmethod
     def begin(app: Flask) -> None:
@@ -116,6 +141,12 @@ def make_app(settings: Settings, backends: Iterable[Backend] | None = None) -> F
     return app
 
 
-def _prefix(app: Flask, name: str) -> str:
-    rule = next(rule.rule for rule in app.url_map.iter_rules(f"{name}.generate"))
-    return rule.removesuffix("/generate")
+def _free_prefix(said: str, mounts: Mapping[str, Service]) -> str:
+    """Return the prefix without a slash at its end. Raises ConfigError where it is no fixed path, or taken."""
+    prefix = said.rstrip("/")
+    if prefix and (not prefix.startswith("/") or "<" in prefix):
+        raise ConfigError(f"url_prefix={said!r} is not valid: a path such as /llm, without variables")
+    if prefix in [service.prefix for service in mounts.values()]:
+        where = prefix or "/"
+        raise ConfigError(f"LLM API hangs in this app under {where} already; a second one needs another url_prefix")
+    return prefix

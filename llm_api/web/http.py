@@ -7,9 +7,11 @@ import re
 import secrets
 import time
 from collections.abc import Iterator
+from typing import Any
 
 from flask import Response, current_app, request
-from werkzeug.exceptions import ClientDisconnected, HTTPException, RequestEntityTooLarge
+from werkzeug.exceptions import ClientDisconnected, HTTPException, NotFound, RequestEntityTooLarge
+from werkzeug.routing import RequestRedirect
 
 from .. import strict_json
 from ..dialects import Dialect
@@ -191,7 +193,16 @@ def error_answer(error: LLMAPIError) -> Response:
     dialect = _dialect()
     # a client that left while it sent its request may have closed one direction only
     status = 400 if isinstance(error, ClientGone) else dialect.status(error)
-    response = json_answer(dialect.error(error, request_id()), status)
+    return _refusal(error, status, dialect.error(error, request_id()))
+
+
+def host_error_answer(error: LLMAPIError) -> Response:
+    """Return one of our errors as JSON for a view of the host's, whose request is not the one in the log."""
+    return _refusal(error, error.status, {"error": error.public()})
+
+
+def _refusal(error: LLMAPIError, status: int, body: dict[str, Any]) -> Response:
+    response = json_answer(body, status)
     if isinstance(error, RateLimitExceeded):
         response.headers.update(error.headers)
     # where a used-up quota is a 429, it must not look as if it came back
@@ -211,11 +222,33 @@ def _dialect() -> Dialect:
     return dialects.get((request.endpoint or "").rpartition(".")[2]) or dialects["generate"]
 
 
+def frame_no_route() -> None:
+    """Before each request of the app: what has no route, or not with its method, is JSON under our prefix.
+
+    It is left to be raised, so that the host's own functions run before and after it.
+    """
+    error = request.routing_exception
+    # without a prefix the rest is the host's
+    if error and request.path.startswith(f"{service().prefix or '/v1'}/") and not isinstance(error, RequestRedirect):
+        request.routing_exception = HTTPException(response=http_error_answer(error))
+
+
+def _no_route() -> str:
+    """Say which routes there are: those that begin alike, or all."""
+    here = service()
+    name = next(name for name, mount in current_app.extensions["llm_api"].items() if mount is here)
+    rules = [r.rule for r in current_app.url_map.iter_rules() if r.endpoint.rpartition(".")[0] == name]
+    begin = here.prefix + "/" + request.path.removeprefix(here.prefix).split("/")[1] + "/"
+    known = [rule for rule in rules if rule.startswith(begin)] or rules
+    return f"there is no route {request.path!r}; those there are: {', '.join(known)}"
+
+
 def http_error_answer(error: HTTPException) -> Response:
     """Return the JSON envelope for an error of the framework's, keeping its headers (405 has Allow)."""
     code = re.sub(r"\W+", "_", error.name.lower())
     kind = "invalid_request_error" if (error.code or 500) < 500 else "server_error"
-    body = {"message": error.description, "type": kind, "code": code, "param": None}
+    words = _no_route() if isinstance(error, NotFound) and request.routing_exception else error.description
+    body = {"message": words, "type": kind, "code": code, "param": None}
     kept = [(name, value) for name, value in error.get_headers() if name not in ("Content-Type", "Content-Length")]
     response = json_answer({"error": body, "request_id": request_id()}, error.code or 500, dict(kept))
     return name_request(response)

@@ -1,118 +1,108 @@
-"""The description of the API (OpenAPI 3.1), from the schemas that read the bodies and the views' docstrings."""
+"""The description of the API (OpenAPI 3.1), from the schemas that read the bodies and the views' docstrings.
+
+A route has a line in OPERATIONS, its answer one in COMPONENTS, and a dialect its examples.
+"""
 
 from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from importlib.metadata import PackageNotFoundError, version
-from typing import Any
+from typing import Any, NamedTuple
 
 from apispec import APISpec
 from apispec.ext.marshmallow import MarshmallowPlugin
 from flask import Flask
-from marshmallow import INCLUDE, Schema, fields, validate
+from marshmallow import fields, validate
 
 from ..dialects import Dialect
 from ..dialects.fields import MAX_STOPS, Format, Picture, Stop
-from ..dialects.openai import ChatSchema, CompletionSchema, Contents, CutFormat, Functions
+from ..dialects.openai import ChatSchema, CompletionSchema, Contents, Functions
 from ..dialects.tools import Choice
 from ..errors import words_for
+from .service import Service
 
-Fields = dict[str, fields.Field[Any]]
-Content = Mapping[str, type[Schema] | None]
+Json = dict[str, Any]
 
-TEXT = fields.String(required=True)
-NULLABLE_TEXT = fields.String(required=True, allow_none=True)
-COUNT = fields.Integer(required=True, validate=validate.Range(0))
-NULLABLE_COUNT = fields.Integer(required=True, allow_none=True)
-TIME = fields.Float(required=True)
-FINISH = fields.String(required=True, validate=validate.OneOf(["stop", "length", "tool_calls", "content_filter"]))
-
-ErrorDetail = Schema.from_dict(
-    {"message": TEXT, "type": TEXT, "code": NULLABLE_TEXT, "param": NULLABLE_TEXT}, name="ErrorDetail"
-)
-Error = Schema.from_dict(
-    {"error": fields.Nested(ErrorDetail, required=True), "request_id": TEXT, "fields": fields.Dict()}, name="Error"
-)
-Tokens = Schema.from_dict({"input_tokens": NULLABLE_COUNT, "output_tokens": NULLABLE_COUNT}, name="Tokens")
-Details = Schema.from_dict(
-    {
-        "request_id": TEXT,
-        "backend": TEXT,
-        "model": TEXT,
-        "finish_reason": FINISH,
-        "usage": fields.Nested(Tokens, required=True),
-        "duration_ms": TIME,
-        "fallback": fields.Boolean(required=True),
-        "fallback_reason": NULLABLE_TEXT,
-    },
-    name="Details",
-)
-Generated = Schema.from_dict(
-    {"response": TEXT, "refusal": fields.String(), "details": fields.Nested(Details)}, name="Generated"
-)
-HealthBody = Schema.from_dict(
-    {
-        "status": fields.String(required=True, validate=validate.OneOf(["healthy", "degraded", "unhealthy"])),
-        "backend": TEXT,
-        "timestamp": TIME,
-        "reason": fields.String(),
-    },
-    name="Health",
-)
+VERSION = "0.1.0"  # the package's too
+ABOUT = "Turns prompts into text; OpenAI's API is under `/v1`. `X-LLM-Backend` and the log say who answered."
 
 
-class Config(Schema):
-    """The four that clients rely on; the others are as many as there are settings."""
-
-    class Meta:
-        unknown = INCLUDE
-
-    backend = ollama_model = ollama_url = log_file = TEXT
+def _object(required: Json, /, **optional: Any) -> Json:
+    return {"type": "object", "properties": required | optional, "required": list(required)}
 
 
-OpenAIUsage = Schema.from_dict(
-    {"prompt_tokens": COUNT, "completion_tokens": COUNT, "total_tokens": COUNT}, name="Usage"
-)
-Spoken = Schema.from_dict({"role": TEXT, "content": NULLABLE_TEXT, "refusal": NULLABLE_TEXT}, name="Spoken")
-CHOICE: Fields = {"index": COUNT, "finish_reason": FINISH, "logprobs": fields.Raw(required=True, allow_none=True)}
-ChatChoice = Schema.from_dict({**CHOICE, "message": fields.Nested(Spoken, required=True)}, name="ChatChoice")
-TextChoice = Schema.from_dict({**CHOICE, "text": TEXT}, name="TextChoice")
-OBJECT: Fields = {"id": TEXT, "object": TEXT, "created": COUNT}
-COMPLETION: Fields = OBJECT | {"model": TEXT, "usage": fields.Nested(OpenAIUsage)}
-ChatCompletion = Schema.from_dict(
-    {**COMPLETION, "choices": fields.List(fields.Nested(ChatChoice), required=True)}, name="ChatCompletion"
-)
-TextCompletion = Schema.from_dict(
-    {**COMPLETION, "choices": fields.List(fields.Nested(TextChoice), required=True)}, name="TextCompletion"
-)
-Model = Schema.from_dict({**OBJECT, "owned_by": TEXT}, name="Model")
-ModelList = Schema.from_dict(
-    {"object": TEXT, "data": fields.List(fields.Nested(Model), required=True)}, name="ModelList"
-)
+def _list(items: Json, **limits: Any) -> Json:
+    return {"type": "array", "items": items} | limits
 
 
-def _object(properties: dict[str, Any], *required: str) -> dict[str, Any]:
-    return {"type": "object", "properties": properties, "required": list(required)}
+def _one_of(*texts: str) -> Json:
+    return {"type": "string", "enum": list(texts)}
 
+
+def _ref(name: str) -> Json:
+    return {"$ref": f"#/components/schemas/{name}"}
+
+
+TEXT, NULLABLE_TEXT = {"type": "string"}, {"type": ["string", "null"]}
+COUNT, NULLABLE_COUNT = {"type": "integer", "minimum": 0}, {"type": ["integer", "null"]}
+TIME = {"type": "number"}
+NOT_EMPTY = TEXT | {"minLength": 1}
+SCHEMA = _ref("JSONSchema")
+OPEN = {"additionalProperties": True}
+HEALTH = _one_of("healthy", "degraded", "unhealthy")
+FINISH = {"finish_reason": _one_of("stop", "length", "tool_calls", "content_filter")}
+CHOICE = {"index": COUNT, **FINISH, "logprobs": {}}
+OBJECT = {"id": TEXT, "object": TEXT, "created": COUNT}
+ANSWERED = {"request_id": TEXT, "backend": TEXT, "model": TEXT, **FINISH, "usage": _ref("Tokens"), "duration_ms": TIME}
+FELL_BACK = {"fallback": {"type": "boolean"}, "fallback_reason": NULLABLE_TEXT}
+# Each with its fields and no others, unless it says so.
+COMPONENTS = {
+    "JSONSchema": _object(
+        {},
+        type=_one_of("object", "array", "string", "number", "integer", "boolean", "null"),
+        properties={"type": "object", "additionalProperties": SCHEMA},
+        required=_list(TEXT, uniqueItems=True),
+        items=SCHEMA,
+    )
+    | {"description": "Draft 2020-12; `patternProperties` and references elsewhere are not supported."}
+    | OPEN,
+    "ErrorDetail": _object({"message": TEXT, "type": TEXT, "code": NULLABLE_TEXT, "param": NULLABLE_TEXT}),
+    "Error": _object({"error": _ref("ErrorDetail"), "request_id": TEXT}, fields={"type": "object"}),
+    "Tokens": _object(
+        {"input_tokens": NULLABLE_COUNT, "output_tokens": NULLABLE_COUNT}, cached_tokens=COUNT, reasoning_tokens=COUNT
+    ),
+    "PlainCall": _object({"id": TEXT, "name": TEXT, "arguments": TEXT}),
+    "Details": _object(ANSWERED | FELL_BACK, tool_calls=_list(_ref("PlainCall")), reasoning=TEXT),
+    "Generated": _object({"response": TEXT}, refusal=TEXT, details=_ref("Details")),
+    "Health": _object({"status": HEALTH, "backend": TEXT, "timestamp": TIME}, reason=TEXT),
+    # The four that clients rely on; the others are as many as there are settings.
+    "Config": _object(dict.fromkeys(("backend", "ollama_model", "ollama_url", "log_file"), TEXT)) | OPEN,
+    "Usage": _object(
+        dict.fromkeys(("prompt_tokens", "completion_tokens", "total_tokens"), COUNT),
+        prompt_tokens_details=_object({"cached_tokens": COUNT}),
+        completion_tokens_details=_object({"reasoning_tokens": COUNT}),
+    ),
+    "FunctionCall": _object(
+        {"id": TEXT, "type": _one_of("function"), "function": _object({"name": TEXT, "arguments": TEXT})}
+    ),
+    "ShownThought": _object({"type": _one_of("thinking", "redacted_thinking")}, thinking=TEXT, signature=TEXT, data=TEXT),
+    "Spoken": _object(
+        {"role": TEXT, "content": NULLABLE_TEXT, "refusal": NULLABLE_TEXT},
+        tool_calls=_list(_ref("FunctionCall")),
+        reasoning_content=TEXT,
+        thinking_blocks=_list(_ref("ShownThought")),
+    ),
+    "ChatChoice": _object({**CHOICE, "message": _ref("Spoken")}),
+    "TextChoice": _object({**CHOICE, "text": TEXT}),
+    "ChatCompletion": _object({**OBJECT, "model": TEXT, "choices": _list(_ref("ChatChoice"))}, usage=_ref("Usage")),
+    "TextCompletion": _object({**OBJECT, "model": TEXT, "choices": _list(_ref("TextChoice"))}, usage=_ref("Usage")),
+    "Model": _object({**OBJECT, "owned_by": TEXT}),
+    "ModelList": _object({"object": TEXT, "data": _list(_ref("Model"))}),
+}
 
 # What apispec can't read from a field: our own kinds, and what is checked of a body as a whole.
-ANY_SCHEMA = {"$ref": "#/components/schemas/JSONSchema"}
-JSON_SCHEMA = {
-    "description": "A JSON Schema, draft 2020-12; `patternProperties` and references to elsewhere are not supported.",
-    "type": "object",
-    "properties": {
-        "type": {"enum": ["object", "array", "string", "number", "integer", "boolean", "null"]},
-        "properties": {"type": "object", "additionalProperties": ANY_SCHEMA},
-        "required": {"type": "array", "items": {"type": "string"}, "uniqueItems": True},
-        "items": ANY_SCHEMA,
-    },
-}
-NOT_EMPTY = {"type": "string", "minLength": 1}
-TEXT_PART = _object({"type": {"const": "text"}, "text": {"type": "string"}}, "type", "text")
-REFUSAL_PART = _object({"type": {"const": "refusal"}, "refusal": {"type": "string"}}, "type", "refusal")
+TEXT_PART = _object({"type": _one_of("text"), "text": TEXT})
+REFUSAL_PART = _object({"type": _one_of("refusal"), "refusal": TEXT})
 # How the files of pictures begin, in base64.
 FILES = {
     "jpeg": "/9j/",
@@ -121,51 +111,51 @@ FILES = {
     "webp": "UklGR[g-v][A-Za-z0-9+/]{4}[BFJNRVZdhlptx159]XRUJQ",
 }
 REST = "([A-Za-z0-9+/]{4})*([A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?$"
-PICTURE = {"type": "string", "pattern": f"^({'|'.join(FILES.values())}){REST}"}
+PICTURE = TEXT | {"pattern": f"^({'|'.join(FILES.values())}){REST}"}
 DATA_URL = "|".join(f"image/{kind};base64,{begin}" for kind, begin in FILES.items())
 PICTURE_URLS = [
-    {"type": "string", "pattern": f"^data:({DATA_URL}){REST}"},
-    {"type": "string", "pattern": r"^https?://[A-Za-z0-9.-]+(:[1-9][0-9]{0,3})?([/?][!#-\[\]-~]*)?$"},
+    TEXT | {"pattern": f"^data:({DATA_URL}){REST}"},
+    TEXT | {"pattern": r"^https?://[A-Za-z0-9.-]+(:[1-9][0-9]{0,3})?([/?][!#-\[\]-~]*)?$"},
 ]
-PICTURE_OBJECT = _object({"url": {"anyOf": PICTURE_URLS}, "detail": {"type": ["string", "null"]}}, "url")
-PICTURE_PART = _object({"type": {"const": "image_url"}, "image_url": PICTURE_OBJECT}, "type", "image_url")
-OPTIONS = {"name": {"type": ["string", "null"]}, "strict": {"type": ["boolean", "null"]}}
-NAMED_SCHEMA = _object({**OPTIONS, "schema": ANY_SCHEMA}, "schema")
-FORMATS: list[dict[str, Any]] = [
-    _object({"type": {"enum": ["text", "json_object"]}}, "type"),
-    _object({"type": {"const": "json_schema"}, "json_schema": NAMED_SCHEMA}, "type", "json_schema"),
-    {**ANY_SCHEMA, "minProperties": 1},
+PICTURE_OBJECT = _object({"url": {"anyOf": PICTURE_URLS}}, detail=NULLABLE_TEXT)
+PICTURE_PART = _object({"type": _one_of("image_url"), "image_url": PICTURE_OBJECT})
+NAMED_FUNCTION = _object({"type": _one_of("function"), "function": _object({"name": NOT_EMPTY})})
+ALLOWED = _object({"mode": _one_of("auto", "required"), "tools": _list(NAMED_FUNCTION)})
+NAMED_SCHEMA = _object({"schema": SCHEMA}, name=NULLABLE_TEXT, strict={"type": ["boolean", "null"]})
+FORMATS = [
+    _object({"type": _one_of("text", "json_object")}),
+    _object({"type": _one_of("json_schema"), "json_schema": NAMED_SCHEMA}),
+    SCHEMA | {"minProperties": 1},
 ]
-KINDS: dict[type, list[dict[str, Any]]] = {
-    Stop: [NOT_EMPTY, {"type": "array", "items": NOT_EMPTY, "maxItems": MAX_STOPS}],
-    Contents: [{"type": "string"}, {"type": "array", "items": {"anyOf": [TEXT_PART, REFUSAL_PART, PICTURE_PART]}}],
-    Picture: [PICTURE],
+KINDS: dict[type, list[Json]] = {
+    Stop: [NOT_EMPTY, _list(NOT_EMPTY, maxItems=MAX_STOPS)],
+    Contents: [TEXT, _list({"anyOf": [TEXT_PART, REFUSAL_PART, PICTURE_PART]})],
     Format: FORMATS,
-    CutFormat: FORMATS,
-    Functions: [{"enum": ["none", "auto"]}, {"type": "array", "maxItems": 0}],
+    Picture: [PICTURE],
+    Functions: [_one_of("none", "auto"), _list({}, maxItems=0)],
     Choice: [
-        {"enum": ["auto", "none", "required"]},
-        _object({"type": {"enum": ["function", "allowed_tools"]}}, "type"),
+        _one_of("auto", "none", "required"),
+        NAMED_FUNCTION,
+        _object({"type": _one_of("allowed_tools"), "allowed_tools": ALLOWED}),
     ],
 }
 WORDED = [{"properties": {kind: NOT_EMPTY}, "required": [kind]} for kind in ("text", "refusal")]
-WORDED.append({"properties": {"type": {"const": "image_url"}}, "required": ["type"]})
-IN_CONTENT = {"anyOf": [NOT_EMPTY, {"type": "array", "contains": {"anyOf": WORDED}}]}
-SAYS_SOMETHING = {
-    "anyOf": [
-        {"properties": {"content": IN_CONTENT}, "required": ["content"]},
-        {"properties": {"refusal": NOT_EMPTY}, "required": ["refusal"]},
-        {
-            "properties": {"role": {"const": "assistant"}, "tool_calls": {"type": "array", "minItems": 1}},
-            "required": ["role", "tool_calls"],
-        },
-    ]
+SHOWN = {"properties": {"type": {"const": "image_url"}}, "required": ["type"]}
+IN_CONTENT = {"anyOf": [NOT_EMPTY, {"type": "array", "contains": {"anyOf": [*WORDED, SHOWN]}}]}
+CALLING = {
+    "properties": {"role": {"const": "assistant"}, "tool_calls": {"type": "array", "minItems": 1}},
+    "required": ["role", "tool_calls"],
 }
-WHOLES: dict[tuple[type, str], dict[str, Any]] = {
+SPEAKING = {"anyOf": [{"properties": {"content": IN_CONTENT}, "required": ["content"]}, WORDED[1], CALLING]}
+ANSWERING = {
+    "if": {"properties": {"role": {"const": "tool"}}},
+    "then": {"properties": {"tool_call_id": NOT_EMPTY}, "required": ["tool_call_id"]},
+}
+WHOLES: dict[tuple[type, str], Json] = {
     (ChatSchema, "messages"): {
         "description": "All texts together have 1 to MAX_PROMPT_CHARS characters.",
         # of one alone, tools make up as many messages as are allowed, for minutes
-        "allOf": [{"contains": {"type": "object"}}, {"contains": SAYS_SOMETHING}],
+        "allOf": [{"contains": {"type": "object"}}, {"contains": SPEAKING}, {"items": ANSWERING}],
     },
     (CompletionSchema, "prompt"): {"description": "At most MAX_PROMPT_CHARS characters.", "minLength": 1},
 }
@@ -173,125 +163,131 @@ WHOLES: dict[tuple[type, str], dict[str, Any]] = {
 JSON = "application/json"
 # Of an event stream, tools take a schema for each event's; so it has words only.
 STREAMS = {
-    "text/plain": {"type": "string", "description": "Prometheus' text format."},
-    "application/x-ndjson": {
-        "type": "string",
-        "description": "One object a line; the last has `done`. The connection breaks after an `error`.",
-    },
+    "application/x-ndjson": TEXT
+    | {"description": "An object a line; the last has `done`. It breaks after an `error`."},
     "text/event-stream": {
-        "description": "Server-sent events; the last one's data is `[DONE]`, or an object with `error`. After an error "
-        "the connection breaks."
+        "description": "Server-sent events up to `[DONE]`, or to an `error`; then the stream breaks."
     },
 }
-GENERATION_ERRORS = dict.fromkeys((400, 401, 403, 404, 413, 415, 429, 500, 502, 503, 504), Error)
-LIST_ERRORS = dict.fromkeys((401, 502, 503, 504), Error)
-ALWAYS = {"X-Request-ID": "The request's id, which the log has too; the client's own where it sent one"}
-WHO = {"X-LLM-Backend": "Who answered", "X-LLM-Model": "With which model"}
-FALLBACK = {"X-LLM-Fallback": "Why it was not the configured backend; absent where it was"}
-WAIT = {"Retry-After": "Seconds; absent where a quota is used up"}
-RATES = {
-    "x-ratelimit-limit-requests": "Where RATE_LIMIT is set: how many requests the rate allows that is used up first",
-    "x-ratelimit-remaining-requests": "How many of them are left",
-    "x-ratelimit-reset-requests": "When one more will be, such as 6m0s",
+ERROR = _ref("Error")
+REFUSALS, FAILURES = (400, 401, 403, 404, 413, 415, 429), (500, 502, 503, 504)
+
+
+def _header(about: str, required: bool = False) -> Json:
+    return {"description": about, "required": required, "schema": TEXT}
+
+
+ALWAYS = {"X-Request-ID": _header("The request's id, also in the log; the client's own where it sent one", True)}
+GENERATED = {
+    "X-LLM-Backend": _header("Who answered", True),
+    "X-LLM-Model": _header("With which model", True),
+    "X-LLM-Fallback": _header("Why it was not the configured backend; absent where it was"),
+    "x-ratelimit-limit-requests": _header("With RATE_LIMIT: how many requests the rate allows that is used up first"),
+    "x-ratelimit-remaining-requests": _header("How many of them are left"),
+    "x-ratelimit-reset-requests": _header("When one more will be, such as 6m0s"),
 }
-QUESTION = "What is the capital of France?"
+WAIT = {"Retry-After": _header("Seconds; absent where a quota is used up")}
+
 # A small model may not know where to stop.
-BRIEF = {"max_tokens": 50}
-ASKED = {"model": "default", "prompt": QUESTION} | BRIEF
-CHAT = {"model": "default", "messages": [{"role": "user", "content": QUESTION}]} | BRIEF
+PROMPT = {"prompt": "What is the capital of France?", "max_tokens": 50}
+MODEL, STREAM = {"model": "default"}, {"stream": True}
+CHAT = MODEL | {"messages": [{"role": "user", "content": PROMPT["prompt"]}], "max_tokens": 50}
+EVERYTHING = {"prompt": "Tell me about the sea.", "system": "Be brief.", "max_tokens": 24, "temperature": 0.5}
+EVERYTHING |= {"top_p": 0.9, "stop": ["\n\n"], "seed": 7, "stream": False, "fallback": True, "details": False}
 
 
-@dataclass(frozen=True)
-class Operation:
-    """What a view's docstring does not say. `answer` maps the media types of a 200 to their schemas."""
+class Operation(NamedTuple):
+    """What a view's docstring and its dialect do not say: the schemas of a 200 and of an error, and other errors."""
 
-    answer: Content
-    examples: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    errors: Mapping[int, type[Schema]] = field(default_factory=dict)
+    tag: str
+    answer: Json
+    errors: tuple[int, ...] = ()
+    error: Json = ERROR
+    media_type: str = JSON
 
 
 # By the endpoint inside the blueprint.
 OPERATIONS = {
-    "generate": Operation(
-        {JSON: Generated, "application/x-ndjson": None},
-        {
-            "a prompt": {"prompt": QUESTION} | BRIEF,
-            "with details": {"prompt": QUESTION, "system": "Be brief.", "temperature": 0, "details": True} | BRIEF,
-            "streamed": {"prompt": QUESTION, "stream": True} | BRIEF,
-            "every parameter": {
-                "prompt": "Tell me about the sea.",
-                "system": "Be brief.",
-                "max_tokens": 24,
-                "temperature": 0.5,
-                "top_p": 0.9,
-                "stop": ["\n\n"],
-                "seed": 7,
-                "stream": False,
-                "fallback": True,
-                "details": False,
-            },
-        },
-        GENERATION_ERRORS | {422: Error},
-    ),
-    "health": Operation({JSON: HealthBody}, errors={503: HealthBody}),
-    "live": Operation({JSON: HealthBody}),
-    "config": Operation({JSON: Config}, errors={401: Error}),
-    "metrics": Operation({"text/plain": None}, errors={401: Error}),
-    "chat_completions": Operation(
-        {JSON: ChatCompletion, "text/event-stream": None},
-        {
-            "a conversation": CHAT,
-            "streamed": CHAT | {"stream": True, "stream_options": {"include_usage": True}},
-        },
-        GENERATION_ERRORS,
-    ),
-    "completions": Operation(
-        {JSON: TextCompletion, "text/event-stream": None},
-        {"a prompt": ASKED, "streamed": ASKED | {"stream": True}},
-        GENERATION_ERRORS,
-    ),
-    "models": Operation({JSON: ModelList}, errors=LIST_ERRORS),
-    "model": Operation({JSON: Model}, errors=LIST_ERRORS | {404: Error}),
+    "generate": Operation("Generate", _ref("Generated")),
+    "health": Operation("State", _ref("Health"), (503,), error=_ref("Health")),
+    "live": Operation("State", _ref("Health")),
+    "config": Operation("State", _ref("Config"), (401,)),
+    "metrics": Operation("State", TEXT, (401,), media_type="text/plain"),
+    "chat_completions": Operation("OpenAI", _ref("ChatCompletion")),
+    "completions": Operation("OpenAI", _ref("TextCompletion")),
+    "models": Operation("OpenAI", _ref("ModelList"), (401, 502, 503, 504)),
+    "model": Operation("OpenAI", _ref("Model"), (401, 404, 502, 503, 504)),
+}
+# Bodies by their titles, for each dialect.
+EXAMPLES = {
+    "generate": {
+        "a prompt": PROMPT,
+        "with details": PROMPT | {"system": "Be brief.", "temperature": 0, "details": True},
+        "streamed": PROMPT | STREAM,
+        "every parameter": EVERYTHING,
+    },
+    "chat_completions": {
+        "a conversation": CHAT,
+        "streamed": CHAT | STREAM | {"stream_options": {"include_usage": True}},
+    },
+    "completions": {"a prompt": MODEL | PROMPT, "streamed": MODEL | PROMPT | STREAM},
 }
 
 
-def describe(app: Flask, blueprint: str, dialects: Mapping[str, Dialect]) -> dict[str, Any]:
-    """Return the OpenAPI document of `blueprint`, to be served at its /openapi.json.
-
-    `dialects` are those of the routes that generate, by endpoint.
-    """
-    own = f"{blueprint}."
-    rules = {r.endpoint.removeprefix(own): r for r in app.url_map.iter_rules() if r.endpoint.startswith(own)}
-    mount = rules["openapi"].rule.removesuffix("/openapi.json")
+def describe(app: Flask, blueprint: str, here: Service) -> Json:
+    """Return the OpenAPI document of `here`, which hangs in `app` as `blueprint`, to be served at its /openapi.json."""
     spec = _empty()
-    for endpoint, rule in rules.items():
-        if said := OPERATIONS.get(endpoint):
-            path = re.sub(r"<(?:\w+:)?(\w+)>", r"{\1}", rule.rule.removeprefix(mount))
-            dialect = dialects.get(endpoint)
-            operation = _operation(said, app.view_functions[rule.endpoint].__doc__ or "", dialect)
-            tag = "OpenAI" if path.startswith("/v1/") else "Generate" if dialect else "State"
-            operation |= {"operationId": endpoint, "tags": [tag]}
-            operation |= {"parameters": [_parameter(name) for name in rule.arguments]}
-            spec.path(path, operations={"post" if dialect else "get": operation})
-    document: dict[str, Any] = spec.to_dict()
-    return document
+    rules = {rule.endpoint: rule for rule in app.url_map.iter_rules()}
+    for name, said in OPERATIONS.items():
+        rule, dialect = rules[f"{blueprint}.{name}"], here.dialects.get(name)
+        path = re.sub(r"<(?:\w+:)?(\w+)>", r"{\1}", rule.rule.removeprefix(here.prefix))
+        given = [{"name": each, "in": "path", "required": True, "schema": NOT_EMPTY} for each in rule.arguments]
+        summary, _, more = inspect.cleandoc(app.view_functions[rule.endpoint].__doc__ or "").partition("\n")
+        words = {"operationId": name, "tags": [said.tag], "summary": summary, "description": more.strip()}
+        operation = words | {"parameters": given} | _exchanged(said, dialect)
+        spec.path(path, operations={"post" if dialect else "get": operation})
+    return dict(spec.to_dict())
 
 
 def _empty() -> APISpec:
     plugin = MarshmallowPlugin()
-    spec = APISpec("LLM API", _version(), "3.1.0", plugins=[plugin])
+    # The server is relative to the document's own address: so it holds under any prefix, whether we know it or not.
+    more = {"info": {"description": ABOUT}, "servers": [{"url": "./"}]}
+    spec = APISpec("LLM API", VERSION, "3.1.0", plugins=[plugin], **more)
     assert plugin.converter
     plugin.converter.add_attribute_function(_beyond)
-    spec.components.schema("JSONSchema", JSON_SCHEMA)
-    # Relative to the document's own address: so it holds under any prefix, whether we are told of it or not.
-    spec.options["servers"] = [{"url": "./"}]
+    for name, schema in COMPONENTS.items():
+        spec.components.schema(name, {"additionalProperties": False} | schema)
     return spec
 
 
-def _beyond(converter: object, field: fields.Field[Any], ret: object) -> dict[str, Any]:
-    """Return what apispec does not see in `field`; the signature is apispec's."""
+def _exchanged(said: Operation, dialect: Dialect | None) -> Json:
+    """Return what is sent to an operation, and what it answers."""
+    contents, statuses, sent = {said.media_type: {"schema": said.answer}}, set(said.errors), {}
+    if dialect:
+        contents[dialect.media_type] = {"schema": STREAMS[dialect.media_type]}
+        statuses |= {*REFUSALS, *FAILURES, dialect.wrong_field}
+        examples = {title: {"value": value} for title, value in EXAMPLES[dialect.name].items()}
+        sent = {"requestBody": {"required": True, "content": {JSON: {"schema": dialect.schema, "examples": examples}}}}
+    answers = {200: _answer("Answered", contents, GENERATED if dialect else {})}
+    for status in sorted(statuses):
+        waits = status in (429, 503) and said.error is ERROR
+        answers[status] = _answer(words_for(status), {JSON: {"schema": said.error}}, WAIT if waits else {})
+    return sent | {"responses": answers}
+
+
+def _answer(words: str, contents: Json, headers: Json) -> Json:
+    return {"description": words, "headers": ALWAYS | headers, "content": contents}
+
+
+def _beyond(converter: object, field: fields.Field[Any], ret: Json) -> Json:
+    """Return what apispec does not see in `field`; the signature is apispec's, `ret` what it has seen."""
     said = dict(WHOLES.get((type(field.parent), field.name or ""), {}))
-    if forms := KINDS.get(type(field)):
+    forms = next((forms for kind, forms in KINDS.items() if isinstance(field, kind)), None)
+    if not all(isinstance(value, str) for value in ret.get("enum", ())):
+        # What makes clients from a description knows enumerations of texts only.
+        forms = [{"const": value} for value in ret.pop("enum") if value is not None]
+    if forms is not None:
         said["anyOf"] = [*forms, {"type": "null"}] if field.allow_none else forms
     for rule in field.validators:
         if isinstance(rule, validate.Range) and not rule.min_inclusive:
@@ -299,43 +295,3 @@ def _beyond(converter: object, field: fields.Field[Any], ret: object) -> dict[st
         elif isinstance(rule, validate.Regexp):  # which matches from the start, and \Z is Python's only
             said["pattern"] = "^" + str(rule.regex.pattern).removesuffix(r"\Z") + "$"
     return said
-
-
-def _operation(said: Operation, docstring: str, dialect: Dialect | None) -> dict[str, Any]:
-    summary, _, description = inspect.cleandoc(docstring).partition("\n")
-    operation: dict[str, Any] = {"summary": summary, "description": description.strip()}
-    if dialect:
-        examples = {title: {"value": value} for title, value in said.examples.items()}
-        content = {JSON: {"schema": dialect.schema, "examples": examples}}
-        operation["requestBody"] = {"required": True, "content": content}
-    headers = _headers(WHO) | _headers(FALLBACK | RATES, False) if dialect else {}
-    answers = {200: _answer("Answered", said.answer, headers)}
-    return operation | {"responses": answers | {status: _error(status, said.errors[status]) for status in said.errors}}
-
-
-def _error(status: int, schema: type[Schema]) -> dict[str, Any]:
-    wait = _headers(WAIT, False) if schema is Error and status in (429, 503) else {}
-    return _answer(words_for(status), {JSON: schema}, wait)
-
-
-def _answer(words: str, answer: Content, headers: dict[str, Any]) -> dict[str, Any]:
-    content = {kind: {"schema": schema or STREAMS[kind]} for kind, schema in answer.items()}
-    return {"description": words, "headers": _headers(ALWAYS) | headers, "content": content}
-
-
-def _headers(words: Mapping[str, str], required: bool = True) -> dict[str, Any]:
-    return {
-        name: {"description": about, "required": required, "schema": {"type": "string"}}
-        for name, about in words.items()
-    }
-
-
-def _parameter(name: str) -> dict[str, Any]:
-    return {"name": name, "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}}
-
-
-def _version() -> str:
-    try:
-        return version("llm-api")
-    except PackageNotFoundError:  # run from its folder
-        return "0"

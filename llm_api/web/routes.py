@@ -119,7 +119,10 @@ def live() -> Response:
 
 @blueprint.get("/metrics")
 def metrics() -> Response:
-    """Show the numbers of all workers, in Prometheus' text format."""
+    """Show the numbers, in Prometheus' text format.
+
+    They are those of all workers; where a host's gunicorn sets no PROMETHEUS_MULTIPROC_DIR, of the one that answers.
+    """
     numbers, media_type = exposition(service().numbers())
     return Response(numbers, content_type=media_type)
 
@@ -129,7 +132,7 @@ def openapi() -> Response:
     """Describe the API (OpenAPI 3.1)."""
     from .openapi import describe  # not above: apispec is for this alone
 
-    return json_answer(describe(current_app, request.blueprints[0], service().dialects))
+    return json_answer(describe(current_app, request.blueprints[0], service()))
 
 
 @blueprint.get("/config")

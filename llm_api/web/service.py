@@ -6,7 +6,7 @@ import secrets
 import socket
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypedDict, Unpack
 
 from flask import current_app, has_request_context, request
 
@@ -37,10 +37,24 @@ class Client(NamedTuple):
     sock: socket.socket | None = None
 
 
+class Fields(TypedDict, total=False):
+    """What `POST /generate` takes that makes sense in Python; None: not said."""
+
+    system: str | None
+    model: str | None
+    max_tokens: int | None
+    temperature: float | None
+    top_p: float | None
+    stop: str | list[str] | tuple[str, ...] | None
+    seed: int | None
+    response_format: dict[str, Any] | None
+    fallback: bool | None
+
+
 class Service:
     """Shared by all threads. `caller()` returns who asks in the current request; without it the key's name says so.
 
-    `backends` replaces those that `settings` name.
+    `backends` replaces those that `settings` name. `prefix` is where the routes hang, "" for the top.
     """
 
     def __init__(
@@ -49,8 +63,10 @@ class Service:
         hooks: Hooks = Hooks(),  # noqa: B008  (frozen)
         caller: Callable[[], str | None] | None = None,
         backends: Iterable[Backend] | None = None,
+        prefix: str = "",
     ) -> None:
         self.settings = settings
+        self.prefix = prefix
         self.caller = caller
         self.log = RequestLog(settings)
         self.chain = Chain(settings, hooks, backends)
@@ -61,7 +77,7 @@ class Service:
         self.dialects: dict[str, Dialect] = {kind.name: kind(*bounds) for kind in DIALECTS}
         self._policy = TextPolicy(settings.log_prompts, settings.log_max_text)
 
-    def generate(self, prompt: str, *, caller: str | None = None, **fields: Any) -> Answer:
+    def generate(self, prompt: str, *, caller: str | None = None, **fields: Unpack[Fields]) -> Answer:
         """Return the answer to `prompt`; `fields` are those of `POST /generate`. Raises LLMAPIError.
 
         Needs no app context; works in threads, commands and forked workers. `caller` is for the log and `may_use`.
@@ -69,7 +85,9 @@ class Service:
         with self._asked({"prompt": prompt} | fields, caller) as exchange:
             return exchange.answer()
 
-    def stream(self, prompt: str, *, caller: str | None = None, **fields: Any) -> Generator[str, None, Answer]:
+    def stream(
+        self, prompt: str, *, caller: str | None = None, **fields: Unpack[Fields]
+    ) -> Generator[str, None, Answer]:
         """Yield the answer in pieces, as `generate`; return it whole. Close the iterator to stop early."""
         with self._asked({"prompt": prompt, "stream": True} | fields, caller) as exchange:
             said: list[Chunk] = []
@@ -110,9 +128,10 @@ class Service:
 
 
 def service() -> Service:
-    """Return the service that the current request came to; outside of its views, the app's first."""
+    """Return the service under whose prefix the current request is; where it is under none, the app's first."""
     mounts: dict[str, Service] = current_app.extensions["llm_api"]
-    if len(mounts) == 1 or not has_request_context():
-        return next(iter(mounts.values()))
-    name = request.blueprints[-1] if request.blueprints else ""
-    return mounts.get(name) or next(iter(mounts.values()))
+    first, *others = mounts.values()
+    if not others or not has_request_context():
+        return first
+    found = [here for here in mounts.values() if request.path.startswith(f"{here.prefix}/")]
+    return max(found, key=lambda here: len(here.prefix), default=first)

@@ -14,26 +14,44 @@ from llm_api import LLMAPI
 ROOT = Path(__file__).parents[2]
 SECTION = (ROOT / "docs" / "flask.md").read_text().split("## CSRF protection\n")[1].split("\n## ")[0]
 (EXEMPT,) = re.findall(r"```python\n(.*?)```", SECTION, re.DOTALL)
-WITHOUT_EXEMPTION = "from flask_wtf import CSRFProtect\nCSRFProtect(app)"
+WITHOUT_EXEMPTION = EXEMPT.replace(", csrf_exempt=csrf.exempt", "")
+# In a factory, the one may come before the other, and an app may have two.
+EXEMPT_FIRST = """
+from flask_wtf import CSRFProtect
+
+csrf = CSRFProtect()
+LLMAPI(app, url_prefix="/other", csrf_exempt=csrf.exempt)
+LLMAPI(app, url_prefix="/llm", csrf_exempt=csrf.exempt)
+csrf.init_app(app)
+"""
 HELLO = {"prompt": "Hello"}
 
 
 def make_client(tmp_path: Path, protect: str, origins: str = "") -> FlaskClient:
     """Return a client of a host with a form of its own, protected by this code."""
     app = Flask("host")
-    app.config["SECRET_KEY"] = "for this test only"
+    settings = {"LLM_BACKEND": "stub", "LOG_FILE": tmp_path / "log.jsonl", "CORS_ORIGINS": origins}
+    app.config |= {f"LLM_API_{name}": value for name, value in settings.items()} | {"SECRET_KEY": "for this test only"}
     app.post("/form")(lambda: "taken")
-    LLMAPI(app, url_prefix="/llm", llm_backend="stub", log_file=tmp_path / "log.jsonl", cors_origins=origins)
-    exec(compile(protect, "docs/flask.md", "exec"), {"app": app})
+    exec(compile(protect, "docs/flask.md", "exec"), {"app": app, "LLMAPI": LLMAPI})
     return app.test_client()
 
 
-@pytest.mark.parametrize("path", ["/llm/generate", "/llm/v1/completions"])
-def test_the_exemption(tmp_path: Path, path: str) -> None:
-    """Without the page's lines a POST to the API is refused; with them it is answered, and the host's form refused."""
-    assert make_client(tmp_path, WITHOUT_EXEMPTION).post(path, json=HELLO).status_code == 400
-    client = make_client(tmp_path, EXEMPT)
-    assert client.post(path, json=HELLO | {"model": "default"}).status_code == 200
+@pytest.mark.parametrize("protect", [EXEMPT, EXEMPT_FIRST], ids=["page", "first"])
+def test_the_exemption(tmp_path: Path, protect: str) -> None:
+    """Without the page's option every POST to the API is refused; with it none is, and the host's form is."""
+    bare, client = make_client(tmp_path, WITHOUT_EXEMPTION), make_client(tmp_path, protect)
+    posts = [rule.rule for rule in client.application.url_map.iter_rules() if "POST" in rule.methods]
+    ours = [path for path in posts if path != "/form"]
+    assert len(ours) >= 3
+    for path in ours:
+        reply = client.post(path, json={})
+        assert (reply.status_code, reply.get_json()["error"]["code"]) in [
+            (422, "validation_failed"),
+            (400, "validation_failed"),
+        ]
+        assert "CSRF" in bare.post(path.replace("/other", "/llm"), json={}).text
+    assert client.post("/llm/generate", json=HELLO).status_code == 200
     assert client.post("/form").status_code == 400
 
 

@@ -515,9 +515,14 @@ def test_what_is_no_request(serve: Serve, path: str, request_: dict[str, Any], s
 
 
 def test_unknown_path(serve: Serve) -> None:
-    """What OpenAI has besides is a 404 in the same envelope."""
-    reply = serve(Fake("one")).post("/v1/embeddings", json={})
-    assert (reply.status_code, error_of(reply)["code"]) == (404, "not_found")
+    """What OpenAI has besides is a 404 in the same envelope, which names what there is, also where /v1 is too many."""
+    for path in ("/v1/embeddings", "/v1/v1/chat/completions", "/v1", "/chat/completions"):
+        reply = serve(Fake("one")).post(path, json={})
+        assert (reply.status_code, error_of(reply)["code"]) == (404, "not_found")
+        words = error_of(reply)["message"]
+        assert path in words
+        assert {"/v1/chat/completions", "/v1/completions", "/v1/models"} <= set(re.split("[ ,]+", words))
+        assert not re.search("dashboard|static|docs", words)
 
 
 # Failures
@@ -927,7 +932,10 @@ NAMES = [
 @pytest.mark.parametrize("path", ["generate", "v1/chat/completions", "v1/completions"])
 def test_names(serve: Serve, log_lines: Log, path: str, choice: bool, said: str, backend: str, model: str) -> None:
     """`backend/model` is the configured backend's, or with ALLOW_MODEL_CHOICE another one's; all else is a name."""
-    fakes = {"huggingface": Fake("huggingface", *ANSWER, model=OWN), "openai": Fake("openai", *ANSWER)}
+    fakes = {
+        "huggingface": Fake("huggingface", *ANSWER, model=OWN, models=[OWN, "org/x:7b"]),
+        "openai": Fake("openai", *ANSWER, models=["gpt-x", "ft:gpt-x/y"]),
+    }
     client = serve(*fakes.values(), allow_model_choice=choice)
     body = BODIES[CHAT] if "chat" in path else {"prompt": "Hi"}
     reply = client.post(f"/{path}", json=body | {"model": said})
@@ -936,6 +944,54 @@ def test_names(serve: Serve, log_lines: Log, path: str, choice: bool, said: str,
     (line,) = log_lines()
     assert (line["requested_backend"], line["backend"], line["request_model"]) == (backend, backend, said)
     assert "X-LLM-Fallback" not in reply.headers
+
+
+GROQ = ["openai/gpt-oss-120b", "openai/gpt-oss-20b", "llama-3.3-70b"]
+MEANT = [
+    (GROQ[0], GROQ, "openai/gpt-oss-20b", "openai/gpt-oss-20b"),
+    (GROQ[0], GROQ, "openai/gpt-oss-120b", "openai/gpt-oss-120b"),
+    (GROQ[0], GROQ, "openai/openai/gpt-oss-20b", "openai/gpt-oss-20b"),
+    (GROQ[0], GROQ, "openai/llama-3.3-70b", "llama-3.3-70b"),
+    (GROQ[0], GROQ, "openai/nobody-knows", "openai/nobody-knows"),
+    ("llama-3.3-70b", GROQ, "openai/gpt-oss-20b", "openai/gpt-oss-20b"),
+    (GROQ[0], Unreachable("down"), "openai/gpt-oss-20b", "openai/gpt-oss-20b"),
+    (GROQ[0], ValueError("a plugin's"), "openai/gpt-oss-20b", "openai/gpt-oss-20b"),
+    (GROQ[0], Unreachable("down"), "openai/openai/gpt-oss-120b", "openai/gpt-oss-120b"),
+    ("gpt-6-luna", Unreachable("down"), "openai/gpt-7", "gpt-7"),
+    ("gpt-6-luna", ["gpt-6-luna", "gpt-7"], "openai/gpt-7", "gpt-7"),
+    ("gpt-6-luna", ["gpt-6-luna"], "openai/gpt-7", "openai/gpt-7"),
+    ("llama3:latest", ["llama3", "smol:latest"], "openai/llama3", "llama3"),
+    ("llama3:latest", ["llama3", "smol:latest"], "openai/smol", "smol"),
+]
+
+
+@pytest.mark.parametrize(("own", "models", "said", "asked"), MEANT)
+def test_a_slash_in_the_names_of_models(serve: Serve, own: str, models: Any, said: str, asked: str) -> None:
+    """A name that the backend lists is that model's; its prefix is one only where the rest is listed.
+
+    Where the list can't be had, the configured model's own name says whether it is.
+    """
+    fake = Fake("openai", *ANSWER, model=own, models=models)
+    client = serve(fake)
+    assert [ask(client, CHAT, model=said).status_code for _ in range(2)] == [200, 200]
+    assert [request.model for request in fake.asked] == [asked, asked]
+
+
+def test_an_exact_name_beats_the_prefix_of_another_backend(serve: Serve) -> None:
+    """With ALLOW_MODEL_CHOICE too: the configured backend has a model of the whole name."""
+    fakes = [Fake("openai", *ANSWER, models=["claude/x"]), Fake("claude", *ANSWER, models=["x", "y"])]
+    client = serve(*fakes, allow_model_choice=True)
+    for said in ("claude/x", "claude/y", "claude/z"):
+        ask(client, CHAT, model=said)
+    assert [[request.model for request in fake.asked] for fake in fakes] == [["claude/x", "claude/z"], ["y"]]
+
+
+def test_a_list_is_asked_for_once(serve: Serve) -> None:
+    """Requests whose model has a slash don't each wait for it."""
+    lists: list[int] = []
+    client = serve(Fake("one", *ANSWER, models=lambda: lists.append(1) or ["x"]))
+    assert {ask(client, CHAT, model=f"one/{said}").status_code for said in ("x", "y", "z/z")} == {200}
+    assert lists == [1]
 
 
 @pytest.mark.parametrize("said", ["default", "dummy"])
@@ -955,7 +1011,7 @@ def test_names_for_the_configured_model(serve: Serve, log_lines: Log, path: str,
 )
 def test_chosen_backend_that_fails(serve: Serve, log_lines: Log, path: str, said: str, asked: list[str]) -> None:
     """LLM_FALLBACK goes on without it, with models of their own; its error is told where none of them can."""
-    fakes = {name: Fake(name, Overloaded(name)) for name in ("one", "two", "three")}
+    fakes = {name: Fake(name, Overloaded(name), models=["x"]) for name in ("one", "two", "three")}
     client = serve(*fakes.values(), allow_model_choice=True)
     reply = client.post(f"/{path}", json=(BODIES[CHAT] if "v1" in path else {"prompt": "Hi"}) | {"model": said})
     assert (reply.status_code, error_of(reply)["message"]) == (503, asked[0])
@@ -969,7 +1025,7 @@ def test_chosen_backend_that_fails(serve: Serve, log_lines: Log, path: str, said
 def test_fallback_of_a_chosen_backend(serve: Serve, log_lines: Log, stream: bool) -> None:
     """It is told as any other; the configured backend, which is no fallback, isn't asked."""
     one = Fake("one", *ANSWER)
-    client = serve(one, Fake("two", Overloaded("m")), Fake("three", *ANSWER), allow_model_choice=True)
+    client = serve(one, Fake("two", Overloaded("m"), models=["x"]), Fake("three", *ANSWER), allow_model_choice=True)
     reply = ask(client, CHAT, model="two/x", stream=stream)
     assert (reply.headers["X-LLM-Backend"], reply.headers["X-LLM-Fallback"]) == ("three", "overloaded")
     assert reply.data
@@ -980,7 +1036,7 @@ def test_fallback_of_a_chosen_backend(serve: Serve, log_lines: Log, stream: bool
 
 def test_chosen_backend_without_fallback(serve: Serve) -> None:
     """`fallback: false` asks the chosen one alone."""
-    one, two = Fake("one", *ANSWER), Fake("two", Overloaded("m"))
+    one, two = Fake("one", *ANSWER), Fake("two", Overloaded("m"), models=["x"])
     reply = ask(serve(one, two, allow_model_choice=True), CHAT, model="two/x", fallback=False)
     assert (reply.status_code, one.asked) == (503, [])
 

@@ -14,9 +14,10 @@ from typing import Any
 
 import pytest
 from asking import Serve
+from flask import Flask
 from processes import python
 
-from llm_api import Settings
+from llm_api import LLMAPI, Settings
 from llm_api.errors import ConfigError
 from llm_api.rules import ApiKey
 
@@ -55,7 +56,10 @@ BOOLEANS = {
     | dict.fromkeys(("false", "FALSE", "no", "off", "0"), False),
     "bad": ["2", "y es", "wahr", "none"],
 }
-KEYS = {"good": {"sk-a_B.1": "sk-a_B.1", " sk-a \n": "sk-a"}, "bad": ["sk a", "sk\na", "sk-ä", "sk-\u2026", "a\x7f"]}
+KEYS = {
+    "good": {"sk-a_B.1": "sk-a_B.1", " sk-a \n": "sk-a"},
+    "bad": ["sk a", "sk\na", "sk-ä", "sk-\u2026", "a\x7f", "sk-a;", "a;b", "s'k"],
+}
 BODIES = {
     "good": {
         "{}": {},
@@ -235,7 +239,7 @@ RULES: dict[str, dict[str, Any]] = {
         "bad": [
             *("a.example", "//a.example", "ftp://a.example", "https://", "https://a.example/", "https://a.example/x"),
             *("null", "https://a.example,", "https://*.example", "https://a.example https://b.example"),
-            "https://u@a.example",
+            *("https://u@a.example", "https://a.example;https://b.example", "https://a.example;b.example"),
         ],
     },
     "http_proxy_url": {
@@ -394,6 +398,13 @@ def test_an_env_file_that_is_no_utf8(tmp_path: Path) -> None:
     """One line says what to do about a file in another encoding."""
     (tmp_path / ".env").write_bytes("OLLAMA_MODEL=\xe9".encode("latin-1"))
     with pytest.raises(ConfigError, match=r"\.env is not UTF-8 text: save it as UTF-8$"):
+        Settings.load(tmp_path / ".env")
+
+
+def test_an_env_file_that_is_a_folder(tmp_path: Path) -> None:
+    """docker makes one of a file that isn't there: it is not passed over."""
+    (tmp_path / ".env").mkdir()
+    with pytest.raises(ConfigError, match=r"\.env can't be read: Is a directory$"):
         Settings.load(tmp_path / ".env")
 
 
@@ -584,19 +595,256 @@ def test_idle_connections_outlive_those_in_front(start: Start) -> None:
     assert start("-c", code).stdout == "True\n"
 
 
-@pytest.mark.parametrize(
-    ("line", "words"),
-    [
-        ("LLM_BACKED=stub", "line 2: LLM_BACKED is not a setting, did you mean LLM_BACKEND?"),
-        ("LLM_BACKEND stub", "line 2: write NAME=value, without export"),
-        ("export LLM_BACKEND=stub", "line 2: write NAME=value, without export"),
-    ],
-)
-def test_a_line_that_would_do_nothing_ends_the_start(tmp_path: Path, line: str, words: str) -> None:
+@pytest.mark.parametrize("line", ["LLM_BACKEND stub", "export LLM_BACKEND=stub", "LLM BACKEND=stub"])
+def test_a_line_that_would_do_nothing_ends_the_start(tmp_path: Path, line: str) -> None:
     """A slip in .env is named, with its line, instead of being passed over."""
     (tmp_path / ".env").write_text(f"# a comment\n{line}\nMY_OWN=1\n")
-    with pytest.raises(ConfigError, match=re.escape(words)):
+    with pytest.raises(ConfigError, match="line 2: write NAME=value, without export"):
         Settings.load(tmp_path / ".env")
+
+
+# --- names
+
+MEANT = {
+    "API_KEY": "API_KEYS",
+    "LLM_BACKED": "LLM_BACKEND",
+    "llm_backend": "LLM_BACKEND",
+    "Llm_Backend": "LLM_BACKEND",
+    "ollama_host": "OLLAMA_HOST",
+    "OPENAI_API_KEYS": "OPENAI_API_KEY",
+    "OPENAI_MODELS": "OPENAI_MODEL",
+    "CORS_ORIGIN": "CORS_ORIGINS",
+    "TRUSTED_PROXY": "TRUSTED_PROXIES",
+    "CONNECTION_TIMEOUT": "CONNECT_TIMEOUT",
+    "RATE_LIMITS": "RATE_LIMIT",
+    "LOGFILE": "LOG_FILE",
+    "HF_TOKENS": "HF_TOKEN",
+    "LLM_API_LOG_FLIE": "LOG_FILE",
+    "LLM_API_llm_backend": "LLM_BACKEND",
+    "PORT": "BIND=HOST:PORT",
+    "OLLAMA_BASE_URL": "OLLAMA_URL",
+    "OPENAI_API_BASE": "OPENAI_BASE_URL",
+}
+# Vendors', proxies', gunicorn's, Flask's, Kubernetes', a shell's.
+OTHERS = [
+    *("OLLAMA_MODELS", "OLLAMA_ORIGINS", "OLLAMA_KEEP_ALIVE", "OLLAMA_API_KEY"),
+    *("OLLAMA_PORT", "OLLAMA_SERVICE_HOST", "OLLAMA_PORT_11434_TCP", "HF_HOME"),
+    *("HF_ENDPOINT", "HF_HUB_TOKEN", "HF_TOKEN_PATH", "OPENAI_ORG_ID"),
+    *("OPENAI_ADMIN_KEY", "OPENAI_API_TYPE", "OPENAI_API_VERSION", "ANTHROPIC_MODEL"),
+    *("ANTHROPIC_BASE_URL", "CLAUDE_CONFIG_DIR", "CLAUDECODE", "XAI_API_KEY"),
+    *("AZURE_OPENAI_API_KEY", "GEMINI_API_KEY", "HTTP_PROXY", "HTTPS_PROXY"),
+    *("http_proxy", "no_proxy", "GUNICORN_CMD_ARGS", "FLASK_APP"),
+    *("RATELIMIT_STORAGE_URI", "LOG_LEVEL", "LOG_PATH", "KUBERNETES_PORT"),
+    *("API_URL", "MAX_TOKENS", "TIMEOUT", "OMP_NUM_THREADS"),
+    *("PATH", "HOST", "HOSTNAME", "LOGNAME"),
+    *("LLM_API_METRICS_OWNER", "MY_OWN"),
+]
+
+
+@pytest.fixture
+def warned(caplog: pytest.LogCaptureFixture) -> Callable[[], list[str]]:
+    """Return what the settings have warned of."""
+    return lambda: [entry.getMessage() for entry in caplog.records if entry.name == "llm_api.settings"]
+
+
+Warned = Callable[[], list[str]]
+
+
+@pytest.mark.parametrize(("name", "meant"), MEANT.items())
+def test_a_name_that_sets_nothing_is_a_warning(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, warned: Warned, name: str, meant: str
+) -> None:
+    """In .env and in the environment: the line says what was meant, and not the value."""
+    (tmp_path / ".env").write_text(f"{name}=canary-1")
+    assert Settings.load(tmp_path / ".env") == Settings()
+    assert warned() == [f"{tmp_path}/.env: {name} is not a setting, did you mean {meant}?"]
+    assert load(monkeypatch, **{name: "canary-1"}) == Settings()
+    assert warned()[1:] == [f"the environment: {name} is not a setting, did you mean {meant}?"]
+
+
+def test_an_unknown_name_with_our_prefix_is_a_warning(monkeypatch: pytest.MonkeyPatch, warned: Warned) -> None:
+    """It is nobody else's."""
+    load(monkeypatch, LLM_API_KEY="canary-1")
+    assert warned() == ["the environment: LLM_API_KEY is not a setting"]
+
+
+def test_other_programs_names_are_theirs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, warned: Warned) -> None:
+    """Nothing is said of names that others use, however much they look like ours."""
+    (tmp_path / ".env").write_text("".join(f"{name}=1\n" for name in OTHERS))
+    assert Settings.load(tmp_path / ".env") == load(monkeypatch, **dict.fromkeys(OTHERS, "1")) == Settings()
+    assert warned() == []
+
+
+@pytest.mark.parametrize("name", FIELDS)
+def test_each_slip_of_one_letter_is_a_warning(tmp_path: Path, warned: Warned, name: str) -> None:
+    """A letter that is missing, double or wrong, or two that have changed places."""
+    known = {field.upper() for field in FIELDS}
+    right = name.upper()
+    slips = {right[:at] + right[at + 1 :] for at in range(len(right))}
+    slips |= {right[:at] + right[at] + right[at:] for at in range(len(right))}
+    slips |= {right[:at] + right[at : at + 2][::-1] + right[at + 2 :] for at in range(len(right))}
+    slips -= known
+    (tmp_path / ".env").write_text("".join(f"{slip}=1\n" for slip in slips))
+    Settings.load(tmp_path / ".env")
+    missed = slips - {line.split(": ")[1].split()[0] for line in warned()}
+    assert not missed if len(right) > 4 else len(missed) < len(slips)
+
+
+@pytest.mark.parametrize("name", ["LOG_FILE", "OLLAMA_MODEL"])
+def test_our_prefix_comes_first(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str) -> None:
+    """LLM_API_ may be in front of each name, and beats the name without; an empty value is none."""
+    (tmp_path / ".env").write_text(f"LLM_API_{name}=file")
+    field = name.lower()
+    assert getattr(Settings.load(tmp_path / ".env"), field) == "file"
+    assert getattr(load(monkeypatch, **{name: "plain", f"LLM_API_{name}": ""}), field) == "plain"
+    assert getattr(load(monkeypatch, **{name: "plain", f"LLM_API_{name}": "prefixed"}), field) == "prefixed"
+
+
+def test_the_name_with_our_prefix_is_the_one_that_is_blamed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The other one may be right, and somebody else's."""
+    with pytest.raises(ConfigError, match=r"^LLM_API_THREADS='x' is not valid: "):
+        load(monkeypatch, THREADS="8", LLM_API_THREADS="x")
+
+
+GENERAL = {name.upper() for name in FIELDS if not name.startswith(("llm_", "ollama_", "hf_", "openai_", "claude_"))}
+
+
+def in_host(monkeypatch: pytest.MonkeyPatch, environ: dict[str, str], **config: str) -> Settings:
+    for name, value in environ.items():
+        monkeypatch.setenv(name, value)
+    app = Flask("host")
+    app.config |= config
+    LLMAPI(app)
+    return LLMAPI.of(app).settings
+
+
+def test_general_names_are_the_hosts(monkeypatch: pytest.MonkeyPatch, warned: Warned) -> None:
+    """What a host app's environment sets for itself is not read, not even to find it wrong or nearly ours."""
+    assert {"LOG_FILE", "RATE_LIMIT", "CORS_ORIGINS", "BIND", "THREADS", "API_KEYS", "LOG_PROMPTS"} <= GENERAL
+    environ = dict.fromkeys(GENERAL | {"API_KEY", "PORT", "CORS_ORIGIN", "log_file"}, "the host's own")
+    assert in_host(monkeypatch, environ) == Settings()
+    assert warned() == []
+
+
+@pytest.mark.parametrize(("name", "value"), [("THREADS", 3), ("LOG_FILE", "x"), ("LLM_BACKEND", "stub")])
+def test_our_prefix_in_a_host_app(monkeypatch: pytest.MonkeyPatch, name: str, value: Any) -> None:
+    """Each name with it is ours, after what the host says itself."""
+    environ = {f"LLM_API_{name}": str(value)}
+    assert in_host(monkeypatch, environ) == dataclasses.replace(Settings(), **{name.lower(): value})
+    config = {f"LLM_API_{name}": "openai" if name == "LLM_BACKEND" else "7"}
+    assert str(getattr(in_host(monkeypatch, environ, **config), name.lower())) == config[f"LLM_API_{name}"]
+
+
+def test_providers_names_are_read_in_a_host_app(monkeypatch: pytest.MonkeyPatch, warned: Warned) -> None:
+    """They mean the same to all programs; a slip in one is a warning, and so is one in a name with our prefix."""
+    names = ("OPENAI_API_KEY", "ANTHROPIC_API_KEY", "HF_TOKEN", "LLM_FALLBACK", "OLLAMA_MODEL")
+    read = in_host(monkeypatch, dict.fromkeys(names, "stub") | {"OPENAI_API_KEYS": "x", "LLM_API_THREAD": "3"})
+    ours = ("openai_api_key", "claude_api_key", "hf_api_key", "ollama_model")
+    assert read == dataclasses.replace(Settings(), llm_fallback=("stub",), **dict.fromkeys(ours, "stub"))
+    assert [line.split()[2] for line in warned()] == ["OPENAI_API_KEYS", "LLM_API_THREAD"]
+
+
+# --- values as people write them
+
+
+@pytest.mark.parametrize("quote", ['"', "'"])
+@pytest.mark.parametrize(
+    ("name", "text", "value"),
+    [
+        ("OPENAI_API_KEY", "sk-1", "sk-1"),
+        (
+            "API_KEYS",
+            "alice:secret-key-1",
+            (ApiKey("alice", hashlib.sha256(b"secret-key-1").hexdigest(), "secret-key-1"),),
+        ),
+        ("THREADS", " 8 ", 8),
+        ("LLM_FALLBACK", "openai, stub", ("openai", "stub")),
+        ("OPENAI_BASE_URL", "https://h/v1", "https://h/v1"),
+        ("HF_SYSTEM", 'Use # and \u2028 and it\'s "it"', 'Use # and \u2028 and it\'s "it"'),
+        ("OPENAI_EXTRA_BODY", '{"a": "b # c"}', {"a": "b # c"}),
+        ("OPENAI_API_KEY", "", None),
+    ],
+)
+def test_quotes_are_taken_off(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str, text: str, value: Any, quote: str
+) -> None:
+    """docker --env-file leaves them in the environment: what is read there is what is read from .env."""
+    (tmp_path / ".env").write_text(f"{name}={quote}{text}{quote}\nLLM_BACKEND=stub\n")
+    read = Settings.load(tmp_path / ".env")
+    assert (getattr(read, name.lower()), read.llm_backend) == (value, "stub")
+    assert getattr(load(monkeypatch, **{name: f"{quote}{text}{quote}"}), name.lower()) == value
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        *((text, "a comment needs its own line") for text in ("x # cheap", "x\t#cheap", "# cheap", '"x" # cheap')),
+        *((text, "its quotes are no pair") for text in ('"x', "x'", "`x`", "\u201cx\u201d", "\u2018x", "\"x'")),
+    ],
+)
+@pytest.mark.parametrize(
+    "name", ["OPENAI_MODEL", "OPENAI_API_KEY", "API_KEYS", "THREADS", "LOG_FILE", "CLAUDE_BASE_URL"]
+)
+def test_a_slip_in_a_value_is_named(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str, text: str, why: str
+) -> None:
+    """A comment behind a value, and half a pair of quotes, would be sent: the start ends with the reason."""
+    shown = "'its value'" if FIELDS[name.lower()].metadata["secret"] else repr(text)
+    (tmp_path / ".env").write_text(f"{name}={text}")
+    for read in (lambda: Settings.load(tmp_path / ".env"), lambda: load(monkeypatch, **{name: text})):
+        with pytest.raises(ConfigError, match="^" + re.escape(f"{name}={shown} is not valid: {why}") + "$"):
+            read()
+
+
+@pytest.mark.parametrize(
+    "text", ['alice:"secret-key-1"', '"alice:secret-1","bob:secret-2"', "a:secret-key-1;b:secret-key-2", "secret'key-1"]
+)
+def test_separators_and_quotes_are_no_part_of_a_key(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    """A caller's key is never longer than its caller believes."""
+    with pytest.raises(ConfigError, match=r"^API_KEYS='its value' is not valid: "):
+        load(monkeypatch, API_KEYS=text)
+
+
+@pytest.mark.parametrize("end", ["\u2028", "\u2029", "\x85", "\x0b", "\x0c", "\x1c"])
+def test_only_a_newline_ends_a_line(tmp_path: Path, end: str) -> None:
+    """What other alphabets and old printers end a line with is a part of the value, or is refused in it."""
+    (tmp_path / ".env").write_text(f"HF_SYSTEM=one{end}THREADS=3\nOLLAMA_MODEL=m", newline="")
+    if end < " ":
+        with pytest.raises(ConfigError, match=r"^HF_SYSTEM="):
+            Settings.load(tmp_path / ".env")
+    else:
+        assert Settings.load(tmp_path / ".env") == Settings(hf_system=f"one{end}THREADS=3", ollama_model="m")
+
+
+@pytest.mark.parametrize("installed", [True, False])
+@pytest.mark.parametrize(
+    "value", ["plain", '"a b"', "${HOME}/x", "x${NOBODY:-y}", '"a\\tb"', "a#b", r"'it\'s'", "from above"]
+)
+def test_flask_reads_what_gunicorn_reads(start: Start, tmp_path: Path, value: str, installed: bool) -> None:
+    """python-dotenv's own reading of .env, or of one in a folder above, changes nothing."""
+    line = f"LOG_FILE={value}\n"
+    here, above = ("", line) if value == "from above" else (line, "")
+    folder = tmp_path / "service"
+    folder.mkdir()
+    for name in ("wsgi.py", "gunicorn.conf.py"):
+        (tmp_path / name).rename(folder / name)
+    if not installed:
+        (folder / "dotenv.py").write_text("raise ModuleNotFoundError")
+    (folder / ".env").write_text(here)
+    read = "import runpy; print(runpy.run_path('service/gunicorn.conf.py')['settings'].log_file)"
+    gunicorn = start("-c", read, env_file=above).stdout.strip()
+    flask = start("-c", FLASK.format(folder=str(folder)), env_file=above)
+    assert f"there is no log at {gunicorn} yet" in flask.stderr
+    assert ("python-dotenv" in flask.stderr) is (not installed)
+
+
+FLASK = """
+import os, sys
+os.chdir({folder!r})
+from flask.cli import main
+sys.argv = ["flask", "--app", "wsgi", "llm", "logs", "tail"]
+main()
+"""
 
 
 def test_an_env_file_that_cannot_be_read_ends_the_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

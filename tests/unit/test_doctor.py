@@ -140,6 +140,7 @@ def test_a_check_with_a_bug(doctor: Doctor) -> None:
     [
         ("m", ("m",), ("ok", "one answers, and has m")),
         ("llama2", ("llama2:latest",), ("ok", "one answers, and has llama2")),
+        ("llama2:latest", ("llama2",), ("ok", "one answers, and has llama2:latest")),
         (
             "llama2",
             ("llama2:7b", "x"),
@@ -152,6 +153,47 @@ def test_a_check_with_a_bug(doctor: Doctor) -> None:
 def test_models(doctor: Doctor, model: str, models: tuple[str, ...], found: tuple[str, ...]) -> None:
     """The configured model is in the backend's list, or some are named that are."""
     assert doctor(Fake("one", model=model, models=models)).findings[0] == Finding(*found)
+
+
+@pytest.mark.parametrize(
+    ("provider", "model", "listed", "level"),
+    [
+        (HUGGING_FACE, "org/x:groq", "org/x", "ok"),
+        (HUGGING_FACE, "org/x:fastest", "org/x", "ok"),
+        (HUGGING_FACE, "org/x", "org/x:groq", "error"),
+        (HUGGING_FACE, "org/x:groq", "org/x:together", "error"),
+        (HUGGING_FACE, "org/y:groq", "org/x", "error"),
+        (OPENAI, "llama3:latest", "llama3", "ok"),
+        (OPENAI, "llama3", "llama3:latest", "ok"),
+        (OPENAI, "llama3:7b", "llama3", "error"),
+        (OPENAI, "x:groq", "x", "error"),
+        (CLAUDE, "claude-haiku-5-5", "claude-haiku-5-5-20260801", "ok"),
+        (CLAUDE, "claude-haiku-5-5-20260801", "claude-haiku-5-5-20260802", "error"),
+        (CLAUDE, "claude-haiku-5-5-20260801", "claude-haiku-5-5", "error"),
+        (CLAUDE, "claude-haiku", "claude-haiku-5-5-20260801", "error"),
+    ],
+)
+@pytest.mark.usefixtures("gunicorn")
+def test_all_names_of_a_model(
+    make_app: Callable[..., Flask], provider: Provider, model: str, listed: str, level: str
+) -> None:
+    """A tag that goes without saying, the router's provider, an alias without its date: each backend knows its own."""
+    with FarEnd(assert_all_requests_are_fired=False) as far_end:
+        far_end.get(provider.models_url, json={"data": [{"id": listed, "providers": [{"provider": "groq"}]}]})
+        named = {"huggingface": "hf_model"}.get(provider.name, f"{provider.name}_model")
+        report = examine(make_app(**provider.settings | {named: model}))
+    assert (report.findings[0].level, model in report.findings[0].what) == (level, True)
+
+
+@pytest.mark.parametrize("model", ["gemma4", "gemma4:latest"])
+@pytest.mark.usefixtures("gunicorn")
+def test_ollama_knows_its_names(make_app: Callable[..., Flask], model: str) -> None:
+    """Whichever way OLLAMA_MODEL is written."""
+    with FarEnd(assert_all_requests_are_fired=False) as far_end:
+        far_end.get(OLLAMA.models_url, json={"models": [{"name": "gemma4:latest", "model": "gemma4:latest"}]})
+        far_end.post(f"{OLLAMA.base}/api/show", json={"capabilities": ["completion"]})
+        report = examine(make_app(**OLLAMA.settings | {"ollama_model": model}))
+    assert report.findings[0][:2] == ("ok", f"ollama answers, and has {model}")
 
 
 @pytest.mark.parametrize("provider", [OLLAMA, OPENAI, CLAUDE, HUGGING_FACE], ids=str)

@@ -13,14 +13,25 @@ from urllib.parse import urljoin
 import click
 import pytest
 from asking import Log
-from flask import Flask, Response, g, jsonify, request
+from flask import Blueprint, Flask, Response, current_app, g, jsonify, request
 from flask.json.provider import DefaultJSONProvider
 from flask.testing import FlaskClient
 from werkzeug.exceptions import HTTPException
+from werkzeug.serving import make_server
 from werkzeug.test import TestResponse
 
 from llm_api import LLMAPI, Settings
-from llm_api.errors import ConfigError, Overloaded, Unauthorized
+from llm_api.errors import (
+    BadCredentials,
+    ConfigError,
+    InternalError,
+    LLMAPIError,
+    ModelNotFound,
+    Overloaded,
+    RateLimited,
+    TimedOut,
+    Unauthorized,
+)
 from llm_api.testing import ScriptedBackend
 
 ASK = {"prompt": "Hello"}
@@ -73,6 +84,52 @@ def test_two_prefixes_in_one_app(tmp_path: Path, mount: Callable[..., Flask]) ->
     assert [len((tmp_path / name).read_text().splitlines()) for name in "ab"] == [1, 3]
     with pytest.raises(KeyError, match="/c"):
         LLMAPI.of(app, "/c")
+
+
+@pytest.mark.parametrize("said", ["/llm", "/llm/", "/"])
+def test_the_prefix_of_init_app(log_path: Path, said: str) -> None:
+    """init_app takes the prefix too, and it comes before the object's own; a slash at its end changes nothing."""
+    app = Flask("host")
+    LLMAPI(url_prefix="/other", llm_backend="stub", log_file=log_path).init_app(app, said)
+    root = said.rstrip("/")
+    assert app.test_client().post(f"{root}/generate", json=ASK).status_code == 200
+    assert app.test_client().post("/other/generate", json=ASK).status_code == 404
+    assert LLMAPI.of(app, said) is LLMAPI.of(app)
+
+
+@pytest.mark.parametrize(("one", "two"), [("/llm", "/llm"), ("/llm", "/llm/"), (None, ""), ("/", None)])
+def test_twice_under_one_prefix(mount: Callable[..., Flask], one: str | None, two: str | None) -> None:
+    """A second one in the same place is refused, whoever it is, and the first one serves as before."""
+    app = mount(url_prefix=one)
+    extension = LLMAPI(url_prefix=two, llm_backend="stub")
+    for again in (lambda: LLMAPI(app, two, llm_backend="stub"), lambda: extension.init_app(app)):
+        with pytest.raises(ConfigError, match=f"under {(one or '').rstrip('/') or '/'} already"):
+            again()
+    assert list(app.extensions["llm_api"]) == ["llm_api"]
+    assert app.test_client().post(f"{(one or '').rstrip('/')}/generate", json=ASK).status_code == 200
+
+
+@pytest.mark.parametrize("prefix", ["llm", "/<tenant>/llm", "http://host/llm"])
+def test_a_prefix_that_is_none(prefix: str) -> None:
+    """What is no fixed path is refused with words, and the app has nothing of ours."""
+    app = Flask("host")
+    with pytest.raises(ConfigError, match=re.escape(f"url_prefix={prefix!r} is not valid: a path such as /llm")):
+        LLMAPI(app, prefix, llm_backend="stub")
+    assert "llm_api" not in app.extensions
+
+
+@pytest.mark.parametrize("thing", [Blueprint("api", __name__), "/llm", make_server, Flask], ids=range(4))
+@pytest.mark.parametrize("hang", [LLMAPI, LLMAPI().init_app])
+def test_what_is_no_app(thing: Any, hang: Callable[[Any], object]) -> None:
+    """A blueprint, a path, a factory or the class in the app's place is a TypeError that says what to write."""
+    with pytest.raises(TypeError, match=rf"LLMAPI hangs in a Flask app, not in {re.escape(repr(thing))}: LLMAPI\(app"):
+        hang(thing)
+
+
+def test_an_app_without_it() -> None:
+    """`of` says what is missing."""
+    with pytest.raises(KeyError, match="no LLMAPI hangs in this app"):
+        LLMAPI.of(Flask("host"))
 
 
 def test_two_apps_in_one_process(tmp_path: Path, mount: Callable[..., Flask]) -> None:
@@ -257,6 +314,36 @@ def test_what_a_hosts_hook_refuses_is_json_here(mount: Callable[..., Flask], hos
     assert log_lines() == []
 
 
+@pytest.mark.parametrize("first", [True, False])
+def test_what_has_no_route_under_the_prefix(mount: Callable[..., Flask], first: bool) -> None:
+    """It is JSON that names the routes, or 405 with Allow; the host's functions run around it, in any order."""
+    host = mount(make_host()) if first else make_host()
+    host.before_request(lambda: setattr(g, "late", "yes"))
+    host.after_request(lambda response: response.headers.set("X-Late", g.late) or response)
+    client = (host if first else mount(host)).test_client()
+    for path, known in (("v1/embeddings", "/llm/v1/completions"), ("nowhere", "/llm/generate")):
+        missing = client.post(f"/llm/{path}")
+        assert (missing.status_code, missing.get_json()["error"]["code"]) == (404, "not_found")
+        assert known in missing.get_json()["error"]["message"]
+        assert (missing.headers["X-Host"], missing.headers["X-Late"]) == (f"/llm/{path}", "yes")
+    wrong = client.get("/llm/v1/chat/completions")
+    assert (wrong.status_code, wrong.get_json()["error"]["code"]) == (405, "method_not_allowed")
+    assert "POST" in wrong.headers["Allow"]
+    assert [client.get(path).text for path in ("/llmx/v1/y", "/v1/y")] == ["the host's 404"] * 2
+
+
+def test_without_a_prefix_the_rest_is_the_hosts(mount: Callable[..., Flask]) -> None:
+    """At the top of a host only /v1 is ours; the routes that are named are ours alone."""
+    host = make_host()
+    host.add_url_rule("/v1/secret", "secret", lambda: "the host's")
+    client = mount(host, url_prefix=None).test_client()
+    assert client.get("/nowhere").text == "the host's 404"
+    assert client.get("/v1/secret").text == "the host's"
+    words = client.get("/v1/embeddings").get_json()["error"]["message"]
+    assert "/v1/models" in words
+    assert "secret" not in words
+
+
 def test_the_hosts_limit_of_bodies_is_no_limit_here(mount: Callable[..., Flask], host: Flask) -> None:
     """MAX_CONTENT_LENGTH stays the host's; MAX_BODY_BYTES is ours."""
     host.config["MAX_CONTENT_LENGTH"] = 10
@@ -292,6 +379,67 @@ def test_config_and_extensions_of_the_host(mount: Callable[..., Flask], host: Fl
     mount(host)
     assert (dict(host.config), set(host.extensions) - keys) == (config, {"llm_api"})
     assert host.extensions["other"] is marker
+
+
+FAILED = [
+    (Overloaded("busy", retry_after=7), 503, "7"),
+    (RateLimited("slow down", retry_after=3), 429, "3"),
+    (TimedOut("late"), 504, None),
+    (BadCredentials("no"), 502, None),
+    (ModelNotFound("none"), 404, None),
+    (InternalError(), 500, None),
+]
+
+
+@pytest.mark.parametrize("view", ["whole", "pieces"])
+@pytest.mark.parametrize(("error", "status", "seconds"), FAILED, ids=lambda value: type(value).__name__)
+def test_errors_in_views_of_the_host(
+    mount: Callable[..., Flask],
+    llm_stub: ScriptedBackend,
+    view: str,
+    error: LLMAPIError,
+    status: int,
+    seconds: str | None,
+) -> None:
+    """With handle_errors, what a view doesn't catch is that error's status in JSON; without, it is the host's."""
+    for asked, host in ((True, make_host()), (False, make_host())):
+        mount(host, handle_errors=asked)
+        host.add_url_rule("/whole", "whole", lambda: str(LLMAPI.of(current_app).generate("x")))
+        host.add_url_rule("/pieces", "pieces", lambda: next(LLMAPI.of(current_app).stream("x")))
+        llm_stub.fails(error)
+        reply = host.test_client().get(f"/{view}")
+        if asked:
+            assert (reply.status_code, reply.headers.get("Retry-After")) == (status, seconds)
+            assert reply.get_json() == {"error": error.public()}
+            assert reply.headers["X-Host"] == f"/{view}"
+        else:
+            assert reply.text == f"the host's page: {type(error).__name__}"
+
+
+def test_a_host_may_handle_some_errors_itself(mount: Callable[..., Flask], llm_stub: ScriptedBackend) -> None:
+    """A handler of the host's for a narrower class, or one in the view's blueprint, comes first; ours are untouched."""
+    host = mount(make_host(), handle_errors=True)
+    host.register_error_handler(Overloaded, lambda error: ("later", 418))
+    pages = Blueprint("pages", __name__)
+    pages.register_error_handler(Exception, lambda error: ("the page's", 419))
+    for name, app in (("own", host), ("inner", pages)):
+        app.add_url_rule(f"/{name}", name, lambda: str(LLMAPI.of(current_app).generate("x")))
+    host.register_blueprint(pages)
+    for path, said in (("/own", "later"), ("/inner", "the page's")):
+        llm_stub.fails(Overloaded("busy"))
+        assert host.test_client().get(path).text == said
+    llm_stub.fails(Overloaded("busy"))
+    assert post(host).get_json()["error"]["code"] == "overloaded"
+
+
+def test_every_view_of_ours_is_exempt(mount: Callable[..., Flask]) -> None:
+    """`csrf_exempt` gets all views of each mount, and none of the host's."""
+    host, exempt = make_host(), []
+    mount(host, csrf_exempt=exempt.append)
+    mount(host, url_prefix="/two", csrf_exempt=exempt.append)
+    ours = [view for endpoint, view in host.view_functions.items() if endpoint.startswith("llm_api")]
+    assert len(ours) > 20
+    assert exempt == ours
 
 
 # --- what the host may say

@@ -388,9 +388,9 @@ def test_each_model_has_its_own_breaker(serve: Serve, clock: Clock) -> None:
 
 def test_the_configured_model_has_one_breaker_by_any_name(serve: Serve, clock: Clock) -> None:
     """Named or not, it is the same model."""
-    one = Fake("one", turns=[ServerError("m")] * 5)
+    one = Fake("one", turns=[ServerError("m")] * 5, model="one-model:latest")
     client = serve(one, Fake("two"))
-    for named in ({}, {"model": "one-model"}, {"model": "one/one-model"}, {}, {"model": "one-model"}):
+    for named in ({}, {"model": "one-model"}, {"model": "one/one-model"}, {}, {"model": "one-model:latest"}):
         ask(client, **named)
     assert outcomes(client, 1) == ["circuit_open"]
 

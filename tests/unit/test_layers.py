@@ -89,7 +89,6 @@ def importers(pattern: str) -> set[str]:
         (r"(requests|urllib3)(\..*)?", {"backends"}),
         (r"marshmallow(\..*)?", {"dialects", "web"}),
         (r"(jsonschema|jsonschema_specifications|referencing|regex)(\..*)?", {"exchange"}),
-        (r"decouple(\..*)?", {"settings"}),
         (r"fcntl(\..*)?", {"log", "backends"}),
         (r"(torch|transformers|xllamacpp)(\..*)?", {"backends"}),
         (r"(gunicorn|gevent)(\..*)?", {"runtime"}),

@@ -325,6 +325,21 @@ def test_repair_sets_broken_lines_aside(logs: Run, log_path: Path, case: str, na
     assert not list(log_path.parent.glob("*.mended"))
 
 
+@pytest.mark.parametrize("name", ["log.jsonl", "log.jsonl.1", "log.jsonl.2.gz"])
+@pytest.mark.parametrize(
+    "foreign", [b"INFO started\n", b"1.2.3.4 - - GET /\n", b'{"level": "info"}\n', b"\ttraceback\n", b"\x1b[31mred\n"]
+)
+def test_repair_moves_nothing_of_another_program(logs: Run, log_path: Path, name: str, foreign: bytes) -> None:
+    """LOG_FILE may name a file that others write to: the command says where, and leaves all as it is."""
+    write(log_path, [line(100)])
+    file = log_path.with_name(name)
+    write(file, [line(0), BROKEN, foreign, line(1)])
+    before = file.read_bytes()
+    assert f"{name}:3 is another program's" in answered(logs("verify", "--repair"), exit_code=1)
+    assert file.read_bytes() == before
+    assert sorted(log_path.parent.iterdir()) == sorted({file, log_path})
+
+
 @pytest.mark.parametrize("name", ["log.jsonl", "log.jsonl.1"])
 def test_repair_keeps_a_whole_record_without_its_newline(logs: Run, log_path: Path, name: str) -> None:
     """A last line that parses is a record: it gets its newline, as the service gives it, and is not set aside."""

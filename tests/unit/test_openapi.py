@@ -65,6 +65,31 @@ def test_document_is_openapi(document: Document) -> None:
         Draft202012Validator.check_schema(schema)
 
 
+def schemas(value: Any) -> Iterator[dict[str, Any]]:
+    """Yield each object in a JSON value."""
+    if isinstance(value, dict):
+        yield value
+    for inner in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        yield from schemas(inner)
+
+
+def test_it_says_what_it_describes(document: Document) -> None:
+    """Title, version (pip's, also in a folder that isn't installed) and a description are there."""
+    info = document["info"]
+    assert (info["title"], bool(info["description"])) == ("LLM API", True)
+    assert re.fullmatch(r"\d+\.\d+\.\d+", info["version"])
+
+
+def test_enumerations_are_of_texts(document: Document) -> None:
+    """Makers of clients leave out a route with an enumeration of anything else, without a type or without a value."""
+    found = [schema for schema in schemas(document) if isinstance(schema.get("enum"), list)]
+    assert len(found) > 5
+    for schema in found:
+        assert schema["type"] == "string"
+        assert schema["enum"]
+        assert all(isinstance(value, str) for value in schema["enum"])
+
+
 def test_references_lead_somewhere(document: Document) -> None:
     """Each reference names a schema that is there, and each schema is named by one."""
     named = set(re.findall(r'"\$ref": "#/components/schemas/(\w+)"', json.dumps(document)))
@@ -220,9 +245,15 @@ def shows(url: str) -> dict[str, Any]:
         ("chat_completions", {"messages": [{"role": "assistant", "content": [REFUSAL | {"refusal": ""}]}]}, False),
         ("chat_completions", {"messages": [{"role": "assistant", "content": [{"type": "refusal"}]}]}, False),
         ("chat_completions", {"messages": [USER], "tool_choice": "auto"}, True),
-        ("chat_completions", {"messages": [USER], "tool_choice": "required"}, False),
+        ("chat_completions", {"messages": [USER], "tool_choice": "any"}, False),
         ("chat_completions", {"messages": [USER], "tool_choice": {"type": "function"}}, False),
         ("chat_completions", {"messages": [USER], "top_p": 0}, True),
+        ("chat_completions", {"messages": [USER], "logprobs": False, "n": 1}, True),
+        ("chat_completions", {"messages": [USER], "logprobs": None, "n": None}, True),
+        ("chat_completions", {"messages": [USER], "logprobs": True}, False),
+        ("chat_completions", {"messages": [USER], "n": 2}, False),
+        ("completions", {"prompt": "Hello", "logprobs": 0}, False),
+        ("completions", {"prompt": "Hello", "echo": False, "best_of": 1}, True),
         ("chat_completions", {"messages": [USER], "logit_bias": {"5": 1}, "user": "", "verbosity": "low"}, True),
         ("chat_completions", {"messages": [USER], "logit_bias": {"5": "1"}}, False),
         ("chat_completions", {"messages": [USER], "presence_penalty": "1"}, False),

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import pytest
 from asking import Log, Serve
@@ -17,6 +17,7 @@ from fakes import Fake
 from flask import Flask, current_app
 
 from llm_api import LLMAPI
+from llm_api.dialects.generate import GenerateSchema
 from llm_api.errors import (
     InternalError,
     LogUnavailable,
@@ -29,7 +30,7 @@ from llm_api.errors import (
 )
 from llm_api.testing import ScriptedBackend
 from llm_api.types import Usage
-from llm_api.web.service import Service
+from llm_api.web.service import Fields, Service
 
 Make = Callable[..., Flask]
 PATIENCE = 20  # seconds; only a broken program lets a wait take them
@@ -306,3 +307,8 @@ def test_capacity_after_a_fork(make_app: Make) -> None:
     with pytest.raises(NoCapacity):
         llm.generate("Hello")
     pieces.close()
+
+
+def test_the_typed_fields_are_those_of_the_body() -> None:
+    """A new field of POST /generate is one that mypy knows; `stream` and `details` are HTTP's."""
+    assert set(get_type_hints(Fields)) == set(GenerateSchema(9).fields) - {"prompt", "stream", "details"}

@@ -38,12 +38,24 @@ def test_the_app_and_its_tests(pytester: pytest.Pytester) -> None:
 
 
 FAILS = """
+from llm_api.errors import LLMAPIError
+
 
 def test_an_error_in_a_view(llm_stub):
     llm_stub.fails(LLMAPIError("no", code="too_bad"))
     answer = app.test_client().get("/poem")
     assert answer.status_code == LLMAPIError.status
     assert answer.get_json() == {"error": {"message": "no", "type": "server_error", "code": "too_bad", "param": None}}
+
+
+@app.get("/busy")
+def busy():
+    raise RateLimited("no", retry_after=7)
+
+
+def test_an_error_that_the_page_handles(llm_stub):
+    answer = app.test_client().get("/busy")
+    assert (answer.status_code, answer.text) == (429, "Please come back in 7 seconds.")
 
 
 def test_an_error_of_the_apis_own(llm_stub):
@@ -66,10 +78,10 @@ def test_a_browser_that_goes(llm_stub):
 
 
 def test_errors_and_streams(pytester: pytest.Pytester) -> None:
-    """The page's handler answers an error of our code in a view and before a stream, and leaves the API's own alone."""
+    """What is said of an error in a view and before a stream is so, and the API's own errors are left alone."""
     app = python(sections(PAGE, *ELSEWHERE, "## Testing"))
     pytester.makepyfile(app + FAILS)
-    pytester.runpytest_inprocess("-p", "llm_api.testing").assert_outcomes(passed=4)
+    pytester.runpytest_inprocess("-p", "llm_api.testing").assert_outcomes(passed=5)
 
 
 READMES = """

@@ -171,6 +171,29 @@ def test_a_tail_that_cannot_be_set_aside_is_not_cut(make_log: MakeLog, log_path:
     assert log_path.read_bytes() == b'{"n": 0}\n{"torn'
 
 
+@pytest.mark.parametrize(
+    "before",
+    [b"INFO started\n", b'INFO started\n{"n": 0}\n', b'{"n": 0}\nINFO stopped\n', b"1.2.3.4 - - GET /\n" * 9000],
+    ids=lambda value: repr(value)[:25],
+)
+@pytest.mark.parametrize("tail", [b"INFO on its wa", b"\t at x", b'{"n": 7', b"\xff"])
+def test_another_programs_log_is_not_mended(make_log: MakeLog, log_path: Path, before: bytes, tail: bytes) -> None:
+    """Nothing is cut from a file that has lines of somebody else's."""
+    log_path.parent.mkdir()
+    log_path.write_bytes(before + tail)
+    make_log().append({"n": 1})
+    assert log_path.read_bytes() == before + tail + b'\n{"n": 1}\n'
+    assert not log_path.with_name("log.jsonl.torn").exists()
+
+
+def test_a_long_first_line_is_ours(make_log: MakeLog, log_path: Path) -> None:
+    """A prompt may be longer than what is read of it to tell."""
+    log_path.parent.mkdir()
+    log_path.write_bytes(BIG + b"\n" + BIG[:-2])
+    make_log().append({"n": 1})
+    assert log_path.read_bytes() == BIG + b'\n{"n": 1}\n'
+
+
 # --- rotation
 
 

@@ -13,7 +13,7 @@ from providers import CLAUDE, HUGGING_FACE, OLLAMA, OPENAI, FarEnd, Provider
 
 from llm_api import LLMAPI, Settings
 from llm_api.backends import Backend, make_backend
-from llm_api.errors import Overloaded, RateLimited, TimedOut
+from llm_api.errors import BackendError, NotConfigured, Overloaded, RateLimited, RequestRefused, TimedOut, Unreachable
 from llm_api.testing import BackendContract, ScriptedBackend
 
 pytest_plugins = ["pytester"]
@@ -71,6 +71,46 @@ def test_scripted_errors(make_app: Make, llm_stub: ScriptedBackend) -> None:
     llm_stub.fails(RateLimited("slow down"))
     assert LLMAPI.of(backed).generate("Hello").fallback_reason == "rate_limited"
     assert [len(line["attempts"]) for line in llm_stub.records] == [1, 2]
+
+
+@pytest.mark.parametrize("backend", ["stub", "ollama", "openai"])
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(
+    "error", [Overloaded("m"), RateLimited("m"), TimedOut("m"), Unreachable("m"), NotConfigured("m")]
+)
+def test_what_fails_falls_back_as_a_real_one(
+    make_app: Make, llm_stub: ScriptedBackend, backend: str, stream: bool, error: BackendError
+) -> None:
+    """LLM_FALLBACK answers whatever LLM_BACKEND is, the stub too, over HTTP and from Python, and says why."""
+    app = make_app(llm_backend=backend, llm_fallback=("stub",))
+    for _ in range(2):
+        llm_stub.fails(error)
+    reply = app.test_client().post("/generate", json=ASK | {"stream": stream})
+    assert "[stub]" in reply.text
+    assert (reply.headers["X-LLM-Backend"], reply.headers["X-LLM-Fallback"]) == ("stub", error.code)
+    assert LLMAPI.of(app).generate("Hello").fallback_reason == error.code
+    assert [line["fallback_reason"] for line in llm_stub.records] == [error.code] * 2
+
+
+def test_what_does_not_fall_back(make_app: Make, llm_stub: ScriptedBackend) -> None:
+    """The request's own fault, one that wants no fallback, and a chain without one get the error."""
+    backed, alone = make_app(llm_fallback=("stub",)), make_app()
+    for app, error, more in (
+        (backed, RequestRefused("m"), {}),
+        (backed, Overloaded("m"), {"fallback": False}),
+        (alone, Overloaded("m"), {}),
+    ):
+        llm_stub.fails(error)
+        assert app.test_client().post("/generate", json=ASK | more).status_code == error.status
+
+
+def test_nobody_else_is_asked(make_app: Make, llm_stub: ScriptedBackend) -> None:
+    """/health, /v1/models and a model that a request names ask the scripted one, not the configured ones."""
+    app = make_app(llm_backend="openai", openai_api_key="k", llm_fallback=("ollama",), allow_model_choice=True)
+    client = app.test_client()
+    assert client.get("/health").get_json()["status"] == "healthy"
+    assert [model["id"] for model in client.get("/v1/models").get_json()["data"]] == ["scripted/script"]
+    assert client.post("/generate", json=ASK | {"model": "ollama/llama2"}).headers["X-LLM-Backend"] == "scripted"
 
 
 def test_scripted_delays(make_app: Make, llm_stub: ScriptedBackend) -> None:

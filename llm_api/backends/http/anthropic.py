@@ -57,6 +57,10 @@ class Claude(Vendor):
         # the paths have it, other vendors' addresses too
         return super().base_url.removesuffix("/v1")
 
+    def means(self, model: str, listed: str) -> bool:
+        # its list has each model's date, an alias has none (docs/providers.md, 4.7)
+        return super().means(model, listed) or bool(re.fullmatch(re.escape(model) + r"-\d{8}", listed))
+
     def headers(self) -> dict[str, str]:
         key = self.key()
         return {"anthropic-version": self.settings.claude_version} | ({"x-api-key": key} if key else {})

@@ -20,6 +20,9 @@ class HuggingFaceCloud(OpenAIWire):
     def model(self) -> str:
         return self.settings.hf_model or DEFAULT_MODEL
 
+    def means(self, model: str, listed: str) -> bool:
+        return super().means(model, listed) or model.partition(":")[0] == listed  # whose provider `:groq` chooses
+
     def has_model(self, deadline: Deadline) -> bool:
         return self.get("/models", deadline, self._is_in)
 

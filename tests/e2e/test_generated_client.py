@@ -1,0 +1,57 @@
+"""A client that is made from the description by openapi-python-client has every route, and they work."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from .service import Service
+
+CALLS = """
+import importlib, json, pkgutil, sys
+from made import Client, api
+from made.models import Chat, Completion, Error, Generate, Message, MessageRole
+
+bodies = {
+    "generate": Generate(prompt="Hello", details=True),
+    "chat_completions": Chat(
+        model="default", messages=[Message(MessageRole.USER, content="Hello")], n=1, logprobs=False, tool_choice=None
+    ),
+    "completions": Completion(model="default", prompt="Hello", echo=False, best_of=None),
+}
+client, got = Client(sys.argv[1]), {}
+for found in pkgutil.walk_packages(api.__path__, "made.api."):
+    if not found.ispkg:
+        name, call = found.name.rpartition(".")[2], importlib.import_module(found.name).sync_detailed
+        more = {"body": bodies[name]} if name in bodies else {"model": "default"} if name == "model" else {}
+        answer = call(client=client, **more)
+        got[name] = [answer.status_code, type(answer.parsed).__name__]
+        if name == "generate":
+            refused = call(client=client, body=Generate(prompt=""))
+            assert isinstance(refused.parsed, Error), refused
+print(json.dumps(got))
+"""
+
+
+def test_every_route(require: Callable[..., None], serve: Callable[..., Service], tmp_path: Path) -> None:
+    """It is made without a warning, and each of its calls gets the documented type."""
+    require("openapi_python_client")
+    at = f"http://127.0.0.1:{serve(LLM_BACKEND='stub').port}"
+    made = [sys.executable, "-m", "openapi_python_client", "generate", "--url", f"{at}/openapi.json", "--meta", "none"]
+    made += ["--output-path", str(tmp_path / "made"), "--config", str(tmp_path / "config.yml")]
+    (tmp_path / "config.yml").write_text("post_hooks: []\n")
+    ended = subprocess.run(made, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
+    assert (ended.returncode, ended.stderr, "WARNING" in ended.stdout) == (0, "", False), ended.stdout
+    called = subprocess.run(
+        [sys.executable, "-c", CALLS, at], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert called.returncode == 0, called.stderr
+    types = {
+        **{"generate": "Generated", "chat_completions": "ChatCompletion", "completions": "TextCompletion"},
+        **{"models": "ModelList", "model": "Model", "config": "Config", "metrics": "str"},
+        **{"health": "Health", "live": "Health"},
+    }
+    assert json.loads(called.stdout) == {name: [200, kind] for name, kind in types.items()}
