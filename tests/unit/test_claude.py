@@ -503,6 +503,7 @@ def test_block(far_end: FarEnd, kind: str) -> None:
         assert fold(chunks) == parts
         assert chunks[-1].finish_reason == ("tool_calls" if reason == "tool_use" else "stop")
         assert all(chunk.model == "far-model-1" for chunk in chunks)
+        assert not any(chunk.is_empty or Reasoning(made_by="claude") in chunk.reasoning for chunk in chunks[:-1])
 
 
 def test_order_of_blocks(far_end: FarEnd) -> None:

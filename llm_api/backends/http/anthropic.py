@@ -179,7 +179,8 @@ class _Blocks:
         return Chunk() if whole is None else self._call(index, strict_json.dumps(whole))
 
     def _thought(self, text: str = "", signature: str | None = None, data: str | None = None) -> Chunk:
-        return Chunk(model=self.model, reasoning=(Reasoning(text, signature, data, Claude.name),))
+        said = text or signature or data
+        return Chunk(model=self.model, reasoning=(Reasoning(text, signature, data, Claude.name),) if said else ())
 
     def _call(self, index: object, arguments: str, call_id: str = "", name: str = "") -> Chunk:
         return Chunk(model=self.model, calls=(CallPiece(self._calls[index], call_id, name, arguments),))
