@@ -22,9 +22,11 @@ from providers import (
 
 from llm_api import Settings
 from llm_api.backends import make_backend
+from llm_api.backends.base import cut_at_stop
 from llm_api.errors import RequestRefused
 from llm_api.runtime.deadline import Deadline
 from llm_api.types import (
+    CallPiece,
     Chunk,
     GenerationRequest,
     Image,
@@ -503,6 +505,7 @@ def test_block(far_end: FarEnd, kind: str) -> None:
         assert fold(chunks) == parts
         assert chunks[-1].finish_reason == ("tool_calls" if reason == "tool_use" else "stop")
         assert all(chunk.model == "far-model-1" for chunk in chunks)
+        assert not any(chunk.is_empty or Reasoning(made_by="claude") in chunk.reasoning for chunk in chunks[:-1])
 
 
 def test_order_of_blocks(far_end: FarEnd) -> None:
@@ -550,6 +553,20 @@ def test_counts(far_end: FarEnd, stream: bool) -> None:
     body = start + claude_event("message_delta", **said) + claude_event("message_stop")
     far_end.post(CLAUDE.url, **({"body": body} if stream else {"json": claude_answer("x", usage=counts | end)}))
     assert chunks_of(GenerationRequest((HI,), stream=stream))[-1].usage == Usage(675, 9, 600, 4)
+
+
+def test_counts_of_a_stream_that_ends_without(far_end: FarEnd) -> None:
+    """The first token's count is not the answer's."""
+    end = claude_event("message_delta", delta={"stop_reason": "end_turn"}) + claude_event("message_stop")
+    far_end.post(CLAUDE.url, body=claude_start() + end)
+    assert chunks_of(GenerationRequest((HI,), stream=True))[-1].usage == Usage(12, None)
+
+
+def test_calls_after_a_stop() -> None:
+    """What comes after the text that ends an answer is not given, in the same piece or later."""
+    call = (CallPiece(0, "a", "now", "{}"),)
+    chunks = [Chunk("One END two", calls=call), Chunk(calls=call), Chunk("", "tool_calls")]
+    assert list(cut_at_stop(iter(chunks), ("END",))) == [Chunk("One ", "stop")]
 
 
 # Thinking

@@ -238,7 +238,10 @@ def tools_request(body: Json) -> Json:
 
 @pytest.mark.parametrize("name", sorted(CALLS))
 def test_calls(client: Any, far_end: FarEnd, name: str) -> None:
-    """Tools go out as recorded, a choice as the format that forces it; calls, counts and reason are what came."""
+    """Tools go out as recorded, a choice as the format that forces it; calls, counts and reason are what came.
+
+    A model without tools is told them beside.
+    """
     body, last = EXCHANGES[name]["request"]["body"], lines(name)[-1]
     replay(far_end, "show tools" if "tools" in body else "show")
     replay(far_end, name)
@@ -248,6 +251,8 @@ def test_calls(client: Any, far_end: FarEnd, name: str) -> None:
     )
     assert reply.status_code == 200, reply.data
     asked = sent(far_end)
+    if "tools" not in body:
+        assert fields["tools"][0]["function"]["name"] in asked["messages"].pop(0)["content"]
     assert asked.get("tools", []) == (fields["tools"] if "tools" in body else [])
     assert asked | body | {"tools": asked.get("tools")} == asked | {"tools": asked.get("tools")}
     said = read_answer(reply)

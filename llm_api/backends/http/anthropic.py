@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections import Counter, defaultdict, deque
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
@@ -44,6 +43,7 @@ EFFORTS = {"minimal": "low"}
 # What of max_tokens may be thoughts, as OpenRouter has it, for models that are told a number, and the least of these.
 SHARES = {"minimal": 0.1, "low": 0.2, "medium": 0.5, "high": 0.8, "xhigh": 0.95, "max": 0.95}
 LEAST_BUDGET = 1024
+NOTHING = Chunk()
 SPENT = ("contract_spend_limit_reached", "enforced_spend_limit_reached")
 
 
@@ -105,7 +105,7 @@ class Claude(Vendor):
     def pieces(self, lines: Iterator[bytes]) -> Iterator[Chunk]:
         blocks, counts, stop_reason = _Blocks(), dict[str, Any](), None
         for event in map(json_object, event_data(lines)):
-            chunk = Chunk()
+            chunk = NOTHING
             if error_in(event):
                 raise stream_error(self.name, event)
             match event["type"]:
@@ -162,7 +162,7 @@ class _Blocks:
                 self._calls[index] = len(self._calls)
                 self._inputs[index] = {**block["input"]}
                 return self._call(index, "", block["id"], block["name"])
-        return Chunk()
+        return NOTHING
 
     def piece(self, index: object, delta: Mapping[str, Any]) -> Chunk:
         match delta["type"]:
@@ -175,15 +175,16 @@ class _Blocks:
             case "input_json_delta" if index in self._calls and delta["partial_json"]:
                 self._inputs.pop(index, None)
                 return self._call(index, delta["partial_json"])
-        return Chunk()
+        return NOTHING
 
     def end(self, index: object) -> Chunk:
         """Return the input that came with a call's beginning, unless it has come in pieces."""
         whole = self._inputs.pop(index, None)
-        return Chunk() if whole is None else self._call(index, strict_json.dumps(whole))
+        return NOTHING if whole is None else self._call(index, strict_json.dumps(whole))
 
     def _thought(self, text: str = "", signature: str | None = None, data: str | None = None) -> Chunk:
-        return Chunk(model=self.model, reasoning=(Reasoning(text, signature, data, Claude.name),))
+        said = text or signature or data
+        return Chunk(model=self.model, reasoning=(Reasoning(text, signature, data, Claude.name),) if said else ())
 
     def _call(self, index: object, arguments: str, call_id: str = "", name: str = "") -> Chunk:
         return Chunk(model=self.model, calls=(CallPiece(self._calls[index], call_id, name, arguments),))
@@ -221,12 +222,15 @@ def _tool(tool: Tool) -> dict[str, Any]:
 
 def _thinking(request: GenerationRequest, fields: Mapping[str, Any]) -> dict[str, Any] | None:
     """Return the fields for the effort that is wanted; None where the model can't be told, or not now (4.3)."""
-    effort, found = request.reasoning_effort, VERSION.search(fields["model"])
+    effort = request.reasoning_effort
+    if effort is None:
+        return {}
+    found = VERSION.search(fields["model"])
     # a name that says none is a newer one's, or another vendor's
     version = (int(found[2]), int(found[3] or 0)) if found else (99, 0)
-    if effort is None or (effort == "none" and version < (5, 0)):
-        return {}
     if effort == "none":
+        if version < (5, 0):
+            return {}
         switch = SWITCHES.get(f"{found[1]}-{version[0]}.{version[1]}") if found else None
         return {"thinking": switch} if switch else None
     if request.tool_choice.is_forced and version < (4, 8):
@@ -251,24 +255,27 @@ class _Ids:
     """The ids of a conversation's calls as Anthropic takes them: no two alike, where those of a client repeat."""
 
     def __init__(self) -> None:
-        self._times = Counter[str]()
-        self._waiting: defaultdict[str, deque[str]] = defaultdict(deque)
+        self._times: dict[str, int] = {}
+        self._waiting: dict[str, list[str]] = {}
 
     def of_call(self, said: str) -> str:
-        self._times[said] += 1
-        written = _plain(said if self._times[said] == 1 else f"{said}.{self._times[said]}")
-        self._waiting[said].append(written)
+        self._times[said] = times = self._times.get(said, 0) + 1
+        written = _plain(said if times == 1 else f"{said}.{times}")
+        self._waiting.setdefault(said, []).append(written)
         return written
 
     def of_result(self, said: str) -> str:
-        if not self._waiting[said]:
+        if said not in self._waiting:
             raise RequestRefused(f"the result for {said[:64]!r} has no such call before it", param="messages")
-        return self._waiting[said].popleft()
+        first, *rest = self._waiting.pop(said)
+        if rest:
+            self._waiting[said] = rest
+        return first
 
     def check(self) -> None:
         """Raise RequestRefused where a call has no result."""
-        if missing := next((said for said, written in self._waiting.items() if written), None):
-            raise RequestRefused(f"the call {missing[:64]!r} has no result right after it", param="messages")
+        for said in self._waiting:
+            raise RequestRefused(f"the call {said[:64]!r} has no result right after it", param="messages")
 
 
 def _conversation(request: GenerationRequest) -> dict[str, Any]:
@@ -303,8 +310,9 @@ def _has_results(turns: list[dict[str, Any]]) -> bool:
 
 def _content(parts: tuple[Part, ...], ids: _Ids) -> str | list[dict[str, Any]]:
     """Return the parts as blocks, or as a text where they are no more than that; "" where it is empty."""
-    if all(isinstance(part, Text) for part in parts):
-        text = Message("", parts).content
+    texts = [part.text for part in parts if isinstance(part, Text)]
+    if len(texts) == len(parts):
+        text = "".join(texts)
         return text if text.strip() else ""
     return [block for part in parts if (block := _block(part, ids))]
 

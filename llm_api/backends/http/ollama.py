@@ -237,7 +237,9 @@ def _messages(messages: Iterable[Message]) -> list[dict[str, Any]]:
 
 
 def _message(message: Message) -> dict[str, Any]:
-    said: dict[str, Any] = {"role": message.role, "content": message.content} | _images(message)
+    said: dict[str, Any] = {"role": message.role, "content": message.content}
+    if images := [part.data for part in message.parts if isinstance(part, Image)]:
+        said["images"] = images
     kept = [part.text for part in message.parts if isinstance(part, Reasoning) and part.made_by == Ollama.name]
     if thinking := "".join(kept):
         said["thinking"] = thinking
@@ -249,11 +251,6 @@ def _message(message: Message) -> dict[str, Any]:
 def _result(result: ToolResult, names: Mapping[str, str]) -> dict[str, Any]:
     name = {"tool_name": names[result.call_id]} if result.call_id in names else {}
     return _message(Message("tool", result.parts)) | name | {"tool_call_id": result.call_id}
-
-
-def _images(message: Message) -> dict[str, Any]:
-    images = [part.data for part in message.parts if isinstance(part, Image)]
-    return {"images": images} if images else {}
 
 
 def _called(call: ToolCall) -> dict[str, Any]:
