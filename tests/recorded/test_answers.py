@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import Any
 
 import openai
 import pytest
+from flask.testing import FlaskClient
 from responses import RequestsMock
 
 from llm_api import Settings
@@ -28,11 +30,19 @@ REPLAYED = [exchange for exchange in of_kind(*PATHS) if not why(exchange, ANSWER
 KINDS = {Text: "text", Reasoning: "reasoning", ToolCall: "call"}
 
 
+@contextmanager
+def network(exchange: Exchange) -> Iterator[RequestsMock]:
+    """A network with a provider that gives the recorded answer."""
+    with RequestsMock(target="llm_api.backends.http.connections.Adapter.send") as far_end:
+        far_end.assert_all_requests_are_fired = False
+        far_end.post(FAR + PATHS[exchange.kind], body=exchange.answer, status=exchange.status)
+        yield far_end
+
+
 def chunks_of(exchange: Exchange) -> list[Chunk]:
     """Return what our backend makes of the answer. Raises as it does."""
     request = GenerationRequest((Message.of("user", "Hi"),), stream=exchange.is_streamed)
-    with RequestsMock(target="llm_api.backends.http.connections.Adapter.send") as far_end:
-        far_end.post(FAR + PATHS[exchange.kind], body=exchange.answer, status=exchange.status)
+    with network(exchange):
         return list(make_backend(exchange.kind, Settings(**ADDRESSES)).stream(request, Deadline(5)))
 
 
@@ -43,8 +53,10 @@ def ours(exchange: Exchange) -> Answer:
     return Answer.of(chunks, Head("", 0, 0, exchange.kind, model))
 
 
-def parsed(arguments: str) -> Any:
-    return json.loads(arguments or "{}")
+def comparable(call: tuple[str, str, str]) -> tuple[str, str, Any]:
+    """Return a call with its arguments parsed: none are an empty object."""
+    number, name, arguments = call
+    return number, name, json.loads(arguments or "{}")
 
 
 @pytest.mark.parametrize("exchange", [x for x in REPLAYED if x.status == 200], ids=str)
@@ -57,11 +69,10 @@ def test_answer(exchange: Exchange) -> None:
         return
     got = ours(exchange)
     assert (got.text, got.refusal, got.finish_reason, got.model) == (said.text, said.refusal, said.finish, said.model)
-    assert [(call.id, call.name, parsed(call.arguments)) for call in got.tool_calls] == [
-        (number, name, parsed(arguments)) for number, name, arguments in said.calls
-    ]
+    calls = [(call.id, call.name, call.arguments) for call in got.tool_calls]
+    assert list(map(comparable, calls)) == list(map(comparable, said.calls))
     if exchange.is_streamed or exchange.kind == "openai":  # else the wire has objects
-        assert [call.arguments for call in got.tool_calls] == [arguments for *_, arguments in said.calls]
+        assert calls == said.calls
     thoughts = [part for part in got.parts if isinstance(part, Reasoning)]
     assert [(part.text, part.signature, part.data) for part in thoughts] == said.reasoning
     assert {part.made_by for part in thoughts} <= {exchange.kind}
@@ -69,6 +80,23 @@ def test_answer(exchange: Exchange) -> None:
     usage = got.usage
     counts = (usage.input_tokens, usage.output_tokens, usage.cached_tokens or 0, usage.reasoning_tokens or 0)
     assert counts == said.usage
+
+
+@pytest.mark.parametrize("exchange", [x for x in REPLAYED if x.kind != "openai"], ids=str)
+def test_for_a_client_of_openai(make_client: Callable[..., FlaskClient], exchange: Exchange) -> None:
+    """OpenAI's client reads from /v1/chat/completions what another provider's client reads from the provider."""
+    said = expected.read(exchange)
+    tools = [{"type": "function", "function": {"name": name}} for name in sorted({name for _, name, _ in said.calls})]
+    asked = {"model": "default", "messages": [expected.USER], "stream": exchange.is_streamed, "tools": tools}
+    client = make_client(**ADDRESSES, llm_backend=exchange.kind)
+    with network(exchange):
+        reply = client.post("/v1/chat/completions", json=asked | {"stream_options": {"include_usage": True}})
+    assert reply.status_code == 200, reply.json
+    got = expected.read(Exchange("", "/chat/completions", asked, 200, reply.data))
+    assert (got.text, got.finish, got.model) == (said.text, said.finish, f"{exchange.kind}/{said.model}")
+    assert list(map(comparable, got.calls)) == list(map(comparable, said.calls))
+    assert "".join(text for text, *_ in got.reasoning) == "".join(text for text, *_ in said.reasoning)
+    assert got.usage == said.usage
 
 
 @pytest.mark.parametrize("exchange", [x for x in REPLAYED if x.status != 200], ids=str)

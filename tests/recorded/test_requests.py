@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 
 import pytest
 from flask.testing import FlaskClient
-from responses import RequestsMock
 from werkzeug.test import TestResponse
 
 from llm_api import Settings
@@ -22,7 +21,7 @@ from . import expected
 from .cassettes import Exchange, Json, of_kind
 from .excused import REQUESTS, why
 from .readings import of_claude, of_ollama, same_claude, same_ollama
-from .test_answers import ADDRESSES, FAR, PATHS
+from .test_answers import ADDRESSES, PATHS, network
 
 Serve = Callable[..., FlaskClient]
 
@@ -42,19 +41,21 @@ def chat(body: Json) -> Json:
     body.setdefault("stream", False)  # what goes without saying is said
     if body["stream"]:
         body["stream_options"] = {"include_usage": True}  # the log and the metrics want the counts of every stream
+    if body.get("tool_choice") == "auto":
+        del body["tool_choice"]  # what goes without saying
     body.pop("service_tier", None)  # what the operator pays, a client can't choose
     body.get("response_format", {}).get("json_schema", {}).pop("description", None)  # lost
     for message in body["messages"]:
         message.pop("annotations", None)  # the provider's own, of an answer; it wants none back
         if message.get("refusal", ...) is None:
             del message["refusal"]  # null is not said
-        if message.get("content", ...) in (None, "") and "tool_calls" in message:
-            message["content"] = None  # a message of calls has no words, however it says so
+        if "tool_calls" in message:
+            message["content"] = message.get("content") or None  # a message of calls has no words, however it says so
     return body
 
 
 def completion(body: Json) -> Json:
-    """Return the chat that a completion is sent on as."""
+    """Return the chat as which a completion is sent on."""
     if "prompt" not in body:
         return body
     body = {"stream": False} | body
@@ -82,9 +83,7 @@ def behind(serve: Serve, exchange: Exchange) -> tuple[TestResponse, list[Json]]:
     """Ask our service before a provider that gives the recorded answer; return its reply, and what the provider got."""
     front = FRONTS[exchange.kind]
     client = serve(**ADDRESSES, llm_backend=front.wire)
-    with RequestsMock(target="llm_api.backends.http.connections.Adapter.send") as far_end:
-        far_end.assert_all_requests_are_fired = False
-        far_end.post(FAR + PATHS[front.wire], body=exchange.answer, status=exchange.status)
+    with network(replace(exchange, url=PATHS[front.wire])) as far_end:
         reply = client.post(front.rule, json=exchange.asked, buffered=True)
         return reply, [json.loads(call.request.body) for call in far_end.calls]
 
