@@ -44,9 +44,13 @@ def of_claude(body: Json) -> GenerationRequest:
         body.get("tools", []),
         max_tokens=body["max_tokens"],
         temperature=body.get("temperature"),
-        tool_choice=ToolChoice("named", body["tool_choice"]["name"]) if "tool_choice" in body else ToolChoice(),
+        tool_choice=_claude_choice(**body.get("tool_choice", {"type": "auto"})),
         response_format=ResponseFormat(wanted["schema"]) if wanted else None,
     )
+
+
+def _claude_choice(type: str, name: str | None = None) -> ToolChoice:  # noqa: A002
+    return ToolChoice({"any": "required", "tool": "named"}.get(type, type), name)
 
 
 def _claude_messages(body: Json) -> Iterator[Message]:
@@ -110,7 +114,15 @@ def _blocks(content: Any) -> list[Json]:
 def of_ollama(body: Json) -> GenerationRequest:
     """Return what Ollama's request means: a result belongs to the first call that has none."""
     tools = [tool["function"] for tool in body.get("tools") or ()]
-    return _request(body, _ollama_messages(body["messages"]), tools)
+    options = body.get("options") or {}
+    return _request(
+        body,
+        _ollama_messages(body["messages"]),
+        tools,
+        max_tokens=options.get("num_predict"),
+        temperature=options.get("temperature"),
+        response_format=ResponseFormat(body["format"]) if body.get("format") else None,
+    )
 
 
 def _ollama_messages(messages: list[Json]) -> Iterator[Message]:
