@@ -149,6 +149,7 @@ def same_ollama(body: Json) -> Json:
         message.pop("tool_name", None)
         for call in message.get("tool_calls", ()):
             call.pop("id", None)
+            call.pop("type", None)
             call["function"].pop("index", None)
     for tool in body.get("tools", ()):
         tool.setdefault("type", "function")
