@@ -96,7 +96,7 @@ def test_for_a_client_of_openai(make_client: Callable[..., FlaskClient], exchang
     assert (got.text, got.finish, got.model) == (said.text, said.finish, f"{exchange.kind}/{said.model}")
     assert list(map(comparable, got.calls)) == list(map(comparable, said.calls))
     assert "".join(text for text, *_ in got.reasoning) == "".join(text for text, *_ in said.reasoning)
-    # an Ollama of 2024 did not count a prompt that it had in its cache, and OpenAI's usage has all its numbers or isn't there
+    # an Ollama of 2024 did not count a prompt that it had in its cache, and OpenAI's usage is whole or not there
     assert got.usage == (expected.counted({}) if None in said.usage else said.usage)
 
 
