@@ -19,10 +19,13 @@ ANSWERS: Excuses = {
 REQUESTS: Excuses = {
     "functions, of before tools": lambda x: "functions" in x.asked,
     "two choices": lambda x: x.asked.get("n", 1) > 1,
+    "a page in place of a picture": lambda x: PAGE in json.dumps(x.asked),
     "tools that Anthropic runs": lambda x: any("type" in tool for tool in _tools(x)) or bool(_blocks(x) & SERVERS),
     "skills, MCP servers, context management": lambda x: not x.asked.keys().isdisjoint(MANAGED),
     "documents and search results": lambda x: bool(_blocks(x) & {"document", "search_result"}),
 }
+# "Please set a user-agent" is what the picture's server had said.
+PAGE = "data:image/jpeg;base64,UGxlYXNlIHNldCBhIHVzZXItYWdlbn"
 MANAGED = ("container", "mcp_servers", "context_management")
 SERVERS = {"server_tool_use", "tool_addition", "mcp_tool_use"}
 

@@ -26,13 +26,15 @@ USER = {"role": "user", "content": "Hi"}
 class Said:
     """An answer in no provider's words. `parts` are its kinds in order: `reasoning`, `text`, `call`.
 
-    `calls` are ids, names and arguments as text. `usage` is input, output, cached and reasoning tokens, the last two 0
+    `calls` are ids, names and arguments as text, `blocks` the thoughts with a
+    signature or in data: text, signature, data. `usage` is input, output, cached and reasoning tokens, the last two 0
     where nothing is said.
     """
 
     text: str
     calls: list[tuple[str, str, str]]
-    reasoning: list[tuple[str, str | None, str | None]]
+    thought: str
+    blocks: list[tuple[str, str | None, str | None]]
     refusal: str
     parts: list[str]
     finish: str
@@ -93,11 +95,15 @@ def _completion(said: Any) -> Said:
     message = choice.message or ChatCompletionMessage(role="assistant")  # Azure leaves out what it filters
     calls = [(call.id, call.function.name, call.function.arguments) for call in message.tool_calls or ()]
     thought = getattr(message, "reasoning_content", None) or getattr(message, "reasoning", None) or ""
+    blocks = [
+        (b.get("thinking", ""), b.get("signature"), b.get("data")) for b in getattr(message, "thinking_blocks", [])
+    ]
     parts = [kind for kind, is_there in (("reasoning", thought), ("text", message.content)) if is_there]
     return Said(
         text=message.content or "",
         calls=calls,
-        reasoning=[(thought, None, None)] if thought else [],
+        thought=thought,
+        blocks=blocks,
         refusal=message.refusal or "",
         parts=[*parts, *["call"] * len(calls)],
         finish=choice.finish_reason,
@@ -149,7 +155,8 @@ def _message(said: Any, written: dict[int, str] | None = None) -> Said:
     return Said(
         text="".join(text),
         calls=calls,
-        reasoning=list(_thoughts(said.content)),
+        thought="".join(block.thinking for block in said.content if block.type == "thinking"),
+        blocks=list(_thoughts(said.content)),
         refusal="",
         parts=list(_merged(map(_kind, said.content))),
         finish=REASONS[said.stop_reason],
@@ -160,7 +167,7 @@ def _message(said: Any, written: dict[int, str] | None = None) -> Said:
 
 def _thoughts(blocks: Any) -> Iterator[tuple[str, str | None, str | None]]:
     for block in blocks:
-        if block.type == "thinking":
+        if block.type == "thinking" and block.signature:
             yield block.thinking, block.signature, None
         if block.type == "redacted_thinking":
             yield "", None, block.data
@@ -194,7 +201,8 @@ def _ollama(exchange: Exchange) -> Said:
     return Said(
         text=text,
         calls=[("", call.name, json.dumps(call.arguments)) for call in called],
-        reasoning=[(thought, None, None)] if thought else [],
+        thought=thought,
+        blocks=[],
         refusal="",
         parts=[*parts, *["call"] * len(called)],
         finish=last.done_reason or "",

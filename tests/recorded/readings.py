@@ -88,6 +88,8 @@ def same_claude(body: Json) -> Json:
     body = {"stream": False} | copy.deepcopy(body)  # what goes without saying is said
     body.pop("thinking", None)  # a budget in tokens has no word in the middle language
     body.pop("anthropic_version", None)  # Bedrock's, a header elsewhere
+    if not body.get("tools", True):
+        del body["tools"]  # none are none
     if "output_format" in body:
         body["output_config"] = {"format": body.pop("output_format")}  # the beta's name of it
     if "system" in body:
@@ -101,6 +103,7 @@ def _blocks(content: Any) -> list[Json]:
     blocks = [{"type": "text", "text": content}] if isinstance(content, str) else content
     for block in blocks:
         block.pop("cache_control", None)  # has no word in the middle language
+        block.pop("caller", None)  # nor has who called, where it wasn't the model itself
         if "content" in block:
             block["content"] = _blocks(block["content"])
         if not block.get("is_error", True):

@@ -121,7 +121,7 @@ def test_refused(make_client: Serve, exchange: Exchange) -> None:
     """What can't be sent on is refused by its name, and never sent without."""
     reply, sent = behind(make_client, exchange)
     assert (reply.status_code, sent) == (400, [])
-    assert reply.json["error"]["param"] in ("functions", "n", "function_call")
+    assert reply.json["error"]["param"] in ("functions", "function_call", "n", "messages")
 
 
 @pytest.mark.parametrize("exchange", replayed(*READINGS), ids=str)

@@ -39,7 +39,7 @@ from llm_api.types import (
 
 Json = dict[str, Any]
 HEAD = Head("id", 0, 0, "openai", "m")
-CHAT = ChatCompletions(10**6)
+CHAT = ChatCompletions(10**6, 10**6)
 
 few = settings(derandomize=True, deadline=None, max_examples=40, suppress_health_check=list(HealthCheck))
 # What JSON, lines and events may stumble over is in there often: quotes, line ends, what only Python splits at.
