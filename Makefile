@@ -4,8 +4,8 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: run check test test-faults test-gevent test-browser test-deploy test-package bench screenshots vendor lint types \
-  postman postman-collection transformers clean
+.PHONY: run check test test-recorded test-faults test-gevent test-browser test-deploy test-package bench screenshots vendor \
+  lint types postman postman-collection transformers clean
 
 # Without a .env the packaged model answers; with one, what it says.
 run: $(VENV)/.run
@@ -18,6 +18,15 @@ check: lint types
 test: $(VENV)/.dev
 	@echo "All tests take about five minutes on two cores; make check takes about one."
 	FLASK_SKIP_DOTENV=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+
+# Real providers' answers and real clients' requests, as other projects have recorded them.
+test-recorded: $(VENV)/.dev build/recorded/.done
+	$(BIN)/python -m pytest -n 2 --dist loadfile tests/recorded
+
+build/recorded/.done: tests/recorded/requirements.txt | $(VENV)/.python
+	rm -rf $(@D)
+	$(BIN)/pip download --quiet --no-deps --require-hashes --dest $(@D) -r $<
+	@touch $@
 
 # Kills, full disks, rotation, held locks; FAULTS=full takes the counts of a proof, in some six minutes.
 test-faults: $(VENV)/.dev

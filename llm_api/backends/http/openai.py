@@ -69,8 +69,10 @@ class OpenAIWire(Vendor):
 
     def whole(self, body: dict[str, Any]) -> Chunk:
         choice = body["choices"][0]
-        said = self._said(choice["message"])
-        calls = CallReader().whole(choice["message"].get("tool_calls"))
+        # Azure leaves out a message that it filters
+        message = choice.get("message", {}) if choice.get("finish_reason") == "content_filter" else choice["message"]
+        said = self._said(message)
+        calls = CallReader().whole(message.get("tool_calls"))
         finish = finish_reason(choice.get("finish_reason"))
         return replace(said, finish_reason=finish, usage=usage(body), model=body.get("model"), calls=calls)
 
