@@ -85,7 +85,9 @@ COMPONENTS = {
     "FunctionCall": _object(
         {"id": TEXT, "type": _one_of("function"), "function": _object({"name": TEXT, "arguments": TEXT})}
     ),
-    "ShownThought": _object({"type": _one_of("thinking", "redacted_thinking")}, thinking=TEXT, signature=TEXT, data=TEXT),
+    "ShownThought": _object(
+        {"type": _one_of("thinking", "redacted_thinking")}, thinking=TEXT, signature=TEXT, data=TEXT
+    ),
     "Spoken": _object(
         {"role": TEXT, "content": NULLABLE_TEXT, "refusal": NULLABLE_TEXT},
         tool_calls=_list(_ref("FunctionCall")),
