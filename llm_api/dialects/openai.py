@@ -373,12 +373,7 @@ class ChatCompletions(OpenAIDialect):
         self.schema = ChatSchema(max_image_bytes)
 
     def content(self, answer: Answer) -> dict[str, Any]:
-        content = None if (answer.refusal or answer.tool_calls) and not answer.text else answer.text
-        said: dict[str, Any] = {"role": "assistant", "content": content, "refusal": answer.refusal or None}
-        if len(answer.parts) != 1 or not answer.text:
-            said |= _thought(answer.reasoning, answer.parts)
-            said |= {"tool_calls": [call.as_function for call in answer.tool_calls]} if answer.tool_calls else {}
-        return {"message": said}
+        return {"message": message_of(answer)}
 
     def delta(self, chunk: Chunk) -> dict[str, Any]:
         said: dict[str, Any] = {"content": chunk.text, "refusal": chunk.refusal}
@@ -388,6 +383,16 @@ class ChatCompletions(OpenAIDialect):
         if chunk.calls:
             said["tool_calls"] = [_call_delta(piece) for piece in chunk.calls]
         return {"delta": said}
+
+
+def message_of(answer: Answer) -> dict[str, Any]:
+    """Return an answer as the assistant's message that it is."""
+    content = None if (answer.refusal or answer.tool_calls) and not answer.text else answer.text
+    said: dict[str, Any] = {"role": "assistant", "content": content, "refusal": answer.refusal or None}
+    if len(answer.parts) != 1 or not answer.text:
+        said |= _thought(answer.reasoning, answer.parts)
+        said |= {"tool_calls": [call.as_function for call in answer.tool_calls]} if answer.tool_calls else {}
+    return said
 
 
 def _thought(text: str, parts: Iterable[Part]) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from .breaker import Breaker, Breakers
 # A backend that hangs must leave time for those behind it: each of them keeps this share of the whole.
 KEPT_FOR_FALLBACK = 0.1
 LIST_SECONDS = 5.0
+SERVES_SECONDS = 1.0
 # How long a list is asked for while a request waits, and how long it is believed.
 NAME_SECONDS, LISTED_SECONDS = 2.0, 30.0
 
@@ -106,17 +107,21 @@ class Chain:
         """The backends that a request's `model` may choose."""
         return [link.backend for link in (self.links if self.settings.allow_model_choice else self.links[:1])]
 
-    def models(self) -> list[str]:
-        """Return the names that a request's `model` may have, as `backend/model`.
+    def models(self) -> dict[str, list[str]]:
+        """Return the names that a request's `model` may have, as `backend/model`, each with what it serves.
 
         A backend that can't tell is left out; raises its BackendError when none can.
         """
         with ThreadPoolExecutor(len(self.choices)) as pool:
             found = list(pool.map(_listed, self.choices))
-        lists = [names for names in found if isinstance(names, list)]
+        lists = [names for names in found if isinstance(names, dict)]
         if not lists and isinstance(found[0], LLMAPIError):
             raise found[0]
-        return [name for names in lists for name in names]
+        return {name: serves for names in lists for name, serves in names.items()}
+
+    def serves(self) -> dict[str, list[str]]:
+        """Return what each backend's own model serves, as far as that can be had at once."""
+        return {backend.name: _serves(backend, None, Deadline(SERVES_SECONDS)) for backend, _ in self.links}
 
     def route(self, request: GenerationRequest) -> Route:
         """Return where `request` goes, with its model as the first backend calls it."""
@@ -193,8 +198,16 @@ def _remember(link: Link, request: GenerationRequest, error: BackendError) -> No
         link.breakers.own.remember(error.message)
 
 
-def _listed(backend: Backend) -> list[str] | LLMAPIError:
+def _listed(backend: Backend) -> dict[str, list[str]] | LLMAPIError:
+    deadline = Deadline(LIST_SECONDS)
     try:
-        return [f"{backend.name}/{model}" for model in backend.list_models(Deadline(LIST_SECONDS))]
+        return {f"{backend.name}/{name}": _serves(backend, name, deadline) for name in backend.list_models(deadline)}
     except LLMAPIError as error:
         return error
+
+
+def _serves(backend: Backend, model: str | None, deadline: Deadline) -> list[str]:
+    try:
+        return sorted(backend.abilities(model, deadline))
+    except LLMAPIError:
+        return sorted(backend.serves)

@@ -98,7 +98,7 @@ COMPONENTS = {
     "TextChoice": _object({**CHOICE, "text": TEXT}),
     "ChatCompletion": _object({**OBJECT, "model": TEXT, "choices": _list(_ref("ChatChoice"))}, usage=_ref("Usage")),
     "TextCompletion": _object({**OBJECT, "model": TEXT, "choices": _list(_ref("TextChoice"))}, usage=_ref("Usage")),
-    "Model": _object({**OBJECT, "owned_by": TEXT}),
+    "Model": _object({**OBJECT, "owned_by": TEXT, "serves": _list(TEXT)}),
     "ModelList": _object({"object": TEXT, "data": _list(_ref("Model"))}),
 }
 

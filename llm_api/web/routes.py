@@ -86,17 +86,18 @@ for each in DIALECTS:
 @blueprint.get("/v1/models", strict_slashes=False)
 def models() -> Response:
     """List the models that a request may name, as `backend/model`."""
-    return json_answer({"object": "list", "data": [_model(name) for name in _names()]})
+    return json_answer({"object": "list", "data": [_model(*each) for each in _models().items()]})
 
 
 @blueprint.get("/v1/models/<path:model>")
 def model(model: str) -> Response:
     """Show one model; `default` is the configured one."""
     if model in UNNAMED and _may_use_default():
-        return json_answer(_model(model, service().chain.first.name))
-    if model not in _names():
+        chain = service().chain
+        return json_answer(_model(model, chain.serves()[chain.first.name], chain.first.name))
+    if model not in (models := _models()):
         raise NoSuchModel(f"there is no model {model!r} here; /v1/models lists those there are", param="model")
-    return json_answer(_model(model))
+    return json_answer(_model(model, models[model]))
 
 
 @blueprint.get("/health")
@@ -142,12 +143,12 @@ def config() -> Response:
     public["hf_threads"] = public["hf_threads"] or usable_cores()
     first = {"backend": public.pop("llm_backend")}
     first |= {name: public.pop(name) for name in ("ollama_model", "ollama_url", "log_file")}
-    return json_answer(first | public)
+    return json_answer(first | public | {"serves": service().chain.serves()})
 
 
-def _names() -> list[str]:
+def _models() -> dict[str, list[str]]:
     here = service()
-    return [name for name in here.chain.models() if here.chain.hooks.permit(caller(here), name)]
+    return {name: said for name, said in here.chain.models().items() if here.chain.hooks.permit(caller(here), name)}
 
 
 def _may_use_default() -> bool:
@@ -155,6 +156,7 @@ def _may_use_default() -> bool:
     return chain.hooks.permit(caller(service()), f"{chain.first.name}/{chain.first.model}")
 
 
-def _model(name: str, backend: str | None = None) -> dict[str, object]:
+def _model(name: str, serves: list[str], backend: str | None = None) -> dict[str, object]:
     # when a model was made is known to none of the backends
-    return {"id": name, "object": "model", "created": 0, "owned_by": backend or name.partition("/")[0]}
+    owner = backend or name.partition("/")[0]
+    return {"id": name, "object": "model", "created": 0, "owned_by": owner, "serves": serves}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 import socket
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, NamedTuple, TypedDict, Unpack
 
@@ -13,6 +13,7 @@ from flask import current_app, has_request_context, request
 from .. import strict_json
 from ..backends import Backend
 from ..dialects import DIALECTS, Dialect
+from ..dialects.openai import UNNAMED, message_of
 from ..errors import BackendError, LLMAPIError
 from ..exchange.chain import Chain, Hooks
 from ..exchange.exchange import Exchange
@@ -26,6 +27,8 @@ from ..types import Answer, Chunk
 from .limits import RateLimits
 
 NUMBERS_SECONDS = 1.0
+
+Turns = Sequence[Mapping[str, Any] | Answer]
 
 
 class Client(NamedTuple):
@@ -48,6 +51,11 @@ class Fields(TypedDict, total=False):
     stop: str | list[str] | tuple[str, ...] | None
     seed: int | None
     response_format: dict[str, Any] | None
+    images: list[str] | None
+    tools: list[dict[str, Any]] | None
+    tool_choice: str | dict[str, Any] | None
+    parallel_tool_calls: bool | None
+    reasoning_effort: str | None
     fallback: bool | None
 
 
@@ -77,19 +85,32 @@ class Service:
         self.dialects: dict[str, Dialect] = {kind.name: kind(*bounds) for kind in DIALECTS}
         self._policy = TextPolicy(settings.log_prompts, settings.log_max_text)
 
-    def generate(self, prompt: str, *, caller: str | None = None, **fields: Unpack[Fields]) -> Answer:
+    def generate(
+        self,
+        prompt: str | None = None,
+        *,
+        messages: Turns | None = None,
+        caller: str | None = None,
+        **fields: Unpack[Fields],
+    ) -> Answer:
         """Return the answer to `prompt`; `fields` are those of `POST /generate`. Raises LLMAPIError.
 
+        Or to `messages`, as OpenAI's Chat Completions has them; an Answer among them is the turn that it was.
         Needs no app context; works in threads, commands and forked workers. `caller` is for the log and `may_use`.
         """
-        with self._asked({"prompt": prompt} | fields, caller) as exchange:
+        with self._asked(prompt, messages, caller, dict(fields)) as exchange:
             return exchange.answer()
 
     def stream(
-        self, prompt: str, *, caller: str | None = None, **fields: Unpack[Fields]
+        self,
+        prompt: str | None = None,
+        *,
+        messages: Turns | None = None,
+        caller: str | None = None,
+        **fields: Unpack[Fields],
     ) -> Generator[str, None, Answer]:
         """Yield the answer in pieces, as `generate`; return it whole. Close the iterator to stop early."""
-        with self._asked({"prompt": prompt, "stream": True} | fields, caller) as exchange:
+        with self._asked(prompt, messages, caller, {"stream": True} | fields) as exchange:
             said: list[Chunk] = []
             for chunk in exchange.chunks():
                 said.append(chunk)
@@ -117,14 +138,23 @@ class Service:
         return numbers
 
     @contextmanager
-    def _asked(self, body: Mapping[str, Any], caller: str | None) -> Iterator[Exchange]:
-        dialect = self.dialects["generate"]
+    def _asked(
+        self, prompt: str | None, messages: Turns | None, caller: str | None, fields: Mapping[str, Any]
+    ) -> Iterator[Exchange]:
+        if (prompt is None) is (messages is None):
+            raise TypeError("give a prompt or messages")
+        dialect = self.dialects["generate" if messages is None else "chat_completions"]
+        body = {"prompt": prompt} if messages is None else {"model": UNNAMED[0], "messages": list(map(_turn, messages))}
         with self.exchange(dialect, Client(secrets.token_hex(16))) as exchange:
             exchange.record.caller = caller
-            said = {name: value for name, value in body.items() if value is not None}
+            said = body | {name: value for name, value in fields.items() if value is not None}
             strict_json.check(said)  # held against the rules for a body
             exchange.open(dialect.read(said).request)
             yield exchange
+
+
+def _turn(message: Mapping[str, Any] | Answer) -> Mapping[str, Any]:
+    return message_of(message) if isinstance(message, Answer) else message
 
 
 def service() -> Service:

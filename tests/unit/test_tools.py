@@ -11,6 +11,7 @@ from asking import Log, Serve, ask, error_of, lines_of, outcomes, read_events
 from fakes import Fake
 from providers import OPENAI, FarEnd, delta, event, openai_answer, openai_stream, openai_usage
 
+from llm_api import LLMAPI
 from llm_api.errors import Unreachable
 from llm_api.types import CallPiece, Chunk, Image, Message, Reasoning, Text, Tool, ToolCall, ToolChoice, ToolResult
 
@@ -523,3 +524,27 @@ def test_images_of_a_result_are_a_users(make_client: Serve, far_end: FarEnd) -> 
         {"role": "tool", "tool_call_id": "call_1", "content": "a cat"},
         {"role": "user", "content": [{"type": "image_url", "image_url": {"url": "data:image/png;base64,AA=="}}]},
     ]
+
+
+def test_a_loop_in_python(serve: Serve) -> None:
+    """A host's next turn has the answer as it came, and the result of its call."""
+    fake = Skilled("one", turns=[called(weather()), [Chunk("It rains.", "stop")]])
+    app = serve(fake).application
+    asked = {"role": "user", "content": "Weather?"}
+    answer = LLMAPI.of(app).generate(messages=[asked], tools=[WEATHER], tool_choice="required")
+    (call,) = answer.tool_calls
+    assert (call.name, call.arguments, str(answer)) == ("weather", PARIS, "")
+    result = {"role": "tool", "tool_call_id": call.id, "content": "rain"}
+    assert str(LLMAPI.of(app).generate(messages=[asked, answer, result], tools=[WEATHER])) == "It rains."
+    assert fake.asked[1].messages[1].parts[-1] == ToolCall("call_1", "weather", PARIS)
+    assert fake.asked[1].messages[2].parts == (ToolResult("call_1", (Text("rain"),)),)
+    with pytest.raises(TypeError):
+        LLMAPI.of(app).generate()
+
+
+def test_what_is_served_is_shown(serve: Serve) -> None:
+    """/config and /v1/models say what each backend can do beyond text."""
+    client = serve(Skilled("one"), Fake("two"))
+    everything = ["images", "json_object", "json_schema", "tool_choice", "tools"]
+    assert client.get("/config").json["serves"] == {"one": everything, "two": ["json_object", "json_schema"]}
+    assert [model["serves"] for model in client.get("/v1/models").json["data"]] == [everything]
