@@ -1,7 +1,9 @@
 """How gunicorn runs the service: gunicorn wsgi:app reads this file by itself."""
 
+import logging
 import math
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,27 +28,44 @@ except ConfigError as error:
 ours.GThread.max_idle = ours.allow_descriptors(settings.threads)
 
 pre_request, post_request, child_exit = ours.pre_request, ours.post_request, ours.child_exit
+first_worker = 1
 
 
 def on_starting(server: Any) -> None:
     """Begin with no numbers of an earlier run, and with our workers, which count their connections."""
     if server.cfg.worker_class is not worker_class:
         sys.exit("llm_api: set WORKER_CLASS instead of -k, --worker-class: gunicorn's own workers hold up clients")
+    if server.cfg.preload_app:
+        sys.exit("llm_api: leave out --preload: a reload would change nothing; the workers share memory without it")
     ours.clear_metrics()
+    server.reload = partial(ours.reload, server)
+    server.START_CTX["args"] = sys.orig_argv  # for SIGUSR2: gunicorn forgets the -m of python -m gunicorn
 
 
 def when_ready(server: Any) -> None:
     """Say which backends will answer, and let the workers share what the master has."""
-    ours.announce(settings, server.log)
+    global first_worker
+    first_worker = server.worker_age + 1
+    ours.announce(ours.effective(settings, server, server.LISTENERS), server.log)
     ours.share_memory()
 
 
+on_reload = when_ready
+
+
+def post_fork(server: Any, worker: Any) -> None:
+    """Give the worker the master's settings, whatever .env says by now, and gunicorn's log."""
+    ours.running = ours.effective(settings, server, worker.sockets)
+    ours.GThread.max_idle = ours.allow_descriptors(ours.running.threads)  # --threads may say more
+    logging.getLogger("llm_api").handlers = server.log.error_log.handlers
+
+
 def post_worker_init(worker: Any) -> None:
-    """Load a local model before the first request comes; the first worker says what is to be known of the backends."""
+    """Load a local model before the first request comes; the first worker says what is wrong with the backends."""
     if "llm_api" in getattr(worker.wsgi, "extensions", ()):
+        if worker.age == first_worker:
+            llm_api.LLMAPI.of(worker.wsgi).health.begin(warns=True)
         llm_api.LLMAPI.begin(worker.wsgi)
-        if worker.age == 1:
-            llm_api.LLMAPI.of(worker.wsgi).health.begin()
 
 
 # Figures: side by side on two cores; most of them by make bench, in docs/bench/README.md.

@@ -6,8 +6,18 @@ from pathlib import Path
 from llm_api import Settings, create_app
 from llm_api.errors import ConfigError
 
+here = Path(__file__).parent
+# gunicorn.conf.py has read the settings for all workers, unless gunicorn was started where it finds none.
+ours = sys.modules.get("llm_api.runtime.gunicorn")
+if "gunicorn.arbiter" in sys.modules and not ours:
+    print(
+        f"llm_api: WARNING: gunicorn has not read {here}/gunicorn.conf.py, so BIND, THREADS, WORKER_CLASS and "
+        "WEB_CONCURRENCY do nothing, long answers are cut, and /metrics shows one worker: "
+        f"start gunicorn in that folder, or with -c {here}/gunicorn.conf.py",
+        file=sys.stderr,
+    )
 try:
-    app = create_app(Settings.load(Path(__file__).parent / ".env"))
+    app = create_app((ours and ours.running) or Settings.load(here / ".env"))
 except ConfigError as error:
     print(f"llm_api: {error}", file=sys.stderr)
     sys.exit(4)  # gunicorn's word for an app that can't be loaded; on any other it starts the worker again, for ever

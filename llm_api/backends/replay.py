@@ -56,6 +56,10 @@ class Replay(Backend):
             why = os.strerror(error.errno or 0)
             raise NotRecorded(f"{self._path.name} can't be replayed: {why} (REPLAY_FILE)") from None
 
+    def has_model(self, deadline: Deadline) -> bool:
+        self.check(deadline)
+        return True
+
     def list_models(self, deadline: Deadline) -> list[str]:
         return [self.model]
 

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import http.client
 import math
 import re
 import shutil
+import socket
 import stat
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from contextlib import closing, suppress
+from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
+from typing import Any
 
+from flask import current_app
+
+from .. import strict_json
 from ..backends import Backend
 from ..errors import LLMAPIError
+from ..exchange.health import REMEDY, reason_of
 from ..runtime.cores import lines_of, usable_cores
 from ..runtime.deadline import Deadline
 from ..settings import Settings
@@ -22,6 +30,7 @@ from ..web.service import Service
 from .show import counted
 
 CHECK_SECONDS = 5.0
+SERVED = "docs/flask.md says what your gunicorn needs"
 SOON_DAYS = 90
 FEW_BYTES = 2**30
 CPUINFO = Path("/proc/cpuinfo")
@@ -65,14 +74,21 @@ class Finding:
 
 
 def examine(service: Service, nginx: Path | None) -> Iterator[Finding]:
-    """Yield what is found of the settings, the log, the backends, gunicorn's configuration, and nginx's where given."""
+    """Yield what is found of the server that runs, the settings, backends, log, gunicorn, and nginx where given."""
     settings = service.settings
+    is_ours = current_app.import_name == "llm_api"
     for backend, _ in service.chain.links:
         yield from _backend(backend, is_first=backend is service.chain.first)
     yield from _log(service)
-    yield from _callers(settings)
-    yield from _rates(service)
-    yield from _gunicorn(settings)
+    if is_ours:
+        told = _told(settings.bind)
+        yield _running(settings, told)
+        settings = replace(settings, **{name: told[name] for name in ("bind", "threads") if name in told})
+        yield from _callers(settings)
+        yield from _gunicorn(settings)
+    else:
+        yield Finding("warning", "how your app is served is not known here: its address, threads and timeouts", SERVED)
+    yield from _rates(service, settings)
     yield from _threads(settings)
     if any(backend.name == "huggingface" for backend, _ in service.chain.links) and settings.hf_mode == "local":
         yield from _gpu(settings)
@@ -92,8 +108,7 @@ def _backend(backend: Backend, *, is_first: bool) -> Iterator[Finding]:
         listed = [] if has_model else backend.list_models(Deadline(CHECK_SECONDS))
         caveat = backend.caveat(Deadline(CHECK_SECONDS))
     except Exception as error:
-        why = error.message if isinstance(error, LLMAPIError) else f"its check broke ({type(error).__name__})"
-        yield Finding(level, f"{backend.name} can't serve: {why}", "start it, or correct its settings")
+        yield Finding(level, f"{backend.name} can't serve: {reason_of(backend, error)}", REMEDY)
         return
     if has_model:
         yield Finding("ok", f"{backend.name} answers, and has {backend.model}")
@@ -142,8 +157,7 @@ def _callers(settings: Settings) -> Iterator[Finding]:
         )  # fmt: skip
 
 
-def _rates(service: Service) -> Iterator[Finding]:
-    settings = service.settings
+def _rates(service: Service, settings: Settings) -> Iterator[Finding]:
     if not settings.rate_limit:
         return
     if settings.rate_limit_storage == "memory://":
@@ -157,6 +171,40 @@ def _rates(service: Service) -> Iterator[Finding]:
             "warning", "behind a proxy all clients have one address, and share one limit",
             "set TRUSTED_PROXIES to the proxy's address, or to unix",
         )  # fmt: skip
+
+
+def _told(bind: str) -> dict[str, Any]:
+    """Return what the server that runs there tells of its settings, only its backend where it wants a key for more."""
+    with suppress(OSError, http.client.HTTPException, LLMAPIError):
+        for path in ("/config", "/health"):
+            if "backend" in (told := _get(bind, path)):
+                return told
+    return {}
+
+
+def _get(bind: str, path: str) -> dict[str, Any]:
+    host, _, port = bind.rpartition(":")
+    with closing(http.client.HTTPConnection(host.strip("[]"), timeout=CHECK_SECONDS)) as connection:
+        if host == "unix":
+            connection.sock = socket.socket(socket.AF_UNIX)
+            connection.sock.connect(port)
+        else:
+            connection.port = int(port)
+        connection.request("GET", path, headers={"Host": "localhost"})
+        return strict_json.loads(connection.getresponse().read())
+
+
+def _running(settings: Settings, told: dict[str, Any]) -> Finding:
+    here = strict_json.loads(strict_json.dumps(settings.public()).encode())
+    here["backend"] = here["llm_backend"]
+    both = here.keys() & told.keys() - {"hf_threads"}  # it tells what it took for none
+    if others := [f"{name}={told[name]}" for name in both if told[name] != here[name]]:
+        what = f"the server at {settings.bind} runs with other settings than these: {', '.join(sorted(others))}"
+        return Finding("warning", what, "run this with the same environment as the server, or restart that")
+    if not told:
+        return Finding("ok", f"this service does not answer at {settings.bind}, so this is of the settings alone")
+    how = "these settings" if "bind" in told else "this backend; the rest of its settings needs a key"
+    return Finding("ok", f"the server at {settings.bind} runs with {how}")
 
 
 def _gunicorn(settings: Settings) -> Iterator[Finding]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import math
 import threading
 import time
@@ -27,6 +28,9 @@ LIST_SECONDS = 5.0
 SERVES_SECONDS = 1.0
 # How long a list is asked for while a request waits, and how long it is believed.
 NAME_SECONDS, LISTED_SECONDS = 2.0, 30.0
+WARN_SECONDS = 60.0
+
+logger = logging.getLogger(__name__)
 
 
 class Names:
@@ -80,6 +84,25 @@ class Hooks:
         return self.may_use is None or self.may_use(caller, model)
 
 
+class Fallbacks:
+    """Warns of answers that a fallback has begun: of the first at once, then once a minute with how many they are."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._counted: dict[tuple[str, str], tuple[int, float]] = {}
+
+    def count(self, asked: str, answering: str, code: str) -> None:
+        """Count one; `code` is that of the error of the backend that was asked."""
+        now = time.monotonic()
+        with self._lock:
+            count, warned = self._counted.get((asked, answering), (0, -math.inf))
+            is_due = now - warned >= WARN_SECONDS
+            self._counted[asked, answering] = (0, now) if is_due else (count + 1, warned)
+        if is_due:
+            words = "%s could not serve (%s), and %s answers in its place: %d since the last such line"
+            logger.warning(words, asked, code, answering, count + 1)
+
+
 class Chain:
     """The backends of one service in the order they are asked. Shared by all threads.
 
@@ -94,6 +117,7 @@ class Chain:
         self.links = [Link(backend, Breakers()) for backend in found]
         self._names = [Names(link.backend) for link in self.links]
         self._retries = Retries(settings.max_retries)
+        self._fallbacks = Fallbacks()
         # a forked child has none of its parent's requests
         self.places = PerProcess(lambda: threading.BoundedSemaphore(settings.concurrency))
 
@@ -162,7 +186,11 @@ class Chain:
                 raise _first(failures) or error from None
             else:
                 link.breakers.own.remember(None)
-                return dataclasses.replace(begun, fallback_reason=failures[0].code) if failures else begun
+                if not failures:
+                    return begun
+                reason = failures[0].code
+                self._fallbacks.count(route.links[0].backend.name, begun.backend, reason)
+                return dataclasses.replace(begun, fallback_reason=reason)
         raise _first(failures) or _unsupported(failures)
 
     def _named(self, name: str | None) -> tuple[Link, str | None]:

@@ -65,6 +65,8 @@ class Exchange:
         try:
             if isinstance(error, Exception):
                 raise self.fail(error) from error
+            if isinstance(error, SystemExit):  # gunicorn aborts its worker, which is not the client's doing
+                self.fail(InternalError())
         finally:
             self.close()
 
@@ -125,6 +127,9 @@ class Exchange:
                 yield chunk
         except Exception as error:
             raise self.fail(error, 200 if self.record.request and self.record.request.stream else None) from error
+        except SystemExit:
+            self.fail(InternalError(), 200)
+            raise
 
     def fail(self, error: Exception, http_status: int | None = None) -> LLMAPIError:
         """End with an error. Return the one to answer with: another if even the line could not be written."""

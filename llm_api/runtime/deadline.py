@@ -8,7 +8,6 @@ is cut off a little later.
 
 from __future__ import annotations
 
-import os
 import select
 import socket
 import sys
@@ -18,6 +17,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 
 from ..errors import ClientGone, TimedOut
+from .per_process import PerProcess
 
 TICK = 0.05
 # What a client has after the deadline to read what is there, before it is cut off: it holds a thread meanwhile.
@@ -40,12 +40,12 @@ class Deadline:
     def keep(self) -> None:
         """Watch the client until `release`: one that does not read its answer in time is cut off."""
         self._kept = True
-        _watchdog.add(self)
+        _watchdog().add(self)
 
     def release(self) -> None:
         """End what `keep` began."""
         self._kept = False
-        _watchdog.remove(self)
+        _watchdog().remove(self)
 
     def remaining(self) -> float:
         """Return the seconds left for what runs now, never less than 0."""
@@ -72,13 +72,13 @@ class Deadline:
     def stopping(self, stop: Callable[[], object]) -> Iterator[None]:
         """Inside, `stop` is called from the watchdog's thread when the request is over; it must not block."""
         self._stop = stop
-        _watchdog.add(self)
+        _watchdog().add(self)
         try:
             yield
         finally:
             self._stop = None
             if not self._kept:
-                _watchdog.remove(self)
+                _watchdog().remove(self)
 
     def wait(self, seconds: float) -> None:
         """Sleep; raise ClientGone or TimedOut when the request ends first."""
@@ -166,11 +166,5 @@ def _native_poll() -> Callable[[], select.poll]:
     return select.poll
 
 
-def _start_afresh() -> None:
-    global _watchdog
-    _watchdog = _Watchdog()
-
-
-_watchdog = _Watchdog()
 # A forked child has no thread of its parent, and may have got a lock that is held for ever.
-os.register_at_fork(after_in_child=_start_afresh)
+_watchdog = PerProcess(_Watchdog)

@@ -10,7 +10,7 @@ import gevent
 from gunicorn.workers.ggevent import GeventWorker
 from gunicorn.workers.gthread import STOP_KEEPALIVE_LINGER
 
-from .gunicorn import FIRST_SECONDS
+from .gunicorn import FIRST_SECONDS, stop
 
 # How often one that waits for its client's next request looks whether the worker stops.
 LOOK_SECONDS = 1.0
@@ -23,6 +23,10 @@ class GEvent(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
     """
 
     busy_conns = 0
+
+    def handle_quit(self, sig: int, frame: Any) -> None:
+        """Let requests end; see `stop`."""
+        stop(self, sig, frame)
 
     def handle(self, *connection: Any) -> None:
         """Answer all requests of a connection."""

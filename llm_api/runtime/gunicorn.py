@@ -10,9 +10,13 @@ import resource
 import select
 import selectors
 import shutil
+import signal
+import sys
 import tempfile
 import time
+from collections.abc import Iterable
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from itertools import takewhile
 from pathlib import Path
@@ -36,6 +40,8 @@ IDLE, KEPT = 3, 2
 FIRST_SECONDS = 5.0
 # As gunicorn's threads have it.
 MAX_UNREAD_BYTES = 65_536
+# What this process runs with: gunicorn.conf.py says it, and wsgi.py takes it.
+running: Settings | None = None
 METRICS, OWNER = "PROMETHEUS_MULTIPROC_DIR", "LLM_API_METRICS_OWNER"
 
 
@@ -69,6 +75,11 @@ class GThread(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
     @worker_connections.setter
     def worker_connections(self, _: int) -> None:
         """Ignore the number that gunicorn sets."""
+
+    def handle_quit(self, sig: int, frame: Any) -> None:
+        """Let requests end; see `stop`."""
+        stop(self, sig, frame)
+        time.sleep(0.1)  # SIGQUIT follows SIGINT, and would kill where Python has ended
 
     def handle(self, conn: Any) -> Any:
         """Answer a request and those that follow at once, and close the connection where it is not kept.
@@ -139,6 +150,16 @@ class GThread(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
                 before = self.nr_conns
                 self.accept(listener)
             listener.close()
+
+
+def stop(worker: Worker, sig: int, frame: Any) -> None:
+    """Let a worker's requests end, and end it at the second Ctrl-C.
+
+    gunicorn's own raises SystemExit wherever the worker is: a traceback, where that is Python's own end already.
+    """
+    if sig == signal.SIGINT and not worker.alive:
+        os._exit(0)
+    worker.handle_exit(sig, frame)
 
 
 def asks_again(conn: Any) -> bool:
@@ -219,12 +240,40 @@ def allow_descriptors(threads: int) -> int:
     return max(0, idle - (wanted - limit))
 
 
+def effective(settings: Settings, server: Any, sockets: Iterable[Any]) -> Settings:
+    """Return `settings` as they are where gunicorn's command line, or who opened its `sockets`, says otherwise.
+
+    Of several addresses it is one that others reach, where there is one.
+    """
+    cfg = server.cfg
+    binds = [settings.bind]
+    if cfg.bind != binds or server.systemd:
+        binds = [str(sock).rpartition("//")[2] for sock in sockets] or cfg.bind
+    threads = min(cfg.threads, cfg.worker_connections)  # the latter bounds gevent's
+    return max((replace(settings, bind=bind, threads=threads) for bind in binds), key=lambda each: each.is_public)
+
+
 def announce(settings: Settings, log: Any) -> None:
     """Say at the start which backends will answer, and whom."""
     chain = ", then ".join(dict.fromkeys((settings.llm_backend, *settings.llm_fallback)))
     log.info("Answers come from %s; log: %s", chain, settings.log_file)
     if settings.is_public and not settings.api_keys:
         log.warning("EVERYBODY WHO REACHES %s MAY USE THIS SERVICE: set API_KEYS", settings.bind)
+
+
+def reload(server: Any) -> None:
+    """Reload as gunicorn does, but only what can be: its own ends with the workers, where a setting is wrong."""
+    before = server.cfg
+    try:
+        server.app.reload()  # for trial
+        if (server.app.cfg.address, server.app.cfg.worker_class) != (before.address, before.worker_class):
+            sys.exit("BIND and WORKER_CLASS need a restart")
+    except SystemExit as error:
+        server.app.cfg = before
+        why = error.code if isinstance(error.code, str) else "the lines above say why"
+        server.log.error("Not reloaded, the workers go on as before: %s", why)
+    else:
+        type(server).reload(server)
 
 
 def share_memory() -> None:

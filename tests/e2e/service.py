@@ -95,7 +95,7 @@ class Stream:
 class Service:
     """One gunicorn with the project's own gunicorn.conf.py; nothing of the caller's settings reaches it."""
 
-    def __init__(self, home: Path, settings: dict[str, object]) -> None:
+    def __init__(self, home: Path, settings: dict[str, object], cwd: Path | None = None) -> None:
         self.home = home
         # Links, so that a developer's .env beside the real files is not read.
         for name in ("llm_api", "wsgi.py", "gunicorn.conf.py"):
@@ -109,7 +109,7 @@ class Service:
         env = kept | own | given
         with (home / "output.txt").open("wb") as output:
             command = [sys.executable, "-m", "gunicorn", "wsgi:app"]
-            self.process = subprocess.Popen(command, cwd=home, env=env, stdout=output, stderr=subprocess.STDOUT)
+            self.process = subprocess.Popen(command, cwd=cwd or home, env=env, stdout=output, stderr=subprocess.STDOUT)
 
     def wait_until_up(self) -> None:
         """Return when it answers; its socket accepts before the application is there."""
@@ -125,7 +125,7 @@ class Service:
     @property
     def port(self) -> int:
         """The port it listens at; 0 while it does not."""
-        found = re.search(r"Listening at: http://127\.0\.0\.1:(\d+)", self.output())
+        found = re.search(r"Listening at: http://[\d.]+:(\d+)", self.output())
         return int(found[1]) if found else 0
 
     def output(self) -> str:

@@ -3,9 +3,13 @@
 import os
 import shutil
 import subprocess
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 import pytest
@@ -14,6 +18,7 @@ from fakes import Fake
 from flask import Flask
 from limits.storage import MemoryStorage
 from providers import CLAUDE, HUGGING_FACE, OLLAMA, OPENAI, FarEnd, Provider
+from werkzeug.serving import make_server
 
 from llm_api import LLMAPI
 from llm_api.errors import Unreachable
@@ -64,6 +69,7 @@ def gunicorn(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
         return subprocess.CompletedProcess(command, 0, output, "")
 
     monkeypatch.setattr("llm_api.cli.doctor.subprocess.run", run)
+    monkeypatch.setattr("llm_api.cli.doctor._told", lambda bind: {})  # a developer's own may run at the default
     return said
 
 
@@ -89,6 +95,7 @@ def test_all_is_well(doctor: Doctor, log_path: Path) -> None:
     assert [finding.what.split(";")[0] for finding in report.findings] == [
         "one answers, and has one-model",
         "the log can be written",
+        "this service does not answer at 127.0.0.1:8000, so this is of the settings alone",
         "no keys",
         "a stopping worker waits 130 s for its requests",
         "nginx's configuration is read",
@@ -132,7 +139,7 @@ def test_a_check_with_a_bug(doctor: Doctor) -> None:
     """The rest is looked at all the same, and no text of the exception is shown."""
     report = doctor(Fake("one", trouble=RuntimeError("canary")))
     assert report.findings[0][:2] == ("error", "one can't serve: its check broke (RuntimeError)")
-    assert len(report.findings) == 4
+    assert len(report.findings) == 5
 
 
 @pytest.mark.parametrize(
@@ -502,6 +509,97 @@ def test_gunicorns_own_word(serve: Serve, monkeypatch: pytest.MonkeyPatch, tmp_p
     else:
         said = Finding("warning", "gunicorn does not show its configuration here", "run this where wsgi.py is")
         assert said in report.findings
+
+
+# The server that runs
+
+
+@pytest.fixture(params=["tcp", "unix"])
+def serving(request: pytest.FixtureRequest) -> Iterator[Callable[[Flask], str]]:
+    """Return a starter of real servers, at a port or a socket, which tells the address for BIND."""
+    with ExitStack() as stack:
+        folder = stack.enter_context(TemporaryDirectory())  # pytest's own is too long for a socket
+
+        def start(app: Flask) -> str:
+            host = "127.0.0.1" if request.param == "tcp" else f"unix://{folder}/sock"
+            server = make_server(host, 0, app, threaded=True)
+            stack.callback(server.server_close)
+            stack.callback(server.shutdown)
+            threading.Thread(target=server.serve_forever, daemon=True).start()
+            return f"127.0.0.1:{server.port}" if request.param == "tcp" else f"unix:{folder}/sock"
+
+        yield start
+
+
+@pytest.mark.parametrize(
+    ("other", "said"),
+    [
+        ({}, Finding("ok", "the server at BIND runs with these settings")),
+        (
+            {"llm_backend": "stub", "threads": 4},
+            Finding(
+                "warning",
+                "the server at BIND runs with other settings than these: backend=stub, threads=4",
+                "run this with the same environment as the server, or restart that",
+            ),
+        ),
+        (
+            {"api_keys": KEYS},
+            Finding("ok", "the server at BIND runs with this backend; the rest of its settings needs a key"),
+        ),
+        (
+            {"api_keys": KEYS, "llm_backend": "stub"},
+            Finding(
+                "warning",
+                "the server at BIND runs with other settings than these: backend=stub",
+                "run this with the same environment as the server, or restart that",
+            ),
+        ),
+    ],
+    ids=str,
+)
+def test_the_server_that_runs(
+    make_app: Callable[..., Flask], serving: Callable[[Flask], str], other: dict[str, Any], said: Finding
+) -> None:
+    """The doctor asks the server at BIND, and says where it has other settings than those that are looked at."""
+    app = make_app(llm_backend="replay")
+    bind = serving(app)
+    service = LLMAPI.of(app)
+    service.settings = replace(service.settings, bind=bind, **other)
+    report = examine(make_app(llm_backend="replay", bind=bind))
+    (finding,) = report.about("the server at")
+    assert finding._replace(what=finding.what.replace(bind, "BIND")) == said
+
+
+def test_the_address_that_is_served(make_app: Callable[..., Flask], serving: Callable[[Flask], str]) -> None:
+    """gunicorn -b 0.0.0.0 is judged as what it is, whatever BIND says."""
+    app = make_app()
+    bind = serving(app)
+    LLMAPI.of(app).settings = replace(LLMAPI.of(app).settings, bind="0.0.0.0:80", threads=1)
+    report = examine(make_app(bind=bind))
+    assert report.about("any client that reaches 0.0.0.0:80")[0].level == "error"
+    assert report.about("MAX_CONCURRENCY leaves no thread")
+
+
+@pytest.mark.parametrize("body", ["hello", "[]", '{"status": "UP"}'])
+def test_another_program_at_the_address(
+    make_app: Callable[..., Flask], serving: Callable[[Flask], str], body: str
+) -> None:
+    """What isn't this service tells nothing."""
+    other = Flask("other")
+    other.add_url_rule("/<path>", view_func=lambda path: body)
+    assert examine(make_app(bind=serving(other))).about("this service does not answer at")
+
+
+def test_a_host_app(tmp_path: Path) -> None:
+    """Of an app of somebody else's the doctor says that it does not know how it is served, and guesses nothing."""
+    app = Flask("host")
+    LLMAPI(app, url_prefix="/llm", llm_backend="stub", log_file=str(tmp_path / "log.jsonl"), bind="0.0.0.0:80")
+    report = examine(app)
+    (finding,) = report.about("how your app is served is not known")
+    assert (finding.level, finding.mend) == ("warning", "docs/flask.md says what your gunicorn needs")
+    assert not report.about("0.0.0.0")
+    assert not report.about("stopping worker")
 
 
 READ = Finding("ok", "nginx's configuration is read")

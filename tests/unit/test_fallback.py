@@ -58,6 +58,22 @@ def test_every_reason_is_told_everywhere(
     assert all(0 <= a["duration_ms"] < 10_000 for a in line["attempts"])
 
 
+def test_begun_fallbacks_are_counted_in_one_warning_a_minute(
+    serve: Serve, clock: Clock, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first is said at once; a minute later, how many have begun since, with the last reason."""
+    monkeypatch.setattr("llm_api.exchange.chain.time", clock)
+    turns = [BadCredentials("m")] * 3 + [ModelNotFound("m", param="model")] * 3
+    client = serve(Fake("one", turns=turns), Fake("two"))
+    for seconds in (0, 1, 58, 1, 1, 0):
+        clock.now += seconds
+        assert ask(client).get_json() == {"response": "two"}
+    assert [(record.levelname, record.getMessage()) for record in caplog.records] == [
+        ("WARNING", "one could not serve (bad_credentials), and two answers in its place: 1 since the last such line"),
+        ("WARNING", "one could not serve (model_not_found), and two answers in its place: 3 since the last such line"),
+    ]
+
+
 def test_the_configured_backend_is_no_fallback(serve: Serve, log_lines: Log) -> None:
     """Where the first of the chain answers no other is asked, and nothing speaks of a fallback."""
     two = Fake("two")

@@ -21,6 +21,7 @@ from llm_api.runtime.gunicorn import (
     asks_again,
     choose_worker,
     clear_metrics,
+    effective,
     has_more,
     is_sending,
     pre_request,
@@ -130,6 +131,35 @@ def test_numbers_of_an_earlier_run_go(tmp_path: Path, monkeypatch: pytest.Monkey
         (tmp_path / name).touch()
     clear_metrics()
     assert [path.name for path in tmp_path.iterdir()] == ["mine"]
+
+
+@pytest.mark.parametrize(
+    ("given", "sockets", "expected"),
+    [
+        ({}, ["http://127.0.0.1:8000"], ("127.0.0.1:8000", 64)),
+        ({"bind": "0.0.0.0:80"}, ["http://0.0.0.0:80"], ("0.0.0.0:80", 64)),
+        ({"bind": ["127.0.0.1:1", "[::]:2"]}, ["http://127.0.0.1:1", "http://[::]:2"], ("[::]:2", 64)),
+        ({"bind": "unix:/run/x"}, ["unix:/run/x"], ("unix:/run/x", 64)),
+        ({"bind": "fd://3"}, ["http://127.0.0.1:9"], ("127.0.0.1:9", 64)),
+        ({"bind": "0.0.0.0:80"}, [], ("0.0.0.0:80", 64)),  # --reuse-port: each worker opens its own
+        ({"systemd": True}, ["http://0.0.0.0:443"], ("0.0.0.0:443", 64)),
+        ({"threads": 4}, [], ("127.0.0.1:8000", 4)),
+        ({"worker_connections": 10}, [], ("127.0.0.1:8000", 10)),
+    ],
+    ids=str,
+)
+def test_the_command_line_is_the_last_word(
+    given: dict[str, Any], sockets: list[str], expected: tuple[str, int]
+) -> None:
+    """What gunicorn really listens at and runs is what the service knows."""
+    config = Config()
+    settings = Settings()
+    said = {"bind": settings.bind, "threads": settings.threads, "worker_connections": 128} | given
+    systemd = said.pop("systemd", False)
+    for name, value in said.items():
+        config.set(name, value)
+    found = effective(settings, SimpleNamespace(cfg=config, systemd=systemd), sockets)
+    assert (found.bind, found.threads) == expected
 
 
 @pytest.mark.parametrize(

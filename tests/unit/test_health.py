@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 from asking import Serve, ask
-from fakes import PATIENCE, Clock, Fake
+from fakes import Clock, Fake
 from flask import Flask
 from flask.testing import FlaskClient
 
 from llm_api import LLMAPI
 from llm_api.backends.base import Backend
-from llm_api.errors import NotConfigured, ServerError, Unreachable
+from llm_api.errors import NotConfigured, ServerError, TimedOut, Unreachable
 from llm_api.rules import BACKENDS
 
 
@@ -141,7 +141,39 @@ def test_the_first_report_is_waited_for_but_not_for_ever(serve: Serve, monkeypat
     """Before there is any report, a check that hangs is unhealthy and not an endless request."""
     monkeypatch.setattr("llm_api.exchange.health.PROBE_SECONDS", -0.9)
     release = threading.Event()
-    assert health(serve(Fake("one", trouble=release))) == (503, "unhealthy", "the backends have not answered yet")
+    assert health(serve(Fake("one", trouble=release))) == (503, "unhealthy", "one: it has not answered yet")
+    release.set()
+
+
+@pytest.mark.parametrize(
+    ("others", "state"),
+    [
+        ([Fake("two")], (200, "degraded", "one: it has not answered yet")),
+        ([], (503, "unhealthy", "one: it has not answered yet")),
+        ([Fake("two", trouble=DOWN)], (503, "unhealthy", "one: it has not answered yet; two: it is down")),
+    ],
+)
+def test_a_begun_service_does_not_wait(serve: Serve, others: list[Backend], state: tuple[int, str, str]) -> None:
+    """A worker asks at boot, so that its first report waits for nobody who hangs; what is not known is no success."""
+    release = threading.Event()
+    client = serve(Fake("one", trouble=release), *others)
+    LLMAPI.begin(client.application)
+    started = time.monotonic()
+    assert health(client) == state
+    assert time.monotonic() - started < 0.8  # that a probe takes; alone it is 0.05
+    release.set()
+
+
+def test_what_is_long_past_is_not_told(serve: Serve, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody has asked for a minute: what was healthy then is not said of a backend that hangs now."""
+    monkeypatch.setattr("llm_api.exchange.health.PATIENCE_SECONDS", 0.01)
+    monkeypatch.setattr("llm_api.exchange.health.PROBE_SECONDS", -0.9)
+    one, two = Fake("one", trouble=DOWN), Fake("two")
+    client = serve(one, two)
+    assert health(client)[1] == "degraded"
+    clock.now += 60
+    release = two.trouble = threading.Event()
+    assert health(client) == (503, "unhealthy", "one: it is down; two: it has not answered yet")
     release.set()
 
 
@@ -192,10 +224,55 @@ def test_health_is_not_logged(make_client: Serve, log_path: Any) -> None:
     assert log_path.read_bytes() == b""
 
 
+REMEDY = "start it, or correct its settings"
+
+
+def begin(app: Flask) -> None:
+    """Do what the first worker does at boot, and wait for its end."""
+    LLMAPI.of(app).health.begin(warns=True)
+    LLMAPI.of(app).health.report()
+
+
+@pytest.mark.parametrize(
+    ("backend", "said"),
+    [
+        (Fake("one"), []),
+        (Fake("one", models=DOWN), [f"one can't serve: it is down: {REMEDY}"]),
+        (Fake("one", models=NO_KEY), [f"one can't serve: no key: {REMEDY}"]),
+        (Fake("one", models=TimedOut("m")), [f"one can't serve: it does not answer in time: {REMEDY}"]),
+        (Fake("one", model="m", models=["n"]), ["one does not list the model 'm': flask llm doctor names some of its"]),
+    ],
+)
+@pytest.mark.usefixtures("clock")
+def test_a_wrong_start_is_said(
+    make_app: Callable[..., Flask], caplog: pytest.LogCaptureFixture, backend: Backend, said: list[str]
+) -> None:
+    """One warning: who can't serve, why, and what to do; nothing of a backend that can."""
+    begin(make_app(backend))
+    assert [(record.levelname, record.getMessage()) for record in caplog.records] == [("WARNING", w) for w in said]
+
+
+@pytest.mark.usefixtures("clock")
+def test_a_model_that_is_being_loaded_is_no_wrong_start(
+    make_app: Callable[..., Flask], caplog: pytest.LogCaptureFixture
+) -> None:
+    """What a service begins to load at boot is not ready yet, and not at fault."""
+
+    class Loads(Fake):
+        def begin(self) -> None:
+            pass
+
+    begin(make_app(Loads("one", models=DOWN)))
+    assert caplog.records == []
+
+
 @pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.usefixtures("clock")
 def test_a_start_breaks_for_no_backend(
     make_app: Callable[..., Flask], caplog: pytest.LogCaptureFixture, backend: str
 ) -> None:
-    """What a start asks of each backend of ours ends in silence where there is nothing to say."""
-    LLMAPI.of(make_app(llm_backend=backend)).health.begin().join(PATIENCE)
-    assert caplog.records == []
+    """What a start asks of each backend of ours ends in one warning that names it, or in silence."""
+    begin(make_app(llm_backend=backend, ollama_url="http://127.0.0.1:1", replay_file="none.jsonl"))
+    said = [record.getMessage() for record in caplog.records]
+    assert [words.split(" can't serve: ")[0] for words in said] == [backend] * len(said)
+    assert len(said) == (backend not in ("stub", "huggingface"))

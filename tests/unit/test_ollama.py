@@ -265,6 +265,7 @@ def test_busy_is_asked_again(make_client: Serve, far_end: FarEnd) -> None:
     ],
     ids=str,
 )
+@pytest.mark.usefixtures("clock")
 def test_ollama_behind_openai(
     make_app: Callable[..., Flask],
     far_end: FarEnd,
@@ -274,13 +275,16 @@ def test_ollama_behind_openai(
     is_told: bool,
 ) -> None:
     """A start warns of a server that cuts prompts silently, once, and names the backend that doesn't."""
+    far_end.get(f"{address}/models", json={"data": [{"id": "gpt-6-luna"}]})
     far_end.get(f"{address.removesuffix('/v1')}/api/version", **version)
     service = LLMAPI.of(make_app(llm_backend="openai", openai_base_url=address, openai_api_key="canary"))
-    service.health.begin().join(10)
+    service.health.begin(warns=True)
+    service.health.report()
     assert [("LLM_BACKEND=ollama" in said.getMessage(), said.levelname) for said in caplog.records] == (
         [(True, "WARNING")] if is_told else []
     )
-    assert "canary" not in str(far_end.calls[0].request.headers)
+    (call,) = [call for call in far_end.calls if "version" in str(call.request.url)]
+    assert "canary" not in str(call.request.headers)
 
 
 @pytest.mark.parametrize(
@@ -293,10 +297,13 @@ def test_ollama_behind_openai(
     ],
     ids=str,
 )
+@pytest.mark.usefixtures("clock")
 def test_nobody_else_is_asked(make_app: Callable[..., Flask], far_end: FarEnd, settings: dict[str, Any]) -> None:
     """Only where an Ollama may be, it is looked for."""
-    LLMAPI.of(make_app(**settings)).health.begin().join(10)
-    assert len(far_end.calls) == 0
+    health = LLMAPI.of(make_app(**settings)).health
+    health.begin(warns=True)
+    health.report()
+    assert [call for call in far_end.calls if "version" in str(call.request.url)] == []
 
 
 # Tools

@@ -29,7 +29,7 @@ from llm_api.errors import (
     ValidationFailed,
 )
 from llm_api.testing import ScriptedBackend
-from llm_api.types import Usage
+from llm_api.types import Chunk, Usage
 from llm_api.web.service import Fields, Service
 
 Make = Callable[..., Flask]
@@ -312,3 +312,16 @@ def test_capacity_after_a_fork(make_app: Make) -> None:
 def test_the_typed_fields_are_those_of_the_body() -> None:
     """A new field of POST /generate is one that mypy knows; `stream` and `details` are HTTP's."""
     assert set(get_type_hints(Fields)) == set(GenerateSchema(9, 9).fields) - {"prompt", "stream", "details"}
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_worker_that_is_aborted_blames_no_client(
+    make_app: Callable[..., Flask], log_lines: Log, stream: bool
+) -> None:
+    """gunicorn ends a request's thread with SystemExit; that goes on its way, and the line says whose fault it is."""
+    service = LLMAPI.of(make_app(Fake("one", Chunk("Hi "), SystemExit(1))))
+    with pytest.raises(SystemExit):
+        list(service.stream("Hello")) if stream else service.generate("Hello")
+    (line,) = log_lines()
+    assert (line["status"], line["error"]["code"]) == ("error", "internal_error")
+    assert line["response"] == ("Hi " if stream else None)

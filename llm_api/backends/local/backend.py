@@ -153,6 +153,10 @@ class HuggingFaceLocal(OpenAIWire):
             f" {free / 2**30:.1f} are free: lower HF_SLOTS or HF_CONTEXT, or take a smaller model"
         )
 
+    def has_model(self, deadline: Deadline) -> bool:
+        self.check(deadline)
+        return True
+
     def numbers(self, deadline: Deadline) -> dict[str, float]:
         if not (lease := self._engine().check()):
             return {}
