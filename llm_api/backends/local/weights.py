@@ -17,8 +17,6 @@ from typing import Any
 NUMBERS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 STRING, ARRAY = 8, 9
 VERSIONS = (2, 3)
-# Of anything in one file; a vocabulary has half a million. More is no count, but garbage.
-MAX_COUNT = 2**22
 LENGTH = struct.Struct("<Q")
 CACHE_BYTES = 2  # of a number in llama.cpp's cache
 
@@ -94,7 +92,7 @@ class _Reader:
     def facts(self) -> tuple[Facts, int]:
         if self._one("I") not in VERSIONS:
             return {}, 0  # the engine may know it
-        tensors, count = self._count(), self._count()
+        tensors, count = self._read("QQ")
         facts = {self._string(): self._value(self._one("I")) for _ in range(count)}
         offsets = [self._tensor() for _ in range(tensors)]
         edge = facts.get("general.alignment", 32)
@@ -112,7 +110,7 @@ class _Reader:
             return self._string()
         if kind != ARRAY:
             return self._one(NUMBERS[kind])
-        kind, count = self._one("I"), self._count()
+        kind, count = self._read("IQ")
         if kind in NUMBERS:
             return self._read(f"{count}{NUMBERS[kind]}")
         for _ in range(count):  # the vocabulary is most of the header
@@ -122,12 +120,6 @@ class _Reader:
     def _string(self) -> str:
         length = self._one("Q")
         return str(self._one(f"{length}s"), "utf-8", "replace")
-
-    def _count(self) -> int:
-        count = int(self._one("Q"))
-        if count > MAX_COUNT:
-            raise ValueError(count)
-        return count
 
     def _one(self, form: str) -> Any:
         return self._read(form)[0]
