@@ -111,5 +111,29 @@ def cut_at_stop(chunks: Iterator[Chunk], stop: tuple[str, ...]) -> Iterator[Chun
             return
 
 
+class _Halves:
+    """One text of an answer, which an upstream may cut between the halves of a surrogate pair."""
+
+    _held = ""
+
+    def join(self, piece: str, is_last: bool) -> str:
+        """Return the piece with its halves joined; U+FFFD is for one that stays alone."""
+        if piece.isascii() and not self._held:
+            return piece
+        text = self._held + piece
+        self._held = text[-1:] if "\ud800" <= text[-1:] < "\udc00" and not is_last else ""
+        ready = text[: len(text) - len(self._held)]
+        return ready.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+def whole_characters(chunks: Iterator[Chunk]) -> Iterator[Chunk]:
+    """Yield the chunks with texts that can be encoded: JSON may hold half a character (RFC 8259, section 8.2)."""
+    text, refusal = _Halves(), _Halves()
+    for chunk in chunks:
+        is_last = bool(chunk.finish_reason)
+        joined = text.join(chunk.text, is_last), refusal.join(chunk.refusal, is_last)
+        yield chunk if joined == (chunk.text, chunk.refusal) else replace(chunk, text=joined[0], refusal=joined[1])
+
+
 def _first(text: str, stop: tuple[str, ...]) -> int:
     return min((at for word in stop if (at := text.find(word)) >= 0), default=-1)
