@@ -58,6 +58,7 @@ from .rules import (
 )
 
 REDACTED = "[redacted]"
+STDOUT = frozenset({"-", "/dev/stdout", "/dev/fd/1", "/proc/self/fd/1"})
 # A shorter key is more likely to be a placeholder, and to occur in any text.
 MIN_SECRET_CHARS = 8
 # As many again wait as a local model answers at once: a request that is refused at once can go elsewhere.
@@ -219,7 +220,7 @@ class Settings:
     http_proxy_url: str | None = setting(
         None, PROXY, "proxy for backends on other machines; HTTP_PROXY and similar variables are ignored"
     )
-    log_file: str = setting("logs/log.jsonl", TEXT, "log file: one line of JSON for each request")
+    log_file: str = setting("logs/log.jsonl", TEXT, "log file: one line of JSON for each request; -: standard output")
     log_prompts: bool = setting(
         True, BOOLEAN, "false: log the length and SHA-256 of prompts and answers instead of their text"
     )
@@ -284,6 +285,11 @@ class Settings:
             return not ipaddress.ip_address(host).is_loopback
         except ValueError:
             return host not in ("unix", "localhost")
+
+    @property
+    def logs_to_stdout(self) -> bool:
+        """Whether the log is standard output, which can't be read back, locked or repaired."""
+        return self.log_file in STDOUT
 
     def public(self) -> dict[str, Any]:
         """Return what /config shows: no secrets, and no user:password of a URL."""

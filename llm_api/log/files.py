@@ -43,8 +43,8 @@ def log_files(path: Path) -> list[Path]:
     """Return the log and what rotation made of it (LOG.1, LOG-20261123, also .gz), oldest first."""
     pattern = re.compile(re.escape(path.name) + r"([.-]\d[\d.-]*)?(\.gz)?")
     folder = path.parent
-    found = [file for file in folder.iterdir() if pattern.fullmatch(file.name)] if folder.is_dir() else []
-    return sorted(found, key=lambda file: (file == path, began(file)))
+    named = (file for file in folder.iterdir() if pattern.fullmatch(file.name)) if folder.is_dir() else ()
+    return sorted(filter(Path.is_file, named), key=lambda file: (file == path, began(file)))
 
 
 def began(file: Path) -> float:

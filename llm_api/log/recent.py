@@ -12,7 +12,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from ..errors import NoCapacity
+from ..errors import LogUnavailable, NoCapacity
 from ..settings import Settings
 from .files import Entry, log_files, newest_first, parse, read_lines, read_records
 from .search import Wanted, question
@@ -30,8 +30,8 @@ KEPT_ANSWERS = 16
 PATIENCE_SECONDS = 10.0
 # A reader holds a thread, and so does a request that waits for it; the other threads answer everything else.
 READERS = 5
-# A line is written soon after its request has ended: going back, later ones may follow this closely.
-LATE_SECONDS = 60.0
+# Behind so much that is too old the rest is too old as well; behind less, a clock may have gone back.
+OLDER_BYTES = 2**18
 ROW = (
     *("timestamp", "request_id", "operation", "backend", "requested_backend", "model", "status", "http_status"),
     *("duration_ms", "time_to_first_chunk_ms", "input_tokens", "output_tokens", "fallback_reason"),
@@ -47,6 +47,7 @@ class Dashboard:
 
     def __init__(self, settings: Settings) -> None:
         self._path = Path(settings.log_file)
+        self._settings = settings
         self._hides = not settings.log_prompts
         self._reading = threading.Lock()
         self._readers = threading.BoundedSemaphore(READERS)
@@ -54,7 +55,8 @@ class Dashboard:
 
     def data(self, minutes: int, backend: str | None, status: str | None, text: str | None) -> dict[str, Any]:
         """Return the numbers of the last `minutes` and single requests; `complete_since` where the log has more than
-        was read. `status` may be `fallback` too. Raises NoCapacity when others' questions take too long.
+        was read. `status` may be `fallback` too. Raises NoCapacity when others' questions take too long, LogUnavailable
+        where there is nothing to read.
         """
         minutes = min(max(minutes, 1), MAX_MINUTES)
         key = (minutes, backend, status, text)
@@ -72,6 +74,8 @@ class Dashboard:
 
     @contextmanager
     def _turn(self) -> Iterator[None]:
+        if self._settings.logs_to_stdout:
+            raise LogUnavailable("the log goes to standard output (LOG_FILE=-), so nothing of it is shown here")
         if not self._readers.acquire(blocking=False):
             raise NoCapacity("the log is being read for others")
         try:
@@ -79,6 +83,8 @@ class Dashboard:
                 raise NoCapacity("the log is being read for others")
             try:
                 yield
+            except PermissionError as error:
+                raise LogUnavailable(f"the service's user may not read {Path(error.filename).name}") from None
             finally:
                 self._reading.release()
         finally:
@@ -96,17 +102,12 @@ class Dashboard:
         until = time.time()
         since = until - seconds
         fallbacks = status == "fallback"
-        wanted = Wanted(text, None, backend, None if fallbacks else status, since, until, fallbacks=fallbacks)
+        wanted = Wanted(text, None, backend, None if fallbacks else status, fallbacks=fallbacks)
         first = next((r["timestamp"] for r in read_records(read_lines(log_files(self._path)))), None)
-        stats, requests = Stats(max(since, first or since), until), _Requests()
-        oldest, ended = None, until
-        for record in filter(None, map(parse, newest_first(self._path, MAX_BYTES))):
-            oldest = record["timestamp"]
-            ended = oldest + (record.get("duration_ms") or 0) / 1000
-            if ended < since - LATE_SECONDS:
-                break
-            record = self._shown(record)
-            if wanted.has(record):
+        stats = Stats(first if first and since < first < until else since, until)
+        oldest, ended, requests = None, until, _Requests()
+        for oldest, ended, records in self._latest(since):  # noqa: B007  (the last ones count)
+            for record in filter(wanted.has, map(self._shown, records)):
                 stats.count([record])
                 requests.add(record)
         is_complete = oldest == first or ended < since
@@ -119,6 +120,28 @@ class Dashboard:
             "latest": requests.latest,
             "slowest": requests.slowest(),
         }
+
+    def _latest(self, since: float) -> Iterator[tuple[float, float, list[Entry]]]:
+        """Yield of each line, going back, when its request began and ended, and the records that are no older than
+        `since`: its own, and with it those that were written after it though a clock that went back says otherwise.
+        """
+        older: list[Entry] = []
+        older_bytes = 0
+        for line in newest_first(self._path, MAX_BYTES):
+            if not (record := parse(line)):
+                continue
+            began = record["timestamp"]
+            ended = began + (record.get("duration_ms") or 0) / 1000
+            if began >= since:
+                yield began, ended, [*older, record]
+                older, older_bytes = [], 0
+                continue
+            yield began, ended, []
+            if ended < since:
+                older.append(record)
+                older_bytes += len(line)
+            if older_bytes > OLDER_BYTES:
+                return
 
     def _shown(self, record: Entry) -> Entry:
         # before it is searched: what may not be seen may not be guessed either

@@ -12,6 +12,8 @@ docs/log.md, "The protocol", has what was measured without each of these steps:
 7. Written whole or cut back to the old size.
 8. Only when `append` has returned may the answer's last byte leave.
 
+Of standard output (LOG_FILE=-) none of 3 to 7 is known: a line is written at once, where somebody reads.
+
 When a line can't be written, the request is not answered, and each later one tries again, so that the service recovers
 by itself. With LOG_REQUIRED=false the line goes to stderr instead, and is counted.
 """
@@ -22,6 +24,8 @@ import errno
 import fcntl
 import logging
 import os
+import select
+import stat
 import sys
 import threading
 import time
@@ -30,16 +34,18 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from itertools import count, islice, pairwise
 from pathlib import Path
 from typing import Any
 
 from .. import strict_json
-from ..errors import LogUnavailable
+from ..errors import ConfigError, LogUnavailable
 from ..settings import Settings
 from .files import is_foreign
 
 LOCK_SECONDS = 2.0
 PROBE_BYTES = 65_536
+STDOUT = 1
 
 logger = logging.getLogger(__name__)
 
@@ -86,6 +92,12 @@ class RequestLog:
         self._close: Callable[[], object] = _nothing
         _logs.add(self)
 
+    def refuse_what_is_no_file(self) -> None:
+        """Raise ConfigError where LOG_FILE names a link, a folder, a pipe or a device."""
+        is_other = self.path.is_symlink() or (self.path.exists() and not self.path.is_file())
+        if is_other and not self._settings.logs_to_stdout:
+            raise ConfigError(f"LOG_FILE={self.path} is no file: name one, or - for standard output")
+
     def append(self, record: Mapping[str, Any]) -> bool:
         """Append one line; return whether it is there. Raises LogUnavailable instead of False with LOG_REQUIRED."""
         line = strict_json.dumps(record) + "\n"
@@ -108,7 +120,7 @@ class RequestLog:
         """Try whether lines can be written, as far as that shows without writing one; update `failure`."""
         try:
             with self.exclusive() as file:
-                if self.failure:
+                if self.failure and not self._settings.logs_to_stdout:
                     _try_space(self.path, os.fstat(file).st_size)
         except OSError as error:
             self._failed(error)
@@ -178,6 +190,9 @@ class RequestLog:
         return lines if mine in lines else [*lines, mine]
 
     def _append(self, file: int, line: bytes) -> None:
+        if self._settings.logs_to_stdout:
+            _write(file, line)
+            return
         size = self._repaired_size(file)
         while self._is_full(size, len(line)):
             self._rotate()
@@ -196,14 +211,11 @@ class RequestLog:
         return 0 < limit < size + more and size > 0
 
     def _rotate(self) -> None:
-        for number in range(self._settings.log_backups - 1, 0, -1):
-            with suppress(FileNotFoundError):
-                self._backup(number).replace(self._backup(number + 1))
-        with suppress(FileNotFoundError):  # renamed by somebody else meanwhile
-            self.path.replace(self._backup(1))
-
-    def _backup(self, number: int) -> Path:
-        return self.path.with_name(f"{self.path.name}.{number}")
+        numbered = (self.path.with_name(f"{self.path.name}.{number}") for number in count(1))
+        names = [self.path, *islice((name for name in numbered if not name.is_dir()), self._settings.log_backups)]
+        for newer, older in reversed(list(pairwise(names))):
+            with suppress(FileNotFoundError):  # also the log itself: renamed by somebody else meanwhile
+                newer.replace(older)
 
     def _redacted(self, value: Any) -> Any:
         """Values, not the line: its escapes and names may contain a key by chance."""
@@ -224,6 +236,9 @@ class RequestLog:
 
     @contextmanager
     def _locked(self, give_up: float) -> Iterator[int]:
+        if self._settings.logs_to_stdout:
+            yield _when_read(STDOUT, give_up)
+            return
         try:
             yield self._locked_file(give_up)
         finally:
@@ -282,7 +297,20 @@ os.register_at_fork(after_in_child=_start_afresh)
 
 def _open(path: Path) -> int:
     path.parent.mkdir(parents=True, exist_ok=True)
-    return os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o640)
+    file = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o640)
+    if not stat.S_ISREG(os.fstat(file).st_mode):  # a pipe's reader may hold up each request
+        os.close(file)
+        raise OSError("it is no file")
+    return file
+
+
+def _when_read(pipe: int, give_up: float) -> int:
+    """Return the pipe when it has room for a line. Raises TimeoutError."""
+    poll = select.poll()
+    poll.register(pipe, select.POLLOUT)
+    if not poll.poll(max(0, give_up - time.monotonic()) * 1000):
+        raise TimeoutError("nobody reads it")
+    return pipe
 
 
 def _flock(file: int, give_up: float) -> None:

@@ -69,6 +69,7 @@ class Service:
         self.prefix = prefix
         self.caller = caller
         self.log = RequestLog(settings)
+        self.log.refuse_what_is_no_file()
         self.chain = Chain(settings, hooks, backends)
         self.health = Health(self.chain, self.log)
         self.dashboard = Dashboard(settings)
