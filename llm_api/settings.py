@@ -35,7 +35,9 @@ from .rules import (
     EXTRA_BODY,
     EXTRA_HEADERS,
     EXTRAS,
+    HOSTS,
     KEYS,
+    NAMES,
     NETWORKS,
     OLLAMA_ADDRESS,
     ORIGINS,
@@ -202,6 +204,15 @@ class Settings:
     api_keys: tuple[ApiKey, ...] = setting(
         (), KEYS, "keys that callers must send; flask llm keys new NAME makes one; unset: no key is needed", secret=True
     )
+    operators: tuple[str, ...] = setting(
+        (),
+        NAMES,
+        "keys that alone see all callers' requests, /metrics and /config; unset: each key sees its own requests, and "
+        "those two",
+    )
+    allowed_hosts: tuple[str, ...] = setting(
+        (), HOSTS, "without API_KEYS: names that clients may call the service by, beside localhost and BIND's; *: any"
+    )
     rate_limit: str | None = setting(
         None, RATES, "most requests for each key, or for each address where there are no keys; unset: no limit"
     )
@@ -245,6 +256,12 @@ class Settings:
     )
     web_concurrency: int | None = setting(None, number(int, 1, 512), "number of gunicorn's worker processes; unset: 2")
     threads: int = setting(64, number(int, 1, 1024), "requests at once in one worker, of either type")
+
+    def __post_init__(self) -> None:
+        """Raise ConfigError where settings contradict each other."""
+        unknown = set(self.operators) - {key.name for key in self.api_keys}
+        if unknown and self.api_keys:
+            raise ConfigError(f"OPERATORS has {', '.join(sorted(unknown))}, but API_KEYS has no key of that name")
 
     @classmethod
     def load(cls, env_file: str | Path | None = ".env", *earlier: Mapping[str, Any]) -> Settings:

@@ -53,18 +53,20 @@ class Dashboard:
         self._readers = threading.BoundedSemaphore(READERS)
         self._answers: OrderedDict[Key, tuple[float, dict[str, Any]]] = OrderedDict()
 
-    def data(self, minutes: int, backend: str | None, status: str | None, text: str | None) -> dict[str, Any]:
-        """Return the numbers of the last `minutes` and single requests; `complete_since` where the log has more than
-        was read. `status` may be `fallback` too. Raises NoCapacity when others' questions take too long, LogUnavailable
-        where there is nothing to read.
+    def data(
+        self, minutes: int, backend: str | None, status: str | None, text: str | None, caller: str | None = None
+    ) -> dict[str, Any]:
+        """Return the numbers of the last `minutes` and single requests, of `caller` or of all; `complete_since` where
+        the log has more than was read. `status` may be `fallback` too. Raises NoCapacity when others' questions take
+        too long, LogUnavailable where there is nothing to read.
         """
         minutes = min(max(minutes, 1), MAX_MINUTES)
-        key = (minutes, backend, status, text)
+        key = (minutes, backend, status, text, caller)
         with self._turn():
             fresh_until, answer = self._answers.get(key, (0.0, {}))
             started = time.monotonic()
             if started >= fresh_until:
-                answer = self._read(minutes * 60, backend, status, text)
+                answer = self._read(*key)
                 took = time.monotonic() - started
                 self._answers[key] = (time.monotonic() + max(FRESH_SECONDS, FRESH_FACTOR * took), answer)
             self._answers.move_to_end(key)
@@ -90,19 +92,22 @@ class Dashboard:
         finally:
             self._readers.release()
 
-    def records(self, request_id: str) -> list[Entry]:
-        """Return the latest records with this id: a client that chooses ids may use one twice. Raises as `data`."""
+    def records(self, request_id: str, caller: str | None = None) -> list[Entry]:
+        """Return the latest records with this id, of `caller` or of all: one may be used twice. Raises as `data`."""
         name = request_id.encode()
         found = (parse(line) for line in newest_first(self._path, MAX_BYTES) if name in line)
-        shown = (self._shown(r) for r in found if r and r.get("request_id") == request_id)
+        wanted = Wanted(caller=caller)
+        shown = (self._shown(r) for r in found if r and r.get("request_id") == request_id and wanted.has(r))
         with self._turn():
             return list(islice(shown, SAME_ID))
 
-    def _read(self, seconds: float, backend: str | None, status: str | None, text: str | None) -> dict[str, Any]:
+    def _read(
+        self, minutes: int, backend: str | None, status: str | None, text: str | None, caller: str | None
+    ) -> dict[str, Any]:
         until = time.time()
-        since = until - seconds
+        since = until - minutes * 60
         fallbacks = status == "fallback"
-        wanted = Wanted(text, None, backend, None if fallbacks else status, fallbacks=fallbacks)
+        wanted = Wanted(text, None, backend, None if fallbacks else status, fallbacks=fallbacks, caller=caller)
         first = next((r["timestamp"] for r in read_records(read_lines(log_files(self._path)))), None)
         stats = Stats(first if first and since < first < until else since, until)
         oldest, ended, requests = None, until, _Requests()
@@ -116,6 +121,7 @@ class Dashboard:
             "until": until,
             "complete_since": None if is_complete else ended,
             "prompts_hidden": self._hides,
+            "only_own": caller is not None,
             "stats": stats.numbers(),
             "latest": requests.latest,
             "slowest": requests.slowest(),
