@@ -205,10 +205,7 @@ class Settings:
         (), KEYS, "keys that callers must send; flask llm keys new NAME makes one; unset: no key is needed", secret=True
     )
     operators: tuple[str, ...] = setting(
-        (),
-        NAMES,
-        "keys that alone see all callers' requests, /metrics and /config; unset: each key sees its own requests, and "
-        "those two",
+        (), NAMES, "keys that alone see all requests, /metrics and /config; unset: a key sees its own, and those two"
     )
     allowed_hosts: tuple[str, ...] = setting(
         (), HOSTS, "without API_KEYS: names that clients may call the service by, beside localhost and BIND's; *: any"

@@ -171,22 +171,17 @@ def show_damage(damage: Damage, as_json: bool) -> None:
     """Print what is wrong with the log, a place a line."""
     report = {
         "lines": damage.lines,
-        "broken": [f"{place.file}:{place.number}" for place in damage.broken],
-        "duplicates": [f"{place.file}:{place.number}" for place in damage.duplicates],
+        "broken": [*map(str, damage.broken)],
+        "duplicates": [*map(str, damage.duplicates)],
     }
     if as_json:
         click.echo(json_text(report))
         return
-    for place in damage.broken:
-        click.echo(f"{place.file}:{place.number}: no record")
-    for place in damage.duplicates:
-        click.echo(f"{place.file}:{place.number}: is a duplicate")
-    found = (
-        counted(damage.lines, "line"),
-        f"{len(damage.broken)} broken",
-        counted(len(damage.duplicates), "duplicate"),
-    )
-    click.echo(", ".join(found))
+    for words, places in (("no record", damage.broken), ("is a duplicate", damage.duplicates)):
+        for place in places:
+            click.echo(f"{place}: {words}")
+    duplicates = counted(len(damage.duplicates), "duplicate")
+    click.echo(f"{counted(damage.lines, 'line')}, {len(damage.broken)} broken, {duplicates}")
 
 
 def curl_line(record: Entry, url: str | None, bind: str) -> str:

@@ -30,6 +30,9 @@ class Place(NamedTuple):
     file: Path
     number: int
 
+    def __str__(self) -> str:
+        return f"{self.file}:{self.number}"
+
 
 class Line(NamedTuple):
     """One line of a log, without its newline; `whole` is false where the file ends without one."""

@@ -8,7 +8,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from ..settings import Settings
 from .files import Entry, log_files, newest_first, parse, read_lines, read_records
 from .search import Wanted, question
 from .stats import Stats
+from .writer import Turn
 
 MAX_MINUTES = 366 * 24 * 60
 # What is read at most: a second or so of one processor, whatever the log's size.
@@ -39,7 +40,7 @@ ROW = (
 # The fields that hold words of the caller or the answer, at any depth.
 WORDS = {"prompt", "system", "content", "response", "stop", "response_format", "message"}
 
-Key = tuple[object, ...]
+Key = tuple[int, Wanted]
 
 
 class Dashboard:
@@ -47,21 +48,18 @@ class Dashboard:
 
     def __init__(self, settings: Settings) -> None:
         self._path = Path(settings.log_file)
-        self._settings = settings
+        self._to_stdout = settings.logs_to_stdout
         self._hides = not settings.log_prompts
-        self._reading = threading.Lock()
-        self._readers = threading.BoundedSemaphore(READERS)
+        self._reading = Turn(threading.Lock(), PATIENCE_SECONDS)
+        self._readers = Turn(threading.Semaphore(READERS), 0)
         self._answers: OrderedDict[Key, tuple[float, dict[str, Any]]] = OrderedDict()
 
-    def data(
-        self, minutes: int, backend: str | None, status: str | None, text: str | None, caller: str | None = None
-    ) -> dict[str, Any]:
-        """Return the numbers of the last `minutes` and single requests, of `caller` or of all; `complete_since` where
-        the log has more than was read. `status` may be `fallback` too. Raises NoCapacity when others' questions take
-        too long, LogUnavailable where there is nothing to read.
+    def data(self, minutes: int, wanted: Wanted) -> dict[str, Any]:
+        """Return the numbers of the last `minutes` and single requests; `complete_since` where the log has more than
+        was read. Raises NoCapacity when others' questions take too long, LogUnavailable where there is nothing to read.
         """
         minutes = min(max(minutes, 1), MAX_MINUTES)
-        key = (minutes, backend, status, text, caller)
+        key = (minutes, wanted)
         with self._turn():
             fresh_until, answer = self._answers.get(key, (0.0, {}))
             started = time.monotonic()
@@ -76,55 +74,51 @@ class Dashboard:
 
     @contextmanager
     def _turn(self) -> Iterator[None]:
-        if self._settings.logs_to_stdout:
+        if self._to_stdout:
             raise LogUnavailable("the log goes to standard output (LOG_FILE=-), so nothing of it is shown here")
-        if not self._readers.acquire(blocking=False):
-            raise NoCapacity("the log is being read for others")
         try:
-            if not self._reading.acquire(timeout=PATIENCE_SECONDS):
-                raise NoCapacity("the log is being read for others")
-            try:
+            with self._readers, self._reading:
                 yield
-            except PermissionError as error:
-                raise LogUnavailable(f"the service's user may not read {Path(error.filename).name}") from None
-            finally:
-                self._reading.release()
-        finally:
-            self._readers.release()
+        except TimeoutError:
+            raise NoCapacity("the log is being read for others") from None
+        except PermissionError as error:
+            raise LogUnavailable(f"the service's user may not read {Path(error.filename).name}") from None
 
-    def records(self, request_id: str, caller: str | None = None) -> list[Entry]:
-        """Return the latest records with this id, of `caller` or of all: one may be used twice. Raises as `data`."""
+    def records(self, request_id: str, wanted: Wanted) -> list[Entry]:
+        """Return the latest records with this id: a client that chooses ids may use one twice. Raises as `data`."""
         name = request_id.encode()
         found = (parse(line) for line in newest_first(self._path, MAX_BYTES) if name in line)
-        wanted = Wanted(caller=caller)
         shown = (self._shown(r) for r in found if r and r.get("request_id") == request_id and wanted.has(r))
         with self._turn():
             return list(islice(shown, SAME_ID))
 
-    def _read(
-        self, minutes: int, backend: str | None, status: str | None, text: str | None, caller: str | None
-    ) -> dict[str, Any]:
+    def _read(self, minutes: int, wanted: Wanted) -> dict[str, Any]:
         until = time.time()
         since = until - minutes * 60
-        fallbacks = status == "fallback"
-        wanted = Wanted(text, None, backend, None if fallbacks else status, fallbacks=fallbacks, caller=caller)
         first = next((r["timestamp"] for r in read_records(read_lines(log_files(self._path)))), None)
         stats = Stats(first if first and since < first < until else since, until)
-        oldest, ended, requests = None, until, _Requests()
-        for oldest, ended, records in self._latest(since):  # noqa: B007  (the last ones count)
-            for record in filter(wanted.has, map(self._shown, records)):
-                stats.count([record])
-                requests.add(record)
+        oldest, ended = None, until
+
+        def chosen() -> Iterator[dict[str, Any]]:
+            nonlocal oldest, ended
+            for oldest, ended, records in self._latest(since):  # noqa: B007  (nonlocal)
+                for record in filter(wanted.has, map(self._shown, records)):
+                    stats.count([record])
+                    yield _row(record)
+
+        rows = chosen()
+        latest = list(islice(rows, LATEST))
+        slowest = heapq.nlargest(SLOWEST, chain(latest, rows), key=lambda row: row["duration_ms"] or 0)
         is_complete = oldest == first or ended < since
         return {
             "since": since,
             "until": until,
             "complete_since": None if is_complete else ended,
             "prompts_hidden": self._hides,
-            "only_own": caller is not None,
+            "only_own": wanted.caller is not None,
             "stats": stats.numbers(),
-            "latest": requests.latest,
-            "slowest": requests.slowest(),
+            "latest": latest,
+            "slowest": slowest,
         }
 
     def _latest(self, since: float) -> Iterator[tuple[float, float, list[Entry]]]:
@@ -152,27 +146,6 @@ class Dashboard:
     def _shown(self, record: Entry) -> Entry:
         # before it is searched: what may not be seen may not be guessed either
         return _without_words(record) if self._hides else record
-
-
-class _Requests:
-    """Of the requests that are added, the latest first: some of the latest, and of the slowest."""
-
-    def __init__(self) -> None:
-        self.latest: list[dict[str, Any]] = []
-        self._slowest: list[tuple[float, int, dict[str, Any]]] = []
-        self._count = 0
-
-    def add(self, record: Entry) -> None:
-        row = _row(record)
-        self._count += 1
-        if len(self.latest) < LATEST:
-            self.latest.append(row)
-        heapq.heappush(self._slowest, (record.get("duration_ms") or 0, self._count, row))
-        if len(self._slowest) > SLOWEST:
-            heapq.heappop(self._slowest)
-
-    def slowest(self) -> list[dict[str, Any]]:
-        return [row for _, _, row in sorted(self._slowest, reverse=True)]
 
 
 def _row(record: Entry) -> dict[str, Any]:

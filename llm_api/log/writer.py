@@ -20,12 +20,10 @@ by itself. With LOG_REQUIRED=false the line goes to stderr instead, and is count
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import logging
 import os
 import select
-import stat
 import sys
 import threading
 import time
@@ -50,14 +48,15 @@ STDOUT = 1
 logger = logging.getLogger(__name__)
 
 
-class _Turn:
-    """A lock that is waited for some seconds only."""
+class Turn:
+    """A lock that is waited for some seconds only; TimeoutError when they are over."""
 
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
+    def __init__(self, lock: threading.Lock | threading.Semaphore, seconds: float) -> None:
+        self._lock = lock
+        self._seconds = seconds
 
     def __enter__(self) -> None:
-        if not self._lock.acquire(timeout=LOCK_SECONDS):
+        if not self._lock.acquire(timeout=self._seconds):
             raise TimeoutError("another thread holds it")
 
     def __exit__(self, *_: object) -> None:
@@ -84,7 +83,7 @@ class RequestLog:
         # as a line has them
         self._secrets = [strict_json.dumps(secret)[1:-1] for secret in settings.secrets]
         self._settings = settings
-        self._lock = _Turn()
+        self._lock = Turn(threading.Lock(), LOCK_SECONDS)
         self._waiting: deque[_Line] = deque()
         self._file: int | None = None
         self._opened: os.stat_result
@@ -94,8 +93,7 @@ class RequestLog:
 
     def refuse_what_is_no_file(self) -> None:
         """Raise ConfigError where LOG_FILE names a link, a folder, a pipe or a device."""
-        is_other = self.path.is_symlink() or (self.path.exists() and not self.path.is_file())
-        if is_other and not self._settings.logs_to_stdout:
+        if _is_no_file(self.path) and not self._settings.logs_to_stdout:
             raise ConfigError(f"LOG_FILE={self.path} is no file: name one, or - for standard output")
 
     def append(self, record: Mapping[str, Any]) -> bool:
@@ -134,8 +132,7 @@ class RequestLog:
             return size > 0 and os.pread(file, 1, size - 1) != b"\n"
 
     def _failed(self, error: OSError) -> None:
-        symlink = "it is a symbolic link; name the file itself in LOG_FILE"
-        why = symlink if error.errno == errno.ELOOP else os.strerror(error.errno) if error.errno else str(error)
+        why = os.strerror(error.errno) if error.errno else str(error)
         if not self.failure:
             logger.error("%s can't be written: %s", self.path, why)
         self.failure = f"{self.path.name} can't be written: {why}"
@@ -273,7 +270,7 @@ class RequestLog:
         return self._size
 
     def _forget_descriptor(self) -> None:
-        self._lock = _Turn()
+        self._lock = Turn(threading.Lock(), LOCK_SECONDS)
         self._waiting.clear()
         self._close()  # the child's copy; the parent's lock stays
         self._close = _nothing
@@ -297,11 +294,14 @@ os.register_at_fork(after_in_child=_start_afresh)
 
 def _open(path: Path) -> int:
     path.parent.mkdir(parents=True, exist_ok=True)
-    file = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o640)
-    if not stat.S_ISREG(os.fstat(file).st_mode):  # a pipe's reader may hold up each request
-        os.close(file)
+    if _is_no_file(path):
         raise OSError("it is no file")
-    return file
+    return os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o640)
+
+
+def _is_no_file(path: Path) -> bool:
+    """A pipe's reader may hold up each request, and whoever may write the folder must not choose a file by a link."""
+    return path.is_symlink() or (path.exists() and not path.is_file())
 
 
 def _when_read(pipe: int, give_up: float) -> int:

@@ -6,9 +6,8 @@ import hashlib
 import hmac
 import re
 from collections.abc import Callable
-from fnmatch import fnmatchcase
 from functools import lru_cache
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
 
 from flask import current_app, request
 
@@ -19,13 +18,8 @@ from .service import Service, service
 
 View = TypeVar("View", bound=Callable[..., object])
 CALLER = "llm_api.caller"
-HOST = re.compile(r"(?:\[(?P<ip>[0-9a-f:.]+)\]|(?P<name>[a-z0-9_.-]+?)\.?)(?::\d*)?", re.ASCII | re.IGNORECASE)
+HOST = re.compile(r"(\[[0-9a-f:.]+\]|[a-z0-9_.-]+?)\.?(?::\d*)?")
 _unguarded: set[object] = set()
-
-
-class _Caller(NamedTuple):
-    name: str | None
-    key: str | None
 
 
 def let_in() -> None:
@@ -45,7 +39,7 @@ def caller(here: Service) -> str | None:
 
     Raises Unauthorized and UnknownHost.
     """
-    return _caller(here).name
+    return _names(here)[0]
 
 
 def whose(here: Service) -> str | None:
@@ -70,24 +64,31 @@ def known_host(here: Service) -> None:
         return
     # on a unix socket, where clients have no address, gunicorn takes this from Host
     listener = request.environ.get("REMOTE_ADDR") and request.environ.get("SERVER_NAME")
-    bound = settings.bind.rpartition(":")[0].strip("[]").lower()
-    if not _is_ours(said, listener or "", ("localhost", "*.localhost", bound, *settings.allowed_hosts)):
+    bound = settings.bind.rpartition(":")[0].lower()
+    if not _is_ours(said.lower(), listener or "", (".localhost", bound, *settings.allowed_hosts)):
         raise UnknownHost(f"the name {said[:100]!r} is not served: put it into ALLOWED_HOSTS, or set API_KEYS")
 
 
 @lru_cache(maxsize=256)
 def _is_ours(host: str, listener: str, allowed: tuple[str, ...]) -> bool:
     found = HOST.fullmatch(host)
-    name = (found["ip"] or found["name"]).lower() if found else ""
-    if any(fnmatchcase(name, pattern) for pattern in allowed) or _is_loopback(name):
+    name = found[1] if found else ""
+    if any(_fits(name, pattern) for pattern in allowed) or _is_loopback(name):
         return True
     # of another address we know no better than that we listen on more than loopback
     return _is_loopback(name) is False and _is_loopback(listener) is False
 
 
+def _fits(name: str, pattern: str) -> bool:
+    """As Flask compares TRUSTED_HOSTS: `.example.com` is the name and all below it; `*.example.com` is all below it."""
+    if pattern.startswith("*"):
+        return name.endswith(pattern[1:])
+    return name == pattern or (pattern.startswith(".") and f".{name}".endswith(pattern))
+
+
 def _is_loopback(address: str) -> bool | None:
     try:
-        return unmapped(address).is_loopback
+        return unmapped(address.strip("[]")).is_loopback
     except ValueError:
         return None
 
@@ -96,17 +97,18 @@ def _is_operator(here: Service) -> bool:
     if here.operator and here.operator():
         return True
     tells_apart = here.settings.api_keys or here.caller or here.operator
-    return not tells_apart or _caller(here).key in here.settings.operators
+    return not tells_apart or _names(here)[1] in here.settings.operators
 
 
-def _caller(here: Service) -> _Caller:
+def _names(here: Service) -> tuple[str | None, str | None]:
+    """Return the caller's name, and its key's."""
     environ = request.environ
     if CALLER not in environ:
         known_host(here)
         key = named_key(here.settings.api_keys, _said_key()) if here.settings.api_keys else None
-        environ[CALLER] = _Caller(here.caller() if here.caller else key, key)
-    known: _Caller = environ[CALLER]
-    return known
+        environ[CALLER] = here.caller() if here.caller else key, key
+    names: tuple[str | None, str | None] = environ[CALLER]
+    return names
 
 
 def _said_key() -> str | None:

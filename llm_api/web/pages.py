@@ -7,6 +7,7 @@ from pathlib import Path
 import flask_swagger_ui
 from flask import Blueprint, Response, abort, request, send_from_directory
 
+from ..log.search import Wanted
 from .guard import is_open, known_host, whose
 from .http import json_answer
 from .service import service
@@ -47,15 +48,17 @@ def dashboard_data() -> Response:
     _refuse_other_sites()
     asked = request.args
     minutes = asked.get("minutes", 60, type=int)
-    chosen = {name: asked.get(name) or None for name in ("backend", "status", "text")}
-    return json_answer(service().dashboard.data(minutes, **chosen, caller=whose(service())))
+    text, backend, status = (asked.get(name) or None for name in ("text", "backend", "status"))
+    fallbacks = status == "fallback"
+    wanted = Wanted(text, None, backend, None if fallbacks else status, fallbacks=fallbacks, caller=whose(service()))
+    return json_answer(service().dashboard.data(minutes, wanted))
 
 
 @blueprint.get("/dashboard/record/<request_id>")
 def dashboard_record(request_id: str) -> Response:
     """Return what the log has of one request."""
     _refuse_other_sites()
-    return json_answer({"records": service().dashboard.records(request_id, whose(service()))})
+    return json_answer({"records": service().dashboard.records(request_id, Wanted(caller=whose(service())))})
 
 
 @blueprint.get("/docs")

@@ -192,11 +192,23 @@ RULES: dict[str, dict[str, Any]] = {
     "allowed_hosts": {
         "good": {
             "*": ("*",),
-            "llm.Example.com., *.example.org": ("llm.example.com", "*.example.org"),
-            ".example.com": ("*.example.com", "example.com"),
-            "llm_api:8000,10.0.0.7, [2001:db8::1]:80": ("llm_api", "10.0.0.7", "2001:db8::1"),
+            "llm.Example.com, *.example.org": ("llm.example.com", "*.example.org"),
+            ".example.com": (".example.com",),
+            "llm_api,10.0.0.7, [2001:DB8::1]": ("llm_api", "10.0.0.7", "[2001:db8::1]"),
         },
-        "bad": [",", "a,", "https://example.com", "example.com/x", "a*.example.com", "*.*.com", "a b", "a..b", "::1"],
+        "bad": [
+            ",",
+            "a,",
+            "https://example.com",
+            "example.com/x",
+            "a*.example.com",
+            "*.*.com",
+            "a b",
+            "a..b",
+            "::1",
+            "a:80",
+            "a.",
+        ],
     },
     "rate_limit": {
         "good": {
