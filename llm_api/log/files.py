@@ -124,7 +124,7 @@ def last_lines(path: Path, count: int) -> list[bytes]:
 def last_lines_of(file: IO[bytes], count: int) -> list[bytes]:
     """As `last_lines`; the file's position is behind the last of them."""
     end = file.seek(0, os.SEEK_END)
-    rest, *lines = islice(_pieces_back(file), count + 1)
+    rest, *lines = islice(pieces_back(file), count + 1)
     file.seek(end - len(rest))
     return lines[::-1]
 
@@ -142,11 +142,11 @@ def newest_first(path: Path, limit: int) -> Iterator[bytes]:
             if inode not in seen:  # renamed since the names were listed
                 seen.add(inode)
                 size = file.seek(0, os.SEEK_END)
-                yield from islice(_pieces_back(file, limit), 1, None)
+                yield from islice(pieces_back(file, limit), 1, None)
                 limit -= size
 
 
-def _pieces_back(file: IO[bytes], limit: int = sys.maxsize) -> Iterator[bytes]:
+def pieces_back(file: IO[bytes], limit: int = sys.maxsize) -> Iterator[bytes]:
     """Yield what is between newlines, from the file's position back: first what may not be a whole line yet."""
     start, first = file.tell(), b""
     while start and limit:

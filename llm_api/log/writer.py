@@ -39,7 +39,7 @@ from typing import Any
 from .. import strict_json
 from ..errors import ConfigError, LogUnavailable
 from ..settings import Settings
-from .files import is_foreign
+from .files import is_foreign, pieces_back
 
 LOCK_SECONDS = 2.0
 PROBE_BYTES = 65_536
@@ -366,11 +366,9 @@ def _is_anothers(file: int, end: int) -> bool:
 
 
 def _last_line(file: int, size: int) -> bytes:
-    start, tail = size, b""
-    while start and b"\n" not in tail:
-        start = max(0, start - 65_536)
-        tail = os.pread(file, size - start, start)
-    return tail.rpartition(b"\n")[2]
+    with os.fdopen(file, "rb", closefd=False) as log:
+        log.seek(size)
+        return next(pieces_back(log))
 
 
 def _is_record(line: bytes) -> bool:

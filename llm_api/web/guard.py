@@ -59,21 +59,23 @@ def known_host(here: Service) -> None:
     A web page whose name is pointed at this machine (DNS rebinding) would do what a browser here may. Whoever sends no
     Host is no browser; an address is no name; a host app's own TRUSTED_HOSTS Flask looks at.
     """
-    settings, said = here.settings, request.environ.get("HTTP_HOST")
-    if not said or settings.api_keys or here.caller or current_app.config["TRUSTED_HOSTS"] is not None:
+    environ, settings = request.environ, here.settings
+    said = environ.get("HTTP_HOST")
+    if not said or settings.api_keys or here.caller:
         return
     # on a unix socket, where clients have no address, gunicorn takes this from Host
-    listener = request.environ.get("REMOTE_ADDR") and request.environ.get("SERVER_NAME")
-    bound = settings.bind.rpartition(":")[0].lower()
-    if not _is_ours(said.lower(), listener or "", (".localhost", bound, *settings.allowed_hosts)):
+    listener = environ.get("REMOTE_ADDR") and environ.get("SERVER_NAME")
+    is_ours = _is_ours(said, listener or "", settings.bind, settings.allowed_hosts)
+    if not is_ours and current_app.config["TRUSTED_HOSTS"] is None:
         raise UnknownHost(f"the name {said[:100]!r} is not served: put it into ALLOWED_HOSTS, or set API_KEYS")
 
 
 @lru_cache(maxsize=256)
-def _is_ours(host: str, listener: str, allowed: tuple[str, ...]) -> bool:
-    found = HOST.fullmatch(host)
+def _is_ours(host: str, listener: str, bind: str, allowed: tuple[str, ...]) -> bool:
+    found = HOST.fullmatch(host.lower())
     name = found[1] if found else ""
-    if any(_fits(name, pattern) for pattern in allowed) or _is_loopback(name):
+    names = (".localhost", bind.rpartition(":")[0].lower(), *allowed)
+    if any(_fits(name, pattern) for pattern in names) or _is_loopback(name):
         return True
     # of another address we know no better than that we listen on more than loopback
     return _is_loopback(name) is False and _is_loopback(listener) is False
