@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib.util
 import json
 import random
+import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -121,16 +123,19 @@ def test_whatever_is_written_as_json() -> None:
         assert json.loads(strict_json.dumps({text: [text]})) == {whole: [whole]}, ascii(text)
 
 
-@pytest.mark.parametrize("reader", ["duckdb", "pandas"])
+@pytest.mark.parametrize("reader", ["duckdb", "pandas", "jq"])
 def test_other_readers_read_each_line(serve: Serve, log_path: Path, reader: str) -> None:
     """Those of docs/log.md refuse, or mangle, a line with half a character."""
-    if not importlib.util.find_spec(reader):
+    if not (shutil.which(reader) or importlib.util.find_spec(reader)):
         pytest.skip(f"NOT TESTED, {reader} is not installed")
     client = serve(Fake("one", turns=[[*map(Chunk, pieces), Chunk("", "stop")] for pieces, _ in SPLITS]))
     for _ in SPLITS:
         ask(client)
     texts = [text for _, text in SPLITS]
-    if reader == "duckdb":
+    if reader == "jq":
+        said = subprocess.run(["jq", ".response", log_path], capture_output=True, check=True)
+        assert [json.loads(row) for row in said.stdout.splitlines()] == texts
+    elif reader == "duckdb":
         import duckdb
 
         rows = duckdb.sql(f"SELECT response FROM read_ndjson('{log_path}')").fetchall()
