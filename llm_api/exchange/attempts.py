@@ -14,6 +14,7 @@ from functools import partial
 from itertools import chain
 
 from ..backends import Backend
+from ..backends.base import whole_characters
 from ..errors import (
     BackendError,
     CircuitOpen,
@@ -196,7 +197,7 @@ def _to_its_end(
     ticket = breaker.sent()
     tell: Callable[[int], None] = breaker.abandoned
     try:
-        for chunk in backend.stream(request, deadline):
+        for chunk in whole_characters(backend.stream(request, deadline)):
             begun = True
             if chunk.finish_reason == "tool_calls":
                 raise InvalidAnswer("the model called a tool where none was offered")
