@@ -8,6 +8,8 @@
     │   ├── ValidationFailed     422    validation_failed   400 where the dialect says so
     │   ├── NoSuchModel          404    model_not_found     not in the lists of the backends
     │   ├── Unauthorized         401    invalid_api_key
+    │   ├── UnknownHost          400    unknown_host        no keys, and a name of the service that is not its own
+    │   ├── OperatorsOnly        403    operators_only      OPERATORS, or the host, says who else may
     │   ├── ModelForbidden       403    model_not_allowed   the host says so
     │   ├── RateLimitExceeded    429    rate_limit_exceeded
     │   ├── RequestRefused       400    a known code        a backend says that the request itself is wrong
@@ -150,6 +152,19 @@ class Unauthorized(RequestError):
 
     status = 401
     code = "invalid_api_key"
+
+
+class UnknownHost(RequestError):
+    """The service has no keys, and was called by a name that is not its own."""
+
+    code = "unknown_host"
+
+
+class OperatorsOnly(RequestError):
+    """Only operators may see this."""
+
+    status = 403
+    code = "operators_only"
 
 
 class ModelForbidden(RequestError):

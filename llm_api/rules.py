@@ -259,18 +259,21 @@ def _parse_networks(text: str) -> tuple[Network | None, ...]:
     return tuple(None if name == "unix" else ipaddress.ip_network(name) for name in names)
 
 
-def _parse_origins(text: str) -> tuple[str, ...]:
-    origins = tuple(origin.strip().lower() for origin in text.split(","))
-    if not all(origin == "*" or re.fullmatch(r"https?://[^/?#\s@,;*]+", origin) for origin in origins):
-        raise ValueError
-    return origins
-
-
 def _matching(pattern: str) -> Callable[[str], str]:
     def parse(text: str) -> str:
         if not re.fullmatch(pattern, text):
             raise ValueError
         return text
+
+    return parse
+
+
+def _list(pattern: str, clean: Callable[[str], str] = str.lower) -> Callable[[str], tuple[str, ...]]:
+    def parse(text: str) -> tuple[str, ...]:
+        entries = tuple(clean(entry.strip()) for entry in text.split(","))
+        if not all(re.fullmatch(pattern, entry) for entry in entries):
+            raise ValueError
+        return entries
 
     return parse
 
@@ -302,7 +305,12 @@ EXTRA_HEADERS = Rule(
 # Any of their texts may be secret.
 EXTRAS = (EXTRA_BODY, EXTRA_HEADERS)
 NETWORKS = Rule(_parse_networks, "addresses, networks such as 10.0.0.0/8, or unix, separated by commas")
-ORIGINS = Rule(_parse_origins, "* or origins such as https://app.example.com, separated by commas")
+ORIGINS = Rule(_list(r"\*|https?://[^/?#\s@,;*]+"), "* or origins such as https://app.example.com, separated by commas")
+HOSTS = Rule(
+    _list(r"\*|(\*?\.)?[a-z0-9_-]+(\.[a-z0-9_-]+)*|\[[0-9a-f:.]+\]"),
+    "names without a port such as llm.example.com, *.example.com, .example.com or [::1], separated by commas",
+)
+NAMES = Rule(_list(r"[\w.@-]{1,64}", str), "names of keys in API_KEYS, separated by commas")
 ADDRESS = Rule(_parse_address, "HOST:PORT or unix:PATH")
 
 

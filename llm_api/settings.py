@@ -35,7 +35,9 @@ from .rules import (
     EXTRA_BODY,
     EXTRA_HEADERS,
     EXTRAS,
+    HOSTS,
     KEYS,
+    NAMES,
     NETWORKS,
     OLLAMA_ADDRESS,
     ORIGINS,
@@ -58,6 +60,7 @@ from .rules import (
 )
 
 REDACTED = "[redacted]"
+STDOUT = frozenset({"-", "/dev/stdout", "/dev/fd/1", "/proc/self/fd/1"})
 # A shorter key is more likely to be a placeholder, and to occur in any text.
 MIN_SECRET_CHARS = 8
 # As many again wait as a local model answers at once: a request that is refused at once can go elsewhere.
@@ -211,6 +214,12 @@ class Settings:
     api_keys: tuple[ApiKey, ...] = setting(
         (), KEYS, "keys that callers must send; flask llm keys new NAME makes one; unset: no key is needed", secret=True
     )
+    operators: tuple[str, ...] = setting(
+        (), NAMES, "keys that alone see all requests, /metrics and /config; unset: a key sees its own, and those two"
+    )
+    allowed_hosts: tuple[str, ...] = setting(
+        (), HOSTS, "without API_KEYS: names that clients may call the service by, beside localhost and BIND's; *: any"
+    )
     rate_limit: str | None = setting(
         None, RATES, "most requests for each key, or for each address where there are no keys; unset: no limit"
     )
@@ -229,7 +238,7 @@ class Settings:
     http_proxy_url: str | None = setting(
         None, PROXY, "proxy for backends on other machines; HTTP_PROXY and similar variables are ignored"
     )
-    log_file: str = setting("logs/log.jsonl", TEXT, "log file: one line of JSON for each request")
+    log_file: str = setting("logs/log.jsonl", TEXT, "log file: one line of JSON for each request; -: standard output")
     log_prompts: bool = setting(
         True, BOOLEAN, "false: log the length and SHA-256 of prompts and answers instead of their text"
     )
@@ -254,6 +263,12 @@ class Settings:
     )
     web_concurrency: int | None = setting(None, number(int, 1, 512), "number of gunicorn's worker processes; unset: 2")
     threads: int = setting(64, number(int, 1, 1024), "requests at once in one worker, of either type")
+
+    def __post_init__(self) -> None:
+        """Raise ConfigError where settings contradict each other."""
+        unknown = set(self.operators) - {key.name for key in self.api_keys}
+        if unknown and self.api_keys:
+            raise ConfigError(f"OPERATORS has {', '.join(sorted(unknown))}, but API_KEYS has no key of that name")
 
     @classmethod
     def load(cls, env_file: str | Path | None = ".env", *earlier: Mapping[str, Any]) -> Settings:
@@ -294,6 +309,11 @@ class Settings:
             return not ipaddress.ip_address(host).is_loopback
         except ValueError:
             return host not in ("unix", "localhost")
+
+    @property
+    def logs_to_stdout(self) -> bool:
+        """Whether the log is standard output, which can't be read back, locked or repaired."""
+        return self.log_file in STDOUT
 
     def public(self) -> dict[str, Any]:
         """Return what /config shows: no secrets, and no user:password of a URL."""

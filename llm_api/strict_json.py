@@ -15,11 +15,18 @@ MAX_DIGITS = 20
 # came 180 MB.
 MAX_MARKS = 400_000
 UNWANTED = re.compile("[\x00\ud800-\udfff]")
+# In ASCII JSON: what may be half of a surrogate pair; and each escape, a half apart: `\\ud800` is none.
+_HALF = re.compile(r"\\ud(?:[89ab]..(?!\\ud[c-f])|[c-f](?<![^\\]\\ud[89ab]..\\ud[c-f]))")
+_ESCAPE = re.compile(r"\\(?:ud[89ab]..\\ud[c-f]..|(ud[89a-f]..)|.)")
 
 
 def dumps(value: object) -> str:
-    """Return one line of ASCII. Raises ValueError on NaN and Infinity, which JSON has not (RFC 8259, section 6)."""
-    return _encode(value)
+    """Return one line of ASCII. Raises ValueError on NaN and Infinity, which JSON has not (RFC 8259, section 6).
+
+    Half of a surrogate pair becomes U+FFFD: other readers of JSON refuse the line (section 8.2).
+    """
+    line = _encode(value)
+    return _ESCAPE.sub(lambda found: r"\ufffd" if found[1] else found[0], line) if _HALF.search(line) else line
 
 
 def loads(body: bytes) -> dict[str, Any]:

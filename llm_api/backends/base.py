@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import replace
@@ -10,6 +11,8 @@ from typing import ClassVar
 from ..runtime.deadline import Deadline
 from ..settings import Settings
 from ..types import Chunk, GenerationRequest
+
+HALF = re.compile("[\ud800-\udfff]")
 
 
 class Backend(ABC):
@@ -117,6 +120,30 @@ def cut_at_stop(chunks: Iterator[Chunk], stop: tuple[str, ...]) -> Iterator[Chun
         chunk = replace(chunk, text=ready)
         if chunk.finish_reason or not chunk.is_empty:
             yield chunk
+
+
+class _Halves:
+    """One text of an answer, which an upstream may cut between the halves of a surrogate pair."""
+
+    held = ""
+
+    def join(self, piece: str, is_last: bool) -> str:
+        """Return the piece with its halves joined; U+FFFD is for one that stays alone."""
+        text = self.held + piece
+        self.held = text[-1:] if "\ud800" <= text[-1:] < "\udc00" and not is_last else ""
+        ready = text[: len(text) - len(self.held)]
+        return ready.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+def whole_characters(chunks: Iterator[Chunk]) -> Iterator[Chunk]:
+    """Yield the chunks with texts that can be encoded: JSON may hold half a character (RFC 8259, section 8.2)."""
+    text, refusal = _Halves(), _Halves()
+    for chunk in chunks:
+        if not (text.held or refusal.held or HALF.search(chunk.text) or HALF.search(chunk.refusal)):
+            yield chunk
+            continue
+        is_last = bool(chunk.finish_reason)
+        yield replace(chunk, text=text.join(chunk.text, is_last), refusal=refusal.join(chunk.refusal, is_last))
 
 
 def _first(text: str, stop: tuple[str, ...]) -> int:

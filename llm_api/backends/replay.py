@@ -50,6 +50,8 @@ class Replay(Backend):
         yield Chunk("", record.get("finish_reason") or "stop", usage, record.get("model"))
 
     def check(self, deadline: Deadline) -> None:
+        if self._path.exists() and not self._path.is_file():  # a pipe would hold up the request
+            raise NotRecorded(f"{self._path.name} can't be replayed: it is no file (REPLAY_FILE)")
         try:
             self._path.open("rb").close()
         except OSError as error:

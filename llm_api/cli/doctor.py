@@ -132,6 +132,9 @@ def _log(service: Service) -> Iterator[Finding]:
     if service.log.failure:
         yield Finding("error", service.log.failure, f"give the service's user the right to write to {path.parent}")
         return
+    if service.settings.logs_to_stdout:
+        yield Finding("ok", "the log goes to standard output, which no command here can read back")
+        return
     free = shutil.disk_usage(path.parent).free
     level = "ok" if free > FEW_BYTES else "warning"
     yield Finding(level, f"the log can be written; {free / 2**30:.1f} GiB are free", "rotate it, or make room")

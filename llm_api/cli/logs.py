@@ -132,8 +132,8 @@ def search(as_json: bool, **wanted: Any) -> None:
 @logs.command()
 @click.argument("request_id")
 @click.option("--curl", is_flag=True, help="Print the request as a curl line (without fallback and details).")
-@click.option("--url", default="http://127.0.0.1:8000", show_default=True, help="Where --curl sends it.")
-def show(request_id: str, curl: bool, url: str) -> None:
+@click.option("--url", help="Where --curl sends it; by default to BIND.")
+def show(request_id: str, curl: bool, url: str | None) -> None:
     """Show the whole record of a request."""
     needle = request_id.encode()
     lines = (line for line in read_lines(all_files()) if needle in line.data)
@@ -141,7 +141,7 @@ def show(request_id: str, curl: bool, url: str) -> None:
     if not records:
         raise click.ClickException(f"no request in the log has the id {request_id}")
     for record in records:  # a client may repeat its id
-        click.echo(curl_line(record, url) if curl else json_text(record, indent=2))
+        click.echo(curl_line(record, url, service().settings.bind) if curl else json_text(record, indent=2))
 
 
 @logs.command()
@@ -196,15 +196,21 @@ def export(kind: str, output: IO[str], **wanted: Any) -> None:
 
 
 def request_log() -> RequestLog:
-    """Return the log of the app that the command was started with."""
-    return service().log
+    """Return the log of the app that the command was started with, or end with an error where none can be read."""
+    here = service()
+    if here.settings.logs_to_stdout:
+        raise click.ClickException("the log goes to standard output (LOG_FILE=-): read it where that is kept")
+    return here.log
 
 
 def all_files() -> list[Path]:
     """Return the log's files, oldest first, or end with an error where there is none."""
     path = request_log().path
-    if files := log_files(path):
-        return files
+    try:
+        if files := log_files(path):
+            return files
+    except PermissionError as error:
+        raise click.ClickException(f"you may not read {error.filename}") from None
     raise click.ClickException(f"there is no log at {path} yet (LOG_FILE)")
 
 

@@ -24,6 +24,7 @@ EXCERPT_CHARS = 60
 MAX_ARGUMENT_CHARS = 100_000
 COLOURS = {"ok": "green", "error": "red", "aborted": "yellow"}
 BAR_CELLS = 30
+ANYWHERE = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}  # noqa: S104  (nothing is bound here)
 BACKEND_HEADINGS = (
     *("backend", "requests", "errors", "aborted", "fallbacks"),
     *("p50 ms", "p95 ms", "p99 ms", "tokens/s"),
@@ -73,7 +74,7 @@ def _summary(record: Entry) -> str:
         (datetime.fromtimestamp(record["timestamp"]).strftime("%Y-%m-%d %H:%M:%S"), None),
         (f"{status:<5} {record.get('http_status')}", COLOURS.get(status)),
         (f"{record.get('duration_ms') or 0:>6.0f} ms", None),
-        (f"{_dash(record.get('backend'))}/{_dash(record.get('model'))}", None),
+        (_answering(record), None),
         (tokens, None),
         (_dash(record.get("request_id")), None),
         (fallback, "yellow"),
@@ -85,6 +86,12 @@ def _summary(record: Entry) -> str:
         room = 2 * shutil.get_terminal_size().columns - sum(len(text) + 2 for text, _ in shown)
         excerpt = excerpt[: max(0, room)]
     return "  ".join(click.style(text, fg=colour) for text, colour in [*shown, (excerpt, None)])
+
+
+def _answering(record: Entry) -> str:
+    if not record.get("backend") and not record.get("attempts"):
+        return "(refused)"
+    return f"{_dash(record.get('backend') or record.get('requested_backend'))}/{_dash(record.get('model'))}"
 
 
 def _excerpt(record: Entry) -> str:
@@ -164,26 +171,24 @@ def show_damage(damage: Damage, as_json: bool) -> None:
     """Print what is wrong with the log, a place a line."""
     report = {
         "lines": damage.lines,
-        "broken": [f"{place.file}:{place.number}" for place in damage.broken],
-        "duplicates": [f"{place.file}:{place.number}" for place in damage.duplicates],
+        "broken": [*map(str, damage.broken)],
+        "duplicates": [*map(str, damage.duplicates)],
     }
     if as_json:
         click.echo(json_text(report))
         return
-    for place in damage.broken:
-        click.echo(f"{place.file}:{place.number}: no record")
-    for place in damage.duplicates:
-        click.echo(f"{place.file}:{place.number}: is a duplicate")
-    found = (
-        counted(damage.lines, "line"),
-        f"{len(damage.broken)} broken",
-        counted(len(damage.duplicates), "duplicate"),
-    )
-    click.echo(", ".join(found))
+    for words, places in (("no record", damage.broken), ("is a duplicate", damage.duplicates)):
+        for place in places:
+            click.echo(f"{place}: {words}")
+    duplicates = counted(len(damage.duplicates), "duplicate")
+    click.echo(f"{counted(damage.lines, 'line')}, {len(damage.broken)} broken, {duplicates}")
 
 
-def curl_line(record: Entry, url: str) -> str:
-    """Return the curl line that sends a record's request again. Raises ClickException where its text was not kept."""
+def curl_line(record: Entry, url: str | None, bind: str) -> str:
+    """Return the curl line that sends a record's request again, to `url` or BIND's address.
+
+    Raises ClickException where its text was not kept.
+    """
     kept = {name: value for name in ("prompt", "system", "messages") if (value := record.get(name)) is not None}
     if not kept.keys() & {"prompt", "messages"} or any(map(_is_cut, [record, *(record.get("messages") or [])])):
         raise click.ClickException(
@@ -192,7 +197,10 @@ def curl_line(record: Entry, url: str) -> str:
     more = {"model": record.get("request_model"), "stream": record.get("stream") or None}
     body = kept | record["parameters"] | {name: value for name, value in more.items() if value is not None}
     path = "/generate" if "prompt" in kept else "/v1/chat/completions"
-    words = ["curl", url.rstrip("/") + path, "-H", "Content-Type: application/json", "-d"]
+    host, _, port = bind.rpartition(":")
+    by_socket = ["--unix-socket", port] if host == "unix" and not url else []
+    url = url or ("http://localhost" if by_socket else f"http://{ANYWHERE.get(host, host)}:{port}")
+    words = ["curl", url.rstrip("/") + path, *by_socket, "-H", "Content-Type: application/json", "-d"]
     data = json_text(body)
     if len(data) <= MAX_ARGUMENT_CHARS:
         return shlex.join([*words, data])

@@ -14,6 +14,7 @@ from functools import partial
 from itertools import chain
 
 from ..backends import Backend
+from ..backends.base import whole_characters
 from ..errors import (
     BackendError,
     CircuitOpen,
@@ -204,7 +205,7 @@ def _to_its_end(
     ticket = breaker.sent()
     tell: Callable[[int], None] = breaker.abandoned
     try:
-        chunks = backend.stream(request, deadline)
+        chunks = whole_characters(backend.stream(request, deadline))
         for chunk in kept(chunks, request) if request.offered else chunks:
             begun = True
             if (chunk.calls or chunk.finish_reason == "tool_calls") and not request.offered:

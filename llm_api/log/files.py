@@ -30,6 +30,9 @@ class Place(NamedTuple):
     file: Path
     number: int
 
+    def __str__(self) -> str:
+        return f"{self.file}:{self.number}"
+
 
 class Line(NamedTuple):
     """One line of a log, without its newline; `whole` is false where the file ends without one."""
@@ -43,8 +46,8 @@ def log_files(path: Path) -> list[Path]:
     """Return the log and what rotation made of it (LOG.1, LOG-20261123, also .gz), oldest first."""
     pattern = re.compile(re.escape(path.name) + r"([.-]\d[\d.-]*)?(\.gz)?")
     folder = path.parent
-    found = [file for file in folder.iterdir() if pattern.fullmatch(file.name)] if folder.is_dir() else []
-    return sorted(found, key=lambda file: (file == path, began(file)))
+    named = (file for file in folder.iterdir() if pattern.fullmatch(file.name)) if folder.is_dir() else ()
+    return sorted(filter(Path.is_file, named), key=lambda file: (file == path, began(file)))
 
 
 def began(file: Path) -> float:
@@ -121,7 +124,7 @@ def last_lines(path: Path, count: int) -> list[bytes]:
 def last_lines_of(file: IO[bytes], count: int) -> list[bytes]:
     """As `last_lines`; the file's position is behind the last of them."""
     end = file.seek(0, os.SEEK_END)
-    rest, *lines = islice(_pieces_back(file), count + 1)
+    rest, *lines = islice(pieces_back(file), count + 1)
     file.seek(end - len(rest))
     return lines[::-1]
 
@@ -139,11 +142,11 @@ def newest_first(path: Path, limit: int) -> Iterator[bytes]:
             if inode not in seen:  # renamed since the names were listed
                 seen.add(inode)
                 size = file.seek(0, os.SEEK_END)
-                yield from islice(_pieces_back(file, limit), 1, None)
+                yield from islice(pieces_back(file, limit), 1, None)
                 limit -= size
 
 
-def _pieces_back(file: IO[bytes], limit: int = sys.maxsize) -> Iterator[bytes]:
+def pieces_back(file: IO[bytes], limit: int = sys.maxsize) -> Iterator[bytes]:
     """Yield what is between newlines, from the file's position back: first what may not be a whole line yet."""
     start, first = file.tell(), b""
     while start and limit:

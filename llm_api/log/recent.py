@@ -8,15 +8,16 @@ import time
 from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
-from ..errors import NoCapacity
+from ..errors import LogUnavailable, NoCapacity
 from ..settings import Settings
 from .files import Entry, log_files, newest_first, parse, read_lines, read_records
 from .search import Wanted, question
 from .stats import Stats
+from .writer import Turn
 
 MAX_MINUTES = 366 * 24 * 60
 # What is read at most: a second or so of one processor, whatever the log's size.
@@ -30,8 +31,8 @@ KEPT_ANSWERS = 16
 PATIENCE_SECONDS = 10.0
 # A reader holds a thread, and so does a request that waits for it; the other threads answer everything else.
 READERS = 5
-# A line is written soon after its request has ended: going back, later ones may follow this closely.
-LATE_SECONDS = 60.0
+# Behind so much that is too old the rest is too old as well; behind less, a clock may have gone back.
+OLDER_BYTES = 2**18
 ROW = (
     *("timestamp", "request_id", "operation", "backend", "requested_backend", "model", "status", "http_status"),
     *("duration_ms", "time_to_first_chunk_ms", "input_tokens", "output_tokens", "fallback_reason"),
@@ -39,7 +40,7 @@ ROW = (
 # The fields that hold words of the caller or the answer, at any depth.
 WORDS = {"prompt", "system", "content", "response", "stop", "response_format", "message"}
 
-Key = tuple[object, ...]
+Key = tuple[int, Wanted]
 
 
 class Dashboard:
@@ -47,22 +48,23 @@ class Dashboard:
 
     def __init__(self, settings: Settings) -> None:
         self._path = Path(settings.log_file)
+        self._to_stdout = settings.logs_to_stdout
         self._hides = not settings.log_prompts
-        self._reading = threading.Lock()
-        self._readers = threading.BoundedSemaphore(READERS)
+        self._reading = Turn(threading.Lock(), PATIENCE_SECONDS)
+        self._readers = Turn(threading.Semaphore(READERS), 0)
         self._answers: OrderedDict[Key, tuple[float, dict[str, Any]]] = OrderedDict()
 
-    def data(self, minutes: int, backend: str | None, status: str | None, text: str | None) -> dict[str, Any]:
+    def data(self, minutes: int, wanted: Wanted) -> dict[str, Any]:
         """Return the numbers of the last `minutes` and single requests; `complete_since` where the log has more than
-        was read. `status` may be `fallback` too. Raises NoCapacity when others' questions take too long.
+        was read. Raises NoCapacity when others' questions take too long, LogUnavailable where there is nothing to read.
         """
         minutes = min(max(minutes, 1), MAX_MINUTES)
-        key = (minutes, backend, status, text)
+        key = (minutes, wanted)
         with self._turn():
             fresh_until, answer = self._answers.get(key, (0.0, {}))
             started = time.monotonic()
             if started >= fresh_until:
-                answer = self._read(minutes * 60, backend, status, text)
+                answer = self._read(*key)
                 took = time.monotonic() - started
                 self._answers[key] = (time.monotonic() + max(FRESH_SECONDS, FRESH_FACTOR * took), answer)
             self._answers.move_to_end(key)
@@ -72,78 +74,78 @@ class Dashboard:
 
     @contextmanager
     def _turn(self) -> Iterator[None]:
-        if not self._readers.acquire(blocking=False):
-            raise NoCapacity("the log is being read for others")
+        if self._to_stdout:
+            raise LogUnavailable("the log goes to standard output (LOG_FILE=-), so nothing of it is shown here")
         try:
-            if not self._reading.acquire(timeout=PATIENCE_SECONDS):
-                raise NoCapacity("the log is being read for others")
-            try:
+            with self._readers, self._reading:
                 yield
-            finally:
-                self._reading.release()
-        finally:
-            self._readers.release()
+        except TimeoutError:
+            raise NoCapacity("the log is being read for others") from None
+        except PermissionError as error:
+            raise LogUnavailable(f"the service's user may not read {Path(error.filename).name}") from None
 
-    def records(self, request_id: str) -> list[Entry]:
+    def records(self, request_id: str, wanted: Wanted) -> list[Entry]:
         """Return the latest records with this id: a client that chooses ids may use one twice. Raises as `data`."""
         name = request_id.encode()
         found = (parse(line) for line in newest_first(self._path, MAX_BYTES) if name in line)
-        shown = (self._shown(r) for r in found if r and r.get("request_id") == request_id)
+        shown = (self._shown(r) for r in found if r and r.get("request_id") == request_id and wanted.has(r))
         with self._turn():
             return list(islice(shown, SAME_ID))
 
-    def _read(self, seconds: float, backend: str | None, status: str | None, text: str | None) -> dict[str, Any]:
+    def _read(self, minutes: int, wanted: Wanted) -> dict[str, Any]:
         until = time.time()
-        since = until - seconds
-        fallbacks = status == "fallback"
-        wanted = Wanted(text, None, backend, None if fallbacks else status, since, until, fallbacks=fallbacks)
+        since = until - minutes * 60
         first = next((r["timestamp"] for r in read_records(read_lines(log_files(self._path)))), None)
-        stats, requests = Stats(max(since, first or since), until), _Requests()
+        stats = Stats(first if first and since < first < until else since, until)
         oldest, ended = None, until
-        for record in filter(None, map(parse, newest_first(self._path, MAX_BYTES))):
-            oldest = record["timestamp"]
-            ended = oldest + (record.get("duration_ms") or 0) / 1000
-            if ended < since - LATE_SECONDS:
-                break
-            record = self._shown(record)
-            if wanted.has(record):
-                stats.count([record])
-                requests.add(record)
+
+        def chosen() -> Iterator[dict[str, Any]]:
+            nonlocal oldest, ended
+            for oldest, ended, records in self._latest(since):  # noqa: B007  (nonlocal)
+                for record in filter(wanted.has, map(self._shown, records)):
+                    stats.count([record])
+                    yield _row(record)
+
+        rows = chosen()
+        latest = list(islice(rows, LATEST))
+        slowest = heapq.nlargest(SLOWEST, chain(latest, rows), key=lambda row: row["duration_ms"] or 0)
         is_complete = oldest == first or ended < since
         return {
             "since": since,
             "until": until,
             "complete_since": None if is_complete else ended,
             "prompts_hidden": self._hides,
+            "only_own": wanted.caller is not None,
             "stats": stats.numbers(),
-            "latest": requests.latest,
-            "slowest": requests.slowest(),
+            "latest": latest,
+            "slowest": slowest,
         }
+
+    def _latest(self, since: float) -> Iterator[tuple[float, float, list[Entry]]]:
+        """Yield of each line, going back, when its request began and ended, and the records that are no older than
+        `since`: its own, and with it those that were written after it though a clock that went back says otherwise.
+        """
+        older: list[Entry] = []
+        older_bytes = 0
+        for line in newest_first(self._path, MAX_BYTES):
+            if not (record := parse(line)):
+                continue
+            began = record["timestamp"]
+            ended = began + (record.get("duration_ms") or 0) / 1000
+            if began >= since:
+                yield began, ended, [*older, record]
+                older, older_bytes = [], 0
+                continue
+            yield began, ended, []
+            if ended < since:
+                older.append(record)
+                older_bytes += len(line)
+            if older_bytes > OLDER_BYTES:
+                return
 
     def _shown(self, record: Entry) -> Entry:
         # before it is searched: what may not be seen may not be guessed either
         return _without_words(record) if self._hides else record
-
-
-class _Requests:
-    """Of the requests that are added, the latest first: some of the latest, and of the slowest."""
-
-    def __init__(self) -> None:
-        self.latest: list[dict[str, Any]] = []
-        self._slowest: list[tuple[float, int, dict[str, Any]]] = []
-        self._count = 0
-
-    def add(self, record: Entry) -> None:
-        row = _row(record)
-        self._count += 1
-        if len(self.latest) < LATEST:
-            self.latest.append(row)
-        heapq.heappush(self._slowest, (record.get("duration_ms") or 0, self._count, row))
-        if len(self._slowest) > SLOWEST:
-            heapq.heappop(self._slowest)
-
-    def slowest(self) -> list[dict[str, Any]]:
-        return [row for _, _, row in sorted(self._slowest, reverse=True)]
 
 
 def _row(record: Entry) -> dict[str, Any]:

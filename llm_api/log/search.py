@@ -22,6 +22,7 @@ class Wanted:
     until: float | None = None
     slower_than_ms: float | None = None
     fallbacks: bool = False
+    caller: str | None = None
 
     def has(self, record: Entry) -> bool:
         """Return whether `record` is one of them."""
@@ -31,6 +32,7 @@ class Wanted:
             and (self.since is None or record.get("timestamp", 0) >= self.since)
             and (self.until is None or record.get("timestamp", 0) < self.until)
             and (self.slower_than_ms is None or (record.get("duration_ms") or 0) > self.slower_than_ms)
+            and (self.caller is None or record.get("caller") == self.caller)
             and (not self.fallbacks or bool(record.get("fallback")))
             and self._has_words(record)
         )

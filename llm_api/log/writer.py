@@ -12,16 +12,18 @@ docs/log.md, "The protocol", has what was measured without each of these steps:
 7. Written whole or cut back to the old size.
 8. Only when `append` has returned may the answer's last byte leave.
 
+Of standard output (LOG_FILE=-) none of 3 to 7 is known: a line is written at once, where somebody reads.
+
 When a line can't be written, the request is not answered, and each later one tries again, so that the service recovers
 by itself. With LOG_REQUIRED=false the line goes to stderr instead, and is counted.
 """
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import logging
 import os
+import select
 import sys
 import threading
 import time
@@ -30,28 +32,31 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from itertools import count, islice, pairwise
 from pathlib import Path
 from typing import Any
 
 from .. import strict_json
-from ..errors import LogUnavailable
+from ..errors import ConfigError, LogUnavailable
 from ..settings import Settings
-from .files import is_foreign
+from .files import is_foreign, pieces_back
 
 LOCK_SECONDS = 2.0
 PROBE_BYTES = 65_536
+STDOUT = 1
 
 logger = logging.getLogger(__name__)
 
 
-class _Turn:
-    """A lock that is waited for some seconds only."""
+class Turn:
+    """A lock that is waited for some seconds only; TimeoutError when they are over."""
 
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
+    def __init__(self, lock: threading.Lock | threading.Semaphore, seconds: float) -> None:
+        self._lock = lock
+        self._seconds = seconds
 
     def __enter__(self) -> None:
-        if not self._lock.acquire(timeout=LOCK_SECONDS):
+        if not self._lock.acquire(timeout=self._seconds):
             raise TimeoutError("another thread holds it")
 
     def __exit__(self, *_: object) -> None:
@@ -78,13 +83,18 @@ class RequestLog:
         # as a line has them
         self._secrets = [strict_json.dumps(secret)[1:-1] for secret in settings.secrets]
         self._settings = settings
-        self._lock = _Turn()
+        self._lock = Turn(threading.Lock(), LOCK_SECONDS)
         self._waiting: deque[_Line] = deque()
         self._file: int | None = None
         self._opened: os.stat_result
         self._size = 0
         self._close: Callable[[], object] = _nothing
         _logs.add(self)
+
+    def refuse_what_is_no_file(self) -> None:
+        """Raise ConfigError where LOG_FILE names a link, a folder, a pipe or a device."""
+        if _is_no_file(self.path) and not self._settings.logs_to_stdout:
+            raise ConfigError(f"LOG_FILE={self.path} is no file: name one, or - for standard output")
 
     def append(self, record: Mapping[str, Any]) -> bool:
         """Append one line; return whether it is there. Raises LogUnavailable instead of False with LOG_REQUIRED."""
@@ -108,7 +118,7 @@ class RequestLog:
         """Try whether lines can be written, as far as that shows without writing one; update `failure`."""
         try:
             with self.exclusive() as file:
-                if self.failure:
+                if self.failure and not self._settings.logs_to_stdout:
                     _try_space(self.path, os.fstat(file).st_size)
         except OSError as error:
             self._failed(error)
@@ -122,8 +132,7 @@ class RequestLog:
             return size > 0 and os.pread(file, 1, size - 1) != b"\n"
 
     def _failed(self, error: OSError) -> None:
-        symlink = "it is a symbolic link; name the file itself in LOG_FILE"
-        why = symlink if error.errno == errno.ELOOP else os.strerror(error.errno) if error.errno else str(error)
+        why = os.strerror(error.errno) if error.errno else str(error)
         if not self.failure:
             logger.error("%s can't be written: %s", self.path, why)
         self.failure = f"{self.path.name} can't be written: {why}"
@@ -178,6 +187,9 @@ class RequestLog:
         return lines if mine in lines else [*lines, mine]
 
     def _append(self, file: int, line: bytes) -> None:
+        if self._settings.logs_to_stdout:
+            _write(file, line)
+            return
         size = self._repaired_size(file)
         while self._is_full(size, len(line)):
             self._rotate()
@@ -196,14 +208,11 @@ class RequestLog:
         return 0 < limit < size + more and size > 0
 
     def _rotate(self) -> None:
-        for number in range(self._settings.log_backups - 1, 0, -1):
-            with suppress(FileNotFoundError):
-                self._backup(number).replace(self._backup(number + 1))
-        with suppress(FileNotFoundError):  # renamed by somebody else meanwhile
-            self.path.replace(self._backup(1))
-
-    def _backup(self, number: int) -> Path:
-        return self.path.with_name(f"{self.path.name}.{number}")
+        numbered = (self.path.with_name(f"{self.path.name}.{number}") for number in count(1))
+        names = [self.path, *islice((name for name in numbered if not name.is_dir()), self._settings.log_backups)]
+        for newer, older in reversed(list(pairwise(names))):
+            with suppress(FileNotFoundError):  # also the log itself: renamed by somebody else meanwhile
+                newer.replace(older)
 
     def _redacted(self, value: Any) -> Any:
         """Values, not the line: its escapes and names may contain a key by chance."""
@@ -224,6 +233,9 @@ class RequestLog:
 
     @contextmanager
     def _locked(self, give_up: float) -> Iterator[int]:
+        if self._settings.logs_to_stdout:
+            yield _when_read(STDOUT, give_up)
+            return
         try:
             yield self._locked_file(give_up)
         finally:
@@ -258,7 +270,7 @@ class RequestLog:
         return self._size
 
     def _forget_descriptor(self) -> None:
-        self._lock = _Turn()
+        self._lock = Turn(threading.Lock(), LOCK_SECONDS)
         self._waiting.clear()
         self._close()  # the child's copy; the parent's lock stays
         self._close = _nothing
@@ -282,7 +294,23 @@ os.register_at_fork(after_in_child=_start_afresh)
 
 def _open(path: Path) -> int:
     path.parent.mkdir(parents=True, exist_ok=True)
+    if _is_no_file(path):
+        raise OSError("it is no file")
     return os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o640)
+
+
+def _is_no_file(path: Path) -> bool:
+    """A pipe's reader may hold up each request, and whoever may write the folder must not choose a file by a link."""
+    return path.is_symlink() or (path.exists() and not path.is_file())
+
+
+def _when_read(pipe: int, give_up: float) -> int:
+    """Return the pipe when it has room for a line. Raises TimeoutError."""
+    poll = select.poll()
+    poll.register(pipe, select.POLLOUT)
+    if not poll.poll(max(0, give_up - time.monotonic()) * 1000):
+        raise TimeoutError("nobody reads it")
+    return pipe
 
 
 def _flock(file: int, give_up: float) -> None:
@@ -338,11 +366,9 @@ def _is_anothers(file: int, end: int) -> bool:
 
 
 def _last_line(file: int, size: int) -> bytes:
-    start, tail = size, b""
-    while start and b"\n" not in tail:
-        start = max(0, start - 65_536)
-        tail = os.pread(file, size - start, start)
-    return tail.rpartition(b"\n")[2]
+    with os.fdopen(file, "rb", closefd=False) as log:
+        log.seek(size)
+        return next(pieces_back(log))
 
 
 def _is_record(line: bytes) -> bool:

@@ -48,7 +48,8 @@ class LLMAPI:
     the environment, else it is the default; a host's `.env` is the host's to read. `settings` replaces all of them.
 
     The host may say: `caller()`, called in the request, returns who asks, for the log and the limits; it may raise
-    llm_api.errors.Unauthorized. `may_use(caller, model)` says whether that one may use `backend/model`.
+    llm_api.errors.Unauthorized. `operator()`, called so too, says whether that one sees everybody's requests, and not
+    only its own. `may_use(caller, model)` says whether that one may use `backend/model`.
     `redact(record)` returns the log's record as it is to be written; a stream's has no request context any more.
 
     `backends` replaces the backends that the settings name, first the one to ask first.
@@ -67,6 +68,7 @@ class LLMAPI:
         *,
         settings: Settings | None = None,
         caller: Callable[[], str | None] | None = None,
+        operator: Callable[[], bool] | None = None,
         may_use: Callable[[str | None, str], bool] | None = None,
         redact: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
         backends: Iterable[Backend] | None = None,
@@ -77,6 +79,7 @@ class LLMAPI:
         self._url_prefix = url_prefix
         self._settings = settings
         self._caller = caller
+        self._operator = operator
         self._hooks = Hooks(may_use, redact)
         self._backends = backends
         self._csrf_exempt = csrf_exempt
@@ -95,7 +98,8 @@ class LLMAPI:
         mounts = app.extensions.get("llm_api", {})
         prefix = _free_prefix(url_prefix or self._url_prefix or "", mounts)
         name = f"llm_api{len(mounts) + 1}" if mounts else "llm_api"
-        here = Service(self._settings or self._load(app), self._hooks, self._caller, self._backends, prefix)
+        settings = self._settings or self._load(app)
+        here = Service(settings, self._hooks, self._caller, self._backends, prefix, self._operator)
         app.register_blueprint(blueprint, name=name, url_prefix=prefix or None)
         app.extensions["llm_api"] = mounts | {name: here}
         if not mounts:

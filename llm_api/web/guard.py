@@ -1,20 +1,24 @@
-"""The caller: known by a key, or named by the host, once a request."""
+"""The caller: known by a key, or named by the host, once a request; and what it may see."""
 
 from __future__ import annotations
 
 import hashlib
 import hmac
+import re
 from collections.abc import Callable
+from functools import lru_cache
 from typing import TypeVar
 
 from flask import current_app, request
 
-from ..errors import Unauthorized
+from ..errors import OperatorsOnly, Unauthorized, UnknownHost
 from ..rules import ApiKey
+from .limits import unmapped
 from .service import Service, service
 
 View = TypeVar("View", bound=Callable[..., object])
 CALLER = "llm_api.caller"
+HOST = re.compile(r"(\[[0-9a-f:.]+\]|[a-z0-9_.-]+?)\.?(?::\d*)?")
 _unguarded: set[object] = set()
 
 
@@ -31,23 +35,89 @@ def is_open(view: View) -> View:
 
 
 def caller(here: Service) -> str | None:
-    """Return the caller's name: as the host says, or that of the key, None without keys. Raises Unauthorized."""
+    """Return the caller's name: as the host says, or that of the key, None without keys.
+
+    Raises Unauthorized and UnknownHost.
+    """
+    return _names(here)[0]
+
+
+def whose(here: Service) -> str | None:
+    """Return whose requests the caller may see: its own ("" for a caller without a name), or None for everybody's."""
+    return None if _is_operator(here) else caller(here) or ""
+
+
+def operators_only(here: Service) -> None:
+    """Raise OperatorsOnly for others, where there are operators."""
+    if (here.settings.operators or here.operator) and not _is_operator(here):
+        raise OperatorsOnly("only the keys that OPERATORS names may see this")
+
+
+def known_host(here: Service) -> None:
+    """Raise UnknownHost where no key is asked for, and the client calls the service by a name that is not its own.
+
+    A web page whose name is pointed at this machine (DNS rebinding) would do what a browser here may. Whoever sends no
+    Host is no browser; an address is no name; a host app's own TRUSTED_HOSTS Flask looks at.
+    """
+    environ, settings = request.environ, here.settings
+    said = environ.get("HTTP_HOST")
+    if not said or settings.api_keys or here.caller:
+        return
+    # on a unix socket, where clients have no address, gunicorn takes this from Host
+    listener = environ.get("REMOTE_ADDR") and environ.get("SERVER_NAME")
+    is_ours = _is_ours(said, listener or "", settings.bind, settings.allowed_hosts)
+    if not is_ours and current_app.config["TRUSTED_HOSTS"] is None:
+        raise UnknownHost(f"the name {said[:100]!r} is not served: put it into ALLOWED_HOSTS, or set API_KEYS")
+
+
+@lru_cache(maxsize=256)
+def _is_ours(host: str, listener: str, bind: str, allowed: tuple[str, ...]) -> bool:
+    found = HOST.fullmatch(host.lower())
+    name = found[1] if found else ""
+    names = (".localhost", bind.rpartition(":")[0].lower(), *allowed)
+    if any(_fits(name, pattern) for pattern in names) or _is_loopback(name):
+        return True
+    # of another address we know no better than that we listen on more than loopback
+    return _is_loopback(name) is False and _is_loopback(listener) is False
+
+
+def _fits(name: str, pattern: str) -> bool:
+    """As Flask compares TRUSTED_HOSTS: `.example.com` is the name and all below it; `*.example.com` is all below it."""
+    if pattern.startswith("*"):
+        return name.endswith(pattern[1:])
+    return name == pattern or (pattern.startswith(".") and f".{name}".endswith(pattern))
+
+
+def _is_loopback(address: str) -> bool | None:
+    try:
+        return unmapped(address.strip("[]")).is_loopback
+    except ValueError:
+        return None
+
+
+def _is_operator(here: Service) -> bool:
+    if here.operator and here.operator():
+        return True
+    tells_apart = here.settings.api_keys or here.caller or here.operator
+    return not tells_apart or _names(here)[1] in here.settings.operators
+
+
+def _names(here: Service) -> tuple[str | None, str | None]:
+    """Return the caller's name, and its key's."""
     environ = request.environ
     if CALLER not in environ:
-        environ[CALLER] = _named(here)
-    name: str | None = environ[CALLER]
-    return name
+        known_host(here)
+        key = named_key(here.settings.api_keys, _said_key()) if here.settings.api_keys else None
+        environ[CALLER] = here.caller() if here.caller else key, key
+    names: tuple[str | None, str | None] = environ[CALLER]
+    return names
 
 
-def _named(here: Service) -> str | None:
-    if not here.settings.api_keys:
-        return here.caller() if here.caller else None
-    kind, _, key = request.environ.get("HTTP_AUTHORIZATION", "").partition(" ")
+def _said_key() -> str | None:
     environ = request.environ
-    other = environ.get("HTTP_X_API_KEY") or environ.get("HTTP_API_KEY")  # Anthropic's clients, Azure's
-    said = key.strip() if kind.lower() == "bearer" else other
-    name = named_key(here.settings.api_keys, said)
-    return here.caller() if here.caller else name
+    kind, _, key = environ.get("HTTP_AUTHORIZATION", "").partition(" ")
+    other: str | None = environ.get("HTTP_X_API_KEY") or environ.get("HTTP_API_KEY")  # Anthropic's clients, Azure's
+    return key.strip() if kind.lower() == "bearer" else other
 
 
 def named_key(keys: tuple[ApiKey, ...], said: str | None) -> str:

@@ -157,8 +157,13 @@ def _header_text(text: str) -> str:
 
 
 def name_request(response: Response) -> Response:
-    """Give an answer its request's id, and leave for the page that asked, where CORS_ORIGINS has its site."""
+    """Give an answer its request's id, and leave for the page that asked, where CORS_ORIGINS has its site.
+
+    No cache keeps it unless its view says so, and no browser guesses its type.
+    """
     response.headers["X-Request-ID"] = request_id()
+    response.headers["X-Content-Type-Options"] = "nosniff"
+    response.headers.setdefault("Cache-Control", "no-store")
     response.headers.update(request.environ.get(RATES, {}))
     allowed = service().settings.cors_origins
     if allowed:

@@ -48,14 +48,14 @@ def _is_trusted(address: str | None, proxies: tuple[Network | None, ...]) -> boo
     if address is None:
         return None in proxies
     try:
-        ip = _ip(address)
+        ip = unmapped(address)
     except ValueError:
         return False
     return any(ip in network for network in proxies if network)
 
 
-def _ip(address: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
-    # To a socket of both families an IPv4 client has an IPv6 address; all of them are in one /64.
+def unmapped(address: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
+    """Return an address; raises ValueError. To a socket of both families an IPv4 client has an IPv6 one."""
     ip = ipaddress.ip_address(address)
     return getattr(ip, "ipv4_mapped", None) or ip
 
@@ -63,7 +63,7 @@ def _ip(address: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
 @lru_cache(maxsize=1024)
 def _counted(address: str) -> str:
     try:
-        return str(ipaddress.IPv6Network((_ip(address), IPV6_PREFIX), strict=False))
+        return str(ipaddress.IPv6Network((unmapped(address), IPV6_PREFIX), strict=False))
     except ValueError:
         return address
 

@@ -7,7 +7,8 @@ from pathlib import Path
 import flask_swagger_ui
 from flask import Blueprint, Response, abort, request, send_from_directory
 
-from .guard import is_open
+from ..log.search import Wanted
+from .guard import is_open, known_host, whose
 from .http import json_answer
 from .service import service
 
@@ -19,7 +20,6 @@ SWAGGER_UI = Path(flask_swagger_ui.__file__).parent / "dist"
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
     "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
-    "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
 }
 # Swagger UI, made with React, writes HTML; our own pages need not, and where the browser knows how, they can't.
@@ -48,15 +48,17 @@ def dashboard_data() -> Response:
     _refuse_other_sites()
     asked = request.args
     minutes = asked.get("minutes", 60, type=int)
-    chosen = {name: asked.get(name) or None for name in ("backend", "status", "text")}
-    return json_answer(service().dashboard.data(minutes, **chosen))
+    text, backend, status = (asked.get(name) or None for name in ("text", "backend", "status"))
+    fallbacks = status == "fallback"
+    wanted = Wanted(text, None, backend, None if fallbacks else status, fallbacks=fallbacks, caller=whose(service()))
+    return json_answer(service().dashboard.data(minutes, wanted))
 
 
 @blueprint.get("/dashboard/record/<request_id>")
 def dashboard_record(request_id: str) -> Response:
     """Return what the log has of one request."""
     _refuse_other_sites()
-    return json_answer({"records": service().dashboard.records(request_id)})
+    return json_answer({"records": service().dashboard.records(request_id, Wanted(caller=whose(service())))})
 
 
 @blueprint.get("/docs")
@@ -87,6 +89,7 @@ def _refuse_other_sites() -> None:
 
 
 def _file(folder: Path, name: str, more_policy: str = "") -> Response:
+    known_host(service())
     answer = send_from_directory(folder, name)
     answer.headers.update(HEADERS)
     answer.headers["Content-Security-Policy"] += more_policy

@@ -15,7 +15,7 @@ from ..exchange.exchange import Exchange
 from ..exchange.metrics import exposition
 from ..runtime.cores import usable_cores
 from . import pages
-from .guard import caller, is_open, let_in
+from .guard import caller, is_open, let_in, operators_only
 from .http import RATES, answer_error, client, json_answer, name_request, read_body, stream_answer, who
 from .service import Service, service
 
@@ -124,6 +124,7 @@ def metrics() -> Response:
 
     They are those of all workers; where a host's gunicorn sets no PROMETHEUS_MULTIPROC_DIR, of the one that answers.
     """
+    operators_only(service())
     numbers, media_type = exposition(service().numbers())
     return Response(numbers, content_type=media_type)
 
@@ -139,6 +140,7 @@ def openapi() -> Response:
 @blueprint.get("/config")
 def config() -> Response:
     """Show the settings, without secrets."""
+    operators_only(service())
     public = service().settings.public()
     public["hf_threads"] = public["hf_threads"] or usable_cores()
     first = {"backend": public.pop("llm_backend")}

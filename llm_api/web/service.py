@@ -61,6 +61,7 @@ class Fields(TypedDict, total=False):
 
 class Service:
     """Shared by all threads. `caller()` returns who asks in the current request; without it the key's name says so.
+    `operator()` whether that one sees everybody's requests.
 
     `backends` replaces those that `settings` name. `prefix` is where the routes hang, "" for the top.
     """
@@ -72,11 +73,14 @@ class Service:
         caller: Callable[[], str | None] | None = None,
         backends: Iterable[Backend] | None = None,
         prefix: str = "",
+        operator: Callable[[], bool] | None = None,
     ) -> None:
         self.settings = settings
         self.prefix = prefix
         self.caller = caller
+        self.operator = operator
         self.log = RequestLog(settings)
+        self.log.refuse_what_is_no_file()
         self.chain = Chain(settings, hooks, backends)
         self.health = Health(self.chain, self.log)
         self.dashboard = Dashboard(settings)

@@ -146,7 +146,8 @@ LAST_CHUNK = b"\r\n0\r\n\r\n"
 def _framed(served: Service | Nginx, path: str, fields: dict[str, object]) -> bytes:
     """Return all bytes of a stream, with their framing."""
     body = json.dumps(fields | {"stream": True}).encode()
-    head = f"POST {path} HTTP/1.1\r\nHost: test\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n"
+    head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    head += f"Content-Length: {len(body)}\r\n"
     with served.connect() as sock:
         sock.sendall(head.encode() + b"Connection: close\r\n\r\n" + body)
         return b"".join(iter(lambda: sock.recv(65_536), b""))
@@ -185,7 +186,7 @@ def test_stream_that_breaks(
     assert "Traceback" not in service.output()
 
 
-NOTHING = b"Host: test\r\n\r\n"
+NOTHING = b"Host: localhost\r\n\r\n"
 REFUSED = {
     "no request at all": b"Hello\r\n\r\n",
     "no host": b"GET /health HTTP/1.1\r\n\r\n",

@@ -173,7 +173,7 @@ class Service:
     def ask(self, prompt: str, **fields: Any) -> Iterator[Stream]:
         """POST /generate on a raw socket, whose answer is read by whoever wants it."""
         body = json.dumps({"prompt": prompt} | fields).encode()
-        head = "POST /generate HTTP/1.1\r\nHost: e2e\r\nConnection: close\r\nContent-Type: application/json\r\n"
+        head = "POST /generate HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Type: application/json\r\n"
         with socket.create_connection(("127.0.0.1", self.port), timeout=120) as sock:
             sock.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
             yield Stream(sock)

@@ -228,7 +228,7 @@ def test_client_that_does_not_read_is_cut_off(serve: Callable[..., Service], beh
     with socket.socket() as client:
         client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         client.connect(("127.0.0.1", service.port))
-        head = b"POST /generate HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 15\r\n\r\n"
-        client.sendall(head + b'{"prompt": "x"}')
+        head = b"POST /generate HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+        client.sendall(head + b"Content-Length: 15\r\n\r\n" + b'{"prompt": "x"}')
         assert client.recv(1)
         assert service.get("/health/live").status == 200

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import http.client
+import json
+import os
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -228,3 +230,24 @@ def test_the_projects_own_files_run(serve: Callable[..., Service]) -> None:
 
     assert (service.home / "gunicorn.conf.py").samefile(PROJECT / "gunicorn.conf.py")
     assert f"using worker: {WORKER_CLASS}" in service.output().lower()
+
+
+def test_the_log_on_standard_output(serve: Callable[..., Service]) -> None:
+    """As a container has it: each worker's lines come out whole, among what gunicorn says, and no file is made."""
+    service = serve(LLM_BACKEND="stub", LOG_FILE="/dev/stdout")
+    ids = [service.generate("Hi " * 50).headers["X-Request-ID"] for _ in range(8)]
+
+    rows = [json.loads(row) for row in service.output().splitlines() if row.startswith("{")]
+    assert [row["request_id"] for row in rows] == ids
+    assert service.get("/health").body["status"] == "healthy"
+    assert service.get("/dashboard/data").status == 503
+    assert not list(service.home.glob("logs*"))
+
+
+def test_what_is_no_file_ends_the_start(tmp_path: Path) -> None:
+    """A pipe as LOG_FILE would hold up each request: the start says what it takes, in one line."""
+    os.mkfifo(tmp_path / "log")
+    service = Service(tmp_path, {"LLM_BACKEND": "stub", "LOG_FILE": "log"})
+
+    assert service.process.wait(10) not in (0, -15)
+    assert service.output().splitlines() == ["llm_api: LOG_FILE=log is no file: name one, or - for standard output"]

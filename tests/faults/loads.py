@@ -217,7 +217,7 @@ class Door:
         body = json.dumps((fields or {"prompt": prompt}) | {"stream": stream})
         head = [
             f"POST {path} HTTP/1.1",
-            "Host: faults",
+            "Host: localhost",
             "Content-Type: application/json",
             "Connection: close",
             f"X-Request-ID: {request_id}",

@@ -62,7 +62,7 @@ def tell(service: Service, data: bytes | Iterable[bytes], *, is_all: bool = True
 
 
 def post(body: bytes, path: str = "/generate", *headers: str, length: object = None) -> bytes:
-    lines = [f"POST {path} HTTP/1.1", "Host: faults"]
+    lines = [f"POST {path} HTTP/1.1", "Host: localhost"]
     if not any(header.lower().startswith("content-type:") for header in headers):
         lines.append("Content-Type: application/json")
     if not any(header.lower().startswith(("transfer-encoding:", "content-length:")) for header in headers):
@@ -271,7 +271,7 @@ HEADERS: dict[str, tuple[str, ...]] = {
     "long header": (f"X-Long: {LONG}",),
     "many headers": tuple(f"X-{number}: x" for number in range(101)),
 }
-HEAD = b"Host: faults\r\nContent-Type: application/json\r\n"
+HEAD = b"Host: localhost\r\nContent-Type: application/json\r\n"
 RAW: dict[str, bytes] = {
     "chunk size that is none": chunked(b"xyz\r\n", GENERATE),
     "negative chunk": chunked(b"-1\r\n", GENERATE),
@@ -331,11 +331,11 @@ RAW: dict[str, bytes] = {
     "NULs": bytes(10_000),
     "nothing": b"",
     "half a request line": b"POST /gen",
-    "half a head": b"POST /generate HTTP/1.1\r\nHost: fau",
+    "half a head": b"POST /generate HTTP/1.1\r\nHost: loc",
     "line feeds only": post(GENERATE).replace(b"\r\n", b"\n"),
     "no host": b"POST /generate HTTP/1.1\r\nContent-Type: application/json\r\nContent-Length: 16\r\n\r\n" + GENERATE,
     "two hosts": post(GENERATE, "/generate", "Host: other"),
-    "odd host": post(GENERATE).replace(b"Host: faults", b"Host: a b/\\@\xff:99999"),
+    "odd host": post(GENERATE).replace(b"Host: localhost", b"Host: a b/\\@\xff:99999"),
     "pipelined": post(GENERATE) * 20,
     "smuggled": post(GENERATE + b"\r\n\r\n" + post(GENERATE, "/config")),
     "long method": b"X" * 10_000 + b" /generate HTTP/1.1\r\n" + HEAD + b"\r\n",

@@ -245,7 +245,7 @@ def test_prompts(serve: Callable[..., Service], behind: Callable[[Script], Upstr
     for running in (service, lost):
         answers += [running.post(path, body) for body in odd for path in ("/generate", CHAT, "/v1/completions")]
         for body in (json.dumps({"prompt": PROMPT})[:-1], f'{{"{PROMPT}": 1, "{PROMPT}": 2}}', PROMPT):
-            head = f"Host: x\r\nContent-Type: application/json\r\nContent-Length: {len(body)}"
+            head = f"Host: localhost\r\nContent-Type: application/json\r\nContent-Length: {len(body)}"
             raw(running, f"POST /generate HTTP/1.1\r\n{head}\r\n\r\n{body}".encode())
         for stream in (False, True):
             with running.asking(PROMPT, stream=stream):

@@ -23,7 +23,7 @@ from .loads import WORKER_CLASS, Service, eventually, figure, open_files
 THREADS = 8
 # What is slower than this is blocked.
 PATIENCE = 2.0
-HEAD = b"POST /generate HTTP/1.1\r\nHost: faults\r\nContent-Type: application/json\r\n"
+HEAD = b"POST /generate HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
 BEGINNINGS = {
     "headers": HEAD + b"X-Drip: ",
     "bodies": HEAD + b"Content-Length: 100000\r\n\r\n",
@@ -107,7 +107,7 @@ def test_dripping_bodies_end(serve: Callable[..., Service]) -> None:
 
 
 @pytest.mark.parametrize(
-    "said", [b"", b"GET /health/live HTTP/1.1\r\nHost: faults\r\n\r\n"], ids=["silent", "answered"]
+    "said", [b"", b"GET /health/live HTTP/1.1\r\nHost: localhost\r\n\r\n"], ids=["silent", "answered"]
 )
 def test_clients_that_do_not_close(serve: Callable[..., Service], said: bytes) -> None:
     """A client that says nothing, or has its answer, and keeps its connection open holds up nobody."""

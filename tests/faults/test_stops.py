@@ -22,7 +22,7 @@ from .loads import Load, Service, count, eventually, figure, tally
 from .upstreams import OPENAI, TEXT, UNTIL_CLOSED, Peer, Script, Upstream
 
 IN_FLIGHT = 12
-LIVE = b"GET /health/live HTTP/1.1\r\nHost: faults\r\nConnection: close\r\n\r\n"
+LIVE = b"GET /health/live HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
 
 
 def test_sigterm(serve: Callable[..., Service], behind: Callable[[Script], Upstream]) -> None:

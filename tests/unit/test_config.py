@@ -188,6 +188,31 @@ RULES: dict[str, dict[str, Any]] = {
             *("sha256:12345678", "a:12345678\nb:12345678"),
         ],
     },
+    "operators": {
+        "good": {"alice": ("alice",), " a@b.c-1_ , key-ef797c81": ("a@b.c-1_", "key-ef797c81")},
+        "bad": [",", "alice,", "two words", "a:12345678"],
+    },
+    "allowed_hosts": {
+        "good": {
+            "*": ("*",),
+            "llm.Example.com, *.example.org": ("llm.example.com", "*.example.org"),
+            ".example.com": (".example.com",),
+            "llm_api,10.0.0.7, [2001:DB8::1]": ("llm_api", "10.0.0.7", "[2001:db8::1]"),
+        },
+        "bad": [
+            ",",
+            "a,",
+            "https://example.com",
+            "example.com/x",
+            "a*.example.com",
+            "*.*.com",
+            "a b",
+            "a..b",
+            "::1",
+            "a:80",
+            "a.",
+        ],
+    },
     "rate_limit": {
         "good": {
             r: r

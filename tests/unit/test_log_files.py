@@ -59,6 +59,18 @@ def test_what_is_no_log_is_left_alone(logs: Run, log_path: Path) -> None:
     assert ids(answered(logs("search", "--json"))) == ["id-0"]
 
 
+def test_a_folder_with_a_rotated_files_name_is_left_alone(make_client: Serve, logs: Run, log_path: Path) -> None:
+    """Neither the commands nor the dashboard stumble over a folder, nor wait for a pipe."""
+    write(log_path, [line(0)])
+    log_path.with_name("log.jsonl.1").mkdir()
+    log_path.with_name("log.jsonl-20261120.gz").mkdir()
+    os.mkfifo(log_path.with_name("log.jsonl.2"))
+    for arguments in (["tail", "--json"], ["search", "--json"], ["export"], ["show", "id-0"], ["stats"], ["verify"]):
+        answered(logs(*arguments))
+    assert ids(answered(logs("search", "--json"))) == ["id-0"]
+    assert make_client().get("/dashboard/data").status_code == 200
+
+
 def test_a_log_may_have_any_name(make_app: Callable[..., Flask], tmp_path: Path) -> None:
     """Brackets in LOG_FILE are no pattern."""
     write(tmp_path / "log[1].jsonl", [line(0)])

@@ -21,9 +21,12 @@ from typing import Any
 
 import pytest
 from asking import Log, Serve
+from fakes import Fake
 from providers import FarEnd
 from records import NOON, ROOT, Run, answered, command, environment, ids, line, record, write
 from responses import RequestsMock
+
+from llm_api.errors import Unreachable
 
 # What may steer a terminal: C0 but newline, DEL, C1, bidi marks.
 STEERING = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
@@ -74,6 +77,15 @@ def test_tail_shows_an_error_and_its_code(make_client: Serve, logs: Run) -> None
     assert "not_configured" in failed
     assert "error 400" in refused
     assert "malformed_json" in refused
+
+
+def test_tail_shows_who_did_not_answer(make_client: Serve, logs: Run) -> None:
+    """A request that was refused before any backend was asked says so; one that all have failed names the first."""
+    make_client().post("/generate", json={})
+    make_client(Fake("one", turns=[Unreachable("it is down")])).post("/generate", json={"prompt": "Hello"})
+    refused, failed = answered(logs("tail")).splitlines()
+    assert "  (refused)  " in refused
+    assert "  one/-  " in failed
 
 
 @pytest.mark.parametrize(("count", "shown"), [("3", [7, 8, 9]), ("0", []), ("99", list(range(10)))])
@@ -243,9 +255,17 @@ def received_by_curl(printed: str, folder: Path) -> dict[str, Any]:
 
 
 def test_show_curl_goes_to_the_service(make_client: Serve, logs: Run) -> None:
-    """Without --url it is the address that gunicorn has by default."""
+    """Without --url it is the address that gunicorn listens on."""
     make_client().post("/generate", json={"prompt": "Hello"}, headers={"X-Request-ID": "mine"})
-    assert shlex.split(answered(logs("show", "mine", "--curl")))[1] == "http://127.0.0.1:8000/generate"
+    for bind, words in {
+        "127.0.0.1:8000": ["http://127.0.0.1:8000/generate"],
+        "10.0.0.7:9000": ["http://10.0.0.7:9000/generate"],
+        "0.0.0.0:9000": ["http://127.0.0.1:9000/generate"],
+        "[::]:9000": ["http://[::1]:9000/generate"],
+        "unix:/run/a b.sock": ["http://localhost/generate", "--unix-socket", "/run/a b.sock"],
+    }.items():
+        assert shlex.split(answered(logs("show", "mine", "--curl", bind=bind)))[1 : 1 + len(words)] == words
+    assert "http://far:1/generate" in answered(logs("show", "mine", "--curl", "--url", "http://far:1/"))
 
 
 @pytest.mark.parametrize(

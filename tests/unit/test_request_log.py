@@ -6,12 +6,14 @@ import fcntl
 import gc
 import json
 import os
+import socket
 import stat
 import subprocess
 import sys
 import textwrap
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -19,10 +21,12 @@ from typing import Any
 
 import pytest
 from asking import Serve
+from flask import Flask
 from processes import python
+from records import Run, answered
 
 from llm_api import Settings
-from llm_api.errors import LogUnavailable
+from llm_api.errors import ConfigError, LogUnavailable
 from llm_api.log import writer as request_log
 from llm_api.log.writer import RequestLog
 
@@ -78,7 +82,7 @@ def test_a_line(make_log: MakeLog, log_path: Path) -> None:
     data = log_path.read_bytes()
     assert data.isascii()
     assert (data.count(b"\n"), data[-1:]) == (1, b"\n")
-    assert json.loads(data) == {"n": 1, "text": text}
+    assert json.loads(data) == {"n": 1, "text": text.replace("\ud800", "\ufffd")}
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
@@ -269,7 +273,104 @@ def test_own_rotation_by_two_writers(make_log: MakeLog, log_path: Path) -> None:
     assert all(path.stat().st_size <= 20 for path in files)
 
 
+def test_a_folder_among_the_rotated_files(make_log: MakeLog, log_path: Path) -> None:
+    """It keeps its name, the files go round it, and no line is lost."""
+    log = make_log(log_max_bytes=20, log_backups=2)
+    log_path.with_name("log.jsonl.1").mkdir(parents=True)
+    for n in range(4):
+        log.append({"n": n, "text": "x" * 20})
+    assert [numbers(log_path.with_name(f"log.jsonl{end}")) for end in (".3", ".2", "")] == [[1], [2], [3]]
+    assert list(log_path.with_name("log.jsonl.1").iterdir()) == []
+
+
+# --- standard output
+
+
+@pytest.mark.parametrize("name", ["-", "/dev/stdout", "/dev/fd/1", "/proc/self/fd/1"])
+def test_the_log_may_be_standard_output(name: str) -> None:
+    """Each line comes whole through a pipe, from all threads of all processes, and no file is made for it."""
+    printed = run(
+        """
+        import os, sys, threading
+        from llm_api import Settings
+        from llm_api.log.writer import RequestLog
+        log = RequestLog(Settings(log_file=sys.argv[1], log_max_bytes=10, log_fsync=True))
+        log.refuse_what_is_no_file()
+        os.fork()
+        said = [{"pid": os.getpid(), "n": n, "text": "x" * 2000} for n in range(80)]
+        threads = [threading.Thread(target=lambda part=said[i::4]: [log.append(r) for r in part]) for i in range(4)]
+        [t.start() for t in threads], [t.join() for t in threads]
+        log.check()
+        assert log.failure is None
+        assert not os.path.exists("-")
+        """,
+        name,
+    )
+    lines = [json.loads(row) for row in printed.splitlines()]
+    assert sorted(Counter(line["n"] for line in lines).items()) == [(n, 2) for n in range(80)]
+
+
+@pytest.mark.parametrize("reader", ["asleep", "gone"])
+def test_standard_output_that_nobody_reads(make_log: MakeLog, reader: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No request hangs: it gets its 503 with the reason, and /health says so, until somebody reads again."""
+    monkeypatch.setattr(request_log, "LOCK_SECONDS", 0.05)
+    theirs, ours = os.pipe()
+    monkeypatch.setattr(request_log, "STDOUT", ours)
+    log = make_log(log_file="-")
+    if reader == "asleep":
+        os.write(ours, bytes(65_536))
+    else:
+        os.close(theirs)
+    with pytest.raises(LogUnavailable, match="nobody reads it" if reader == "asleep" else "Broken pipe"):
+        log.append({"n": 1})
+    if reader == "asleep":
+        log.check()
+        assert log.failure
+        os.read(theirs, 65_536)
+        log.check()
+        log.append({"n": 2})
+        assert (log.failure, os.read(theirs, 100)) == (None, b'{"n": 2}\n')
+
+
+@pytest.mark.parametrize("arguments", [["tail"], ["tail", "-f"], ["stats"], ["verify", "--repair"], ["show", "x"]])
+def test_readers_say_that_the_log_is_standard_output(logs: Run, make_client: Serve, arguments: list[str]) -> None:
+    """Neither a command nor the dashboard waits for lines that have gone elsewhere, or shows zeros for them."""
+    for name in ("-", "/dev/stdout"):
+        assert "standard output (LOG_FILE=-)" in answered(logs(*arguments, log_file=name), 1)
+        for path in ("/dashboard/data", "/dashboard/record/x"):
+            answer = make_client(log_file=name).get(path)
+            assert (answer.status_code, answer.json["error"]["code"]) == (503, "log_unavailable")
+
+
 # --- what can't be written
+
+
+@pytest.mark.parametrize("kind", ["symlink", "broken symlink", "folder", "fifo", "socket", "device"])
+def test_what_is_no_file_ends_the_start(make_app: Callable[..., Flask], tmp_path: Path, kind: str) -> None:
+    """A pipe would hold up each request, a link may lead anywhere: the start says what LOG_FILE takes."""
+    path = tmp_path / "log.jsonl"
+    if kind.endswith("symlink"):
+        path.symlink_to(tmp_path / "other")
+        (tmp_path / "other").touch() if kind == "symlink" else None
+    elif kind == "folder":
+        path.mkdir()
+    elif kind == "fifo":
+        os.mkfifo(path)
+    elif kind == "socket":
+        with socket.socket(socket.AF_UNIX) as server:
+            server.bind(str(path))
+    else:
+        path = Path("/dev/null")
+    with pytest.raises(ConfigError, match=rf"^LOG_FILE={path} is no file: name one, or - for standard output$"):
+        make_app(log_file=str(path))
+
+
+def test_a_pipe_in_the_logs_place_holds_up_nothing(make_log: MakeLog, log_path: Path) -> None:
+    """It may have come after the start."""
+    log_path.parent.mkdir()
+    os.mkfifo(log_path)
+    with pytest.raises(LogUnavailable, match=r"log\.jsonl can't be written: it is no file"):
+        make_log().append({"n": 1})
 
 
 def test_a_symlink_is_refused(make_log: MakeLog, log_path: Path, tmp_path: Path) -> None:

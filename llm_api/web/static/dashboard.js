@@ -103,13 +103,14 @@ function show(data, live) {
   listBackends(Object.keys(stats.backends));
 }
 
-function showNotices({ complete_since, prompts_hidden, stats }, { open, lost }) {
+function showNotices({ complete_since, prompts_hidden, only_own, stats }, { open, lost }) {
   const notices = [];
   const add = (kind, title, words) => notices.push(make("div", { class: `notice ${kind}` }, title ? make("strong", {}, title) : null, words));
   if (!stats.total.requests) add("", "", "No requests in this time that fit the filter.");
   if (complete_since) add("warn", "Not all of it", `The log is larger than what is read here: the numbers are complete since ${when(complete_since)}. flask llm logs stats reads all of it.`);
   if (open.length) add("warn", "Left alone for now", `Failed several times in a row: ${open.join(", ")}.`);
   if (lost) add("bad", "Lines were lost", `${count(lost)} lines could not be written to the log since the start.`);
+  if (only_own) add("", "", "Only your own requests are shown.");
   if (prompts_hidden) add("", "", "Prompts and answers are hidden (LOG_PROMPTS=false).");
   $("notices").replaceChildren(...notices);
 }
