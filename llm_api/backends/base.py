@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import ClassVar
@@ -137,13 +138,32 @@ class _Halves:
 
 def whole_characters(chunks: Iterator[Chunk]) -> Iterator[Chunk]:
     """Yield the chunks with texts that can be encoded: JSON may hold half a character (RFC 8259, section 8.2)."""
-    text, refusal = _Halves(), _Halves()
+    halves: dict[object, _Halves] = defaultdict(_Halves)
     for chunk in chunks:
-        if not (text.held or refusal.held or HALF.search(chunk.text) or HALF.search(chunk.refusal)):
+        if any(half.held for half in halves.values()) or any(map(HALF.search, _texts(chunk))):
+            yield _whole(chunk, halves, bool(chunk.finish_reason))
+        else:
             yield chunk
-            continue
-        is_last = bool(chunk.finish_reason)
-        yield replace(chunk, text=text.join(chunk.text, is_last), refusal=refusal.join(chunk.refusal, is_last))
+
+
+def _texts(chunk: Chunk) -> tuple[str, ...]:
+    if not (chunk.calls or chunk.reasoning):
+        return (chunk.text, chunk.refusal)
+    calls, thoughts = (call.arguments for call in chunk.calls), (thought.text for thought in chunk.reasoning)
+    return (chunk.text, chunk.refusal, *calls, *thoughts)
+
+
+def _whole(chunk: Chunk, halves: dict[object, _Halves], is_last: bool) -> Chunk:
+    def join(name: object, piece: str) -> str:
+        return halves[name].join(piece, is_last)
+
+    return replace(
+        chunk,
+        text=join("text", chunk.text),
+        refusal=join("refusal", chunk.refusal),
+        calls=tuple(replace(call, arguments=join(call.index, call.arguments)) for call in chunk.calls),
+        reasoning=tuple(replace(thought, text=join("reasoning", thought.text)) for thought in chunk.reasoning),
+    )
 
 
 def _first(text: str, stop: tuple[str, ...]) -> int:

@@ -466,7 +466,7 @@ def test_config_order(make_client: Serve, log_path: Path) -> None:
     assert list(body)[:4] == ["backend", "ollama_model", "ollama_url", "log_file"]
     assert [body[name] for name in list(body)[:4]] == ["stub", "m", "http://h:1", str(log_path)]
     secret = {name for name, field in FIELDS.items() if field.metadata["secret"]}
-    assert body.keys() == FIELDS.keys() - secret - {"llm_backend"} | {"backend"}
+    assert body.keys() == FIELDS.keys() - secret - {"llm_backend"} | {"backend", "serves"}
 
 
 @pytest.mark.parametrize(

@@ -69,9 +69,9 @@ def test_env_example_has_the_defaults(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def test_config_shows_each_public_setting(make_client: Callable[..., FlaskClient]) -> None:
-    """/config has every setting but the secrets, the backend under its short name."""
+    """/config has every setting but the secrets, the backend under its short name, and what the backends serve."""
     public = {f.name for f in FIELDS if not f.metadata["secret"]}
-    assert set(make_client().get("/config").get_json()) == public - {"llm_backend"} | {"backend"}
+    assert set(make_client().get("/config").get_json()) == public - {"llm_backend"} | {"backend", "serves"}
 
 
 def test_each_reason_code_is_documented() -> None:

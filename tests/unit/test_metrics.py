@@ -280,7 +280,7 @@ def test_names(serve: Serve) -> None:
     answer = client.get("/metrics")
     assert answer.content_type.startswith("text/plain; version=")
     families = [f for f in text_string_to_metric_families(answer.text) if not f.name.endswith("_created")]
-    assert len(families) == 9
+    assert len(families) == 10
     for family in families:
         assert family.name.startswith("llm_api_"), family
         assert family.documentation.endswith("."), family

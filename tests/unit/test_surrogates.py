@@ -18,7 +18,7 @@ from werkzeug.test import TestResponse
 
 from llm_api import LLMAPI, strict_json
 from llm_api.errors import BackendError
-from llm_api.types import Chunk
+from llm_api.types import CallPiece, Chunk, Reasoning
 
 SPLITS = [
     (["a\ud83d", "\ude00b"], "a😀b"),
@@ -144,3 +144,19 @@ def test_other_readers_read_each_line(serve: Serve, log_path: Path, reader: str)
         import pandas
 
         assert list(pandas.read_json(log_path, lines=True).response) == texts
+
+
+def test_halves_in_calls_and_thoughts(serve: Serve) -> None:
+    """Arguments of calls and thoughts are joined too, each for itself; a half that stays alone does not leave."""
+    pieces = [
+        Chunk(calls=(CallPiece(0, "a", "f", '{"x": "\ud83d'), CallPiece(1, "b", "f", '"\ud83d'))),
+        Chunk(reasoning=(Reasoning("Hm \ud83d"),)),
+        Chunk(calls=(CallPiece(0, arguments='\ude00"}'),), reasoning=(Reasoning("\ude00"),)),
+        Chunk(calls=(CallPiece(1, arguments='"'),), finish_reason="tool_calls"),
+    ]
+    fake = Fake("one", *pieces)
+    fake.serves = frozenset({"tools"})  # type: ignore[misc]
+    said = ask(serve(fake), "/v1/chat/completions", tools=[{"type": "function", "function": {"name": "f"}}]).json
+    message = said["choices"][0]["message"]
+    assert [call["function"]["arguments"] for call in message["tool_calls"]] == ['{"x": "\U0001f600"}', '"\ufffd"']
+    assert message["reasoning_content"] == "Hm \U0001f600"
