@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeGuard
 
 from marshmallow import EXCLUDE, Schema, ValidationError, fields, post_load, pre_load, validate
 
@@ -284,8 +284,8 @@ class OpenAIDialect(Dialect):
         """Return what a choice holds of a whole answer."""
         raise NotImplementedError
 
-    def delta(self, chunk: Chunk) -> dict[str, Any]:
-        """Return what a choice holds of a piece; of an empty one, what ends a stream."""
+    def delta(self, chunk: Chunk, blocks: Blocks) -> dict[str, Any]:
+        """Return what a choice holds of a piece; of an empty one, what ends a stream. `blocks` has those before it."""
         raise NotImplementedError
 
     def read(self, body: Mapping[str, Any]) -> Asked:
@@ -317,13 +317,14 @@ class OpenAIDialect(Dialect):
         def event(choice: dict[str, Any], finish_reason: str | None = None) -> str:
             return _event(empty | {"choices": [_choice(choice, finish_reason)]} | no_usage)
 
+        blocks = Blocks()
         try:
             yield from map(event, self.first)
             for chunk in chunks:
                 if not chunk.is_empty:
-                    yield event(self.delta(chunk))
+                    yield event(self.delta(chunk, blocks))
                 if chunk.finish_reason:
-                    yield event(self.delta(Chunk()), chunk.finish_reason)
+                    yield event(self.delta(Chunk(), blocks), chunk.finish_reason)
                     if asked.shows and (counted := _usage(chunk.usage)):
                         yield _event(empty | counted)
                     yield "data: [DONE]\n\n"
@@ -375,11 +376,11 @@ class ChatCompletions(OpenAIDialect):
     def content(self, answer: Answer) -> dict[str, Any]:
         return {"message": message_of(answer)}
 
-    def delta(self, chunk: Chunk) -> dict[str, Any]:
+    def delta(self, chunk: Chunk, blocks: Blocks) -> dict[str, Any]:
         said: dict[str, Any] = {"content": chunk.text, "refusal": chunk.refusal}
         said = {name: words for name, words in said.items() if words}
         if chunk.reasoning:
-            said |= _thought("".join(piece.text for piece in chunk.reasoning), chunk.reasoning)
+            said |= _thought("".join(piece.text for piece in chunk.reasoning), blocks.ended(chunk.reasoning))
         if chunk.calls:
             said["tool_calls"] = [_call_delta(piece) for piece in chunk.calls]
         return {"delta": said}
@@ -390,16 +391,40 @@ def message_of(answer: Answer) -> dict[str, Any]:
     content = None if (answer.refusal or answer.tool_calls) and not answer.text else answer.text
     said: dict[str, Any] = {"role": "assistant", "content": content, "refusal": answer.refusal or None}
     if len(answer.parts) != 1 or not answer.text:
-        said |= _thought(answer.reasoning, answer.parts)
+        said |= _thought(answer.reasoning, [_block(part) for part in answer.parts if _is_ended(part)])
         said |= {"tool_calls": [call.as_function for call in answer.tool_calls]} if answer.tool_calls else {}
     return said
 
 
-def _thought(text: str, parts: Iterable[Part]) -> dict[str, Any]:
+def _thought(text: str, blocks: list[dict[str, Any]]) -> dict[str, Any]:
     """Return the thoughts, and what its provider wants back unchanged: clients send back what they don't know."""
-    blocks = [_block(part) for part in parts if isinstance(part, Reasoning) and (part.signature or part.data)]
     said = {"reasoning_content": text, "thinking_blocks": blocks}
     return {name: value for name, value in said.items() if value}
+
+
+class Blocks:
+    """The blocks of thoughts of a streamed answer, each whole when it ends: a signature is one of all its text.
+
+    OpenAI's client joins the pieces of a list by `index`, and fails where that is missing.
+    """
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._text = ""
+
+    def ended(self, pieces: Iterable[Reasoning]) -> list[dict[str, Any]]:
+        """Return the blocks that end with these pieces."""
+        found = []
+        for piece in pieces:
+            self._text += piece.text
+            if _is_ended(piece):
+                found.append({"index": self._count, **_block(replace(piece, text=self._text))})
+                self._count, self._text = self._count + 1, ""
+        return found
+
+
+def _is_ended(part: Part) -> TypeGuard[Reasoning]:
+    return isinstance(part, Reasoning) and bool(part.signature or part.data)
 
 
 def _block(thought: Reasoning) -> dict[str, Any]:
@@ -431,7 +456,7 @@ class Completions(OpenAIDialect):
     def content(self, answer: Answer) -> dict[str, Any]:
         return {"text": answer.text + answer.refusal}
 
-    def delta(self, chunk: Chunk) -> dict[str, Any]:
+    def delta(self, chunk: Chunk, blocks: Blocks) -> dict[str, Any]:
         return {"text": chunk.text + chunk.refusal}
 
 

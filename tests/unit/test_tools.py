@@ -181,6 +181,27 @@ def test_claude_blocks_come_back(serve: Serve) -> None:
     assert fake.asked[1].messages[1].parts == (thought, hidden, Text("Hi"))
 
 
+def test_claude_blocks_in_a_stream(serve: Serve) -> None:
+    """They are whole there too, each once it has ended, and numbered: OpenAI's client joins lists by `index`."""
+    pieces = [
+        Reasoning("H"),
+        Reasoning("m"),
+        Reasoning("", "sig"),
+        Reasoning(data="xyz"),
+        Reasoning("So"),
+        Reasoning("", "2"),
+    ]
+    chunks = [Chunk(reasoning=(replace(piece, made_by="claude"),)) for piece in pieces]
+    reply = ask(serve(Skilled("one", *chunks, Chunk("Hi", "stop"))), CHAT, stream=True)
+    deltas = [event["choices"][0]["delta"] for event in read_events(reply.data)[:-1]]
+    assert [delta["reasoning_content"] for delta in deltas if "reasoning_content" in delta] == ["H", "m", "So"]
+    assert [delta["thinking_blocks"] for delta in deltas if "thinking_blocks" in delta] == [
+        [{"index": 0, "type": "thinking", "thinking": "Hm", "signature": "sig"}],
+        [{"index": 1, "type": "redacted_thinking", "data": "xyz"}],
+        [{"index": 2, "type": "thinking", "thinking": "So", "signature": "2"}],
+    ]
+
+
 Turn = Sequence[Chunk]
 NOT_KEPT: dict[str, tuple[dict[str, Any], Turn]] = {
     "text for required": ({"tool_choice": "required"}, [Chunk("No."), Chunk("", "stop")]),
