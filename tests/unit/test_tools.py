@@ -183,15 +183,8 @@ def test_claude_blocks_come_back(serve: Serve) -> None:
 
 def test_claude_blocks_in_a_stream(serve: Serve) -> None:
     """They are whole there too, each once it has ended, and numbered: OpenAI's client joins lists by `index`."""
-    pieces = [
-        Reasoning("H"),
-        Reasoning("m"),
-        Reasoning("", "sig"),
-        Reasoning(data="xyz"),
-        Reasoning("So"),
-        Reasoning("", "2"),
-    ]
-    chunks = [Chunk(reasoning=(replace(piece, made_by="claude"),)) for piece in pieces]
+    said = [{"text": "H"}, {"text": "m"}, {"signature": "sig"}, {"data": "xyz"}, {"text": "So"}, {"signature": "2"}]
+    chunks = [Chunk(reasoning=(Reasoning(**piece, made_by="claude"),)) for piece in said]
     reply = ask(serve(Skilled("one", *chunks, Chunk("Hi", "stop"))), CHAT, stream=True)
     deltas = [event["choices"][0]["delta"] for event in read_events(reply.data)[:-1]]
     assert [delta["reasoning_content"] for delta in deltas if "reasoning_content" in delta] == ["H", "m", "So"]

@@ -121,7 +121,7 @@ class Claude(Vendor):
                     chunk = blocks.end(event.get("index"))
                 case "message_delta":
                     stop_reason = event["delta"].get("stop_reason")
-                    counts |= {name: count for name, count in _counts(event).items() if count}
+                    counts |= {k: count for k, count in _counts(event).items() if count or k == "output_tokens"}
                 case "message_stop":
                     yield Chunk("", finish_reason(stop_reason), _usage(counts), blocks.model)
                     return
