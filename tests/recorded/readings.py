@@ -133,6 +133,7 @@ def _ollama_messages(messages: list[Json]) -> Iterator[Message]:
     for message in messages:
         calls = [call["function"] for call in message.get("tool_calls") or ()]
         parts: list[Part] = [Text(message["content"])] if message["content"] else []
+        parts += [Image(data=data) for data in message.get("images", ())]
         if message["role"] == "tool":
             parts = [ToolResult(str(next(answered)), (Text(message["content"]),))]
         parts += [ToolCall(str(next(made)), call["name"], json.dumps(call["arguments"])) for call in calls]

@@ -26,6 +26,7 @@ from llm_api.types import (
     Chunk,
     GenerationRequest,
     Head,
+    Image,
     Message,
     Part,
     Reasoning,
@@ -41,7 +42,7 @@ Json = dict[str, Any]
 HEAD = Head("id", 0, 0, "openai", "m")
 CHAT = ChatCompletions(10**6, 10**6)
 
-few = settings(derandomize=True, deadline=None, max_examples=40, suppress_health_check=list(HealthCheck))
+few = settings(derandomize=True, deadline=None, max_examples=60, suppress_health_check=list(HealthCheck))
 # What JSON, lines and events may stumble over is in there often: quotes, line ends, what only Python splits at.
 texts = st.text(
     st.sampled_from('a "\\\n\r\t{}[]:,é😀\u2028\x85') | st.characters(codec="utf-8", exclude_characters="\0")
@@ -327,6 +328,7 @@ def test_our_own_answers(said: Said, luck: random.Random) -> None:
 # Requests: written by a backend, and read again
 
 
+PICTURE = Image("image/png", "iVBORw0KGgo=")
 schemas = st.just({"type": "object", "properties": {"a": {"type": "string"}}})
 tools = st.lists(st.builds(Tool, names, st.none() | words, schemas), max_size=3, unique_by=lambda tool: tool.name)
 
@@ -340,7 +342,8 @@ def requests(draw: st.DrawFn) -> GenerationRequest:
         calls = [ToolCall(number, draw(names), json.dumps(draw(arguments))) for number in ids]
         thoughts = [Reasoning(draw(words), "c2ln", made_by="claude")] if draw(st.booleans()) else []
         said = [Text(draw(words))] if draw(st.booleans()) or not calls else []
-        messages += [Message.of("user", draw(words)), Message("assistant", (*thoughts, *said, *calls))]
+        seen = [PICTURE] if draw(st.booleans()) else []
+        messages += [Message("user", (Text(draw(words)), *seen)), Message("assistant", (*thoughts, *said, *calls))]
         messages += [Message("tool", (ToolResult(number, (Text(draw(words)),)),)) for number in ids]
     offered = tuple(draw(tools))
     named = [ToolChoice("required"), ToolChoice("named", offered[0].name)] if offered else []
@@ -364,7 +367,7 @@ def kept(request: GenerationRequest, wire: Wire) -> GenerationRequest:
     if wire.provider is not OLLAMA:
         return said
     ids = [part.id for message in messages for part in message.parts if isinstance(part, ToolCall)]
-    return replace(said, messages=tuple(numbered_by(message, ids) for message in messages))
+    return replace(said, messages=tuple(as_ollama(message, ids) for message in messages))
 
 
 def can_say(wire: Wire, part: Part) -> bool:
@@ -372,17 +375,20 @@ def can_say(wire: Wire, part: Part) -> bool:
     return part != Text("") and (wire.provider is CLAUDE or not isinstance(part, Reasoning))
 
 
-def numbered_by(message: Message, ids: list[str]) -> Message:
-    """Return the message with the places of its calls in place of their ids."""
-    changed = [
-        replace(part, id=str(ids.index(part.id)))
-        if isinstance(part, ToolCall)
-        else replace(part, call_id=str(ids.index(part.call_id)))
-        if isinstance(part, ToolResult)
-        else part
-        for part in message.parts
-    ]
-    return replace(message, parts=tuple(changed))
+def as_ollama(message: Message, ids: list[str]) -> Message:
+    """Return the message with the places of its calls in place of their ids, and pictures of no kind."""
+
+    def changed(part: Part) -> Part:
+        match part:
+            case ToolCall():
+                return replace(part, id=str(ids.index(part.id)))
+            case ToolResult():
+                return replace(part, call_id=str(ids.index(part.call_id)))
+            case Image():
+                return replace(part, media_type=None)
+        return part
+
+    return replace(message, parts=tuple(map(changed, message.parts)))
 
 
 @every_wire
