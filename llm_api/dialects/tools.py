@@ -94,6 +94,8 @@ def _chosen(said: Any) -> Chosen:
         return Chosen(ToolChoice("named", _name(said)))
     if isinstance(said, dict) and said["type"] == "allowed_tools":
         allowed = said["allowed_tools"]
+        if not isinstance(allowed["tools"], list):
+            raise TypeError("tools are a list")
         return Chosen(_mode(allowed["mode"]), frozenset(map(_name, allowed["tools"])))
     return Chosen(_mode(said))
 
@@ -127,7 +129,7 @@ def tool_fields(data: Mapping[str, Any]) -> dict[str, Any]:
     if len(set(names)) < len(names):
         raise ValidationError("Two tools have the same name.", "tools")
     wanted = (chosen.allowed or frozenset()) | ({chosen.choice.name} if chosen.choice.name else set())
-    if not wanted <= set(names) or (chosen.choice.is_forced and not names):
+    if not wanted <= set(names) or (chosen.choice.is_forced and not (names if chosen.allowed is None else wanted)):
         raise ValidationError("There is no such tool to choose.", "tool_choice")
     if not tools:
         return {"tools": (), "tool_choice": ToolChoice()}

@@ -74,7 +74,8 @@ def known_host(here: Service) -> None:
 def _is_ours(host: str, listener: str, bind: str, allowed: tuple[str, ...]) -> bool:
     found = HOST.fullmatch(host.lower())
     name = found[1] if found else ""
-    names = (".localhost", bind.rpartition(":")[0].lower(), *allowed)
+    bound = bind.rpartition(":")[0].lower()
+    names = (".localhost", *allowed, *([bound] if _is_loopback(bound) is None else []))
     if any(_fits(name, pattern) for pattern in names) or _is_loopback(name):
         return True
     # of another address we know no better than that we listen on more than loopback

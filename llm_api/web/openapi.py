@@ -141,14 +141,18 @@ KINDS: dict[type, list[Json]] = {
         _object({"type": _one_of("allowed_tools"), "allowed_tools": ALLOWED}),
     ],
 }
-WORDED = [{"properties": {kind: NOT_EMPTY}, "required": [kind]} for kind in ("text", "refusal")]
+WORDED = [
+    {"properties": {"type": {"const": kind}, kind: NOT_EMPTY}, "required": ["type", kind]}
+    for kind in ("text", "refusal")
+]
 SHOWN = {"properties": {"type": {"const": "image_url"}}, "required": ["type"]}
 IN_CONTENT = {"anyOf": [NOT_EMPTY, {"type": "array", "contains": {"anyOf": [*WORDED, SHOWN]}}]}
+REFUSING = {"properties": {"refusal": NOT_EMPTY}, "required": ["refusal"]}
 CALLING = {
     "properties": {"role": {"const": "assistant"}, "tool_calls": {"type": "array", "minItems": 1}},
     "required": ["role", "tool_calls"],
 }
-SPEAKING = {"anyOf": [{"properties": {"content": IN_CONTENT}, "required": ["content"]}, WORDED[1], CALLING]}
+SPEAKING = {"anyOf": [{"properties": {"content": IN_CONTENT}, "required": ["content"]}, REFUSING, CALLING]}
 ANSWERING = {
     "if": {"properties": {"role": {"const": "tool"}}},
     "then": {"properties": {"tool_call_id": NOT_EMPTY}, "required": ["tool_call_id"]},

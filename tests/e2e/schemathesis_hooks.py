@@ -23,6 +23,6 @@ def valid_data_is_accepted(
     ctx: schemathesis.CheckContext, response: schemathesis.Response, case: schemathesis.Case
 ) -> bool | None:
     """Its own check, but for what is REFUSED."""
-    if response.status_code == 400 and any(words in response.json()["error"]["message"] for words in REFUSED):
+    if response.status_code in (400, 422) and any(words in response.json()["error"]["message"] for words in REFUSED):
         return None
     return positive_data_acceptance(ctx, response, case)

@@ -219,3 +219,11 @@ def test_no_cache_keeps_what_the_log_has(make_client: Serve, path: str) -> None:
         assert (headers["Cache-Control"], headers["X-Content-Type-Options"]) == ("no-store", "nosniff")
     answer = make_client().post("/generate", json={"prompt": "x"})
     assert (answer.headers["Cache-Control"], json.loads(answer.text).keys()) == ("no-store", {"response"})
+
+
+def test_the_name_that_is_bound_needs_no_entry(make_client: Serve) -> None:
+    """Who binds a name calls the service by it; an address that is bound is no name."""
+    client = make_client(bind="llm-box.lan:8000")
+    assert client.get("/config", headers={"Host": "LLM-box.lan:8000"}).status_code == 200
+    assert client.get("/config", headers={"Host": "other.lan:8000"}).status_code == 400
+    assert make_client(bind="0.0.0.0:1").get("/config", headers={"Host": "0.0.0.0"}).status_code == 400

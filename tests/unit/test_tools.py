@@ -90,7 +90,14 @@ def test_tools_and_their_choice(
         ({"tools": [{"type": "web_search"}]}, "tools"),
         ({"tools": [WEATHER], "tool_choice": NAMED}, "tool_choice"),
         ({"tools": [WEATHER], "tool_choice": "any"}, "tool_choice"),
-        ({"tools": [WEATHER], "tool_choice": {"type": "allowed_tools"}}, "tool_choice"),
+        *(
+            ({"tools": [WEATHER], "tool_choice": {"type": "allowed_tools"} | said}, "tool_choice")
+            for said in (
+                {},
+                {"allowed_tools": {"mode": "auto", "tools": {}}},
+                {"allowed_tools": {"mode": "required", "tools": []}},
+            )
+        ),
         ({"tools": [], "tool_choice": "required"}, "tool_choice"),
         ({"functions": [{"name": "f"}]}, "functions"),
         ({"messages": [{"role": "tool", "content": "x"}]}, "messages"),
