@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -67,10 +68,19 @@ def found(folder: Path, files: Files) -> dict[str, Any]:
         "model": str(folder / files.main),
         "is_remote": False,
         "files": list(map(str, parts)),
-        "projector": files.projector and str(folder / files.projector),
+        "projector": _whole(folder / files.projector if files.projector else None),
         "size": sum(file.stat().st_size for file in parts),
         "changed": max(file.stat().st_mtime_ns for file in parts),
     }
+
+
+def _whole(projector: Path | None) -> str | None:
+    """Return the path of what a model sees images by; one that is broken would keep it from loading, so it is none."""
+    with suppress(LookupError):
+        if projector:
+            weights.check([projector])
+            return str(projector)
+    return None
 
 
 def chosen(names: Sequence[str], wanted: str) -> Files:
