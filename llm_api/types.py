@@ -160,14 +160,15 @@ class ToolChoice:
 class ResponseFormat:
     """JSON is wanted: any object, or what fits `schema` (a JSON Schema).
 
-    `name` and `strict` are OpenAI's words for its own use; None: not said. `may_be_cut`: what the token limit has cut
-    is an answer too, since the client is told.
+    `name`, `strict` and `description` are OpenAI's words for its own use; None: not said. `may_be_cut`: what the token
+    limit has cut is an answer too, since the client is told.
     """
 
     schema: Mapping[str, Any] | None = None
     name: str | None = None
     strict: bool | None = None
     may_be_cut: bool = False
+    description: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -88,10 +88,12 @@ class Format(fields.Field[ResponseFormat | None]):
 def _named_schema(value: Any) -> ResponseFormat:
     if not isinstance(value, dict) or not isinstance(value.get("schema"), dict):
         raise ValidationError("json_schema needs an object with a schema.")
-    name, strict = value.get("name"), value.get("strict")
+    name, strict, description = value.get("name"), value.get("strict"), value.get("description")
     if not isinstance(name, str | None) or not isinstance(strict, bool | None):
         raise ValidationError("json_schema has a name that is a text, and a strict that is true or false.")
-    return ResponseFormat(_schema(value["schema"]), name, strict)
+    if not isinstance(description, str | None):
+        raise ValidationError("json_schema has a description that is a text.")
+    return ResponseFormat(_schema(value["schema"]), name, strict, description=description)
 
 
 def _schema(value: dict[str, Any]) -> dict[str, Any]:

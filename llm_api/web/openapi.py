@@ -123,7 +123,9 @@ PICTURE_OBJECT = _object({"url": {"anyOf": PICTURE_URLS}}, detail=NULLABLE_TEXT)
 PICTURE_PART = _object({"type": _one_of("image_url"), "image_url": PICTURE_OBJECT})
 NAMED_FUNCTION = _object({"type": _one_of("function"), "function": _object({"name": NOT_EMPTY})})
 ALLOWED = _object({"mode": _one_of("auto", "required"), "tools": _list(NAMED_FUNCTION)})
-NAMED_SCHEMA = _object({"schema": SCHEMA}, name=NULLABLE_TEXT, strict={"type": ["boolean", "null"]})
+NAMED_SCHEMA = _object(
+    {"schema": SCHEMA}, name=NULLABLE_TEXT, description=NULLABLE_TEXT, strict={"type": ["boolean", "null"]}
+)
 FORMATS = [
     _object({"type": _one_of("text", "json_object")}),
     _object({"type": _one_of("json_schema"), "json_schema": NAMED_SCHEMA}),

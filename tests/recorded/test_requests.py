@@ -44,7 +44,6 @@ def chat(body: Json) -> Json:
     if body.get("tool_choice") == "auto":
         del body["tool_choice"]  # what goes without saying
     body.pop("service_tier", None)  # what the operator pays, a client can't choose
-    body.get("response_format", {}).get("json_schema", {}).pop("description", None)  # lost
     for message in body["messages"]:
         message.pop("annotations", None)  # the provider's own, of an answer; it wants none back
         if message.get("refusal", ...) is None:

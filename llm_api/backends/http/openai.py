@@ -279,8 +279,9 @@ def _part(part: Text | Image) -> dict[str, Any]:
 def _format(wanted: ResponseFormat) -> dict[str, Any]:
     if wanted.schema is None:
         return {"type": "json_object"}
-    strict = {} if wanted.strict is None else {"strict": wanted.strict}
-    return {"type": "json_schema", "json_schema": {"name": wanted.name or "answer", "schema": wanted.schema, **strict}}
+    said = {"strict": wanted.strict, "description": wanted.description}
+    more = {name: value for name, value in said.items() if value is not None}
+    return {"type": "json_schema", "json_schema": {"name": wanted.name or "answer", "schema": wanted.schema, **more}}
 
 
 def _text(parts: list[dict[str, Any]]) -> str:

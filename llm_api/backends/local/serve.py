@@ -96,7 +96,8 @@ def llama_cpp(asked: dict[str, Any], key: str, ready: Callable[[], None]) -> Non
     resource.setrlimit(resource.RLIMIT_FSIZE, (MAX_OUTPUT_BYTES, MAX_OUTPUT_BYTES))
     params = xllamacpp.CommonParams()
     params.model.path = asked["model"]
-    params.mmproj.path = asked["projector"] or ""
+    if asked["projector"]:
+        params.mmproj.path = asked["projector"]
     params.model_alias = {asked["name"]}
     params.n_parallel = asked["slots"]
     params.n_ctx = asked["context"] * asked["slots"]
