@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from . import strict_json
 from .backends import Backend
 from .errors import BackendError, RequestError
 from .exchange.breaker import Breakers
@@ -20,7 +21,7 @@ from .exchange.chain import Chain, Link
 from .log.writer import RequestLog
 from .runtime.deadline import Deadline
 from .settings import Settings
-from .types import Chunk, GenerationRequest, Message, Usage
+from .types import NEEDS, CallPiece, Chunk, GenerationRequest, Message, ToolCall, Usage
 
 CONTRACT_SECONDS = 60.0
 
@@ -33,16 +34,22 @@ class ScriptedBackend(Backend):
 
     name = "scripted"
     model = "script"
+    serves = frozenset(NEEDS)
 
     def __init__(self) -> None:
         super().__init__(Settings())
         self.requests: list[GenerationRequest] = []
         self.records: list[dict[str, Any]] = []
-        self._turns: deque[tuple[str | Exception, float]] = deque()
+        self._turns: deque[tuple[str | ToolCall | Exception, float]] = deque()
 
     def answers(self, *texts: str, delay: float = 0.0) -> None:
         """Answer the next requests with these texts, each after `delay` seconds."""
         self._turns.extend((text, delay) for text in texts)
+
+    def calls(self, name: str, *, delay: float = 0.0, **arguments: Any) -> None:
+        """Answer the next request, which must offer the tool `name`, with a call of it."""
+        call = ToolCall(f"call_{len(self.requests) + len(self._turns)}", name, strict_json.dumps(arguments))
+        self._turns.append((call, delay))
 
     def fails(self, error: Exception, delay: float = 0.0) -> None:
         """Meet the next request with `error`, such as llm_api.errors.Overloaded("busy"); it is not tried again."""
@@ -57,6 +64,9 @@ class ScriptedBackend(Backend):
             deadline.wait(delay)
         if isinstance(turn, Exception):
             raise turn
+        if isinstance(turn, ToolCall):
+            yield Chunk("", "tool_calls", model=self.model, calls=(CallPiece(0, turn.id, turn.name, turn.arguments),))
+            return
         words = turn.split(" ")
         for number, word in enumerate(words):
             yield Chunk(word if number == 0 else f" {word}", model=self.model)

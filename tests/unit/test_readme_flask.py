@@ -53,6 +53,15 @@ def busy():
     raise RateLimited("no", retry_after=7)
 
 
+def test_a_loop_with_a_tool(llm_stub):
+    llm_stub.calls("weather", city="Paris")
+    llm_stub.answers("It rains.")
+    assert app.test_client().get("/weather").text == "It rains."
+    assert [record["status"] for record in llm_stub.records] == ["ok", "ok"]
+    assert llm_stub.records[0]["tool_calls"][0]["arguments"] == '{"city": "Paris"}'
+    assert llm_stub.requests[1].messages[-1].parts[0].parts[0].text == "weather: 18 degrees, rain"
+
+
 def test_an_error_that_the_page_handles(llm_stub):
     answer = app.test_client().get("/busy")
     assert (answer.status_code, answer.text) == (429, "Please come back in 7 seconds.")
@@ -81,7 +90,7 @@ def test_errors_and_streams(pytester: pytest.Pytester) -> None:
     """What is said of an error in a view and before a stream is so, and the API's own errors are left alone."""
     app = python(sections(PAGE, *ELSEWHERE, "## Testing"))
     pytester.makepyfile(app + FAILS)
-    pytester.runpytest_inprocess("-p", "llm_api.testing").assert_outcomes(passed=5)
+    pytester.runpytest_inprocess("-p", "llm_api.testing").assert_outcomes(passed=6)
 
 
 READMES = """
