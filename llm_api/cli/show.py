@@ -16,7 +16,7 @@ import click
 from ..log.files import Entry, parse
 from ..log.record import FIELDS
 from ..log.repair import Damage
-from ..log.search import question
+from ..log.search import calls, question
 from ..log.stats import Group, Stats
 
 EXCERPT_CHARS = 60
@@ -95,7 +95,9 @@ def _answering(record: Entry) -> str:
 
 
 def _excerpt(record: Entry) -> str:
-    return f"{_short(question(record))} -> {_short(record.get('response'))}"
+    made = calls({"tool_calls": record.get("tool_calls")})
+    answer = record.get("response") or ", ".join(made) or record.get("response")
+    return f"{_short(question(record))} -> {_short(answer)}"
 
 
 def _short(text: object) -> str:
@@ -192,7 +194,7 @@ def curl_line(record: Entry, url: str | None, bind: str) -> str:
     kept = {name: value for name in ("prompt", "system", "messages") if (value := record.get(name)) is not None}
     if not kept.keys() & {"prompt", "messages"} or any(map(_is_cut, [record, *(record.get("messages") or [])])):
         raise click.ClickException(
-            "the log does not have the whole request (refused, LOG_PROMPTS=false or LOG_MAX_TEXT)"
+            "the log does not have the whole request (refused, tools, images, LOG_PROMPTS=false or LOG_MAX_TEXT)"
         )
     more = {"model": record.get("request_model"), "stream": record.get("stream") or None}
     body = kept | record["parameters"] | {name: value for name, value in more.items() if value is not None}
@@ -208,7 +210,10 @@ def curl_line(record: Entry, url: str | None, bind: str) -> str:
 
 
 def _is_cut(part: Any) -> bool:
-    cut = ("prompt_truncated", "system_truncated", "system_chars", "content_truncated", "content_chars")
+    cut = (
+        *("prompt_truncated", "system_truncated", "system_chars", "content_truncated", "content_chars"),
+        *("tools", "images", "tool_call_id"),  # of which the log has names and sums only
+    )
     return not isinstance(part, dict) or not part.keys().isdisjoint(cut)
 
 

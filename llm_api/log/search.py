@@ -47,11 +47,19 @@ class Wanted:
 
 
 def texts(record: Entry) -> Iterator[str]:
-    """Yield what was said in a request: system, messages or prompt, response, and an error's message."""
+    """Yield what was said: system, messages or prompt, thoughts, response, calls, and an error's message."""
     error = (record.get("error") or {}).get("message")
-    for text in (record.get("system"), record.get("prompt"), *_turns(record), record.get("response"), error):
+    asked = (record.get("system"), record.get("prompt"), *_turns(record))
+    for text in (*asked, record.get("reasoning"), record.get("response"), *calls(record), error):
         if isinstance(text, str):
             yield text
+
+
+def calls(record: Entry) -> list[str]:
+    """Return the calls of an answer, and of the turns before it, as lines."""
+    said = [record, *(turn for turn in record.get("messages") or [] if isinstance(turn, dict))]
+    made = [call for turn in said for call in turn.get("tool_calls") or () if isinstance(call, dict)]
+    return [f"{call.get('name')} {call.get('arguments', '')}" for call in made]
 
 
 def question(record: Entry) -> Any:

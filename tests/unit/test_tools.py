@@ -569,3 +569,15 @@ def test_what_is_served_is_shown(serve: Serve) -> None:
     everything = ["images", "json_object", "json_schema", "tool_choice", "tools"]
     assert client.get("/config").json["serves"] == {"one": everything, "two": ["json_object", "json_schema"]}
     assert [model["serves"] for model in client.get("/v1/models").json["data"]] == [everything]
+
+
+def test_the_logs_readers_show_calls(make_app: Any, serve: Serve, tmp_path: Any) -> None:
+    """`tail` shows the call where there is no text, `search` finds it, and no curl line pretends to have the tools."""
+    log = tmp_path / "called.jsonl"
+    ask(serve(Skilled("one", *called(weather())), log_file=str(log)), CHAT, tools=[WEATHER])
+    run = make_app(log_file=str(log)).test_cli_runner().invoke
+    (line,) = run(args=["llm", "logs", "search", "--text", "paris"]).output.splitlines()
+    assert line.endswith("Hi -> weather " + PARIS)
+    assert run(args=["llm", "logs", "search", "--text", "london"]).output == ""
+    request_id = json.loads(log.read_text())["request_id"]
+    assert "does not have the whole request" in run(args=["llm", "logs", "show", request_id, "--curl"]).output

@@ -195,7 +195,7 @@ function requestRow(row) {
 
 // --- one record
 
-const TEXTS = ["system", "prompt", "messages", "response"];
+const TEXTS = ["system", "prompt", "messages", "reasoning", "response", "tool_calls"];
 
 async function showRecord(id) {
   const box = make("div", {}, "Reading…");
@@ -212,14 +212,19 @@ async function showRecord(id) {
 
 function recordView(record) {
   const facts = Object.entries(record).filter(([name, value]) => !TEXTS.includes(name) && value !== null);
-  const texts = TEXTS.filter((name) => name !== "messages" && typeof record[name] === "string").map((name) => [name, record[name]]);
-  const turns = (record.messages ?? []).map((turn) => [turn?.role, turn?.content]).filter(([, text]) => typeof text === "string");
+  const texts = TEXTS.filter((name) => typeof record[name] === "string").map((name) => [name, record[name]]);
+  const turns = (record.messages ?? []).flatMap((turn) => [[turn?.role, turn?.content], [`${turn?.role} calls`, callsText(turn)]]);
+  const said = [...turns, ...texts, ["calls", callsText(record)]].filter(([, text]) => typeof text === "string" && text);
   const raw = longText(JSON.stringify(record, null, 2));
   raw.classList.add("mono");
   return make("article", { class: "record" },
-    ...[...turns, ...texts].map(([name, text]) => make("section", {}, make("h3", {}, String(name)), longText(text))),
+    ...said.map(([name, text]) => make("section", {}, make("h3", {}, String(name)), longText(text))),
     make("dl", {}, ...facts.map(([name, value]) => make("div", {}, make("dt", {}, name), make("dd", {}, make("bdi", {}, factText(name, value)))))),
     make("details", {}, make("summary", {}, "The whole record"), raw));
+}
+
+function callsText(said) {
+  return (said?.tool_calls ?? []).map(({ name, arguments: given }) => `${name} ${given ?? ""}`).join("\n");
 }
 
 function factText(name, value) {
