@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import secrets
 from collections.abc import Iterator, Mapping
+from itertools import islice
 from typing import Any
 
 from .. import strict_json
@@ -14,6 +15,8 @@ from ..types import CallPiece, Chunk, GenerationRequest, Tool, Usage
 from .base import Backend, cut_at_stop
 
 MAX_QUOTE_CHARS = 80
+# Of a call's arguments: a schema of a few lines may ask for more than fits into any memory.
+MAX_ARGUMENTS = 10_000
 
 
 class Stub(Backend):
@@ -37,11 +40,11 @@ class Stub(Backend):
 
     def _call(self, tool: Tool) -> Chunk:
         try:
-            arguments = strict_json.dumps(_least(tool.parameters or {}, tool.parameters or {}))
-        except (KeyError, IndexError, TypeError, AttributeError, RecursionError):
-            raise RequestRefused(
-                f"the parameters of the tool {tool.name!r} are no JSON Schema", param="tools"
-            ) from None
+            schema = tool.parameters or {}
+            arguments = strict_json.dumps(_least(schema, schema, iter(range(MAX_ARGUMENTS))))
+        except (KeyError, IndexError, TypeError, ValueError, AttributeError, RecursionError):
+            words = f"are no JSON Schema, or ask for more than {MAX_ARGUMENTS:,} values and characters"
+            raise RequestRefused(f"the parameters of the tool {tool.name!r} {words}", param="tools") from None
         call = CallPiece(0, f"call_stub_{secrets.token_hex(8)}", tool.name, arguments)
         return Chunk("", "tool_calls", model=self.model, calls=(call,))
 
@@ -62,22 +65,35 @@ def _text(request: GenerationRequest) -> str:
 LEAST: dict[str, Any] = {"number": 0, "integer": 0, "boolean": False, "array": [], "null": None}
 
 
-def _least(schema: Mapping[str, Any], root: Mapping[str, Any]) -> Any:
-    """Return a small value that fits `schema` as tools have it: the first of a choice, only required properties."""
+def _least(schema: Mapping[str, Any], root: Mapping[str, Any], room: Iterator[int]) -> Any:
+    """Return a small value that fits `schema` as tools have it: the first of a choice, only required properties.
+
+    Raises ValueError where it takes more than `room`.
+    """
+    _take(room, 1)
     if reference := schema.get("$ref"):
-        return _least(root["$defs"][reference.removeprefix("#/$defs/")], root)
-    for name in ("const", "default"):
+        return _least(root["$defs"][reference.removeprefix("#/$defs/")], root, room)
+    for name in ("const", "default", "enum"):
         if name in schema:
-            return schema[name]
-    for name in ("enum", "anyOf", "oneOf", "allOf"):
+            value = schema[name][0] if name == "enum" else schema[name]
+            _take(room, len(strict_json.dumps(value)))
+            return value
+    for name in ("anyOf", "oneOf", "allOf"):
         if schema.get(name):
-            return schema[name][0] if name == "enum" else _least(schema[name][0], root)
+            return _least(schema[name][0], root, room)
     kind = schema.get("type", "object")
     kind = kind if isinstance(kind, str) else kind[0]
     if kind == "object":
-        return {name: _least(schema["properties"].get(name, {}), root) for name in schema.get("required", ())}
+        _take(room, sum(map(len, schema.get("required", ()))))
+        return {name: _least(schema["properties"].get(name, {}), root, room) for name in schema.get("required", ())}
     if kind == "array":
-        return [_least(schema.get("items", {}), root)] * schema.get("minItems", 0)
+        return [_least(schema.get("items", {}), root, room) for _ in range(schema.get("minItems", 0))]
     if kind == "string":
+        _take(room, schema.get("minLength", 0))
         return "stub".ljust(schema.get("minLength", 0))[: schema.get("maxLength")]
     return max(LEAST[kind], schema.get("minimum", 0)) if kind in ("number", "integer") else LEAST[kind]
+
+
+def _take(room: Iterator[int], count: int) -> None:
+    if len(list(islice(room, count))) < count:
+        raise ValueError

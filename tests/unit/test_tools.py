@@ -322,6 +322,41 @@ def test_the_stub(make_client: Serve) -> None:
     assert ask(client, CHAT, tools=[broken], tool_choice="required").status_code == 400
 
 
+TWICE = {
+    n: {"required": ["a", "b"], "properties": {key: {"$ref": f"#/$defs/{n + 1}"} for key in "ab"}} for n in range(60)
+}
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        {"type": "array", "minItems": 10**9},
+        {"type": "array", "minItems": 10**19},
+        {"type": "array", "minItems": 10**4, "items": {"type": "array", "minItems": 10**4}},
+        {"type": "string", "minLength": 10**10},
+        {"type": "string", "minLength": 10**19},
+        {"$ref": "#/$defs/0", "$defs": TWICE | {60: {"type": "null"}}},
+        {"type": "array", "minItems": 10**3, "items": {"const": "x" * 10**4}},
+        {"type": "array", "minItems": 10**3, "items": {"required": ["x" * 10**4], "properties": {}}},
+    ],
+    ids=[
+        "list",
+        "longer list",
+        "lists",
+        "text",
+        "longer text",
+        "twice as much in each",
+        "the same text",
+        "the same name",
+    ],
+)
+def test_the_stub_is_not_asked_for_too_much(make_client: Serve, parameters: dict[str, Any]) -> None:
+    """A small schema whose least value fills the memory is refused, and costs nothing."""
+    tool = {"type": "function", "function": {"name": "f", "parameters": parameters}}
+    reply = ask(make_client(llm_backend="stub"), CHAT, tools=[tool], tool_choice="required")
+    assert (reply.status_code, error_of(reply)["param"]) == (400, "tools")
+
+
 def test_replay(make_client: Serve, serve: Serve, tmp_path: Any) -> None:
     """A recorded call is given again to the same conversation with the same tools, and to no other."""
     fake = Skilled("one", *called(weather()))
