@@ -81,8 +81,9 @@ def gguf(data: bytes = bytes(64), words: int = 2, alignment: int = 32) -> bytes:
     return head + bytes(-len(head) % alignment) + data
 
 
-def safetensors(data: bytes = bytes(8)) -> bytes:
-    head = json.dumps({"__metadata__": {"format": "pt"}, "a": {"dtype": "F32", "data_offsets": [0, 8]}}).encode()
+def safetensors(data: bytes = bytes(8), length: int = 0) -> bytes:
+    said = {"__metadata__": {"format": "pt"}, "a": {"dtype": "F32", "data_offsets": [0, 8]}}
+    head = json.dumps(said).encode().ljust(length)
     return struct.pack("<Q", len(head)) + head + data
 
 
@@ -106,6 +107,8 @@ def safetensors(data: bytes = bytes(8)) -> bytes:
         ("a.gguf", b"GGUF\4\0\0\0 of the future", None),
         ("model.safetensors", safetensors(b""), "model.safetensors has"),
         ("model.safetensors", safetensors(), None),
+        ("model.safetensors", safetensors(length=ord("<") + 256), None),
+        ("model.safetensors", safetensors(length=int.from_bytes(b" <", "little")), None),
         ("model.safetensors", bytes(range(256)), "model.safetensors has a broken header"),
         ("model.safetensors", b"\2\0\0\0\0\0\0\0[]", "model.safetensors has a broken header"),
     ],

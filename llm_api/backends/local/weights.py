@@ -57,7 +57,7 @@ def _flaw(file: Path, size: int, changed: int) -> str | None:
         return "is empty: download it again"
     if head.startswith(b"version https://git-lfs"):
         return "is a pointer of Git LFS, not the model: git lfs pull fetches that"
-    if head.startswith(b"<"):
+    if head.startswith(b"<") and b"\0" not in head:  # the length of a safetensors header may begin so
         return "is a page (HTML), not the model: download the file itself"
     if file.suffix == ".gguf" and not head.startswith(b"GGUF"):
         return "does not begin with GGUF: it is not a model, or broken"
