@@ -38,7 +38,10 @@ ROW = (
     *("duration_ms", "time_to_first_chunk_ms", "input_tokens", "output_tokens", "fallback_reason"),
 )
 # The fields that hold words of the caller or the answer, at any depth.
-WORDS = {"prompt", "system", "content", "response", "stop", "response_format", "message"}
+WORDS = {
+    *("prompt", "system", "content", "name", "url", "response", "reasoning", "arguments", "message"),
+    *("stop", "response_format"),
+}
 
 Key = tuple[int, Wanted]
 

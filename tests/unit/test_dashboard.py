@@ -311,17 +311,19 @@ def test_a_record_is_whole(make_client: Serve, log_path: Path) -> None:
 
 def test_hidden_prompts_stay_hidden(make_client: Serve, log_path: Path) -> None:
     """With LOG_PROMPTS=false no words are shown, of lines from before either, and the text filter finds none."""
-    turns = [{"role": "user", "content": SECRET}]
+    turns = [{"role": "user", "content": SECRET, "name": SECRET, "images": [{"url": SECRET}], "reasoning": SECRET}]
+    calls = [{"id": "1", "name": "weather", "arguments": SECRET}]
     parameters = {"stop": SECRET, "response_format": {"description": SECRET}, "temperature": 1}
     error = {"type": "x", "code": "y", "message": SECRET}
     words = {"prompt": SECRET, "system": SECRET, "response": SECRET, "parameters": parameters, "error": error}
-    write(log_path, [ago(10, 1, **words), ago(9, 2, operation="chat", messages=turns)])
+    others = [{name: value} for name, value in {"messages": turns, "tool_calls": calls, "reasoning": SECRET}.items()]
+    write(log_path, [ago(10, 1, **words), *(ago(9, n, operation="chat", **said) for n, said in enumerate(others, 2))])
     shown, hidden = make_client(), make_client(log_prompts=False)
-    for path in ("/dashboard/data", "/dashboard/record/id-1", "/dashboard/record/id-2"):
+    for path in ("/dashboard/data", *(f"/dashboard/record/id-{number}" for number in (1, 2, 3, 4))):
         assert SECRET in shown.get(path).text
         assert SECRET not in hidden.get(path).text
     assert hidden.get("/dashboard/record/id-1").get_json()["records"][0]["parameters"]["temperature"] == 1
-    assert ids(data(shown, text="NOBODY")["latest"]) == ["id-2", "id-1"]
+    assert ids(data(shown, text="NOBODY")["latest"]) == ["id-4", "id-3", "id-2", "id-1"]
     assert ids(data(hidden, text="NOBODY")["latest"]) == []
     assert data(hidden)["prompts_hidden"]
 
