@@ -14,7 +14,7 @@ from .. import strict_json
 from ..backends import Backend
 from ..dialects import DIALECTS, Dialect
 from ..dialects.openai import UNNAMED, message_of
-from ..errors import BackendError, LLMAPIError
+from ..errors import BackendError, LLMAPIError, ValidationFailed
 from ..exchange.chain import Chain, Hooks
 from ..exchange.exchange import Exchange
 from ..exchange.health import Health
@@ -99,7 +99,8 @@ class Service:
     ) -> Answer:
         """Return the answer to `prompt`; `fields` are those of `POST /generate`. Raises LLMAPIError.
 
-        Or to `messages`, as OpenAI's Chat Completions has them; an Answer among them is the turn that it was.
+        Or to `messages`, as OpenAI's Chat Completions has them; an Answer among them is the turn that it was. They have
+        the system message and the pictures in them.
         Needs no app context; works in threads, commands and forked workers. `caller` is for the log and `may_use`.
         """
         with self._asked(prompt, messages, caller, dict(fields)) as exchange:
@@ -153,6 +154,10 @@ class Service:
         with self.exchange(dialect, Client(secrets.token_hex(16))) as exchange:
             exchange.record.caller = caller
             said = body | {name: value for name, value in fields.items() if value is not None}
+            if unknown := sorted(said.keys() - dialect.schema.fields.keys()):
+                # Chat Completions' clients may send what they like; a slip in Python would be lost
+                words = f"{unknown[0]}: Unknown field beside {'a prompt' if messages is None else 'messages'}."
+                raise ValidationFailed(words, param=unknown[0], fields={name: [words] for name in unknown})
             strict_json.check(said)  # held against the rules for a body
             exchange.open(dialect.read(said).request)
             yield exchange

@@ -33,6 +33,7 @@ from llm_api.types import Chunk, Usage
 from llm_api.web.service import Fields, Service
 
 Make = Callable[..., Flask]
+HELLO = [{"role": "user", "content": "Hello"}]
 PATIENCE = 20  # seconds; only a broken program lets a wait take them
 
 
@@ -137,6 +138,10 @@ def test_an_error_is_raised_and_logged(llm: Service, llm_stub: ScriptedBackend) 
         ({"prompt": "Hello", "temperature": 3}, ValidationFailed, "temperature"),
         ({"prompt": "Hello", "tempereture": 0}, ValidationFailed, "tempereture"),
         ({"prompt": "Hello", "stop": [""]}, ValidationFailed, "stop"),
+        ({"messages": HELLO, "temperature": 3}, ValidationFailed, "temperature"),
+        ({"messages": HELLO, "tempereture": 0}, ValidationFailed, "tempereture"),
+        ({"messages": HELLO, "system": "Be brief."}, ValidationFailed, "system: Unknown field beside messages"),
+        ({"messages": HELLO, "images": []}, ValidationFailed, "images: Unknown field beside messages"),
     ],
 )
 def test_what_is_wrong_is_refused_as_a_body_is(
