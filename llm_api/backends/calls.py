@@ -20,7 +20,8 @@ class _Call:
 
     @property
     def is_whole(self) -> bool:
-        return as_object("".join(self.said)) is not None
+        text = "".join(self.said)  # of which there may be none yet
+        return bool(text) and as_object(text) is not None
 
 
 class CallReader:

@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 from .. import strict_json
+from ..errors import RequestRefused
 from ..types import CallPiece, Chunk, GenerationRequest, Image, Message, Text, Tool, ToolCall, ToolChoice
 
 NO_PARAMETERS: Mapping[str, Any] = {"type": "object", "properties": {}}
@@ -91,8 +92,16 @@ def _result(result: Any, names: Mapping[str, str]) -> Iterator[Text | Image]:
 def with_call(chunks: Iterator[Chunk], tools: Sequence[Tool], must: bool = True) -> Iterator[Chunk]:
     """Give a text that is the call of one of `tools` as that. What may be one is held back until its end.
 
-    Unless it `must` be one, that is what begins as JSON does.
+    Unless it `must` be one, that is what begins as JSON does. A format that is refused is the tools', then.
     """
+    try:
+        yield from _with_call(chunks, tools, must)
+    except RequestRefused as error:
+        error.param = "tools" if must and error.param == "response_format" else error.param
+        raise
+
+
+def _with_call(chunks: Iterator[Chunk], tools: Sequence[Tool], must: bool) -> Iterator[Chunk]:
     held, called = "", False
     for chunk in chunks:
         held, called = held + chunk.text, called or bool(chunk.calls)

@@ -232,6 +232,15 @@ def test_error_in_a_stream(make_client: Serve, far_end: FarEnd, log_lines: Log, 
     assert len(far_end.calls) == 2  # it has begun, so it is not asked again
 
 
+def test_a_tool_whose_parameters_are_refused(make_client: Serve, far_end: FarEnd) -> None:
+    """A call is forced by a format, which the client did not send: the error names the field that it did."""
+    far_end.post(SHOW, json=shown("completion", "tools"))
+    far_end.post(OLLAMA.url, status=500, json={"error": "invalid JSON schema in format"})
+    tool = {"type": "function", "function": {"name": "f", "parameters": {"type": "x"}}}
+    reply = ask(make_client(**OLLAMA.settings), tools=[tool], tool_choice="required")
+    assert (reply.status_code, error_of(reply)["param"]) == (400, "tools")
+
+
 @pytest.mark.parametrize("path", GENERATE)
 @pytest.mark.parametrize("text", ["the input length exceeds the context length", runners(400, OVERFLOW)])
 def test_prompt_over_the_context(make_client: Serve, far_end: FarEnd, path: str, text: str) -> None:

@@ -441,6 +441,14 @@ STREAMED: dict[str, tuple[list[bytes], list[list[str]]]] = {
         ],
         [WEATHER_CALL],
     ),
+    "the name each time": (
+        [
+            call_delta(index=0, id="a", name="weather", arguments=""),
+            call_delta(index=0, name="weather", arguments='{"city": '),
+            call_delta(index=0, name="weather", arguments='"Paris"}'),
+        ],
+        [WEATHER_CALL],
+    ),
     "an empty id later": (
         [
             call_delta(index=0, id="a", name="weather", arguments='{"city": '),

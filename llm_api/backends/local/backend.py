@@ -105,7 +105,7 @@ class HuggingFaceLocal(OpenAIWire):
             return super().stream(_repaired(request), deadline)
         asked = told(request)
         if must:
-            asked = replace(asked, response_format=_fitting(call_schema(request.offered)))
+            asked = replace(asked, response_format=_fitting(call_schema(request.offered), "tools"))
         chunks = super().stream(asked, deadline)
         return with_call(chunks, request.offered, must) if may_call(request) else chunks
 
@@ -189,9 +189,9 @@ def _resident(pid: int) -> float:
     return float(pages) * os.sysconf("SC_PAGE_SIZE")
 
 
-def _fitting(schema: Mapping[str, Any] | None) -> ResponseFormat:
+def _fitting(schema: Mapping[str, Any] | None, param: str = "response_format") -> ResponseFormat:
     if len(json.dumps(schema)) > MAX_SCHEMA_CHARS:
-        raise _refused(f"a schema here has at most {MAX_SCHEMA_CHARS:,} characters", "response_format")
+        raise _refused(f"a schema here has at most {MAX_SCHEMA_CHARS:,} characters", param)
     return ResponseFormat(schema)
 
 
