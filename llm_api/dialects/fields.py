@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from marshmallow import Schema, ValidationError, fields, validate
+from marshmallow.exceptions import SCHEMA
 
 from ..errors import ValidationFailed
 from ..rules import picture_address
@@ -193,4 +194,6 @@ def _words(where: str, messages: Any) -> str:
     if not isinstance(messages, dict):
         return f"{where}: {' '.join(map(str, messages))}"
     inner, deeper = next(iter(messages.items()))
+    if inner == SCHEMA:  # marshmallow's for what is no object
+        return _words(where, deeper)
     return _words(f"{where}[{inner}]" if isinstance(inner, int) else f"{where}.{inner}", deeper)

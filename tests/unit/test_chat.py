@@ -82,6 +82,12 @@ def test_whole_answer(serve: Serve, log_lines: Log, path: str) -> None:
     assert reply.headers["X-Request-ID"] == "id-1"
 
 
+def test_an_entry_that_is_no_object(make_client: Serve) -> None:
+    """The error names the client's place, and nothing of the library that reads the body."""
+    reply = ask(make_client(), CHAT, messages=["Hello"])
+    assert error_of(reply)["message"] == "messages[0]: Invalid input type."
+
+
 @pytest.mark.parametrize(
     ("counted", "expected"),
     [(Usage(0, 0), usage(0, 0)), (Usage(3, None), None), (Usage(None, 2), None), (Usage(), None)],
