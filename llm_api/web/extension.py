@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterable, Mapping
 from pkgutil import resolve_name
 from typing import Any
@@ -148,7 +149,7 @@ def make_app(settings: Settings, backends: Iterable[Backend] | None = None) -> F
 def _free_prefix(said: str, mounts: Mapping[str, Service]) -> str:
     """Return the prefix without a slash at its end. Raises ConfigError where it is no fixed path, or taken."""
     prefix = said.rstrip("/")
-    if prefix and (not prefix.startswith("/") or "<" in prefix):
+    if not re.fullmatch(r"(/[^/<>?#\s]+)*", prefix):
         raise ConfigError(f"url_prefix={said!r} is not valid: a path such as /llm, without variables")
     if prefix in [service.prefix for service in mounts.values()]:
         where = prefix or "/"

@@ -109,7 +109,7 @@ def test_twice_under_one_prefix(mount: Callable[..., Flask], one: str | None, tw
     assert app.test_client().post(f"{(one or '').rstrip('/')}/generate", json=ASK).status_code == 200
 
 
-@pytest.mark.parametrize("prefix", ["llm", "/<tenant>/llm", "http://host/llm"])
+@pytest.mark.parametrize("prefix", ["llm", "/<tenant>/llm", "http://host/llm", "/a//b", "/a?b", "/a#b", "/a "])
 def test_a_prefix_that_is_none(prefix: str) -> None:
     """What is no fixed path is refused with words, and the app has nothing of ours."""
     app = Flask("host")
