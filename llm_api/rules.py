@@ -128,6 +128,8 @@ def _parse_address(text: str) -> str:
     host, _, port = text.rpartition(":")
     if not re.fullmatch(r"[!-~]+", text) or not (port if host == "unix" else host and 0 <= int(port) <= 65_535):
         raise ValueError
+    if "/" in host:  # of a URL
+        raise ValueError
     return text
 
 

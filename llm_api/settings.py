@@ -73,7 +73,10 @@ ALIKE = 0.85
 # Names that look like a slip, and are none: Ollama's, OpenAI's, Flask-Limiter's, and one of runtime/gunicorn.py.
 FOREIGN = frozenset({"OLLAMA_MODELS", "OPENAI_ADMIN_KEY", "RATELIMIT_STORAGE_URI", "LLM_API_METRICS_OWNER"})
 # Other programs' names for the same.
-ELSEWHERE = {"PORT": "BIND=HOST:PORT", "OLLAMA_BASE_URL": "OLLAMA_URL", "OPENAI_API_BASE": "OPENAI_BASE_URL"}
+ELSEWHERE = {
+    **{"PORT": "BIND=HOST:PORT", "OLLAMA_BASE_URL": "OLLAMA_URL", "OPENAI_API_BASE": "OPENAI_BASE_URL"},
+    **{"OPENAI_KEY": "OPENAI_API_KEY", "CLAUDE_KEY": "CLAUDE_API_KEY"},
+}
 Field = dataclasses.Field[Any]
 
 logger = logging.getLogger(__name__)
@@ -368,7 +371,7 @@ def _file(env_file: str | Path | None) -> dict[str, str]:
         raise ConfigError(f"{env_file} can't be read: {os.strerror(error.errno or 0)}") from None
     for place, line in enumerate(text.split("\n"), 1):  # splitlines() ends one at U+2028 too
         name, equals, _ = map(str.strip, line.partition("="))
-        if name and not name.startswith("#") and not (equals and re.fullmatch(r"\w+", name)):
+        if name + equals and not name.startswith("#") and not (equals and re.fullmatch(r"\w+", name)):
             raise ConfigError(f"{env_file}, line {place}: write NAME=value, without export")
     read: dict[str, str] = RepositoryEnv(env_file, encoding="utf-8-sig").data if text else {}
     return read

@@ -167,7 +167,7 @@ RULES: dict[str, dict[str, Any]] = {
     "log_backups": whole(1, 1000),
     "bind": {
         "good": {b: b for b in ("127.0.0.1:8000", "0.0.0.0:80", "[::]:8000", "h:65535", "unix:/run/x.sock")},
-        "bad": ["8000", "localhost", "h:", ":x", "h:99999", "h:65536", "two words:80", "unix:", "h:-1"],
+        "bad": ["8000", "localhost", "h:", ":x", "h:99999", "h:65536", "two words:80", "unix:", "h:-1", "http://h:80"],
     },
     "web_concurrency": whole(1, 512),
     "worker_class": {"good": {"gthread": "gthread", "Gevent": "gevent"}, "bad": ["sync", "1"]},
@@ -620,7 +620,7 @@ def test_idle_connections_outlive_those_in_front(start: Start) -> None:
     assert start("-c", code).stdout == "True\n"
 
 
-@pytest.mark.parametrize("line", ["LLM_BACKEND stub", "export LLM_BACKEND=stub", "LLM BACKEND=stub"])
+@pytest.mark.parametrize("line", ["LLM_BACKEND stub", "export LLM_BACKEND=stub", "LLM BACKEND=stub", "=stub"])
 def test_a_line_that_would_do_nothing_ends_the_start(tmp_path: Path, line: str) -> None:
     """A slip in .env is named, with its line, instead of being passed over."""
     (tmp_path / ".env").write_text(f"# a comment\n{line}\nMY_OWN=1\n")
@@ -649,6 +649,8 @@ MEANT = {
     "PORT": "BIND=HOST:PORT",
     "OLLAMA_BASE_URL": "OLLAMA_URL",
     "OPENAI_API_BASE": "OPENAI_BASE_URL",
+    "OPENAI_KEY": "OPENAI_API_KEY",
+    "CLAUDE_KEY": "CLAUDE_API_KEY",
 }
 # Vendors', proxies', gunicorn's, Flask's, Kubernetes', a shell's.
 OTHERS = [
