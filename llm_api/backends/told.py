@@ -133,6 +133,6 @@ def _read(text: str, tools: Sequence[Tool], is_cut: bool) -> CallPiece | None:
 def _arguments(text: str, is_cut: bool) -> tuple[str] | None:
     try:
         _, end = json.JSONDecoder().raw_decode(text)
-    except ValueError:
+    except (ValueError, RecursionError):  # nested too deeply
         return (text,) if is_cut else None
     return (text[:end],)

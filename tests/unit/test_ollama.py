@@ -232,6 +232,15 @@ def test_error_in_a_stream(make_client: Serve, far_end: FarEnd, log_lines: Log, 
     assert len(far_end.calls) == 2  # it has begun, so it is not asked again
 
 
+def test_a_call_that_is_nested_too_deeply(make_client: Serve, far_end: FarEnd) -> None:
+    """A text that is no call, however it is none, is the model's failure and not the service's."""
+    far_end.post(SHOW, json=shown("completion", "tools"))
+    far_end.post(OLLAMA.url, json=ollama_answer('{"name": "f", "arguments": ' + "[" * 100_000))
+    tool = {"type": "function", "function": {"name": "f"}}
+    reply = ask(make_client(**OLLAMA.settings), tools=[tool], tool_choice="required", fallback=False)
+    assert (reply.status_code, error_of(reply)["code"]) == (502, "invalid_answer")
+
+
 def test_a_tool_whose_parameters_are_refused(make_client: Serve, far_end: FarEnd) -> None:
     """A call is forced by a format, which the client did not send: the error names the field that it did."""
     far_end.post(SHOW, json=shown("completion", "tools"))
