@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from importlib.metadata import entry_points
+from pathlib import Path
 from typing import Any
 from urllib.parse import SplitResult, unquote, urlsplit
 
@@ -255,6 +256,11 @@ def _parse_storage(text: str) -> str:
     return text
 
 
+def _parse_file(text: str) -> str:
+    path: str = TEXT.parse(text)
+    return str(Path(path).expanduser()) if path.startswith("~") else path
+
+
 def _parse_networks(text: str) -> tuple[Network | None, ...]:
     """None means a unix socket, whose other end has no address."""
     names = [name.strip() for name in text.split(",")]
@@ -293,6 +299,7 @@ CHAIN = Rule(_parse_chain, "none, or backend names separated by commas, each onl
 # What a header may carry; it also keeps a key that was pasted with a line break from reaching an exception's text.
 SECRET = Rule(_matching(r"((?![\"';])[!-~])+"), "printable ASCII without spaces, quotes and ;")
 TEXT = Rule(_matching(r"[^\x00-\x1f\x7f]+"), "one line of text")
+FILE = Rule(_parse_file, TEXT.allowed)
 PROSE = Rule(TEXT.parse, TEXT.allowed, is_free=True)
 DATE = Rule(_parse_date, "a date in the form YYYY-MM-DD")
 KEYS = Rule(

@@ -35,6 +35,7 @@ from .rules import (
     EXTRA_BODY,
     EXTRA_HEADERS,
     EXTRAS,
+    FILE,
     HOSTS,
     KEYS,
     NAMES,
@@ -241,7 +242,7 @@ class Settings:
     http_proxy_url: str | None = setting(
         None, PROXY, "proxy for backends on other machines; HTTP_PROXY and similar variables are ignored"
     )
-    log_file: str = setting("logs/log.jsonl", TEXT, "log file: one line of JSON for each request; -: standard output")
+    log_file: str = setting("logs/log.jsonl", FILE, "log file: one line of JSON for each request; -: standard output")
     log_prompts: bool = setting(
         True, BOOLEAN, "false: log the length and SHA-256 of prompts and answers instead of their text"
     )

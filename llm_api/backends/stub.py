@@ -62,7 +62,7 @@ def _text(request: GenerationRequest) -> str:
 
 
 # What fits a schema of that type that asks for no more.
-LEAST: dict[str, Any] = {"number": 0, "integer": 0, "boolean": False, "array": [], "null": None}
+LEAST: dict[str, Any] = {"number": 0, "integer": 0, "boolean": False, "null": None}
 
 
 def _least(schema: Mapping[str, Any], root: Mapping[str, Any], room: Iterator[int]) -> Any:

@@ -13,9 +13,8 @@ from ..errors import RequestRefused
 from ..types import CallPiece, Chunk, GenerationRequest, Image, Message, Text, Tool, ToolCall, ToolChoice
 
 NO_PARAMETERS: Mapping[str, Any] = {"type": "object", "properties": {}}
-CALL = re.compile(r'\s*\{\s*"name"\s*:\s*"(?P<name>[^"\\]*)"(?:\s*,\s*"arguments"\s*:\s*(?P<arguments>.*))?', re.DOTALL)
-ARGUMENTS_FIRST = re.compile(r'\s*\{\s*"arguments"\s*:\s*(?P<arguments>.*)', re.DOTALL)
-NAME_LAST = re.compile(r'\s*,\s*"name"\s*:\s*"(?P<name>[^"\\]*)"')
+NAMED = re.compile(r'\s*\{\s*"name"\s*:\s*("(?:[^"\\]|\\.)*")')
+ARGUMENTS = re.compile(r'"arguments"\s*:\s*')
 TELLING = "You can call these functions:\n{}\n"
 MUST = 'Call the right one: answer with {"name": its name, "arguments": an object}.'
 MAY = 'To call one, answer with {"name": its name, "arguments": an object} alone; else answer in words.'
@@ -118,21 +117,23 @@ def _with_call(chunks: Iterator[Chunk], tools: Sequence[Tool], must: bool) -> It
 def _read(text: str, tools: Sequence[Tool], is_cut: bool) -> CallPiece | None:
     """Return the call that `text` is, or where it is cut its beginning, with the arguments as they are written."""
     names = [tool.name for tool in tools]
-    found = CALL.match(text)
-    if found and (begun := _arguments(found["arguments"] or "", is_cut)) and found["name"] in names:
-        return CallPiece(0, "", found["name"], begun[0])
-    # llama.cpp writes them in the order of the alphabet
-    found = ARGUMENTS_FIRST.match(text)
-    if not found or not (begun := _arguments(found["arguments"], is_cut)):
-        return None
-    named = NAME_LAST.match(found["arguments"], len(begun[0]))
-    name = named["name"] if named else names[0] if is_cut and len(names) == 1 else None
-    return CallPiece(0, "", name, begun[0]) if name in names else None
+    return _whole(text, names) or (_begun(text, names) if is_cut else None)
 
 
-def _arguments(text: str, is_cut: bool) -> tuple[str] | None:
+def _whole(text: str, names: list[str]) -> CallPiece | None:
     try:
-        _, end = json.JSONDecoder().raw_decode(text)
-    except (ValueError, RecursionError):  # nested too deeply
-        return (text,) if is_cut else None
-    return (text[:end],)
+        call = strict_json.decode(text)
+    except ValueError:
+        return None
+    is_call = isinstance(call, dict) and call.keys() == {"name", "arguments"} and isinstance(call["arguments"], dict)
+    if not is_call or call["name"] not in names or not (found := ARGUMENTS.search(text)):
+        return None
+    _, end = json.JSONDecoder().raw_decode(text, found.end())
+    return CallPiece(0, "", call["name"], text[found.end() : end])
+
+
+def _begun(text: str, names: list[str]) -> CallPiece | None:
+    """Of llama.cpp, which writes the members in the order of the alphabet, the name of a cut call is not known."""
+    named, found = NAMED.match(text), ARGUMENTS.search(text)
+    name = json.loads(named[1]) if named else names[0] if found and len(names) == 1 else None
+    return CallPiece(0, "", name, text[found.end() :] if found else "") if name in names else None

@@ -159,7 +159,7 @@ class MessageSchema(Schema):
         parts = data.get("content") or (Text(data.get("refusal") or ""),)
         if role == "tool":
             return Message(role, (_result(data, parts),))
-        if role not in ("user", "tool") and any(isinstance(part, Image) for part in parts):
+        if role != "user" and any(isinstance(part, Image) for part in parts):
             raise ValidationError("Only a user's message has images.", "content")
         if role == "assistant":
             parts = (*_thoughts(data), *parts, *(data.get("tool_calls") or ()))
@@ -217,7 +217,9 @@ class OpenAIBody(Body):
 
     def asked(self, messages: tuple[Message, ...], param: str, data: dict[str, Any]) -> Asked:
         """Return the types for `messages` and the other valid fields. Raises ValidationError for `param`."""
-        if not any(message.chars or Image in map(type, message.parts) for message in messages):
+        if not any(
+            message.chars or not {Image, ToolResult}.isdisjoint(map(type, message.parts)) for message in messages
+        ):
             raise ValidationError("Has no text.", param)
         check_number(messages, param)
         known = {name: data[name] for name in FIELDS if name in data}

@@ -22,7 +22,7 @@ class CalledSchema(Schema):
         unknown = EXCLUDE
 
     name = fields.String(required=True, validate=validate.Length(1))
-    arguments = fields.String(load_default="")
+    arguments = fields.String(load_default="", allow_none=True)
 
 
 class CallSchema(Schema):
@@ -32,13 +32,13 @@ class CallSchema(Schema):
         unknown = EXCLUDE
 
     id = fields.String(required=True, validate=validate.Length(1))
-    type = fields.String(validate=validate.OneOf(["function"], error=ONLY_FUNCTIONS))
+    type = fields.String(validate=validate.OneOf(["function"], error=ONLY_FUNCTIONS), allow_none=True)
     function = fields.Nested(CalledSchema, required=True)
 
     @post_load
     def make_call(self, data: dict[str, Any], **kwargs: Any) -> ToolCall:
         """Return the type for a valid call."""
-        return ToolCall(data["id"], data["function"]["name"], data["function"]["arguments"])
+        return ToolCall(data["id"], data["function"]["name"], data["function"]["arguments"] or "")
 
 
 class FunctionSchema(Schema):

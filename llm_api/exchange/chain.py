@@ -46,9 +46,10 @@ class Names:
         if self._backend.is_own(name):
             return True
         if time.monotonic() > self._until:
-            self._listed = None
+            listed = None
             with suppress(Exception):  # a plugin's may be any
-                self._listed = self._backend.list_models(Deadline(NAME_SECONDS))
+                listed = self._backend.list_models(Deadline(NAME_SECONDS))
+            self._listed = listed
             self._until = time.monotonic() + LISTED_SECONDS
         listed = self._listed
         return None if listed is None else any(self._backend.means(name, other) for other in listed)

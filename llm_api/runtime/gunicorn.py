@@ -259,6 +259,8 @@ def announce(settings: Settings, log: Any) -> None:
     log.info("Answers come from %s; log: %s", chain, settings.log_file)
     if settings.is_public and not settings.api_keys:
         log.warning("EVERYBODY WHO REACHES %s MAY USE THIS SERVICE: set API_KEYS", settings.bind)
+    if settings.operators and not settings.api_keys:
+        log.warning("OPERATORS are names of API_KEYS, and there are none: everybody sees everything")
 
 
 def reload(server: Any) -> None:

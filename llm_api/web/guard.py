@@ -50,7 +50,7 @@ def whose(here: Service) -> str | None:
 def operators_only(here: Service) -> None:
     """Raise OperatorsOnly for others, where there are operators."""
     if (here.settings.operators or here.operator) and not _is_operator(here):
-        raise OperatorsOnly("only the keys that OPERATORS names may see this")
+        raise OperatorsOnly("only operators may see this (OPERATORS)")
 
 
 def known_host(here: Service) -> None:

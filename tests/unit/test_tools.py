@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from collections.abc import Sequence
 from typing import Any
@@ -12,6 +13,7 @@ from fakes import Fake
 from providers import OPENAI, FarEnd, delta, event, openai_answer, openai_stream, openai_usage
 
 from llm_api import LLMAPI
+from llm_api.backends.told import with_call
 from llm_api.errors import Unreachable
 from llm_api.types import CallPiece, Chunk, Image, Message, Reasoning, Text, Tool, ToolCall, ToolChoice, ToolResult
 
@@ -20,6 +22,7 @@ CITY = {"type": "object", "properties": {"city": {"type": "string"}}, "required"
 WEATHER = {"type": "function", "function": {"name": "weather", "description": "Looks.", "parameters": CITY}}
 CLOCK = {"type": "function", "function": {"name": "clock"}}
 NAMED = {"type": "function", "function": {"name": "clock"}}
+PNG = base64.b64encode(b"\x89PNG\r\n\x1a\n" + bytes(8)).decode()
 PARIS = '{"city": "Paris"}'
 TOOLS = (Tool("weather", "Looks.", CITY), Tool("clock"))
 CALL = {"id": "call_1", "type": "function", "function": {"name": "weather", "arguments": PARIS}}
@@ -624,3 +627,55 @@ def test_the_logs_readers_show_calls(make_app: Any, serve: Serve, tmp_path: Any)
     assert run(args=["llm", "logs", "search", "--text", "london"]).output == ""
     request_id = json.loads(log.read_text())["request_id"]
     assert "does not have the whole request" in run(args=["llm", "logs", "show", request_id, "--curl"]).output
+
+
+@pytest.mark.parametrize(
+    ("said", "name", "arguments"),
+    [
+        ('{"name": "weather", "arguments": {"city": "Paris"}}', "weather", PARIS),
+        (' {"arguments" : {"a":\n1} , "name": "weather"}\n', "weather", '{"a":\n1}'),
+        ('{"name": "a\\"b\\\\", "arguments": {}}', 'a"b\\', "{}"),
+        ('{"name": "weather", "arguments": {}} and words', None, None),
+        ('{"name": "weather", "arguments": {}} {"name": "weather", "arguments": {}}', None, None),
+        ('{"name": "other", "arguments": {}}', None, None),
+        ('{"name": "weather", "arguments": [1]}', None, None),
+        ('{"name": "weather", "arguments": {"a": NaN}}', None, None),
+        ('{"name": "weather"}', None, None),
+        ('["weather"]', None, None),
+    ],
+)
+def test_what_is_a_call_in_words(said: str, name: str | None, arguments: str | None) -> None:
+    """A text is a call where all of it is one, of a tool that is there; else it stays the text that it is."""
+    tools = (Tool("weather"), Tool('a"b\\'))
+    (chunk,) = with_call(iter([Chunk(said, "stop")]), tools)
+    expected = [CallPiece(0, "", name, arguments or "")] if name else []
+    assert (list(chunk.calls), chunk.text) == (expected, "" if name else said)
+
+
+@pytest.mark.parametrize(
+    ("said", "name", "arguments"),
+    [
+        ('{"name": "weather", "arguments": {"ci', "weather", '{"ci'),
+        ('{"name": "weather"', "weather", ""),
+        ('{"arguments": {"ci', "weather", '{"ci'),
+        ('{"na', None, None),
+    ],
+)
+def test_the_beginning_of_a_call(said: str, name: str | None, arguments: str | None) -> None:
+    """What the token limit cuts is as much of the call as there is."""
+    (chunk,) = with_call(iter([Chunk(said, "length")]), (Tool("weather"),))
+    assert list(chunk.calls) == ([CallPiece(0, "", name, arguments or "")] if name else [])
+
+
+def test_a_result_that_is_a_picture(serve: Serve) -> None:
+    """A tool may answer with a picture alone, and a client may say null for what it has not."""
+    picture = {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{PNG}"}}
+    call = {"id": "call_1", "type": None, "function": {"name": "look", "arguments": None}}
+    turns = [
+        {"role": "assistant", "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": "call_1", "content": [picture]},
+    ]
+    fake = Skilled("one", Chunk("A cat.", "stop"))
+    for messages in (turns, turns[1:]):
+        assert ask(serve(fake), CHAT, messages=messages, tools=[WEATHER]).status_code == 200
+    assert fake.asked[0].messages[0].parts[-1] == ToolCall("call_1", "look", "")
