@@ -19,7 +19,7 @@ from ...errors import (
     RateLimited,
     RequestRefused,
 )
-from ..faults import OUTPUT_LIMIT, REFUSALS, REFUSED, RULES, STATUSES, Rule, rule_of_status
+from ..faults import OUTPUT_LIMIT, REFUSALS, REFUSED, STATUSES, Rule, rule_for
 from .streams import json_object
 
 MAX_DETAIL_CHARS = 500
@@ -117,9 +117,7 @@ def stream_error(backend: str, event: Mapping[str, Any]) -> LLMAPIError:
 
 def error_for(backend: str, reply: Reply) -> LLMAPIError:
     """Return the error for a reply: the first rule that fits, else by its status (docs/providers.md, 1.5 and 1.6)."""
-    rule = next(
-        (rule for rule in RULES if rule.fits(reply.status, reply.codes, reply.wording)), None
-    ) or rule_of_status(reply.status)
+    rule = rule_for(reply.status, reply.codes, reply.wording)
     if issubclass(rule.kind, RequestRefused):
         return _refusal(rule, backend, reply)
     error = rule.kind(
