@@ -156,7 +156,7 @@ def _begin(
             f"{backend.name} keeps failing and is left alone for now; at last: {breaker.cause}", retry_after=seconds
         )
     attempt.left_out = backend.left_out(request)
-    source = _followed(_to_its_end(backend, request, breaker, deadline), attempt)
+    source = _to_its_end(backend, request, breaker, deadline, attempt)
     ready = _ready(source, request)
     if request.response_format:
         from .structured import checked  # not above: jsonschema takes a tenth of the package's import time
@@ -182,25 +182,17 @@ def _unserved(backend: Backend, missing: list[str]) -> Unsupported:
     return Unsupported(words, param=NEEDS[missing[0]])
 
 
-def _followed(source: Generator[Chunk, None, None], attempt: Attempt) -> Generator[Chunk, None, None]:
-    """Pass an answer on. Where the backend breaks it off, the attempt has been noted already, and is changed."""
-    try:
-        yield from source
-    except ClientGone:
-        raise
-    except Exception as error:
-        attempt.fail(_known(error))
-        raise
-
-
 def _known(error: Exception) -> LLMAPIError:
     return error if isinstance(error, LLMAPIError) else InternalError()
 
 
 def _to_its_end(
-    backend: Backend, request: GenerationRequest, breaker: Breaker, deadline: Deadline
+    backend: Backend, request: GenerationRequest, breaker: Breaker, deadline: Deadline, attempt: Attempt
 ) -> Generator[Chunk, None, None]:
-    """Pass an answer on, and tell the breaker how it went. Raises InvalidAnswer where it stops before its end."""
+    """Pass an answer on, and tell the breaker how it went. Raises InvalidAnswer where it stops before its end.
+
+    Where it breaks off, the attempt has been noted already, and is changed.
+    """
     begun = False
     ticket = breaker.sent()
     tell: Callable[[int], None] = breaker.abandoned
@@ -217,19 +209,23 @@ def _to_its_end(
             yield chunk
         deadline.check()
         raise InvalidAnswer("the answer ended before it was complete")
-    except BackendError as error:
-        # a stream that is late after its beginning may have had a slow reader
-        slow_reader = begun and isinstance(error, TimedOut)
-        failed = error.trips and not error.busy and not slow_reader
-        tell = partial(breaker.failed, cause=error.message) if failed else breaker.answered
+    except ClientGone:
         raise
-    except RequestError:
-        tell = breaker.answered
+    except Exception as error:
+        attempt.fail(_known(error))
+        if isinstance(error, BackendError | RequestError):
+            tell = partial(breaker.failed, cause=error.message) if _trips(error, begun) else breaker.answered
         raise
     finally:
         tell(ticket)
         if backend.is_own(request.model):  # the names that clients choose are no labels
             metrics.breaker(backend.name, breaker.is_open)
+
+
+def _trips(error: LLMAPIError, begun: bool) -> bool:
+    # a stream that is late after its beginning may have had a slow reader
+    slow_reader = begun and isinstance(error, TimedOut)
+    return isinstance(error, BackendError) and error.trips and not error.busy and not slow_reader
 
 
 def _pause(retry_after: float | None, retries: int) -> float:
