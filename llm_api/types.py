@@ -315,19 +315,15 @@ class Chunk:
         if not texts or not isinstance(self.model, str | None):
             raise TypeError("an answer's text, refusal and model are strings")
         if self.calls or self.reasoning:
-            _check_strings(self.calls, self.reasoning)
+            said = [text for call in self.calls for text in (call.id, call.name, call.arguments)]
+            said += [text for it in self.reasoning for text in (it.text, it.signature or "", it.data or "")]
+            if not all(isinstance(text, str) for text in said):
+                raise TypeError("what an answer calls and thinks is strings")
 
     @property
     def is_empty(self) -> bool:
         """Whether nothing was said."""
         return not (self.text or self.refusal or self.calls or self.reasoning)
-
-
-def _check_strings(calls: tuple[CallPiece, ...], thoughts: tuple[Reasoning, ...]) -> None:
-    said = [text for call in calls for text in (call.id, call.name, call.arguments)]
-    said += [text for thought in thoughts for text in (thought.text, thought.signature or "", thought.data or "")]
-    if not all(isinstance(text, str) for text in said):
-        raise TypeError("what an answer calls and thinks is strings")
 
 
 def fold(chunks: Iterable[Chunk]) -> tuple[Part, ...]:

@@ -81,7 +81,9 @@ class Exchange:
         Raises what `Chain.begin` raises, ModelForbidden and NoCapacity.
         """
         self.record.request = request
-        self._take_place()
+        self._has_place = self._places.acquire(blocking=False)
+        if not self._has_place:
+            raise NoCapacity("as many requests run as may at once (MAX_CONCURRENCY)")
         route = self._chain.route(request)
         self._requested = route.links[0].backend.name
         route = self._chain.permitted(route, self.record.caller)
@@ -150,7 +152,11 @@ class Exchange:
             return
         self._closed = True
         try:
-            self._stop_source()
+            if self._ahead:
+                self._deadline.hung_up()  # what its thread waits for ends
+                self._ahead.join()
+            if self._begun:
+                self._begun.close()
             if not self._written:
                 self.fail(ClientGone(), 200)
         finally:
@@ -158,11 +164,6 @@ class Exchange:
             if self._has_place:
                 self._places.release()
             metrics.over()
-
-    def _take_place(self) -> None:
-        self._has_place = self._places.acquire(blocking=False)
-        if not self._has_place:
-            raise NoCapacity("as many requests run as may at once (MAX_CONCURRENCY)")
 
     def _begin(self, route: Route) -> Begun:
         begun = self._begun = self._chain.begin(route, self._deadline, self._attempts.append)
@@ -195,13 +196,6 @@ class Exchange:
 
     def _milliseconds(self) -> float:
         return round((time.monotonic() - self._started) * 1000, 3)
-
-    def _stop_source(self) -> None:
-        if self._ahead:
-            self._deadline.hung_up()  # what its thread waits for ends
-            self._ahead.join()
-        if self._begun:
-            self._begun.close()
 
     def _end(self, status: str, http_status: int, error: LLMAPIError | None = None) -> None:
         if self._written:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -109,20 +108,19 @@ class Stats:
         self._since = since
         self._width = max(until - since, 1e-3) / SLOTS
 
-    def count(self, records: Iterable[Entry]) -> None:
-        """Count the records."""
-        for record in records:
-            slot = self.slots[min(max(int((record["timestamp"] - self._since) / self._width), 0), SLOTS - 1)]
-            asked, answering = self._groups(record)
-            both = [self.total, slot]
-            if record.get("backend"):
-                both.append(self.models[f"{record['backend']}/{record.get('model')}"])
-            for group in (asked, *both):
-                group.asked(record)
-            for group in (answering, *both):
-                group.answered(record)
-            if record.get("fallback_reason"):
-                self.reasons[record["fallback_reason"]] += 1
+    def count(self, record: Entry) -> None:
+        """Count a record."""
+        slot = self.slots[min(max(int((record["timestamp"] - self._since) / self._width), 0), SLOTS - 1)]
+        asked, answering = self._groups(record)
+        both = [self.total, slot]
+        if record.get("backend"):
+            both.append(self.models[f"{record['backend']}/{record.get('model')}"])
+        for group in (asked, *both):
+            group.asked(record)
+        for group in (answering, *both):
+            group.answered(record)
+        if record.get("fallback_reason"):
+            self.reasons[record["fallback_reason"]] += 1
 
     def _groups(self, record: Entry) -> tuple[Group, Group]:
         if record.get("status") == "error" and not record.get("attempts"):

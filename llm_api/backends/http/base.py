@@ -14,7 +14,6 @@ import socket
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from functools import cached_property
 from typing import Any, ClassVar, TypeVar
 from urllib.parse import urlsplit
 
@@ -165,7 +164,7 @@ class HttpBackend(Backend):
             raise self._error(reply, payload, deadline)
 
     def _call(self, path: str, payload: Mapping[str, Any] | None, deadline: Deadline) -> Call:
-        headers = {**HEADERS, **self.headers(), **self._authority}
+        headers = {**HEADERS, **self.headers(), **authority(urlsplit(self.base_url))}
         body = b""
         if payload is not None:
             headers["Content-Type"] = "application/json"
@@ -174,10 +173,6 @@ class HttpBackend(Backend):
         headers |= {name: value for name, value in self.extra_headers.items() if name.lower() not in ours}
         seconds = max(min(self.settings.connect_timeout, deadline.remaining()), 0.001)
         return Call("GET" if payload is None else "POST", self.base_url, path, headers, body, seconds)
-
-    @cached_property
-    def _authority(self) -> dict[str, str]:
-        return authority(urlsplit(self.base_url))
 
     def _send(self, call: Call, deadline: Deadline) -> Received:
         try:

@@ -7,6 +7,7 @@ import math
 import re
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any
 
 from ...errors import (
@@ -199,27 +200,13 @@ def _may_be_retried(reply: Reply) -> bool:
 
 def retry_after(headers: Mapping[str, str]) -> float | None:
     """Return the seconds that `retry-after-ms` or `Retry-After` (seconds, or an HTTP date) asks for, or None."""
-    milliseconds = _number(headers.get("retry-after-ms"))
-    if milliseconds is not None:
-        return milliseconds / 1000
-    said = headers.get("retry-after")
-    seconds = _number(said)
-    return _seconds_until(said) if seconds is None else seconds
-
-
-def _number(text: str | None) -> float | None:
-    try:
-        value = float(text or "")
-    except ValueError:
-        return None
-    return value if math.isfinite(value) else None
-
-
-def _seconds_until(date: str | None) -> float | None:
-    try:
-        return email.utils.parsedate_to_datetime(date or "").timestamp() - time.time()
-    except (ValueError, OverflowError):
-        return None
+    for name, unit in (("retry-after-ms", 1000), ("retry-after", 1)):
+        with suppress(ValueError):
+            if math.isfinite(number := float(headers.get(name, ""))):
+                return number / unit
+    with suppress(ValueError, OverflowError):
+        return email.utils.parsedate_to_datetime(headers.get("retry-after", "")).timestamp() - time.time()
+    return None
 
 
 def _object_or_empty(body: bytes) -> dict[str, Any]:
