@@ -12,19 +12,7 @@ from typing import Any, NamedTuple
 
 from .. import strict_json
 from ..errors import LLMAPIError, RequestError
-from ..types import (
-    Chunk,
-    GenerationRequest,
-    Head,
-    Image,
-    Message,
-    Part,
-    Reasoning,
-    Text,
-    ToolCall,
-    ToolResult,
-    Usage,
-)
+from ..types import Chunk, GenerationRequest, Head, Image, Message, Part, Reasoning, Text, ToolCall, ToolResult, Usage
 
 SCHEMA_VERSION = 2
 MORE_TOKENS = ("cached_tokens", "reasoning_tokens")
