@@ -261,11 +261,9 @@ class Usage:
     reasoning_tokens: int | None = None
 
     @classmethod
-    def of(
-        cls, input_tokens: object, output_tokens: object, cached_tokens: object = None, reasoning_tokens: object = None
-    ) -> Usage:
+    def of(cls, *counts: object) -> Usage:
         """Return the counts as far as they are counts: what a provider counts wrong is no reason to lose an answer."""
-        return cls(*map(_count, (input_tokens, output_tokens, cached_tokens, reasoning_tokens)))
+        return cls(*map(_count, counts))
 
     def __post_init__(self) -> None:
         """Raise TypeError on anything else: it comes from outside."""

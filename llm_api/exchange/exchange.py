@@ -167,14 +167,8 @@ class Exchange:
 
     def _begin(self, route: Route) -> Begun:
         begun = self._begun = self._chain.begin(route, self._deadline, self._attempts.append)
-        self.head = Head(
-            self.record.request_id,
-            self.record.timestamp,
-            self._started,
-            begun.backend,
-            self._chain.settings.redact(begun.model),
-            begun.fallback_reason,
-        )
+        answering = begun.backend, self._chain.settings.redact(begun.model), begun.fallback_reason
+        self.head = Head(self.record.request_id, self.record.timestamp, self._started, *answering)
         return begun
 
     def _begun_chunks(self, route: Route) -> Iterator[Chunk]:
@@ -215,20 +209,9 @@ class Exchange:
             metrics.ended(self.record.operation, end, logged=logged)
 
     def _summary(self, status: str, http_status: int, error: LLMAPIError | None) -> End:
-        complete = self._last.finish_reason is not None
-        return End(
-            status,
-            http_status,
-            error,
-            self.head,
-            self._requested,
-            self._last.finish_reason,
-            self._last.usage if complete else Usage(),
-            self._milliseconds(),
-            self._first_chunk_ms,
-            tuple(self._attempts),
-            self.record.tool_calls,
-        )
+        finish, usage = self._last.finish_reason, self._last.usage if self._last.finish_reason else Usage()
+        times, more = (self._milliseconds(), self._first_chunk_ms), (tuple(self._attempts), self.record.tool_calls)
+        return End(status, http_status, error, self.head, self._requested, finish, usage, *times, *more)
 
     def _line(self, end: End) -> dict[str, Any]:
         line = self.record.line(end)

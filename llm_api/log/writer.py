@@ -88,7 +88,7 @@ class RequestLog:
         self._file: int | None = None
         self._opened: os.stat_result
         self._size = 0
-        self._close: Callable[[], object] = _nothing
+        self._close: Callable[[], object] = lambda: None
         _logs.add(self)
 
     def refuse_what_is_no_file(self) -> None:
@@ -269,12 +269,7 @@ class RequestLog:
         self._lock = Turn(threading.Lock(), LOCK_SECONDS)
         self._waiting.clear()
         self._close()  # the child's copy; the parent's lock stays
-        self._close = _nothing
         self._file = None
-
-
-def _nothing() -> None:
-    pass
 
 
 _logs: weakref.WeakSet[RequestLog] = weakref.WeakSet()
