@@ -60,9 +60,6 @@ def rule_for(status: int, codes: set[str], said: str) -> Rule:
 
 
 def _rule_of_status(status: int) -> Rule:
-    kind, words, *_ = _BY_STATUS.get(status) or (
-        Rule(errors.ServerError, "failed")
-        if status >= 500
-        else Rule(errors.InvalidAnswer, "answered with an unexpected status")
-    )
+    unknown = _BY_STATUS[500] if status > 500 else Rule(errors.InvalidAnswer, "answered with an unexpected status")
+    kind, words, *_ = _BY_STATUS.get(status, unknown)
     return Rule(kind, words if kind is RequestRefused else f"{words} (status {status})")

@@ -9,7 +9,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from itertools import chain
 
@@ -56,10 +56,14 @@ class Begun:
     fallback_reason: str | None = None
 
 
-class Budget:
-    """What all retries of a process may add to its requests: of a provider in trouble they would make three times."""
+class Retries:
+    """How often a backend may be asked again: `most` times a request, and all requests of a process within a share.
 
-    def __init__(self) -> None:
+    Of a provider in trouble they would make three times what it is asked.
+    """
+
+    def __init__(self, most: int) -> None:
+        self.most = most
         self._lock = threading.Lock()
         # not bounded by time while nothing is retried
         self._requests: deque[float] = deque(maxlen=10_000)
@@ -70,7 +74,7 @@ class Budget:
         self._requests.append(time.monotonic())
 
     def take(self) -> bool:
-        """Return whether one more retry is within the budget, and count it then."""
+        """Return whether one more retry is within the share, and count it then."""
         now = time.monotonic()
         with self._lock:
             for counted in (self._requests, self._retries):
@@ -80,14 +84,6 @@ class Budget:
             if within:
                 self._retries.append(now)
             return within
-
-
-@dataclass(frozen=True)
-class Retries:
-    """How often a backend may be asked again: `most` times a request, and within the budget."""
-
-    most: int
-    budget: Budget = field(default_factory=Budget)
 
 
 def ask(
@@ -115,7 +111,7 @@ def _next_turn(error: BackendError, asked: int, breaker: Breaker, deadline: Dead
     while pause < deadline.remaining() and (due or _waits(error, asked, breaker, refused, retries)):
         deadline.wait(pause)
         # one that asks when another's answer has ended is no more load than that was
-        if breaker.take_place() or retries.budget.take():
+        if breaker.take_place() or retries.take():
             return True
         due, pause = False, _pause(None, 0)
     return False

@@ -169,7 +169,7 @@ class Chain:
         Raises the first backend's error when none can serve, RequestRefused when the request itself is wrong,
         ClientGone or TimedOut.
         """
-        self._retries.budget.count()
+        self._retries.count()
         failures: list[BackendError] = []
         request = route.request
         for behind, link in zip(reversed(range(len(route.links))), route.links, strict=True):

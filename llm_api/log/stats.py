@@ -71,6 +71,7 @@ class Group:
 
     def numbers(self) -> dict[str, Any]:
         """Return the group's numbers; times in milliseconds."""
+        speed = round(self.output_tokens / self.generating_ms * 1000, 1) if self.generating_ms else None
         return {
             "requests": self.requests,
             "errors": self.errors,
@@ -84,9 +85,7 @@ class Group:
             "first_chunk_p95_ms": self.first_chunk.percentile(95),
             "input_tokens": self.input_tokens,
             "output_tokens": self.output_tokens,
-            "tokens_per_second": round(self.output_tokens / self.generating_ms * 1000, 1)
-            if self.generating_ms
-            else None,
+            "tokens_per_second": speed,
         }
 
 

@@ -178,14 +178,10 @@ TAKES_NO_STOP = re.compile(r"gpt-5|o[34]")
 EFFORT_NONE = re.compile(r"gpt-5\.[1-9]|gpt-6-(luna|sol)|gpt-6\.1-terra")
 TOOLS_WITHOUT_EFFORT = re.compile(r"gpt-6")
 SAMPLING = frozenset({"temperature", "top_p"})
-OPTIONAL = (
-    SAMPLING
-    | IDENTIFIERS
-    | {
-        *("max_tokens", "max_completion_tokens", "stop", "seed", "stream_options", "reasoning_effort", "verbosity"),
-        *("parallel_tool_calls", "presence_penalty", "frequency_penalty", "logit_bias"),
-    }
-)
+OPTIONAL = {
+    *("max_tokens", "max_completion_tokens", "stop", "seed", "stream_options", "reasoning_effort", "verbosity"),
+    *("parallel_tool_calls", "presence_penalty", "frequency_penalty", "logit_bias", *SAMPLING, *IDENTIFIERS),
+}
 RENAMED = {"max_tokens": "max_completion_tokens", "max_completion_tokens": "max_tokens"}
 # OpenAI's, FastAPI's and Mistral's, Azure's words; the code is null in some of OpenAI's replies.
 UNSUPPORTED = re.compile(
