@@ -7,7 +7,7 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -191,7 +191,8 @@ class Chain:
                 reason = failures[0].code
                 self._fallbacks.count(route.links[0].backend.name, begun.backend, reason)
                 return dataclasses.replace(begun, fallback_reason=reason)
-        raise _first(failures) or _unsupported(failures)
+        words = "; ".join(failure.message for failure in failures)
+        raise _first(failures) or RequestRefused(words, code="unsupported_parameter", param=failures[0].param)
 
     def _named(self, name: str | None) -> tuple[Link, str | None]:
         """Return the link that a request's model names, and the model's name there.
@@ -213,11 +214,6 @@ class Chain:
 def _first(failures: Iterable[BackendError]) -> BackendError | None:
     """Return the first failure of a backend that could serve such a request."""
     return next((failure for failure in failures if not isinstance(failure, Unsupported)), None)
-
-
-def _unsupported(failures: Sequence[BackendError]) -> RequestRefused:
-    words = "; ".join(failure.message for failure in failures)
-    return RequestRefused(words, code="unsupported_parameter", param=failures[0].param)
 
 
 def _remember(link: Link, request: GenerationRequest, error: BackendError) -> None:

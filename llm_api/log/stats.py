@@ -71,20 +71,14 @@ class Group:
 
     def numbers(self) -> dict[str, Any]:
         """Return the group's numbers; times in milliseconds."""
+        share = round(self.fallbacks / self.requests, 4) if self.requests else 0.0
         speed = round(self.output_tokens / self.generating_ms * 1000, 1) if self.generating_ms else None
         return {
-            "requests": self.requests,
-            "errors": self.errors,
-            "aborted": self.aborted,
-            "fallbacks": self.fallbacks,
-            "fallback_share": round(self.fallbacks / self.requests, 4) if self.requests else 0.0,
-            "p50_ms": self.latency.percentile(50),
-            "p95_ms": self.latency.percentile(95),
-            "p99_ms": self.latency.percentile(99),
-            "first_chunk_p50_ms": self.first_chunk.percentile(50),
-            "first_chunk_p95_ms": self.first_chunk.percentile(95),
-            "input_tokens": self.input_tokens,
-            "output_tokens": self.output_tokens,
+            **{name: getattr(self, name) for name in ("requests", "errors", "aborted", "fallbacks")},
+            "fallback_share": share,
+            **{f"p{percent}_ms": self.latency.percentile(percent) for percent in (50, 95, 99)},
+            **{f"first_chunk_p{percent}_ms": self.first_chunk.percentile(percent) for percent in (50, 95)},
+            **{name: getattr(self, name) for name in ("input_tokens", "output_tokens")},
             "tokens_per_second": speed,
         }
 
