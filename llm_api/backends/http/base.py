@@ -286,9 +286,8 @@ def _failure(backend: str, error: Exception) -> BackendError:
         return Unreachable(f"{backend} can't be reached: {_reason(cause)}")
     why = cause.args[0] if isinstance(cause, ProtocolError) and cause.args else None
     if isinstance(why, http.client.HTTPException) and not isinstance(why, OSError):
-        return InvalidAnswer(
-            f"{backend} answered in what is not HTTP, or not plain enough ({type(why).__name__}: {why})"
-        )
+        what = f"{type(why).__name__}: {why}"
+        return InvalidAnswer(f"{backend} answered in what is not HTTP, or not plain enough ({what})")
     dropped = ServerError(f"{backend} broke the connection before it answered")
     dropped.retryable = False
     return dropped

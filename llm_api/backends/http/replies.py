@@ -121,12 +121,8 @@ def error_for(backend: str, reply: Reply) -> LLMAPIError:
     rule = rule_for(reply.status, reply.codes, reply.wording)
     if issubclass(rule.kind, RequestRefused):
         return _refusal(rule, backend, reply)
-    error = rule.kind(
-        f"{backend} {rule.words}",
-        param="model" if rule.kind is ModelNotFound else None,
-        detail=reply.detail,
-        retry_after=retry_after(reply.headers),
-    )
+    param, wait = "model" if rule.kind is ModelNotFound else None, retry_after(reply.headers)
+    error = rule.kind(f"{backend} {rule.words}", param=param, detail=reply.detail, retry_after=wait)
     error.retryable = _may_be_retried(reply) and rule.kind not in (QuotaExhausted, ModelNotFound, InvalidAnswer)
     error.busy = rule.kind is RateLimited or (rule.kind is Overloaded and bool(BUSY.search(reply.wording)))
     return error
@@ -170,9 +166,8 @@ def _words(value: object, depth: int = MAX_DEPTH) -> str:
         return "; ".join(filter(None, (_words(item, depth - 1) for item in value)))
     if not isinstance(value, Mapping) or not depth:
         return ""
-    text = next(
-        filter(None, (_words(value.get(name), depth - 1) for name in ("message", "msg", "detail", "error"))), ""
-    )
+    texts = (_words(value.get(name), depth - 1) for name in ("message", "msg", "detail", "error"))
+    text = next(filter(None, texts), "")
     place = ".".join(_place(value))
     return f"{place}: {text}" if place and text else text
 
@@ -185,9 +180,8 @@ def _place(problem: Mapping[str, Any]) -> list[str]:
 def _first_place(message: object) -> str | None:
     if isinstance(message, Mapping):
         message = message.get("detail")
-    places = (
-        [_place(problem) for problem in message if isinstance(problem, Mapping)] if isinstance(message, list) else []
-    )
+    problems = message if isinstance(message, list) else []
+    places = [_place(problem) for problem in problems if isinstance(problem, Mapping)]
     return next((place[0] for place in places if place and re.fullmatch(r"[a-z_]{1,64}", place[0])), None)
 
 
