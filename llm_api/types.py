@@ -261,11 +261,9 @@ class Usage:
     reasoning_tokens: int | None = None
 
     @classmethod
-    def of(
-        cls, input_tokens: object, output_tokens: object, cached_tokens: object = None, reasoning_tokens: object = None
-    ) -> Usage:
+    def of(cls, *counts: object) -> Usage:
         """Return the counts as far as they are counts: what a provider counts wrong is no reason to lose an answer."""
-        return cls(*map(_count, (input_tokens, output_tokens, cached_tokens, reasoning_tokens)))
+        return cls(*map(_count, counts))
 
     def __post_init__(self) -> None:
         """Raise TypeError on anything else: it comes from outside."""
@@ -315,19 +313,15 @@ class Chunk:
         if not texts or not isinstance(self.model, str | None):
             raise TypeError("an answer's text, refusal and model are strings")
         if self.calls or self.reasoning:
-            _check_strings(self.calls, self.reasoning)
+            said = [text for call in self.calls for text in (call.id, call.name, call.arguments)]
+            said += [text for it in self.reasoning for text in (it.text, it.signature or "", it.data or "")]
+            if not all(isinstance(text, str) for text in said):
+                raise TypeError("what an answer calls and thinks is strings")
 
     @property
     def is_empty(self) -> bool:
         """Whether nothing was said."""
         return not (self.text or self.refusal or self.calls or self.reasoning)
-
-
-def _check_strings(calls: tuple[CallPiece, ...], thoughts: tuple[Reasoning, ...]) -> None:
-    said = [text for call in calls for text in (call.id, call.name, call.arguments)]
-    said += [text for thought in thoughts for text in (thought.text, thought.signature or "", thought.data or "")]
-    if not all(isinstance(text, str) for text in said):
-        raise TypeError("what an answer calls and thinks is strings")
 
 
 def fold(chunks: Iterable[Chunk]) -> tuple[Part, ...]:

@@ -147,9 +147,7 @@ def whole_characters(chunks: Iterator[Chunk]) -> Iterator[Chunk]:
 
 
 def _texts(chunk: Chunk) -> tuple[str, ...]:
-    if not (chunk.calls or chunk.reasoning):
-        return (chunk.text, chunk.refusal)
-    calls, thoughts = (call.arguments for call in chunk.calls), (thought.text for thought in chunk.reasoning)
+    calls, thoughts = [call.arguments for call in chunk.calls], [thought.text for thought in chunk.reasoning]
     return (chunk.text, chunk.refusal, *calls, *thoughts)
 
 

@@ -41,12 +41,8 @@ UNKNOWN = ("", "application/octet-stream", "binary/octet-stream")
 UNICAST = ipaddress.ip_network("2000::/3")
 # What Python takes for global (before 3.11.10, or still), and IANA's special-purpose registries don't, or what leads to
 # any address of IPv4: Teredo and the like, 6to4 and its relays, documentation; and Azure's host, as its guests see it.
-NOT_PUBLIC = tuple(
-    map(
-        ipaddress.ip_network,
-        ("2001::/23", "2002::/16", "3fff::/20", "192.0.0.0/24", "192.88.99.0/24", "168.63.129.16/32"),
-    )
-)
+NAMED = ("2001::/23", "2002::/16", "3fff::/20", "192.0.0.0/24", "192.88.99.0/24", "168.63.129.16/32")
+NOT_PUBLIC = tuple(map(ipaddress.ip_network, NAMED))
 
 
 def is_public(address: str) -> bool:

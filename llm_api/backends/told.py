@@ -15,6 +15,7 @@ from ..types import CallPiece, Chunk, GenerationRequest, Image, Message, Text, T
 NO_PARAMETERS: Mapping[str, Any] = {"type": "object", "properties": {}}
 NAMED = re.compile(r'\s*\{\s*"name"\s*:\s*("(?:[^"\\]|\\.)*")')
 ARGUMENTS = re.compile(r'"arguments"\s*:\s*')
+OWN = re.compile(r"#(/|\Z)")
 TELLING = "You can call these functions:\n{}\n"
 MUST = 'Call the right one: answer with {"name": its name, "arguments": an object}.'
 MAY = 'To call one, answer with {"name": its name, "arguments": an object} alone; else answer in words.'
@@ -37,15 +38,10 @@ def _schema(name: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
 def _moved(schema: Any, place: str) -> Any:
     """Return `schema` with its references to its own parts as they are from `place` on."""
     if isinstance(schema, Mapping):
-        return {
-            name: place + part[1:] if name == "$ref" and _is_own(part) else _moved(part, place)
-            for name, part in schema.items()
-        }
+        said = schema.get("$ref")
+        own = {"$ref": place + said[1:]} if isinstance(said, str) and OWN.match(said) else {}
+        return {name: _moved(part, place) for name, part in schema.items()} | own
     return [_moved(part, place) for part in schema] if isinstance(schema, list) else schema
-
-
-def _is_own(reference: object) -> bool:
-    return isinstance(reference, str) and (reference == "#" or reference.startswith("#/"))
 
 
 def told(request: GenerationRequest) -> GenerationRequest:

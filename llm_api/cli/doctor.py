@@ -10,12 +10,13 @@ import socket
 import stat
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from contextlib import closing, suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from flask import current_app
 
@@ -34,22 +35,8 @@ SERVED = "docs/flask.md says what your gunicorn needs"
 SOON_DAYS = 90
 FEW_BYTES = 2**30
 CPUINFO = Path("/proc/cpuinfo")
-# The vendors' announced dates: docs/providers.md, 3.5 and 4.7.
-SHUTDOWNS = {
-    date(2025, 7, 21): "claude-3-sonnet-20240229",
-    date(2026, 1, 5): "claude-3-opus-20240229",
-    date(2026, 2, 19): "claude-3-7-sonnet-20250219 claude-3-5-haiku-20241022",
-    date(2026, 4, 20): "claude-3-haiku-20240307",
-    date(2026, 6, 15): "claude-opus-4-20250514 claude-opus-4-0 claude-sonnet-4-20250514 claude-sonnet-4-0",
-    date(2026, 8, 5): "claude-opus-4-1-20250805 claude-opus-4-1",
-    date(2026, 10, 23): "gpt-3.5-turbo gpt-3.5-turbo-0125 gpt-4 gpt-4-turbo gpt-4.1-nano gpt-4o-2024-05-13 o1 o3-mini"
-    " o4-mini",
-    date(2026, 11, 30): "claude-sonnet-4-5-20250929 claude-sonnet-4-5",
-    date(2026, 12, 11): "gpt-5 gpt-5-mini gpt-5-nano o3",
-    date(2027, 1, 14): "gpt-4o gpt-4o-mini gpt-4.1 gpt-4.1-mini",
-    date(2027, 4, 1): "gpt-5.1 gpt-5.4-nano",
-}
-
+# The vendors' announced dates, by model.
+SHUTDOWNS: dict[str, date] = tomllib.loads(Path(__file__).with_name("shutdowns.toml").read_text("utf-8"))
 # NVIDIA's, AMD's, Windows' for Linux.
 GPUS = ("/dev/nvidia0", "/dev/kfd", "/dev/dxg")
 WHEEL = "install its wheel for that GPU: docs/local-model.md"
@@ -64,8 +51,7 @@ INSTRUCTIONS = {
 }
 
 
-@dataclass(frozen=True)
-class Finding:
+class Finding(NamedTuple):
     """`level` is `ok`, `warning` or `error`; `remedy` says what to do."""
 
     level: str
@@ -99,9 +85,8 @@ def examine(service: Service, nginx: Path | None) -> Iterator[Finding]:
 
 def _backend(backend: Backend, *, is_first: bool) -> Iterator[Finding]:
     level = "error" if is_first else "warning"
-    for day, models in SHUTDOWNS.items():
-        if backend.model in models.split():
-            yield _shutdown(backend, day)
+    if day := SHUTDOWNS.get(backend.model):
+        yield _shutdown(backend, day)
     try:
         backend.check(Deadline(CHECK_SECONDS))
         has_model = backend.has_model(Deadline(CHECK_SECONDS))
@@ -146,18 +131,13 @@ def _callers(settings: Settings) -> Iterator[Finding]:
     if settings.api_keys:
         yield Finding("ok", f"API_KEYS has {counted(len(settings.api_keys), 'key')}")
     elif settings.is_public:
-        yield Finding(
-            "error",
-            f"any client that reaches {settings.bind} may use the service",
-            "set API_KEYS (flask llm keys new NAME)",
-        )
+        who = f"any client that reaches {settings.bind} may use the service"
+        yield Finding("error", who, "set API_KEYS (flask llm keys new NAME)")
     else:
         yield Finding("ok", f"no keys; only this machine reaches {settings.bind}")
     if settings.concurrency > settings.threads - 1:
-        yield Finding(
-            "warning", "MAX_CONCURRENCY leaves no thread to refuse requests and to answer /health",
-            f"set it to {max(1, settings.threads - 2)} or less, or raise THREADS",
-        )  # fmt: skip
+        what = "MAX_CONCURRENCY leaves no thread to refuse requests and to answer /health"
+        yield Finding("warning", what, f"set it to {max(1, settings.threads - 2)} or less, or raise THREADS")
 
 
 def _rates(service: Service, settings: Settings) -> Iterator[Finding]:
@@ -166,14 +146,11 @@ def _rates(service: Service, settings: Settings) -> Iterator[Finding]:
     if settings.rate_limit_storage == "memory://":
         yield Finding("warning", "each worker counts requests for itself", "set RATE_LIMIT_STORAGE=redis://HOST:PORT/0")
     elif not service.rate_limits.storage_answers():
-        yield Finding(
-            "error", "the storage of the rate limits does not answer", "start it, or correct RATE_LIMIT_STORAGE"
-        )
+        what = "the storage of the rate limits does not answer"
+        yield Finding("error", what, "start it, or correct RATE_LIMIT_STORAGE")
     if not settings.api_keys and not settings.trusted_proxies and not settings.is_public:
-        yield Finding(
-            "warning", "behind a proxy all clients have one address, and share one limit",
-            "set TRUSTED_PROXIES to the proxy's address, or to unix",
-        )  # fmt: skip
+        what = "behind a proxy all clients have one address, and share one limit"
+        yield Finding("warning", what, "set TRUSTED_PROXIES to the proxy's address, or to unix")
 
 
 def _told(bind: str) -> dict[str, Any]:
@@ -219,10 +196,8 @@ def _gunicorn(settings: Settings) -> Iterator[Finding]:
         return
     graceful = float(said["graceful_timeout"])
     if graceful <= settings.request_timeout:
-        yield Finding(
-            "error", f"a stopping worker has {graceful:g} s, a request {settings.request_timeout:g} s",
-            "raise graceful_timeout above REQUEST_TIMEOUT",
-        )  # fmt: skip
+        what = f"a stopping worker has {graceful:g} s, a request {settings.request_timeout:g} s"
+        yield Finding("error", what, "raise graceful_timeout above REQUEST_TIMEOUT")
     else:
         yield Finding("ok", f"a stopping worker waits {graceful:g} s for its requests; give its supervisor 10 s more")
 
@@ -230,10 +205,8 @@ def _gunicorn(settings: Settings) -> Iterator[Finding]:
 def _threads(settings: Settings) -> Iterator[Finding]:
     cores = usable_cores()
     if (settings.hf_threads or 0) > cores:
-        yield Finding(
-            "warning", f"HF_THREADS={settings.hf_threads}, but {cores} cores may be used: threads wait for each other",
-            "leave HF_THREADS unset",
-        )  # fmt: skip
+        what = f"HF_THREADS={settings.hf_threads}, but {cores} cores may be used: threads wait for each other"
+        yield Finding("warning", what, "leave HF_THREADS unset")
 
 
 def _gpu(settings: Settings) -> Iterator[Finding]:
@@ -252,10 +225,9 @@ def _instructions(settings: Settings) -> Iterator[Finding]:
     if not said:
         return
     if missing := [ours for name, ours in INSTRUCTIONS.items() if name in has and f"{ours} = 1" not in said]:
-        yield Finding(
-            "warning", f"xllamacpp computes without {', '.join(missing)}, which this processor has",
-            "its wheel is for all machines; its README (Installation) says how to build it for this one",
-        )  # fmt: skip
+        what = f"xllamacpp computes without {', '.join(missing)}, which this processor has"
+        how = "its wheel is for all machines; its README (Installation) says how to build it for this one"
+        yield Finding("warning", what, how)
     else:
         yield Finding("ok", "xllamacpp computes with the best instructions of this processor")
 
@@ -273,16 +245,12 @@ def _nginx(settings: Settings, text: str) -> Iterator[Finding]:
     text = re.sub(r"#.*", "", text)
     waits = min([_seconds(said) for said in re.findall(r"proxy_read_timeout\s+(\w+)\s*;", text)], default=60)
     if waits <= settings.request_timeout:
-        yield Finding(
-            "error", f"nginx waits {waits:g} s for an answer, which may take {settings.request_timeout:g} s",
-            f"proxy_read_timeout {settings.request_timeout + 10:g}s;",
-        )  # fmt: skip
+        what = f"nginx waits {waits:g} s for an answer, which may take {settings.request_timeout:g} s"
+        yield Finding("error", what, f"proxy_read_timeout {settings.request_timeout + 10:g}s;")
     takes = min([_bytes(said) for said in re.findall(r"client_max_body_size\s+(\w+)\s*;", text)], default=2**20)
     if takes < settings.max_body_bytes:
-        yield Finding(
-            "error", f"nginx takes bodies of {takes:,} bytes, the service {settings.max_body_bytes:,}",
-            f"client_max_body_size {settings.max_body_bytes};",
-        )  # fmt: skip
+        what = f"nginx takes bodies of {takes:,} bytes, the service {settings.max_body_bytes:,}"
+        yield Finding("error", what, f"client_max_body_size {settings.max_body_bytes};")
     yield Finding("ok", "nginx's configuration is read")
 
 

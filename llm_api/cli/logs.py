@@ -90,14 +90,7 @@ as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON, for 
 
 
 @logs.command()
-@click.option(
-    "-n",
-    "--lines",
-    type=click.IntRange(min=0),
-    default=10,
-    show_default=True,
-    help="How many of the last requests to begin with.",
-)
+@click.option("-n", "--lines", type=click.IntRange(0), default=10, show_default=True, help="How many to begin with.")
 @click.option("-f", "--follow", "following", is_flag=True, help="Go on with each new one, over rotation.")
 @as_json
 def tail(lines: int, following: bool, as_json: bool) -> None:
@@ -153,7 +146,8 @@ def stats(as_json: bool, **wanted: Any) -> None:
     first, last = began(files[0]), ended(files[-1])
     counted = Stats(max(wanted["since"] or first, first), min(wanted["until"] or last, last))
     with chosen(wanted) as records:
-        counted.count(records)
+        for record in records:
+            counted.count(record)
     show_stats(counted, as_json)
 
 

@@ -17,7 +17,7 @@ from ..log.files import Entry, parse
 from ..log.record import FIELDS
 from ..log.repair import Damage
 from ..log.search import calls, question
-from ..log.stats import Group, Stats
+from ..log.stats import Stats
 
 EXCERPT_CHARS = 60
 # Linux takes no longer argument than 128 KiB.
@@ -29,14 +29,8 @@ BACKEND_HEADINGS = (
     *("backend", "requests", "errors", "aborted", "fallbacks"),
     *("p50 ms", "p95 ms", "p99 ms", "tokens/s"),
 )
-CSV_FIELDS = (
-    *FIELDS,
-    *(
-        f"{name}_{what}"
-        for name in ("prompt", "system", "response")
-        for what in ("truncated", "bytes", "chars", "sha256")
-    ),
-)
+TEXTS, HIDDEN = ("prompt", "system", "response"), ("truncated", "bytes", "chars", "sha256")
+CSV_FIELDS = (*FIELDS, *(f"{name}_{what}" for name in TEXTS for what in HIDDEN))
 
 
 def counted(number: int, thing: str) -> str:
@@ -144,13 +138,10 @@ def _show_table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
 def _backend_rows(stats: Stats) -> Iterator[list[str]]:
     refused = [("(refused)", stats.refused)] if stats.refused.requests else []
     for name, group in [*sorted(stats.backends.items()), *refused, ("all", stats.total)]:
-        yield [printable(name), *_cells(group)]
-
-
-def _cells(group: Group) -> list[str]:
-    numbers = group.numbers()
-    counts = [str(group.requests), str(group.errors), str(group.aborted), f"{numbers['fallback_share']:.1%}"]
-    return counts + [_dash(numbers[name]) for name in ("p50_ms", "p95_ms", "p99_ms", "tokens_per_second")]
+        numbers = group.numbers()
+        counts = [str(group.requests), str(group.errors), str(group.aborted), f"{numbers['fallback_share']:.1%}"]
+        times = [_dash(numbers[name]) for name in ("p50_ms", "p95_ms", "p99_ms", "tokens_per_second")]
+        yield [printable(name), *counts, *times]
 
 
 def _time_rows(stats: Stats, marks: str) -> Iterator[list[str]]:
@@ -171,17 +162,14 @@ def _bar(marks: str, longest: float, p50: float | None, p95: float | None) -> st
 
 def show_damage(damage: Damage, as_json: bool) -> None:
     """Print what is wrong with the log, a place a line."""
-    report = {
-        "lines": damage.lines,
-        "broken": [*map(str, damage.broken)],
-        "duplicates": [*map(str, damage.duplicates)],
-    }
+    broken, duplicated = ([*map(str, places)] for places in (damage.broken, damage.duplicates))
     if as_json:
-        click.echo(json_text(report))
+        click.echo(json_text({"lines": damage.lines, "broken": broken, "duplicates": duplicated}))
         return
-    for words, places in (("no record", damage.broken), ("is a duplicate", damage.duplicates)):
-        for place in places:
-            click.echo(f"{place}: {words}")
+    for place in broken:
+        click.echo(f"{place}: no record")
+    for place in duplicated:
+        click.echo(f"{place}: is a duplicate")
     duplicates = counted(len(damage.duplicates), "duplicate")
     click.echo(f"{counted(damage.lines, 'line')}, {len(damage.broken)} broken, {duplicates}")
 

@@ -9,7 +9,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from itertools import chain
 
@@ -56,10 +56,14 @@ class Begun:
     fallback_reason: str | None = None
 
 
-class Budget:
-    """What all retries of a process may add to its requests: of a provider in trouble they would make three times."""
+class Retries:
+    """How often a backend may be asked again: `most` times a request, and all requests of a process within a share.
 
-    def __init__(self) -> None:
+    Of a provider in trouble they would make three times what it is asked.
+    """
+
+    def __init__(self, most: int) -> None:
+        self.most = most
         self._lock = threading.Lock()
         # not bounded by time while nothing is retried
         self._requests: deque[float] = deque(maxlen=10_000)
@@ -70,7 +74,7 @@ class Budget:
         self._requests.append(time.monotonic())
 
     def take(self) -> bool:
-        """Return whether one more retry is within the budget, and count it then."""
+        """Return whether one more retry is within the share, and count it then."""
         now = time.monotonic()
         with self._lock:
             for counted in (self._requests, self._retries):
@@ -80,14 +84,6 @@ class Budget:
             if within:
                 self._retries.append(now)
             return within
-
-
-@dataclass(frozen=True)
-class Retries:
-    """How often a backend may be asked again: `most` times a request, and within the budget."""
-
-    most: int
-    budget: Budget = field(default_factory=Budget)
 
 
 def ask(
@@ -115,7 +111,7 @@ def _next_turn(error: BackendError, asked: int, breaker: Breaker, deadline: Dead
     while pause < deadline.remaining() and (due or _waits(error, asked, breaker, refused, retries)):
         deadline.wait(pause)
         # one that asks when another's answer has ended is no more load than that was
-        if breaker.take_place() or retries.budget.take():
+        if breaker.take_place() or retries.take():
             return True
         due, pause = False, _pause(None, 0)
     return False
@@ -156,7 +152,7 @@ def _begin(
             f"{backend.name} keeps failing and is left alone for now; at last: {breaker.cause}", retry_after=seconds
         )
     attempt.left_out = backend.left_out(request)
-    source = _followed(_to_its_end(backend, request, breaker, deadline), attempt)
+    source = _to_its_end(backend, request, breaker, deadline, attempt)
     ready = _ready(source, request)
     if request.response_format:
         from .structured import checked  # not above: jsonschema takes a tenth of the package's import time
@@ -182,25 +178,17 @@ def _unserved(backend: Backend, missing: list[str]) -> Unsupported:
     return Unsupported(words, param=NEEDS[missing[0]])
 
 
-def _followed(source: Generator[Chunk, None, None], attempt: Attempt) -> Generator[Chunk, None, None]:
-    """Pass an answer on. Where the backend breaks it off, the attempt has been noted already, and is changed."""
-    try:
-        yield from source
-    except ClientGone:
-        raise
-    except Exception as error:
-        attempt.fail(_known(error))
-        raise
-
-
 def _known(error: Exception) -> LLMAPIError:
     return error if isinstance(error, LLMAPIError) else InternalError()
 
 
 def _to_its_end(
-    backend: Backend, request: GenerationRequest, breaker: Breaker, deadline: Deadline
+    backend: Backend, request: GenerationRequest, breaker: Breaker, deadline: Deadline, attempt: Attempt
 ) -> Generator[Chunk, None, None]:
-    """Pass an answer on, and tell the breaker how it went. Raises InvalidAnswer where it stops before its end."""
+    """Pass an answer on, and tell the breaker how it went. Raises InvalidAnswer where it stops before its end.
+
+    Where it breaks off, the attempt has been noted already, and is changed.
+    """
     begun = False
     ticket = breaker.sent()
     tell: Callable[[int], None] = breaker.abandoned
@@ -217,19 +205,23 @@ def _to_its_end(
             yield chunk
         deadline.check()
         raise InvalidAnswer("the answer ended before it was complete")
-    except BackendError as error:
-        # a stream that is late after its beginning may have had a slow reader
-        slow_reader = begun and isinstance(error, TimedOut)
-        failed = error.trips and not error.busy and not slow_reader
-        tell = partial(breaker.failed, cause=error.message) if failed else breaker.answered
+    except ClientGone:
         raise
-    except RequestError:
-        tell = breaker.answered
+    except Exception as error:
+        attempt.fail(_known(error))
+        if isinstance(error, BackendError | RequestError):
+            tell = partial(breaker.failed, cause=error.message) if _trips(error, begun) else breaker.answered
         raise
     finally:
         tell(ticket)
         if backend.is_own(request.model):  # the names that clients choose are no labels
             metrics.breaker(backend.name, breaker.is_open)
+
+
+def _trips(error: LLMAPIError, begun: bool) -> bool:
+    # a stream that is late after its beginning may have had a slow reader
+    slow_reader = begun and isinstance(error, TimedOut)
+    return isinstance(error, BackendError) and error.trips and not error.busy and not slow_reader
 
 
 def _pause(retry_after: float | None, retries: int) -> float:

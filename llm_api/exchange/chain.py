@@ -7,7 +7,7 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -170,7 +170,7 @@ class Chain:
         Raises the first backend's error when none can serve, RequestRefused when the request itself is wrong,
         ClientGone or TimedOut.
         """
-        self._retries.budget.count()
+        self._retries.count()
         failures: list[BackendError] = []
         request = route.request
         for behind, link in zip(reversed(range(len(route.links))), route.links, strict=True):
@@ -192,7 +192,8 @@ class Chain:
                 reason = failures[0].code
                 self._fallbacks.count(route.links[0].backend.name, begun.backend, reason)
                 return dataclasses.replace(begun, fallback_reason=reason)
-        raise _first(failures) or _unsupported(failures)
+        words = "; ".join(failure.message for failure in failures)
+        raise _first(failures) or RequestRefused(words, code="unsupported_parameter", param=failures[0].param)
 
     def _named(self, name: str | None) -> tuple[Link, str | None]:
         """Return the link that a request's model names, and the model's name there.
@@ -214,11 +215,6 @@ class Chain:
 def _first(failures: Iterable[BackendError]) -> BackendError | None:
     """Return the first failure of a backend that could serve such a request."""
     return next((failure for failure in failures if not isinstance(failure, Unsupported)), None)
-
-
-def _unsupported(failures: Sequence[BackendError]) -> RequestRefused:
-    words = "; ".join(failure.message for failure in failures)
-    return RequestRefused(words, code="unsupported_parameter", param=failures[0].param)
 
 
 def _remember(link: Link, request: GenerationRequest, error: BackendError) -> None:

@@ -81,7 +81,9 @@ class Exchange:
         Raises what `Chain.begin` raises, ModelForbidden and NoCapacity.
         """
         self.record.request = request
-        self._take_place()
+        self._has_place = self._places.acquire(blocking=False)
+        if not self._has_place:
+            raise NoCapacity("as many requests run as may at once (MAX_CONCURRENCY)")
         route = self._chain.route(request)
         self._requested = route.links[0].backend.name
         route = self._chain.permitted(route, self.record.caller)
@@ -150,7 +152,11 @@ class Exchange:
             return
         self._closed = True
         try:
-            self._stop_source()
+            if self._ahead:
+                self._deadline.hung_up()  # what its thread waits for ends
+                self._ahead.join()
+            if self._begun:
+                self._begun.close()
             if not self._written:
                 self.fail(ClientGone(), 200)
         finally:
@@ -159,21 +165,10 @@ class Exchange:
                 self._places.release()
             metrics.over()
 
-    def _take_place(self) -> None:
-        self._has_place = self._places.acquire(blocking=False)
-        if not self._has_place:
-            raise NoCapacity("as many requests run as may at once (MAX_CONCURRENCY)")
-
     def _begin(self, route: Route) -> Begun:
         begun = self._begun = self._chain.begin(route, self._deadline, self._attempts.append)
-        self.head = Head(
-            self.record.request_id,
-            self.record.timestamp,
-            self._started,
-            begun.backend,
-            self._chain.settings.redact(begun.model),
-            begun.fallback_reason,
-        )
+        answering = begun.backend, self._chain.settings.redact(begun.model), begun.fallback_reason
+        self.head = Head(self.record.request_id, self.record.timestamp, self._started, *answering)
         return begun
 
     def _begun_chunks(self, route: Route) -> Iterator[Chunk]:
@@ -196,13 +191,6 @@ class Exchange:
     def _milliseconds(self) -> float:
         return round((time.monotonic() - self._started) * 1000, 3)
 
-    def _stop_source(self) -> None:
-        if self._ahead:
-            self._deadline.hung_up()  # what its thread waits for ends
-            self._ahead.join()
-        if self._begun:
-            self._begun.close()
-
     def _end(self, status: str, http_status: int, error: LLMAPIError | None = None) -> None:
         if self._written:
             return
@@ -221,20 +209,9 @@ class Exchange:
             metrics.ended(self.record.operation, end, logged=logged)
 
     def _summary(self, status: str, http_status: int, error: LLMAPIError | None) -> End:
-        complete = self._last.finish_reason is not None
-        return End(
-            status,
-            http_status,
-            error,
-            self.head,
-            self._requested,
-            self._last.finish_reason,
-            self._last.usage if complete else Usage(),
-            self._milliseconds(),
-            self._first_chunk_ms,
-            tuple(self._attempts),
-            self.record.tool_calls,
-        )
+        finish, usage = self._last.finish_reason, self._last.usage if self._last.finish_reason else Usage()
+        times, more = (self._milliseconds(), self._first_chunk_ms), (tuple(self._attempts), self.record.tool_calls)
+        return End(status, http_status, error, self.head, self._requested, finish, usage, *times, *more)
 
     def _line(self, end: End) -> dict[str, Any]:
         line = self.record.line(end)

@@ -9,7 +9,7 @@ import os
 import threading
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -28,33 +28,27 @@ OUTCOMES = {"ok", ClientGone.code, InternalError.code, *(kind.code for kind in B
 SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 
 _registry = CollectorRegistry()
-_requests = Counter(
-    "llm_api_requests", "Requests to generate, by their end.", ["operation", "backend", "status", "code"],
-    registry=_registry,
-)  # fmt: skip
-_duration = Histogram(
-    "llm_api_request_duration_seconds", "From a request's arrival to its end.", ["operation", "backend"],
-    buckets=SECONDS, registry=_registry,
-)  # fmt: skip
-_first_chunk = Histogram(
-    "llm_api_time_to_first_chunk_seconds", "From a request's arrival to the first piece of its answer.", ["backend"],
-    buckets=SECONDS, registry=_registry,
-)  # fmt: skip
-_tokens = Counter("llm_api_tokens", "Tokens, as the backends count them.", ["backend", "kind"], registry=_registry)
-_tool_calls = Counter("llm_api_tool_calls", "Tool calls in answers.", ["backend"], registry=_registry)
-_fallbacks = Counter(
-    "llm_api_fallbacks", "Answers of another backend than the one asked first.",
-    ["requested_backend", "backend", "reason"], registry=_registry,
-)  # fmt: skip
-_attempts = Counter("llm_api_attempts", "Tries of a backend.", ["backend", "outcome"], registry=_registry)
-_breaker = Gauge(
-    "llm_api_circuit_breaker_open", "1 while a backend is left alone, until one request has succeeded.", ["backend"],
-    multiprocess_mode="livemax", registry=_registry,
-)  # fmt: skip
-_in_flight = Gauge(
-    "llm_api_requests_in_flight", "Requests to generate that run.", multiprocess_mode="livesum", registry=_registry
+_counter = partial(Counter, namespace="llm_api", registry=_registry)
+_gauge = partial(Gauge, namespace="llm_api", registry=_registry)
+_histogram = partial(Histogram, namespace="llm_api", registry=_registry, buckets=SECONDS)
+
+_requests = _counter("requests", "Requests to generate, by their end.", ["operation", "backend", "status", "code"])
+_duration = _histogram("request_duration_seconds", "From a request's arrival to its end.", ["operation", "backend"])
+_first_chunk = _histogram(
+    "time_to_first_chunk_seconds", "From a request's arrival to the first piece of its answer.", ["backend"]
 )
-_log_failures = Counter("llm_api_log_write_failures", "Lines that could not be written.", registry=_registry)
+_tokens = _counter("tokens", "Tokens, as the backends count them.", ["backend", "kind"])
+_tool_calls = _counter("tool_calls", "Tool calls in answers.", ["backend"])
+_fallbacks = _counter(
+    "fallbacks", "Answers of another backend than the one asked first.", ["requested_backend", "backend", "reason"]
+)
+_attempts = _counter("attempts", "Tries of a backend.", ["backend", "outcome"])
+_breaker = _gauge(
+    "circuit_breaker_open", "1 while a backend is left alone, until one request has succeeded.", ["backend"],
+    multiprocess_mode="livemax",
+)  # fmt: skip
+_in_flight = _gauge("requests_in_flight", "Requests to generate that run.", multiprocess_mode="livesum")
+_log_failures = _counter("log_write_failures", "Lines that could not be written.")
 
 
 def begun() -> None:

@@ -159,14 +159,11 @@ def pieces_back(file: IO[bytes], limit: int = sys.maxsize) -> Iterator[bytes]:
         yield first
 
 
-def follow(path: Path, wait: Callable[[], object], file: IO[bytes] | None = None) -> Iterator[bytes]:
+def follow(path: Path, wait: Callable[[], object], file: IO[bytes] | None) -> Iterator[bytes]:
     """Yield each line that is added from now on, for ever, over rotation and removal.
 
-    `wait` is called in between; `file` is the log, opened before, to go on from its position.
+    `wait` is called in between; `file` is the log, to go on from its position, None where there is none yet.
     """
-    if file is None and path.exists():
-        file = open_unbuffered(path)
-        last_lines_of(file, 0)
     try:
         while True:
             if file:

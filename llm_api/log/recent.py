@@ -106,7 +106,7 @@ class Dashboard:
             nonlocal oldest, ended
             for oldest, ended, records in self._latest(since):  # noqa: B007  (nonlocal)
                 for record in filter(wanted.has, map(self._shown, records)):
-                    stats.count([record])
+                    stats.count(record)
                     yield _row(record)
 
         rows = chosen()

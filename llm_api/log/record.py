@@ -12,59 +12,30 @@ from typing import Any, NamedTuple
 
 from .. import strict_json
 from ..errors import LLMAPIError, RequestError
-from ..types import (
-    Chunk,
-    GenerationRequest,
-    Head,
-    Image,
-    Message,
-    Part,
-    Reasoning,
-    Text,
-    ToolCall,
-    ToolResult,
-    Usage,
-)
+from ..types import Chunk, GenerationRequest, Head, Image, Message, Part, Reasoning, Text, ToolCall, ToolResult, Usage
 
 SCHEMA_VERSION = 2
-_TEXT, _NUMBER, _OBJECT = (str, NoneType), (int, float, NoneType), (dict, NoneType)
+MORE_TOKENS = ("cached_tokens", "reasoning_tokens")
 _ANY = (object,)
+_TEXT, _NUMBER, _OBJECT, _LIST = ((*types, NoneType) for types in ((str,), (int, float), (dict,), (list,)))
 # The fields of a line, and the types a reader may find in them: a line with others was not written by this service.
 FIELDS: dict[str, tuple[type, ...]] = {
     "timestamp": (int, float),
-    "request_id": _TEXT,
-    "operation": _ANY,
-    "backend": _TEXT,
-    "requested_backend": _TEXT,
-    "model": _TEXT,
-    "request_model": _ANY,
-    "prompt": _TEXT,
-    "system": _TEXT,
-    "messages": (list, NoneType),
-    "response": _TEXT,
-    "reasoning": _TEXT,
-    "tools": _ANY,
-    "tool_choice": _ANY,
-    "tool_calls": _ANY,
+    **dict.fromkeys(("request_id", "operation", "backend", "requested_backend", "model", "request_model"), _TEXT),
+    **dict.fromkeys(("prompt", "system"), _TEXT),
+    "messages": _LIST,
+    **dict.fromkeys(("response", "reasoning"), _TEXT),
+    **dict.fromkeys(("tools", "tool_choice", "tool_calls"), _ANY),
     "parameters": _OBJECT,
-    "input_tokens": _NUMBER,
-    "output_tokens": _NUMBER,
-    "cached_tokens": _NUMBER,
-    "reasoning_tokens": _NUMBER,
-    "finish_reason": _ANY,
-    "stream": _ANY,
-    "duration_ms": _NUMBER,
-    "time_to_first_chunk_ms": _NUMBER,
+    **dict.fromkeys(("input_tokens", "output_tokens", "cached_tokens", "reasoning_tokens"), _NUMBER),
+    **dict.fromkeys(("finish_reason", "stream"), _ANY),
+    **dict.fromkeys(("duration_ms", "time_to_first_chunk_ms"), _NUMBER),
     "status": _TEXT,
     "http_status": _ANY,
     "error": _OBJECT,
     "fallback": _ANY,
     "fallback_reason": _TEXT,
-    "attempts": _ANY,
-    "client_ip": _ANY,
-    "caller": _ANY,
-    "trace_id": _ANY,
-    "schema_version": _ANY,
+    **dict.fromkeys(("attempts", "client_ip", "caller", "trace_id", "schema_version"), _ANY),
 }
 
 
@@ -187,7 +158,8 @@ class Record:
             **(self._answered() if head else {"response": None}),
             "input_tokens": end.usage.input_tokens,
             "output_tokens": end.usage.output_tokens,
-            **_more_tokens(end.usage),
+            # the counts that few providers have
+            **{name: count for name in MORE_TOKENS if (count := getattr(end.usage, name)) is not None},
             "finish_reason": end.finish_reason,
             "stream": request.stream if request else None,
             "duration_ms": end.duration_ms,
@@ -209,7 +181,7 @@ class Record:
         request = self.request
         if not request:
             return {"prompt": None, "system": None, "parameters": {}}
-        said = self._prompt(request) if request.is_prompt else self._messages(request)
+        said = self._prompt(request) if request.is_prompt else {"messages": list(map(self._message, request.messages))}
         if request.tools:
             choice = request.tool_choice
             said |= {"tools": [tool.name for tool in request.tools], "tool_choice": choice.name or choice.mode}
@@ -228,12 +200,8 @@ class Record:
         prompt = self._logged("prompt", turn.content) | self._parts(turn.parts)
         return prompt | ({"system": None} if request.system is None else self._logged("system", request.system))
 
-    def _messages(self, request: GenerationRequest) -> dict[str, Any]:
-        return {"messages": [self._message(message) for message in request.messages]}
-
     def _message(self, message: Message) -> dict[str, Any]:
-        name = self._logged("name", message.name) if message.name else {}
-        said = {"role": message.role} | name
+        said = {"role": message.role} | (self._logged("name", message.name) if message.name else {})
         for part in message.parts:
             if isinstance(part, ToolResult):
                 return said | self._result(part)
@@ -292,12 +260,6 @@ class Record:
 
     def _logged(self, name: str, text: str) -> dict[str, Any]:
         return LoggedText(self.policy, text).fields(name)
-
-
-def _more_tokens(usage: Usage) -> dict[str, int]:
-    """The counts that few providers have."""
-    counts = {"cached_tokens": usage.cached_tokens, "reasoning_tokens": usage.reasoning_tokens}
-    return {name: count for name, count in counts.items() if count is not None}
 
 
 def _call(call_id: str, name: str, arguments: LoggedText) -> dict[str, Any]:

@@ -38,12 +38,9 @@ class Wanted:
         )
 
     def _has_words(self, record: Entry) -> bool:
-        if self.text is None and self.regex is None:
-            return True
-        words = list(texts(record))
-        return (self.text is None or any(self.text.casefold() in text.casefold() for text in words)) and (
-            self.regex is None or any(map(self.regex.search, words))
-        )
+        words = [] if self.text is None and self.regex is None else list(texts(record))
+        has_text = self.text is None or any(self.text.casefold() in text.casefold() for text in words)
+        return has_text and (self.regex is None or any(map(self.regex.search, words)))
 
 
 def texts(record: Entry) -> Iterator[str]:

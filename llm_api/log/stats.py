@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -72,22 +71,15 @@ class Group:
 
     def numbers(self) -> dict[str, Any]:
         """Return the group's numbers; times in milliseconds."""
+        share = round(self.fallbacks / self.requests, 4) if self.requests else 0.0
+        speed = round(self.output_tokens / self.generating_ms * 1000, 1) if self.generating_ms else None
         return {
-            "requests": self.requests,
-            "errors": self.errors,
-            "aborted": self.aborted,
-            "fallbacks": self.fallbacks,
-            "fallback_share": round(self.fallbacks / self.requests, 4) if self.requests else 0.0,
-            "p50_ms": self.latency.percentile(50),
-            "p95_ms": self.latency.percentile(95),
-            "p99_ms": self.latency.percentile(99),
-            "first_chunk_p50_ms": self.first_chunk.percentile(50),
-            "first_chunk_p95_ms": self.first_chunk.percentile(95),
-            "input_tokens": self.input_tokens,
-            "output_tokens": self.output_tokens,
-            "tokens_per_second": round(self.output_tokens / self.generating_ms * 1000, 1)
-            if self.generating_ms
-            else None,
+            **{name: getattr(self, name) for name in ("requests", "errors", "aborted", "fallbacks")},
+            "fallback_share": share,
+            **{f"p{percent}_ms": self.latency.percentile(percent) for percent in (50, 95, 99)},
+            **{f"first_chunk_p{percent}_ms": self.first_chunk.percentile(percent) for percent in (50, 95)},
+            **{name: getattr(self, name) for name in ("input_tokens", "output_tokens")},
+            "tokens_per_second": speed,
         }
 
 
@@ -109,20 +101,19 @@ class Stats:
         self._since = since
         self._width = max(until - since, 1e-3) / SLOTS
 
-    def count(self, records: Iterable[Entry]) -> None:
-        """Count the records."""
-        for record in records:
-            slot = self.slots[min(max(int((record["timestamp"] - self._since) / self._width), 0), SLOTS - 1)]
-            asked, answering = self._groups(record)
-            both = [self.total, slot]
-            if record.get("backend"):
-                both.append(self.models[f"{record['backend']}/{record.get('model')}"])
-            for group in (asked, *both):
-                group.asked(record)
-            for group in (answering, *both):
-                group.answered(record)
-            if record.get("fallback_reason"):
-                self.reasons[record["fallback_reason"]] += 1
+    def count(self, record: Entry) -> None:
+        """Count a record."""
+        slot = self.slots[min(max(int((record["timestamp"] - self._since) / self._width), 0), SLOTS - 1)]
+        asked, answering = self._groups(record)
+        both = [self.total, slot]
+        if record.get("backend"):
+            both.append(self.models[f"{record['backend']}/{record.get('model')}"])
+        for group in (asked, *both):
+            group.asked(record)
+        for group in (answering, *both):
+            group.answered(record)
+        if record.get("fallback_reason"):
+            self.reasons[record["fallback_reason"]] += 1
 
     def _groups(self, record: Entry) -> tuple[Group, Group]:
         if record.get("status") == "error" and not record.get("attempts"):

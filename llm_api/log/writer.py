@@ -88,7 +88,7 @@ class RequestLog:
         self._file: int | None = None
         self._opened: os.stat_result
         self._size = 0
-        self._close: Callable[[], object] = _nothing
+        self._close: Callable[[], object] = lambda: None
         _logs.add(self)
 
     def refuse_what_is_no_file(self) -> None:
@@ -191,7 +191,7 @@ class RequestLog:
             _write(file, line)
             return
         size = self._repaired_size(file)
-        while self._is_full(size, len(line)):
+        while size > 0 and 0 < self._settings.log_max_bytes < size + len(line):
             self._rotate()
             file = self._locked_file(time.monotonic() + LOCK_SECONDS)
             size = self._repaired_size(file)
@@ -202,10 +202,6 @@ class RequestLog:
         except BaseException:
             os.ftruncate(file, size)
             raise
-
-    def _is_full(self, size: int, more: int) -> bool:
-        limit = self._settings.log_max_bytes
-        return 0 < limit < size + more and size > 0
 
     def _rotate(self) -> None:
         numbered = (self.path.with_name(f"{self.path.name}.{number}") for number in count(1))
@@ -273,12 +269,7 @@ class RequestLog:
         self._lock = Turn(threading.Lock(), LOCK_SECONDS)
         self._waiting.clear()
         self._close()  # the child's copy; the parent's lock stays
-        self._close = _nothing
         self._file = None
-
-
-def _nothing() -> None:
-    pass
 
 
 _logs: weakref.WeakSet[RequestLog] = weakref.WeakSet()

@@ -19,13 +19,8 @@ def usable_cores(root: Path = Path("/")) -> int:
 
 def _physical(root: Path) -> int:
     ours = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
-    return len({_siblings(root, cpu) for cpu in ours})
-
-
-def _siblings(root: Path, cpu: int) -> str:
-    """Return the name of the core that a logical processor belongs to."""
-    lines = lines_of(root / f"sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list")
-    return lines[0] if lines else str(cpu)
+    siblings = (root / f"sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list" for cpu in ours)
+    return len({tuple(lines_of(file)) or file for file in siblings})
 
 
 def _quotas(root: Path) -> Iterator[float]:

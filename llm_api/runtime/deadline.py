@@ -134,20 +134,12 @@ class _Watchdog:
                 self._inspect(running)
 
     def _inspect(self, running: set[Deadline]) -> None:
-        clients = {fd: deadline for deadline in running if (fd := _descriptor(deadline.client)) >= 0}
+        clients = {fd: deadline for deadline in running if deadline.client and (fd := deadline.client.fileno()) >= 0}
         for deadline in running:
             deadline.enforce()
-        for fd in _hung_up(clients):
-            clients[fd].hung_up()
-
-
-def _descriptor(client: socket.socket | None) -> int:
-    return -1 if client is None else client.fileno()
-
-
-def _hung_up(clients: dict[int, Deadline]) -> list[int]:
-    gone = HANG_UP | select.POLLHUP | select.POLLERR
-    return [fd for fd, event in look(clients, HANG_UP) if event & gone]
+        for fd, event in look(clients, HANG_UP):
+            if event & (HANG_UP | select.POLLHUP | select.POLLERR):
+                clients[fd].hung_up()
 
 
 def look(descriptors: Iterable[int], events: int) -> list[tuple[int, int]]:

@@ -47,12 +47,8 @@ class GEvent(GeventWorker):  # type: ignore[misc]  # gunicorn has no types
         """
         super().handle_request(listener_name, req, sock, addr)
         until = time.monotonic() + self.cfg.keepalive
-        while not req.unreader.buf.getvalue() and not _is_readable(sock):
+        while not req.unreader.buf.getvalue() and not select.select([sock], [], [], LOOK_SECONDS)[0]:
             if not self.alive:
                 until = min(until, time.monotonic() + STOP_KEEPALIVE_LINGER)
             if time.monotonic() > until:
                 raise StopIteration
-
-
-def _is_readable(sock: Any) -> bool:
-    return bool(select.select([sock], [], [], LOOK_SECONDS)[0])

@@ -27,7 +27,7 @@ class ReadAhead(Generic[T]):
         self._thread.start()
 
     def has_begun(self) -> bool:
-        """Wait `seconds` for the first item, and return whether it is there. Raises the error that came instead."""
+        """Wait `seconds` for the next item, and return whether it is there. Raises the error that came instead."""
         if not self._held:
             with suppress(Empty):
                 self._held.append(self._ready.get(timeout=self._seconds))
@@ -37,22 +37,16 @@ class ReadAhead(Generic[T]):
         return bool(self._held)
 
     def __iter__(self) -> Iterator[T]:
-        while (item := self._next()) is not None:
-            if isinstance(item, Exception):
-                raise item
+        while True:
+            item = self._held.pop() if self.has_begun() else self._idle
+            if item is None:
+                return
+            assert not isinstance(item, Exception), "it was raised"
             yield item
 
     def join(self) -> None:
         """Wait for the thread's end."""
         self._thread.join()
-
-    def _next(self) -> T | Exception | None:
-        if self._held:
-            return self._held.pop()
-        try:
-            return self._ready.get(timeout=self._seconds)
-        except Empty:
-            return self._idle
 
     def _read(self) -> None:
         try:

@@ -175,7 +175,7 @@ def test_a_budget_of_ten_seconds(serve: Serve, monkeypatch: pytest.MonkeyPatch) 
     """What was retried before that is forgotten, and so are the requests."""
     clock = Clock()
     monkeypatch.setattr(attempts, "time", clock)
-    budget = attempts.Budget()
+    budget = attempts.Retries(2)
     for _ in range(100):
         budget.count()
     assert [budget.take() for _ in range(21)] == [True] * 20 + [False]

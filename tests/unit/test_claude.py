@@ -572,10 +572,6 @@ def test_calls_after_a_stop() -> None:
 # Thinking
 
 
-def budget(tokens: int) -> dict[str, Any]:
-    return {"thinking": {"type": "enabled", "budget_tokens": tokens}}
-
-
 def told(effort: str, **more: Any) -> dict[str, Any]:
     return {"output_config": {"effort": effort}} | more
 
@@ -589,12 +585,8 @@ DISABLED = {"thinking": {"type": "disabled"}}
     [
         *((model, None, {}) for model in ("claude-haiku-5-5", "claude-haiku-4-5", "claude-opus-4-6")),
         ("claude-haiku-4-5", "none", {}),
-        ("claude-haiku-4-5", "minimal", budget(1024)),
-        ("claude-sonnet-4-5-20250929", "low", budget(2000)),
-        ("claude-sonnet-4-20250514", "medium", budget(5000)),
-        ("claude-opus-4-5", "high", budget(8000)),
-        ("claude-haiku-4-5", "max", budget(9500)),
-        ("claude-haiku-4-5", "unheard of", budget(1024)),
+        ("claude-haiku-4-5", "minimal", None),
+        ("claude-sonnet-4-20250514", "medium", None),
         ("claude-opus-4-6", "none", {}),
         ("claude-opus-4-6", "low", told("low") | ADAPTIVE),
         ("anthropic/claude-sonnet-4.6", "minimal", told("low") | ADAPTIVE),
@@ -623,25 +615,15 @@ def test_effort(
 
 FORCED: dict[str, Any] = {"tools": TOOLS, "tool_choice": ToolChoice("required")}
 LOOP = (HI, Message("assistant", (ToolCall("a", "now", ""),)), answered("a", Text("1")))
-THOUGHT_LOOP = (
-    HI,
-    Message("assistant", (Reasoning("hm", "sig", made_by="claude"), ToolCall("a", "now", ""))),
-    answered("a", Text("1")),
-)
 
 
 @pytest.mark.parametrize(
     ("model", "messages", "fields", "thinks"),
     [
-        ("claude-haiku-4-5", (HI,), {"max_tokens": 1024}, False),
-        ("claude-haiku-4-5", (HI,), {"max_tokens": 1025}, True),
-        ("claude-haiku-4-5", (HI,), FORCED, False),
-        ("claude-haiku-4-5", (HI,), {"tools": TOOLS}, True),
+        ("claude-haiku-4-5", (HI,), {}, False),
+        ("claude-opus-4-6", (HI,), {"tools": TOOLS}, True),
         ("claude-opus-4-7", (HI,), FORCED, False),
         ("claude-opus-4-8", (HI,), FORCED, True),
-        ("claude-haiku-4-5", LOOP, {}, False),
-        ("claude-haiku-4-5", THOUGHT_LOOP, {}, True),
-        ("claude-haiku-4-5", (*LOOP, Message.of("assistant", "One."), HI), {}, True),
         ("claude-opus-4-6", LOOP, {}, True),
     ],
 )

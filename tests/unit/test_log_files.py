@@ -22,7 +22,7 @@ from flask import Flask
 from records import ROOT, Run, answered, command, environment, ids, line, write
 
 from llm_api import Settings
-from llm_api.log.files import follow
+from llm_api.log.files import follow, last_lines_of, open_unbuffered
 from llm_api.log.writer import RequestLog
 
 BROKEN = b'{"timestamp": 17, "prompt": "cut off he\n'
@@ -111,7 +111,10 @@ def followed(path: Path, steps: list[Callable[[], object]], count: int) -> list[
         assert steps, "follow waits for more than there is"
         steps.pop(0)()
 
-    return list(islice(follow(path, wait), count))
+    file = open_unbuffered(path) if path.exists() else None
+    if file:
+        last_lines_of(file, 0)
+    return list(islice(follow(path, wait, file), count))
 
 
 def append(path: Path, data: bytes) -> None:

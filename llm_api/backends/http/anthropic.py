@@ -40,9 +40,6 @@ OFF, LESS, ADAPTIVE = ({"type": kind} for kind in ("disabled", "between_tools", 
 SWITCHES = {"haiku-5.5": OFF, "opus-5.0": OFF, "sonnet-5.0": OFF, "sonnet-5.5": LESS}
 VERSION = re.compile(r"(haiku|sonnet|opus)-(\d)(?:[-.](\d{1,2}))?(?!\d)")
 EFFORTS = {"minimal": "low"}
-# What of max_tokens may be thoughts, as OpenRouter has it, for models that are told a number, and the least of these.
-SHARES = {"minimal": 0.1, "low": 0.2, "medium": 0.5, "high": 0.8, "xhigh": 0.95, "max": 0.95}
-LEAST_BUDGET = 1024
 NOTHING = Chunk()
 SPENT = ("contract_spend_limit_reached", "enforced_spend_limit_reached")
 
@@ -78,8 +75,8 @@ class Claude(Vendor):
             "stream": request.stream,
             **_conversation(request),
             **_tools(request),
+            **(_thinking(request, model) or {}),
         }
-        fields |= _thinking(request, fields) or {}
         if fields.get("thinking", OFF) == OFF:  # thinking takes no other temperature
             fields |= _sampling(request)
         if stops := [stop for stop in request.stop if not stop.isspace()]:
@@ -90,7 +87,7 @@ class Claude(Vendor):
         return fields
 
     def left_out(self, request: GenerationRequest) -> tuple[str, ...]:
-        is_unsaid = request.reasoning_effort and _thinking(request, self.payload(request)) is None
+        is_unsaid = request.reasoning_effort and _thinking(request, request.model or self.model) is None
         return super().left_out(request) + (("reasoning_effort",) if is_unsaid else ())
 
     def unsent_stops(self, request: GenerationRequest, payload: Mapping[str, Any]) -> tuple[str, ...]:
@@ -220,12 +217,12 @@ def _tool(tool: Tool) -> dict[str, Any]:
     return said | ({"strict": True} if tool.strict else {})
 
 
-def _thinking(request: GenerationRequest, fields: Mapping[str, Any]) -> dict[str, Any] | None:
+def _thinking(request: GenerationRequest, model: str) -> dict[str, Any] | None:
     """Return the fields for the effort that is wanted; None where the model can't be told, or not now (4.3)."""
     effort = request.reasoning_effort
     if effort is None:
         return {}
-    found = VERSION.search(fields["model"])
+    found = VERSION.search(model)
     # a name that says none is a newer one's, or another vendor's
     version = (int(found[2]), int(found[3] or 0)) if found else (99, 0)
     if effort == "none":
@@ -233,22 +230,11 @@ def _thinking(request: GenerationRequest, fields: Mapping[str, Any]) -> dict[str
             return {}
         switch = SWITCHES.get(f"{found[1]}-{version[0]}.{version[1]}") if found else None
         return {"thinking": switch} if switch else None
-    if request.tool_choice.is_forced and version < (4, 8):
-        return None  # which they refuse: the choice is a must, the effort a wish
-    if version < (4, 6):
-        return _budget(effort, fields["max_tokens"]) if _may_think(fields["messages"]) else None
+    # the older ones want a number of tokens, the next ones refuse it there: the choice is a must, the effort a wish
+    if version < (4, 6) or (request.tool_choice.is_forced and version < (4, 8)):
+        return None
     told = {"output_config": {"effort": EFFORTS.get(effort, effort)}}
     return told | ({"thinking": ADAPTIVE} if version < (5, 0) else {})
-
-
-def _budget(effort: str, max_tokens: int) -> dict[str, Any] | None:
-    tokens = max(int(max_tokens * SHARES.get(effort, 0)), LEAST_BUDGET)
-    return {"thinking": {"type": "enabled", "budget_tokens": tokens}} if tokens < max_tokens else None
-
-
-def _may_think(turns: list[dict[str, Any]]) -> bool:
-    """Whether the calls that are answered now, if any, begin with thoughts: those without can't have them later."""
-    return not _has_results(turns) or turns[-2]["content"][0]["type"] in ("thinking", "redacted_thinking")
 
 
 class _Ids:

@@ -14,7 +14,6 @@ import socket
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from functools import cached_property
 from typing import Any, ClassVar, TypeVar
 from urllib.parse import urlsplit
 
@@ -113,7 +112,7 @@ class HttpBackend(Backend):
         return cut_at_stop(chunks, self.unsent_stops(request, payload))
 
     def _chunks(self, payload: Mapping[str, Any], streamed: bool, deadline: Deadline) -> Iterator[Chunk]:
-        with self._sent("POST", self.path, deadline, payload) as response:
+        with self._sent(self.path, payload, deadline) as response:
             parts = _read(response, deadline)
             if not streamed:
                 whole = in_shape(self.whole, self._object(parts, payload, deadline))
@@ -125,21 +124,13 @@ class HttpBackend(Backend):
 
     def get(self, path: str, deadline: Deadline, read: Callable[[dict[str, Any]], T]) -> T:
         """Return what `read` makes of the JSON object at `path`. Raises as `stream` does."""
-        return self._fetched("GET", path, None, deadline, read)
+        return self.post(path, None, deadline, read)
 
-    def post(self, path: str, payload: Mapping[str, Any], deadline: Deadline, read: Callable[[dict[str, Any]], T]) -> T:
-        """Return what `read` makes of the JSON object that answers `payload`. Raises as `stream` does."""
-        return self._fetched("POST", path, payload, deadline, read)
-
-    def _fetched(
-        self,
-        method: str,
-        path: str,
-        payload: Mapping[str, Any] | None,
-        deadline: Deadline,
-        read: Callable[[dict[str, Any]], T],
+    def post(
+        self, path: str, payload: Mapping[str, Any] | None, deadline: Deadline, read: Callable[[dict[str, Any]], T]
     ) -> T:
-        with self._sent(method, path, deadline, payload) as response:
+        """Return what `read` makes of the JSON object that answers `payload`. Raises as `stream` does."""
+        with self._sent(path, payload, deadline) as response:
             return in_shape(read, self._object(_read(response, deadline), payload, deadline))
 
     def _object(self, parts: Iterator[bytes], payload: Mapping[str, Any] | None, deadline: Deadline) -> dict[str, Any]:
@@ -156,14 +147,13 @@ class HttpBackend(Backend):
 
     def fetch(self, path: str, deadline: Deadline) -> bytes:
         """Return what is at `path`. Raises as `stream` does."""
-        with self._sent("GET", path, deadline, None) as response:
+        with self._sent(path, None, deadline) as response:
             return b"".join(_read(response, deadline))
 
     @contextmanager
-    def _sent(
-        self, method: str, path: str, deadline: Deadline, payload: Mapping[str, Any] | None
-    ) -> Iterator[Received]:
-        call = self._call(method, path, payload, deadline)
+    def _sent(self, path: str, payload: Mapping[str, Any] | None, deadline: Deadline) -> Iterator[Received]:
+        """Send a POST with `payload`, a GET where it is None."""
+        call = self._call(path, payload, deadline)
         reply = None
         with deadline.stopping(call.stop), self._send(call, deadline) as response:
             if response.status_code == 200:
@@ -173,8 +163,8 @@ class HttpBackend(Backend):
         if reply:
             raise self._error(reply, payload, deadline)
 
-    def _call(self, method: str, path: str, payload: Mapping[str, Any] | None, deadline: Deadline) -> Call:
-        headers = {**HEADERS, **self.headers(), **self._authority}
+    def _call(self, path: str, payload: Mapping[str, Any] | None, deadline: Deadline) -> Call:
+        headers = {**HEADERS, **self.headers(), **authority(urlsplit(self.base_url))}
         body = b""
         if payload is not None:
             headers["Content-Type"] = "application/json"
@@ -182,11 +172,7 @@ class HttpBackend(Backend):
         ours = {name.lower() for name in headers}
         headers |= {name: value for name, value in self.extra_headers.items() if name.lower() not in ours}
         seconds = max(min(self.settings.connect_timeout, deadline.remaining()), 0.001)
-        return Call(method, self.base_url, path, headers, body, seconds)
-
-    @cached_property
-    def _authority(self) -> dict[str, str]:
-        return authority(urlsplit(self.base_url))
+        return Call("GET" if payload is None else "POST", self.base_url, path, headers, body, seconds)
 
     def _send(self, call: Call, deadline: Deadline) -> Received:
         try:
@@ -300,9 +286,8 @@ def _failure(backend: str, error: Exception) -> BackendError:
         return Unreachable(f"{backend} can't be reached: {_reason(cause)}")
     why = cause.args[0] if isinstance(cause, ProtocolError) and cause.args else None
     if isinstance(why, http.client.HTTPException) and not isinstance(why, OSError):
-        return InvalidAnswer(
-            f"{backend} answered in what is not HTTP, or not plain enough ({type(why).__name__}: {why})"
-        )
+        what = f"{type(why).__name__}: {why}"
+        return InvalidAnswer(f"{backend} answered in what is not HTTP, or not plain enough ({what})")
     dropped = ServerError(f"{backend} broke the connection before it answered")
     dropped.retryable = False
     return dropped

@@ -231,7 +231,8 @@ class Adapter(HTTPAdapter):
 
     def _alive(self) -> http.client.HTTPConnection | None:
         with suppress(IndexError):
-            while _has_news((connection := self._free.pop()).sock):
+            # an idle one has nothing to say but that it is closed
+            while look([(connection := self._free.pop()).sock.fileno()], select.POLLIN):
                 connection.close()
             return connection
         return None
@@ -291,8 +292,3 @@ def _watch(sock: socket.socket) -> None:
     for name, value in LIFE_SIGNS.items():
         if hasattr(socket, name):
             sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
-
-
-def _has_news(sock: socket.socket) -> bool:
-    """An idle connection has nothing to say but that it is closed."""
-    return bool(look([sock.fileno()], select.POLLIN))

@@ -13,18 +13,7 @@ from ... import strict_json
 from ...errors import BackendError, LLMAPIError, ModelNotFound, NotConfigured, ParameterDropped, Unsupported
 from ...runtime.deadline import Deadline
 from ...settings import Settings
-from ...types import (
-    CallPiece,
-    Chunk,
-    GenerationRequest,
-    Image,
-    Message,
-    Reasoning,
-    Tool,
-    ToolCall,
-    ToolResult,
-    Usage,
-)
+from ...types import CallPiece, Chunk, GenerationRequest, Image, Message, Reasoning, Tool, ToolCall, ToolResult, Usage
 from ..calls import in_an_object
 from ..told import NO_PARAMETERS, call_schema, told, with_call
 from .base import Vendor
@@ -175,7 +164,10 @@ class Ollama(Vendor):
 
     def _failure(self, reply: Reply) -> LLMAPIError:
         """Return the error for `reply`, with Ollama's reason."""
-        _unwrap(reply)
+        text = str(reply.error.get("message")).encode()
+        # from 0.34 on the runner's own error is in Ollama's text as JSON
+        if message := Reply.read(reply.status, reply.headers, text, str).error.get("message"):
+            reply.error = {"message": message}
         detail = reply.detail or ""
         if reply.status == 400 and BAD_MODEL.search(detail):
             return ModelNotFound("ollama can't answer with this model", param="model", detail=detail)
@@ -206,13 +198,6 @@ def answers_at(address: str, settings: Settings, deadline: Deadline) -> bool:
     with suppress(LLMAPIError):
         return there.get("/api/version", deadline, lambda body: isinstance(body["version"], str))
     return False
-
-
-def _unwrap(reply: Reply) -> None:
-    """Take the runner's own error out of Ollama's text: from 0.34 on it is there as JSON."""
-    text = str(reply.error.get("message")).encode()
-    if message := Reply.read(reply.status, reply.headers, text, str).error.get("message"):
-        reply.error = {"message": message}
 
 
 def _capabilities(body: Mapping[str, Any]) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from itertools import takewhile
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -12,6 +13,7 @@ from ...errors import LLMAPIError, ParameterDropped
 from ...runtime.deadline import Deadline
 from ...settings import Settings
 from ...types import (
+    IDENTIFIERS,
     NEEDS,
     Chunk,
     GenerationRequest,
@@ -80,7 +82,7 @@ class OpenAIWire(Vendor):
         """The usage comes after the finish reason, so that waits for it."""
         finish, counted, model = None, Usage(), None
         calls = CallReader()
-        for event in _events(lines):
+        for event in map(json_object, takewhile(lambda data: data != b"[DONE]", event_data(lines))):
             if error_in(event):
                 raise stream_error(self.name, event)
             model = event.get("model") or model
@@ -103,10 +105,9 @@ class OpenAIWire(Vendor):
         """Return what a message or a piece of one says; the thoughts have one of two names."""
         content = message.get("content") or ""
         text = content if isinstance(content, str) else _text(content)
-        if thought := message.get("reasoning_content") or message.get("reasoning") or _thought(content):
-            thoughts = (Reasoning(thought, made_by=self.name),)
-            return Chunk(text, model=model, refusal=message.get("refusal") or "", reasoning=thoughts)
-        return Chunk(text, model=model, refusal=message.get("refusal") or "")
+        thought = message.get("reasoning_content") or message.get("reasoning") or _thought(content)
+        thoughts = (Reasoning(thought, made_by=self.name),) if thought else ()
+        return Chunk(text, model=model, refusal=message.get("refusal") or "", reasoning=thoughts)
 
     def error(self, reply: Reply, payload: Mapping[str, Any] | None, deadline: Deadline) -> LLMAPIError:
         if not payload:
@@ -177,17 +178,9 @@ TAKES_NO_STOP = re.compile(r"gpt-5|o[34]")
 EFFORT_NONE = re.compile(r"gpt-5\.[1-9]|gpt-6-(luna|sol)|gpt-6\.1-terra")
 TOOLS_WITHOUT_EFFORT = re.compile(r"gpt-6")
 SAMPLING = frozenset({"temperature", "top_p"})
-OPTIONAL = SAMPLING | {
+OPTIONAL = {
     *("max_tokens", "max_completion_tokens", "stop", "seed", "stream_options", "reasoning_effort", "verbosity"),
-    *(
-        "parallel_tool_calls",
-        "presence_penalty",
-        "frequency_penalty",
-        "logit_bias",
-        "user",
-        "safety_identifier",
-        "prompt_cache_key",
-    ),
+    *("parallel_tool_calls", "presence_penalty", "frequency_penalty", "logit_bias", *SAMPLING, *IDENTIFIERS),
 }
 RENAMED = {"max_tokens": "max_completion_tokens", "max_completion_tokens": "max_tokens"}
 # OpenAI's, FastAPI's and Mistral's, Azure's words; the code is null in some of OpenAI's replies.
@@ -313,10 +306,3 @@ def usage(body: Mapping[str, Any]) -> Usage:
         if said.input_tokens + apart == counts.get("total_tokens"):
             return replace(said, output_tokens=apart)  # xAI's, which count the thoughts beside the rest
     return said
-
-
-def _events(lines: Iterator[bytes]) -> Iterator[dict[str, Any]]:
-    for data in event_data(lines):
-        if data == b"[DONE]":
-            return
-        yield json_object(data)

@@ -7,6 +7,7 @@ import math
 import re
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any
 
 from ...errors import (
@@ -19,7 +20,7 @@ from ...errors import (
     RateLimited,
     RequestRefused,
 )
-from ..faults import OUTPUT_LIMIT, REFUSALS, REFUSED, RULES, STATUSES, Rule, rule_of_status
+from ..faults import OUTPUT_LIMIT, REFUSALS, REFUSED, STATUSES, Rule, rule_for
 from .streams import json_object
 
 MAX_DETAIL_CHARS = 500
@@ -117,17 +118,11 @@ def stream_error(backend: str, event: Mapping[str, Any]) -> LLMAPIError:
 
 def error_for(backend: str, reply: Reply) -> LLMAPIError:
     """Return the error for a reply: the first rule that fits, else by its status (docs/providers.md, 1.5 and 1.6)."""
-    rule = next(
-        (rule for rule in RULES if rule.fits(reply.status, reply.codes, reply.wording)), None
-    ) or rule_of_status(reply.status)
+    rule = rule_for(reply.status, reply.codes, reply.wording)
     if issubclass(rule.kind, RequestRefused):
         return _refusal(rule, backend, reply)
-    error = rule.kind(
-        f"{backend} {rule.words}",
-        param="model" if rule.kind is ModelNotFound else None,
-        detail=reply.detail,
-        retry_after=retry_after(reply.headers),
-    )
+    param, wait = "model" if rule.kind is ModelNotFound else None, retry_after(reply.headers)
+    error = rule.kind(f"{backend} {rule.words}", param=param, detail=reply.detail, retry_after=wait)
     error.retryable = _may_be_retried(reply) and rule.kind not in (QuotaExhausted, ModelNotFound, InvalidAnswer)
     error.busy = rule.kind is RateLimited or (rule.kind is Overloaded and bool(BUSY.search(reply.wording)))
     return error
@@ -171,9 +166,8 @@ def _words(value: object, depth: int = MAX_DEPTH) -> str:
         return "; ".join(filter(None, (_words(item, depth - 1) for item in value)))
     if not isinstance(value, Mapping) or not depth:
         return ""
-    text = next(
-        filter(None, (_words(value.get(name), depth - 1) for name in ("message", "msg", "detail", "error"))), ""
-    )
+    texts = (_words(value.get(name), depth - 1) for name in ("message", "msg", "detail", "error"))
+    text = next(filter(None, texts), "")
     place = ".".join(_place(value))
     return f"{place}: {text}" if place and text else text
 
@@ -186,9 +180,8 @@ def _place(problem: Mapping[str, Any]) -> list[str]:
 def _first_place(message: object) -> str | None:
     if isinstance(message, Mapping):
         message = message.get("detail")
-    places = (
-        [_place(problem) for problem in message if isinstance(problem, Mapping)] if isinstance(message, list) else []
-    )
+    problems = message if isinstance(message, list) else []
+    places = [_place(problem) for problem in problems if isinstance(problem, Mapping)]
     return next((place[0] for place in places if place and re.fullmatch(r"[a-z_]{1,64}", place[0])), None)
 
 
@@ -201,27 +194,13 @@ def _may_be_retried(reply: Reply) -> bool:
 
 def retry_after(headers: Mapping[str, str]) -> float | None:
     """Return the seconds that `retry-after-ms` or `Retry-After` (seconds, or an HTTP date) asks for, or None."""
-    milliseconds = _number(headers.get("retry-after-ms"))
-    if milliseconds is not None:
-        return milliseconds / 1000
-    said = headers.get("retry-after")
-    seconds = _number(said)
-    return _seconds_until(said) if seconds is None else seconds
-
-
-def _number(text: str | None) -> float | None:
-    try:
-        value = float(text or "")
-    except ValueError:
-        return None
-    return value if math.isfinite(value) else None
-
-
-def _seconds_until(date: str | None) -> float | None:
-    try:
-        return email.utils.parsedate_to_datetime(date or "").timestamp() - time.time()
-    except (ValueError, OverflowError):
-        return None
+    for name, unit in (("retry-after-ms", 1000), ("retry-after", 1)):
+        with suppress(ValueError):
+            if math.isfinite(number := float(headers.get(name, ""))):
+                return number / unit
+    with suppress(ValueError, OverflowError):
+        return email.utils.parsedate_to_datetime(headers.get("retry-after", "")).timestamp() - time.time()
+    return None
 
 
 def _object_or_empty(body: bytes) -> dict[str, Any]:

@@ -102,7 +102,7 @@ class HuggingFaceLocal(OpenAIWire):
         if "tools" not in request.needs and not must:
             return super().stream(replace(request, tools=()), deadline)
         if not must and self._takes_tools(deadline):
-            return super().stream(_repaired(request), deadline)
+            return super().stream(replace(request, messages=tuple(map(_with_objects, request.messages))), deadline)
         asked = told(request)
         if must:
             asked = replace(asked, response_format=_fitting(call_schema(request.offered), "tools"))
@@ -195,12 +195,8 @@ def _fitting(schema: Mapping[str, Any] | None, param: str = "response_format") -
     return ResponseFormat(schema)
 
 
-def _repaired(request: GenerationRequest) -> GenerationRequest:
-    """Return the request with arguments that are objects: on others llama.cpp's server fails."""
-    return replace(request, messages=tuple(map(_with_objects, request.messages)))
-
-
 def _with_objects(message: Message) -> Message:
+    """Return the message with arguments that are objects: on others llama.cpp's server fails."""
     parts = [
         replace(part, arguments=strict_json.dumps(in_an_object(part.arguments))) if isinstance(part, ToolCall) else part
         for part in message.parts

@@ -164,11 +164,9 @@ class Engine:
             return
         if lease.process:
             # at this level it reaches the console without any configuration
-            logger.warning(
-                "%s is loaded: %.0f MB in %.1f s; %d threads, %d slots of %s tokens", self.name,
-                hello["size"] / 1e6, hello["seconds"], self._asked["threads"], self._asked["slots"],
-                f"{self._asked['context']:,}",
-            )  # fmt: skip
+            size, seconds, asked = hello["size"] / 1e6, hello["seconds"], self._asked
+            room = f"{asked['threads']} threads, {asked['slots']} slots of {asked['context']:,} tokens"
+            logger.warning("%s is loaded: %.0f MB in %.1f s; %s", self.name, size, seconds, room)
         self.key = hello["key"]
         lease.hello.set_result(hello)
         while _line(connection):

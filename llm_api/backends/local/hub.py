@@ -13,13 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import HfApi, snapshot_download
-from huggingface_hub.errors import (
-    GatedRepoError,
-    LocalEntryNotFoundError,
-    OfflineModeIsEnabled,
-    RepositoryNotFoundError,
-)
+from huggingface_hub import HfApi, errors, snapshot_download
 from tqdm import tqdm
 
 from ...errors import LLMAPIError
@@ -45,7 +39,8 @@ def fetch(named: str, tell: Callable[[str], None]) -> dict[str, Any]:
         names = _names(repository)
         files = chosen(names, wanted)
         require_engine(files)
-        needed = [*files.weights, *filter(None, [files.projector]), *([] if files.main else _beside(names))]
+        beside = [name for name in names if name.endswith(CONFIGURATION) and "/" not in name]
+        needed = [*files.weights, *filter(None, [files.projector]), *([] if files.main else beside)]
         folder = snapshot_download(repository, allow_patterns=list(map(glob.escape, needed)), tqdm_class=_bar(tell))
         weights.check([Path(folder, name) for name in files.weights])
     except LookupError as error:
@@ -61,27 +56,23 @@ def _names(repository: str) -> list[str]:
     try:
         # not list_repo_files, which tries for 24 s where there is no network
         return sorted(file.rfilename for file in HfApi().model_info(repository).siblings or ())
-    except (RepositoryNotFoundError, GatedRepoError):
+    except (errors.RepositoryNotFoundError, errors.GatedRepoError):
         raise
     except Exception as error:
-        with suppress(LocalEntryNotFoundError):
+        with suppress(errors.LocalEntryNotFoundError):
             folder = Path(snapshot_download(repository, allow_patterns=[], local_files_only=True))
             return sorted(str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file())
         raise error from None
 
 
-def _beside(names: list[str]) -> list[str]:
-    return [name for name in names if name.endswith(CONFIGURATION) and "/" not in name]
-
-
 def _why(repository: str, error: Exception) -> str:
-    if isinstance(error, GatedRepoError):
+    if isinstance(error, errors.GatedRepoError):
         return f"{repository} is gated: accept its terms on the hub, then set HF_API_KEY (or HF_TOKEN) to your token"
-    if isinstance(error, RepositoryNotFoundError):
+    if isinstance(error, errors.RepositoryNotFoundError):
         return f"the hub has no {repository}, or it is private: then set HF_API_KEY (or HF_TOKEN) to a token for it"
-    if isinstance(error, OfflineModeIsEnabled) or os.environ.get("HF_HUB_OFFLINE", "0") not in ("", "0"):
+    if isinstance(error, errors.OfflineModeIsEnabled) or os.environ.get("HF_HUB_OFFLINE", "0") not in ("", "0"):
         return f"{repository} is not in the cache, and HF_HUB_OFFLINE forbids to fetch it"
-    cause = error.__cause__ if isinstance(error, LocalEntryNotFoundError) and error.__cause__ else error
+    cause = error.__cause__ if isinstance(error, errors.LocalEntryNotFoundError) and error.__cause__ else error
     said = (str(cause).splitlines() or [""])[0]
     return f"{repository} can't be fetched, and is not in the cache: {type(cause).__name__}: {said}"
 
