@@ -3,7 +3,9 @@ import { createOpenAICompatible } from '@ai-sdk/openai-compatible';
 import { generateText, stepCountIs, streamText, tool } from 'ai';
 import { z } from 'zod';
 
-const [client, baseURL] = process.argv.slice(2);
+const [client, URL] = process.argv.slice(2);
+const KEY = 'unused';
+const model = createOpenAICompatible({ name: 'here', baseURL: URL, apiKey: KEY })('default');
 const called = [];
 const weather = tool({
   description: 'Look up the weather in a city.',
@@ -15,7 +17,7 @@ const weather = tool({
 });
 const ask = client === 'ai' ? generateText : streamText;
 const result = await ask({
-  model: createOpenAICompatible({ name: 'here', baseURL, apiKey: 'unused' })('default'),
+  model,
   prompt: 'What is the weather in Paris, in c?',
   tools: { weather },
   prepareStep: ({ stepNumber }) => ({ toolChoice: stepNumber === 0 ? 'required' : 'auto' }),

@@ -21,7 +21,8 @@ IN_A_STREAM = "stream" in WAY
 KEY = "unused"
 ASKED = "What is the weather in Paris, in c?"
 TWO = "What is the weather in Paris and in Rome, in c?"
-MODEL: dict[str, Any] = {"model": "default", "temperature": 0, "max_tokens": 60}
+SHORT: dict[str, Any] = {"temperature": 0, "max_tokens": 60}
+MODEL = {"model": "default"} | SHORT
 called: list[tuple[str, dict[str, Any]]] = []
 
 
@@ -49,12 +50,6 @@ WEATHER = {
 }
 
 
-def _client() -> Any:
-    from openai import OpenAI
-
-    return OpenAI(base_url=URL, api_key=KEY)
-
-
 def openai() -> str:
     asked, choice = (TWO, "auto") if "parallel" in WAY else (ASKED, "required")
     messages: list[Any] = [{"role": "user", "content": asked}]
@@ -67,10 +62,12 @@ def openai() -> str:
 
 
 def _ask(**fields: Any) -> Any:
-    completions = _client().chat.completions
+    from openai import OpenAI
+
+    client = OpenAI(base_url=URL, api_key=KEY)
     if not IN_A_STREAM:
-        return completions.create(**fields).choices[0].message
-    with completions.stream(**fields) as stream:
+        return client.chat.completions.create(**fields).choices[0].message
+    with client.chat.completions.stream(**fields) as stream:
         return stream.get_final_completion().choices[0].message
 
 
@@ -83,7 +80,7 @@ def langchain() -> str:
     def first_a_call(request: Any, handler: Any) -> Any:
         return handler(request.override(tool_choice=None if called else "required"))
 
-    model = ChatOpenAI(base_url=URL, api_key=KEY, **MODEL)
+    model = ChatOpenAI(base_url=URL, api_key=KEY, model="default", **SHORT)
     agent = create_agent(model, [weather], middleware=[first_a_call])
     said: Any = {"messages": [("user", ASKED)]}
     if IN_A_STREAM:
@@ -93,7 +90,7 @@ def langchain() -> str:
 
 
 def pydantic_ai() -> dict[str, Any]:
-    from pydantic_ai import Agent, Tool
+    from pydantic_ai import Agent, ModelSettings, Tool
     from pydantic_ai.models.openai import OpenAIChatModel
     from pydantic_ai.providers.openai import OpenAIProvider
 
@@ -101,8 +98,7 @@ def pydantic_ai() -> dict[str, Any]:
         return None if called else definition
 
     model = OpenAIChatModel("default", provider=OpenAIProvider(base_url=URL, api_key=KEY))
-    settings: Any = {"temperature": 0, "max_tokens": 60}
-    agent = Agent(model, output_type=Report, tools=[Tool(weather, prepare=once)], model_settings=settings)
+    agent = Agent(model, output_type=Report, tools=[Tool(weather, prepare=once)], model_settings=ModelSettings(**SHORT))
 
     async def streamed() -> Report:
         async with agent.run_stream(ASKED) as result:
@@ -113,9 +109,10 @@ def pydantic_ai() -> dict[str, Any]:
 
 def instructor() -> dict[str, Any]:
     from instructor import from_openai
+    from openai import OpenAI
 
+    client = from_openai(OpenAI(base_url=URL, api_key=KEY))
     said = [{"role": "user", "content": ASKED}]
-    client = from_openai(_client())
     if IN_A_STREAM:
         *_, last = client.create_partial(response_model=Report, messages=said, **MODEL)
         return last.model_dump()
@@ -128,7 +125,7 @@ def openai_agents() -> str:
 
     agents.set_tracing_disabled(True)
     model = agents.OpenAIChatCompletionsModel("default", AsyncOpenAI(base_url=URL, api_key=KEY))
-    settings = agents.ModelSettings(tool_choice="required", temperature=0, max_tokens=60)
+    settings = agents.ModelSettings(tool_choice="required", **SHORT)
     agent = agents.Agent("reporter", model=model, model_settings=settings, tools=[agents.function_tool(weather)])
 
     async def streamed() -> str:
@@ -139,35 +136,40 @@ def openai_agents() -> str:
     return asyncio.run(streamed()) if IN_A_STREAM else agents.Runner.run_sync(agent, ASKED).final_output
 
 
+LLM_MODELS = """
+- model_id: here
+  model_name: default
+  api_base: URL
+  supports_tools: true
+"""
+LLM_TOOLS = """
+def weather(city: str, unit: str) -> str:
+    "Look up the weather in a city."
+    return f"18 degrees in {city}"
+"""
+
+
 def llm() -> str:
     home = Path(tempfile.mkdtemp())
-    (home / "extra-openai-models.yaml").write_text(
-        f"- model_id: here\n  model_name: default\n  api_base: {URL}\n  supports_tools: true\n"
+    (home / "extra-openai-models.yaml").write_text(LLM_MODELS.replace("URL", URL))
+    # -T is for the tools of packages; one's own come by --functions, and stand before them
+    tools = ["--functions", LLM_TOOLS, "-T", "llm_time"]
+    way = [] if IN_A_STREAM else ["--no-stream"]
+    done = subprocess.run(
+        [Path(sys.executable).with_name("llm"), "-m", "here", "--key", KEY, *tools, *way, ASKED],
+        env=os.environ | {"LLM_USER_PATH": str(home)},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
     )
-    (home / "tools.py").write_text(
-        'def weather(city: str, unit: str) -> str:\n    "Look up the weather."\n    return f"18 degrees in {city}"\n'
-    )
-    command = [
-        str(Path(sys.executable).with_name("llm")),
-        "-m",
-        "here",
-        "--key",
-        KEY,
-        ASKED,
-        *([] if IN_A_STREAM else ["--no-stream"]),
-    ]
-    command += ["-T", "llm_time", "--functions", str(home / "tools.py")]
-    env = os.environ | {"LLM_USER_PATH": str(home)}
-    done = subprocess.run(command, env=env, stdin=subprocess.DEVNULL, capture_output=True, text=True)
-    if done.returncode:
-        sys.exit(done.stderr)
     return done.stdout
 
 
 def smolagents() -> str:
     from smolagents import OpenAIModel, ToolCallingAgent, tool
 
-    model = OpenAIModel("default", api_base=URL, api_key=KEY, temperature=0, max_tokens=60)
+    model = OpenAIModel("default", api_base=URL, api_key=KEY, **SHORT)
     agent = ToolCallingAgent([tool(weather)], model, max_steps=2, verbosity_level=0, stream_outputs=IN_A_STREAM)
     return str(agent.run(ASKED))
 
