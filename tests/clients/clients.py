@@ -28,7 +28,6 @@ def run_loop(client: str, service: Service, home: Path) -> list[dict[str, Any]]:
     ended = _run(client, service, home)
     lines = service.log()[before:]
     assert {line["http_status"] for line in lines} == {200}
-    assert not any(line["fallback"] for line in lines)
     assert ended["answer"]
     for line in lines:
         for name, given in calls_of(line):
@@ -70,7 +69,7 @@ def _run(client: str, service: Service, home: Path) -> dict[str, Any]:
         input=(HERE / "ai.mjs").read_text() if is_node else "",
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=900,
     )
     assert done.returncode == 0, f"{done.stderr}\n{service.log()[-2:]}"
     return json.loads(done.stdout.splitlines()[-1])

@@ -83,10 +83,11 @@ def langchain() -> str:
     model = ChatOpenAI(base_url=URL, api_key=KEY, model="default", **SHORT)
     agent = create_agent(model, [weather], middleware=[first_a_call])
     said: Any = {"messages": [("user", ASKED)]}
+    limit: Any = {"recursion_limit": 10}
     if IN_A_STREAM:
-        pieces = [piece for piece, _ in agent.stream(said, stream_mode="messages") if piece.type == "AIMessageChunk"]
-        return "".join(piece.text for piece in pieces)
-    return agent.invoke(said)["messages"][-1].content
+        pieces = [piece for piece, _ in agent.stream(said, limit, stream_mode="messages")]
+        return "".join(piece.text for piece in pieces if piece.type == "AIMessageChunk")
+    return agent.invoke(said, limit)["messages"][-1].content
 
 
 def pydantic_ai() -> dict[str, Any]:

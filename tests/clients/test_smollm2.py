@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from e2e.service import Service
+from e2e.service import LOCAL, Service, running
 
 from .clients import run_loop
 
@@ -15,8 +16,14 @@ CLIENTS = [
 ]
 
 
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """The service with SmolLM2, which may take its time: smolagents' prompt is long."""
+    with running(tmp_path_factory.mktemp("smollm2"), **LOCAL, LLM_FALLBACK="none", REQUEST_TIMEOUT=300) as service:
+        yield service
+
+
 @pytest.mark.parametrize("client", CLIENTS)
-def test_loop(client: str, smollm2: Service, tmp_path: Path) -> None:
+def test_loop(client: str, service: Service, tmp_path: Path) -> None:
     """A call comes, its result goes in, and the loop ends."""
-    lines = run_loop(client, smollm2, tmp_path)
-    assert {line["backend"] for line in lines} == {"huggingface"}
+    run_loop(client, service, tmp_path)
