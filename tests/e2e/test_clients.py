@@ -191,7 +191,7 @@ def test_openai_refusals(client: openai.OpenAI, service: Service) -> None:
     before = len(service.log())
     with pytest.raises(openai.BadRequestError, match="n: Only one choice is served") as choices:
         client.chat.completions.create(**PLAIN, n=2)
-    with pytest.raises(openai.BadRequestError, match="tools: ") as tools:
+    with pytest.raises(openai.BadRequestError, match="Only functions are served") as tools:
         client.chat.completions.create(**PLAIN, tools=[{"type": "custom", "custom": {"name": "look"}}])
     with pytest.raises(openai.NotFoundError, match="'no/such:model'") as model:
         client.models.retrieve("no/such:model")
