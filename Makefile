@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: run check test test-recorded test-faults test-gevent test-browser test-deploy test-package bench screenshots vendor \
+.PHONY: run check test test-recorded test-clients test-faults test-gevent test-browser test-deploy test-package bench screenshots vendor \
   lint types postman postman-collection transformers clean
 
 # Without a .env the packaged model answers; with one, what it says.
@@ -26,6 +26,18 @@ test-recorded: $(VENV)/.dev build/recorded/.done
 build/recorded/.done: tests/recorded/requirements.txt | $(VENV)/.python
 	rm -rf $(@D)
 	$(BIN)/pip download --quiet --no-deps --require-hashes --dest $(@D) -r $<
+	@touch $@
+
+# The clients that agents are built with, each running its loop with tools here.
+test-clients: $(VENV)/.dev build/clients/.done
+	$(BIN)/python -m pytest -n 2 --dist loadfile tests/clients
+
+# ai wants a newer Node than Debian has.
+AI := ai@7.0.173 @ai-sdk/openai-compatible@3.0.92 zod@4.6.7 node@22.23.3
+build/clients/.done: tests/clients/requirements.txt | $(VENV)/.python
+	$(PYTHON) -m venv --clear $(@D)
+	$(@D)/bin/pip install --quiet --no-deps -r $<
+	npm install --silent --no-fund --no-audit --prefix $(@D) $(AI)
 	@touch $@
 
 # Kills, full disks, rotation, held locks; FAULTS=full takes the counts of a proof, in some six minutes.
