@@ -41,7 +41,7 @@ http {{
     upstream app {{ server 127.0.0.1:{app}; }}
     server {{
         listen 127.0.0.1:{port};
-        location /llm/ {{ proxy_pass http://app/; }}
+        location /llm/ {{ proxy_pass http://app/; proxy_set_header Host $http_host; }}
     }}
 }}
 """

@@ -26,6 +26,8 @@ function repair() {
   for (const [selector, name] of Object.entries(NAMES)) {
     for (const element of document.querySelectorAll(`${selector}:not([aria-label])`)) element.setAttribute("aria-label", name);
   }
+  // what is scrolled with the keys needs the focus
+  for (const example of document.querySelectorAll("#swagger-ui pre.example:not([tabindex])")) example.tabIndex = 0;
   for (const link of document.querySelectorAll("#swagger-ui button a[href]")) link.removeAttribute("href");
 }
 
