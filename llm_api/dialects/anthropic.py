@@ -11,8 +11,8 @@ from typing import Any, ClassVar
 from marshmallow import EXCLUDE, Schema, ValidationError, fields, post_load, validate
 
 from .. import strict_json
-from ..backends.calls import as_object, in_an_object
 from ..errors import LLMAPIError
+from ..strict_json import as_object, in_an_object
 from ..types import (
     Answer,
     CallPiece,
@@ -76,6 +76,16 @@ class Content(fields.Field[tuple[Part, ...]]):
         return _parts(value, self.max_image_bytes)
 
 
+class System(Content):
+    """The same, of texts alone."""
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> tuple[Part, ...]:
+        parts = super()._deserialize(value, attr, data, **kwargs)
+        if not all(isinstance(part, Text) for part in parts):
+            raise ValidationError("The system has texts only.")
+        return parts
+
+
 def _parts(content: Any, max_image_bytes: int) -> tuple[Part, ...]:
     if isinstance(content, str):
         return (Text(content),)
@@ -118,14 +128,14 @@ def _part(block: Any, max_image_bytes: int) -> Part:
         case {"type": "tool_use", "id": str(call_id), "name": str(name), "input": dict(value)} if call_id and name:
             return ToolCall(call_id, name, strict_json.dumps(value))
         case {"type": "tool_result", "tool_use_id": str(call_id)} if call_id:
-            said = _parts(block.get("content") or "", max_image_bytes)
+            said = _parts(block.get("content", []), max_image_bytes)
             if not all(isinstance(part, Text | Image) for part in said):
                 raise ValidationError("A result has texts and images only.")
             return ToolResult(call_id, said, block.get("is_error") is True)  # type: ignore[arg-type]
     raise ValidationError('Not a block such as {"type": "text", "text": "…"}, or one with a wrong field.')
 
 
-class MessageSchema(Schema):
+class TurnSchema(Schema):
     """One message; `role` may be `system` too."""
 
     class Meta:
@@ -145,7 +155,7 @@ class MessageSchema(Schema):
         return [*results, Message(role, said)] if said else results
 
 
-class ToolSchema(Schema):
+class ClientToolSchema(Schema):
     """A tool that the client runs; one with another `type` is Claude's own."""
 
     class Meta:
@@ -199,10 +209,10 @@ class MessagesSchema(VendorBody):
         unknown = EXCLUDE
         exclude = ("stop", "seed", "response_format", "reasoning_effort")
 
-    messages = fields.List(fields.Nested(MessageSchema), required=True, validate=validate.Length(1, MAX_MESSAGES))
-    system = Content()
+    messages = fields.List(fields.Nested(TurnSchema), required=True, validate=validate.Length(1, MAX_MESSAGES))
+    system = System()
     stop_sequences = fields.List(fields.String(validate=validate.Length(1)))
-    tools = fields.List(fields.Nested(ToolSchema), validate=validate.Length(max=MAX_TOOLS))
+    tools = fields.List(fields.Nested(ClientToolSchema), validate=validate.Length(max=MAX_TOOLS))
     tool_choice = Choice()
     thinking = fields.Dict(keys=fields.String())
     output_config = fields.Nested(OutputSchema)

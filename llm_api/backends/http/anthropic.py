@@ -11,6 +11,7 @@ from typing import Any
 from ... import strict_json
 from ...errors import LLMAPIError, QuotaExhausted, RequestRefused
 from ...runtime.deadline import Deadline
+from ...strict_json import in_an_object
 from ...types import (
     NEEDS,
     CallPiece,
@@ -26,7 +27,6 @@ from ...types import (
     ToolResult,
     Usage,
 )
-from ..calls import in_an_object
 from ..told import NO_PARAMETERS
 from .base import Vendor
 from .connections import Call
