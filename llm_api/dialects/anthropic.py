@@ -216,6 +216,7 @@ class MessagesSchema(VendorBody):
     tool_choice = Choice()
     thinking = fields.Dict(keys=fields.String())
     output_config = fields.Nested(OutputSchema)
+    output_format = FlatFormat()
     betas = fields.String(data_key="anthropic-beta", validate=validate.Regexp(r"[\x20-\x7e]*\Z"))
 
     def __init__(self, max_image_bytes: int) -> None:
@@ -236,7 +237,7 @@ class MessagesSchema(VendorBody):
             messages,
             model=named_model(data["model"]),
             stop=tuple(data.get("stop_sequences", ())),
-            response_format=output.get("format"),
+            response_format=output.get("format") or data.get("output_format"),
             reasoning_effort=_effort(data.get("thinking", {}), output.get("effort")),
             extras=Extras(CLAUDE, {name: came[name] for name in EXTRAS if name in came}, came),
             **tool_fields(offered),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
 from typing import Any
 
@@ -17,7 +18,9 @@ from pydantic import TypeAdapter
 from werkzeug.test import TestResponse
 
 from llm_api.errors import LLMAPIError, Overloaded, RateLimited, ServerError, TimedOut, Unreachable
+from llm_api.rules import ApiKey
 from llm_api.types import (
+    NEEDS,
     CallPiece,
     Chunk,
     Image,
@@ -54,6 +57,12 @@ BLOCKS = [
 ]
 
 
+class Able(Fake):
+    """One that serves all that can be asked for."""
+
+    serves = frozenset(NEEDS)
+
+
 def events_of(reply: TestResponse) -> list[dict[str, Any]]:
     """Return the events of a stream, each named twice alike, and one that Anthropic's client knows."""
     *frames, rest = reply.data.decode().split("\n\n")
@@ -74,10 +83,10 @@ def turn(role: str, *blocks: dict[str, Any]) -> dict[str, Any]:
 
 def asked_of(serve: Serve, **fields: Any) -> Any:
     """Return the request that a backend gets for a body."""
-    fake = Fake("one", *ANSWER)
+    fake = Able("one", *ANSWER)
     reply = ask(serve(fake), PATH, **fields)
     assert reply.status_code == 200, reply.json
-    return fake.requests[0]
+    return fake.asked[0]
 
 
 # Answers
@@ -85,7 +94,7 @@ def asked_of(serve: Serve, **fields: Any) -> Any:
 
 def test_whole_answer(serve: Serve, log_lines: Log) -> None:
     """Blocks in their order, the reason, counts without the cached, and the id, as Anthropic's client has them."""
-    reply = ask(serve(Fake("one", *CALLS)), PATH, headers={"X-Request-ID": "id-1"}, tools=[ADD, ADD | {"name": "now"}])
+    reply = ask(serve(Able("one", *CALLS)), PATH, headers={"X-Request-ID": "id-1"}, tools=[ADD, ADD | {"name": "now"}])
     TheirMessage.model_validate_json(reply.data, strict=True)
     assert reply.json == {
         **{"id": "msg_id-1", "type": "message", "role": "assistant", "model": "one/m-1"},
@@ -101,7 +110,7 @@ def test_whole_answer(serve: Serve, log_lines: Log) -> None:
 
 def test_streamed_answer(serve: Serve) -> None:
     """One block is open at a time, in the order of their places, though the calls came mixed; then the true counts."""
-    fake = Fake("one", *CALLS)
+    fake = Able("one", *CALLS)
     events = events_of(ask(serve(fake), PATH, stream=True, tools=[ADD, ADD | {"name": "now"}]))
     blocks: list[dict[str, Any]] = []
     begun = None
@@ -137,7 +146,7 @@ def test_streamed_answer(serve: Serve) -> None:
 def test_an_input_is_never_of_no_tokens(serve: Serve, counted: Usage) -> None:
     """Where nobody has counted it, it is estimated: by 0, clients never know that a conversation is too long."""
     words = [USER | {"content": "x" * 4000}]
-    reply = ask(serve(Fake("one", Chunk("x", "stop", counted))), PATH, messages=words, stream=True)
+    reply = ask(serve(Able("one", Chunk("x", "stop", counted))), PATH, messages=words, stream=True)
     start, *_, end, _ = events_of(reply)
     assert start["message"]["usage"]["input_tokens"] == 1000
     assert end["usage"]["input_tokens"] == (1000 if counted.input_tokens is None else 0)
@@ -155,7 +164,7 @@ def test_an_input_is_never_of_no_tokens(serve: Serve, counted: Usage) -> None:
 @pytest.mark.parametrize("stream", [False, True])
 def test_stop_reason(serve: Serve, chunks: list[Chunk], reason: str, stream: bool) -> None:
     """Why the answer ended, in Anthropic's words; what is said in place of an answer is a text."""
-    reply = ask(serve(Fake("one", *chunks)), PATH, stream=stream)
+    reply = ask(serve(Able("one", *chunks)), PATH, stream=stream)
     said = events_of(reply)[-2]["delta"] if stream else reply.json
     assert said["stop_reason"] == reason
     assert (chunks[0].text or chunks[0].refusal) in reply.text
@@ -164,15 +173,15 @@ def test_stop_reason(serve: Serve, chunks: list[Chunk], reason: str, stream: boo
 def test_a_cut_call(serve: Serve) -> None:
     """A call that the limit cut is delivered: streamed as far as it came, whole as a text in an object."""
     cut = [Chunk(calls=(CallPiece(0, "c", "add", '{"a'),)), Chunk("", "length", Usage(3, 2))]
-    reply = ask(serve(Fake("one", *cut)), PATH, tools=[ADD]).json
+    reply = ask(serve(Able("one", *cut)), PATH, tools=[ADD]).json
     assert (reply["stop_reason"], reply["content"][0]["input"]) == ("max_tokens", {"INVALID_JSON": '{"a'})
-    events = events_of(ask(serve(Fake("one", *cut)), PATH, tools=[ADD], stream=True))
+    events = events_of(ask(serve(Able("one", *cut)), PATH, tools=[ADD], stream=True))
     assert [event["delta"]["partial_json"] for event in events if "partial_json" in event.get("delta", {})] == ['{"a']
 
 
 def test_pings(serve: Serve) -> None:
     """While a model is silent, the client is told that it is there."""
-    silent = Fake("one", Chunk("Hi"), Chunk(), END)
+    silent = Able("one", Chunk("Hi"), Chunk(), END)
     assert [event["type"] for event in events_of(ask(serve(silent), PATH, stream=True))].count("ping") == 1
 
 
@@ -191,10 +200,10 @@ def test_pings(serve: Serve) -> None:
 )
 def test_error(serve: Serve, error: LLMAPIError, status: int, kind: str) -> None:
     """Anthropic's envelope by the status; in a stream that has begun, an event of it, and no end."""
-    reply = ask(serve(Fake("one", error)), PATH)
+    reply = ask(serve(Able("one", error)), PATH)
     assert (reply.status_code, reply.json["type"], error_of(reply)["type"]) == (status, "error", kind)
     ErrorResponse.model_validate(reply.json)
-    *_, text, last = events_of(ask(serve(Fake("one", Chunk("Hi"), error)), PATH, stream=True))
+    *_, text, last = events_of(ask(serve(Able("one", Chunk("Hi"), error)), PATH, stream=True))
     assert (text["delta"]["text"], last["type"], last["error"]["type"]) == ("Hi", "error", kind)
 
 
@@ -208,7 +217,7 @@ def test_error(serve: Serve, error: LLMAPIError, status: int, kind: str) -> None
 )
 def test_what_has_no_route(serve: Serve, method: str, path: str, status: int, kind: str) -> None:
     """Below the route, errors of the framework are in the same envelope."""
-    reply = serve(Fake("one")).open(path, method=method)
+    reply = serve(Able("one")).open(path, method=method)
     assert (reply.status_code, reply.json["type"], reply.json["error"]["type"]) == (status, "error", kind)
     assert reply.headers["request-id"] == reply.json["request_id"]
 
@@ -216,7 +225,7 @@ def test_what_has_no_route(serve: Serve, method: str, path: str, status: int, ki
 @pytest.mark.parametrize("header", [{"x-api-key": "canary-Key_0123456789"}, {"x-api-key": "no"}, {}])
 def test_keys(make_client: Serve, header: dict[str, str]) -> None:
     """A key comes in Anthropic's header; without it there is an authentication_error, for counting too."""
-    client = make_client(api_keys=("alice:canary-Key_0123456789",))
+    client = make_client(api_keys=(ApiKey("alice", hashlib.sha256(b"canary-Key_0123456789").hexdigest()),))
     for path in (PATH, f"{PATH}/count_tokens"):
         reply = client.post(path, json={"model": "default", "messages": [USER]}, headers=header)
         kind = None if reply.status_code == 200 else reply.json["error"]["type"]
@@ -253,7 +262,7 @@ def test_keys(make_client: Serve, header: dict[str, str]) -> None:
 @pytest.mark.parametrize("path", [PATH, f"{PATH}/count_tokens"])
 def test_wrong_field(serve: Serve, path: str, fields: dict[str, Any], param: str | None) -> None:
     """What is wrong is named, with 400."""
-    reply = serve(Fake("one")).post(path, json={"model": "default", "messages": [USER]} | fields)
+    reply = serve(Able("one")).post(path, json={"model": "default", "messages": [USER]} | fields)
     assert (reply.status_code, reply.json["error"]["type"]) == (400, "invalid_request_error")
     assert reply.json["error"]["param"] == param or param is None
 
@@ -262,7 +271,7 @@ def test_wrong_field(serve: Serve, path: str, fields: dict[str, Any], param: str
 
 
 def test_conversation(serve: Serve) -> None:
-    """Calls, results, pictures and thoughts are what they are for every backend; results come before the user's words."""
+    """Calls, results, pictures and thoughts are what they are for every backend; results come first."""
     request = asked_of(
         serve,
         system="Be brief.",
@@ -331,9 +340,9 @@ def base64_of(data: str) -> dict[str, str]:
 )
 def test_tools(make_client: Serve, serve: Serve, said: dict[str, Any], choice: ToolChoice) -> None:
     """The tools that the client runs, and the choice among them."""
-    fake = Fake("one", Chunk("", "tool_calls", calls=(CallPiece(0, "c", "add", "{}"),)))
+    fake = Able("one", Chunk("", "tool_calls", calls=(CallPiece(0, "c", "add", "{}"),)))
     ask(serve(fake), PATH, tools=[ADD], tool_choice=said)
-    request = fake.requests[0]
+    request = fake.asked[0]
     assert request.tools == (Tool("add", "Adds.", ADD["input_schema"]),)  # type: ignore[arg-type]
     assert request.tool_choice == choice
 
@@ -366,13 +375,14 @@ def test_parameters(serve: Serve, log_lines: Log) -> None:
     assert (request.max_tokens, request.temperature, request.top_p, request.model) == (7, 0.5, 0.9, "m")
     assert (request.stop, request.fallback) == (("a", "b", "c", "d", "e"), False)
     assert log_lines()[-1]["parameters"]["top_k"] == 3
-    fake = Fake("one", Chunk("{}"), END)
+    fake = Able("one", Chunk("{}"), END)
     ask(serve(fake), PATH, output_config={"format": {"type": "json_schema", "schema": schema}})
-    assert fake.requests[0].response_format.schema == schema
+    assert fake.asked[0].response_format.schema == schema
 
 
 # What only Claude takes: the shape of Claude Code's requests
 
+CACHED = {"type": "ephemeral"}
 CLAUDE_CODE: dict[str, Any] = {
     "model": "claude/far-model-1",
     "max_tokens": 64000,
@@ -419,15 +429,15 @@ def post(client: Any, **fields: Any) -> TestResponse:
 
 def test_claude_code_before_another(serve: Serve) -> None:
     """What another model can't have is left out, and named; what the system says stands first, without the billing."""
-    fake = Fake("one", *ANSWER)
+    fake = Able("one", *ANSWER)
     reply = post(serve(fake), model="default")
     assert events_of(reply)[-1] == {"type": "message_stop"}
     assert set(reply.headers["X-LLM-Ignored"].split(", ")) == LEFT_OUT
-    system, user, calls, second, first = fake.requests[0].messages
+    system, user, calls, second, first = fake.asked[0].messages
     assert system == Message.of("system", "You are a coder.\n\nBe exact.\n\nThe date is today.")
     assert (user, calls.parts[0]) == (Message.of("user", "Add."), Reasoning("Hm"))
     assert [message.parts[0].call_id for message in (second, first)] == ["call_abc.2", "call_abc.1"]
-    assert [tool.name for tool in fake.requests[0].tools] == ["add"]
+    assert [tool.name for tool in fake.asked[0].tools] == ["add"]
 
 
 def test_claude_code_before_claude(make_client: Serve, far_end: FarEnd) -> None:
@@ -442,7 +452,8 @@ def test_claude_code_before_claude(make_client: Serve, far_end: FarEnd) -> None:
     assert [call["id"] for call in calls] == [result["tool_use_id"] for result in reversed(results)]
     assert len({call["id"] for call in calls}) == 2
     del wanted["messages"][2]["content"][0]
-    for block, came in zip([*calls, *results], wanted["messages"][2]["content"] + wanted["messages"][3]["content"]):
+    kept = wanted["messages"][2]["content"] + wanted["messages"][3]["content"]
+    for block, came in zip([*calls, *results], kept, strict=True):
         block |= {name: came[name] for name in ("id", "tool_use_id") if name in came}
     assert body.pop("anthropic-beta", None) is None
     assert body == wanted | {"model": body["model"]}
@@ -472,7 +483,7 @@ def test_betas_of_both(make_client: Serve, far_end: FarEnd) -> None:
 
 def test_count_tokens(serve: Serve) -> None:
     """An estimate that says so: of words, tools and pictures; nobody is asked, and nothing is logged."""
-    client = serve(fake := Fake("one"))
+    client = serve(fake := Able("one"))
     said = {"model": "default", "messages": [USER | {"content": "x" * 400}]}
     for more, tokens in [({}, 100), ({"system": "y" * 40}, 110), ({"tools": []}, 100)]:
         reply = client.post(f"{PATH}/count_tokens?beta=true", json=said | more)
@@ -480,12 +491,12 @@ def test_count_tokens(serve: Serve) -> None:
     assert client.post(f"{PATH}/count_tokens", json=said | {"tools": [ADD]}).json["input_tokens"] > 110
     shown = [turn("user", {"type": "image", "source": base64_of(GIF)})]
     assert client.post(f"{PATH}/count_tokens", json=said | {"messages": shown}).json["input_tokens"] >= 1600
-    assert fake.requests == []
+    assert fake.asked == []
 
 
 def test_models_for_both(serve: Serve) -> None:
     """One body is a list for Anthropic's clients too."""
-    reply = serve(Fake("one", models=["a", "b"])).get("/v1/models?limit=1000").json
+    reply = serve(Able("one", models=["a", "b"])).get("/v1/models?limit=1000").json
     for model in reply["data"]:
         ModelInfo.model_validate_json(json.dumps(model), strict=True)
     assert (reply["has_more"], reply["first_id"], reply["last_id"]) == (False, "one/a", "one/b")
@@ -493,4 +504,5 @@ def test_models_for_both(serve: Serve) -> None:
 
 def test_a_probe(serve: Serve) -> None:
     """Claude Code asks for the top of its address first."""
-    assert serve(Fake("one")).head("/").status_code == 200
+    with serve(Able("one")).head("/") as reply:
+        assert reply.status_code == 200
