@@ -299,6 +299,7 @@ class Messages(Conversational):
     conversation = "messages"
     headers: ClassVar = {"HTTP_ANTHROPIC_BETA": "anthropic-beta"}
     request_id = "request-id"
+    sign = "HTTP_ANTHROPIC_VERSION"
 
     def __init__(self, max_prompt_chars: int, max_image_bytes: int) -> None:
         super().__init__(max_prompt_chars, max_image_bytes)

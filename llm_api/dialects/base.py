@@ -35,7 +35,8 @@ class Dialect(ABC):
     `wrong_field` is the status for a wrong field, `conversation` the field that holds what the model reads.
     `heartbeat`: seconds of silence after which `pieces` is given an empty chunk; None: never.
     `headers`: what a client says beside the body, WSGI's names for it with the fields that it becomes.
-    `request_id`: the header in which clients look for the request's id, beside ours.
+    `request_id`: the header in which clients look for the request's id, beside ours; `sign` the one, in WSGI's words,
+    by which they are known on the routes that have no dialect.
     """
 
     rule: ClassVar[str]
@@ -47,6 +48,7 @@ class Dialect(ABC):
     heartbeat: ClassVar[float | None] = None
     headers: ClassVar[Mapping[str, str]] = MappingProxyType({})
     request_id: ClassVar[str | None] = None
+    sign: ClassVar[str | None] = None
 
     schema: Body
 

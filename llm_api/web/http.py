@@ -230,12 +230,13 @@ def _refusal(error: LLMAPIError, status: int, body: dict[str, Any]) -> Response:
 
 
 def _dialect() -> Dialect:
-    """Return the dialect of the current route, or of that above it; the service's own where there is none."""
+    """Return the dialect of the current route, or of that above it, or of the client; else the service's own."""
     here = service()
     if dialect := here.dialects.get((request.endpoint or "").rpartition(".")[2]):
         return dialect
-    path = request.path.removeprefix(here.prefix)
-    return next((each for each in here.dialects.values() if path.startswith(each.rule)), here.dialects["generate"])
+    path, said = request.path.removeprefix(here.prefix), request.environ
+    speaking = (each for each in here.dialects.values() if path.startswith(each.rule) or each.sign in said)
+    return next(speaking, here.dialects["generate"])
 
 
 def frame_no_route() -> None:

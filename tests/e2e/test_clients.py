@@ -455,7 +455,7 @@ def messages(service: Service) -> Iterator[anthropic.Anthropic]:
         yield client
 
 
-TOLD: dict[str, Any] = {"model": "default", "max_tokens": 40, "temperature": 0, "system": SYSTEM}
+TOLD: dict[str, Any] = {"model": "default", "max_tokens": 40, "system": SYSTEM, "extra_body": {"temperature": 0}}
 ADD: dict[str, Any] = {
     "name": "add",
     "description": "Adds two numbers.",
@@ -475,7 +475,7 @@ def test_anthropic_whole(messages: anthropic.Anthropic, service: Service, backen
     assert "Paris" in block.text
     assert (answer.stop_reason, answer.model.partition("/")[0]) == ("end_turn", backend)
     [line] = service.log(request_id=answer._request_id)
-    assert (line["operation"], line["response"], line["system"]) == ("message", block.text, None)
+    assert (line["operation"], line["response"], line["messages"]) == ("message", block.text, ASKED)
     assert (line["input_tokens"], line["output_tokens"]) == (answer.usage.input_tokens, answer.usage.output_tokens)
     assert answer.usage.input_tokens > 10
 
@@ -488,12 +488,13 @@ def test_anthropic_stream_helper(messages: anthropic.Anthropic) -> None:
         pieces = list(stream.text_stream)
         last = stream.get_final_message()
     assert len(pieces) > 3
-    assert (last.content, last.stop_reason) == (whole.content, whole.stop_reason)
+    assert (last.content[0].text, last.stop_reason) == ("".join(pieces), whole.stop_reason)
+    assert "".join(pieces) == whole.content[0].text
     assert last.usage.output_tokens == whole.usage.output_tokens
     assert last.usage.input_tokens == whole.usage.input_tokens
 
 
-@obedient
+@pytest.mark.parametrize("backend", ["huggingface"], indirect=True, scope="module")
 @pytest.mark.parametrize("stream", [False, True])
 def test_anthropic_tool_loop(messages: anthropic.Anthropic, stream: bool) -> None:
     """A call that it reads goes back with its result, and the model answers in words."""
@@ -525,8 +526,8 @@ def test_anthropic_lists_and_counts(messages: anthropic.Anthropic, backend: str)
 def test_anthropic_refusals(messages: anthropic.Anthropic) -> None:
     """A wrong field is its BadRequestError, a model that is not there its NotFoundError, with the words."""
     asked: Any = {**TOLD, "messages": [{"role": "user", "content": "Hi"}]}
-    with pytest.raises(anthropic.BadRequestError, match="top_p"):
-        messages.messages.create(**asked, top_p=5)
+    with pytest.raises(anthropic.BadRequestError, match="stop_sequences"):
+        messages.messages.create(**asked, stop_sequences=[""])
     with pytest.raises(anthropic.NotFoundError) as refused:
         messages.models.retrieve("nobody/nothing")
     assert refused.value.request_id

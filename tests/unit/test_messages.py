@@ -502,6 +502,15 @@ def test_models_for_both(serve: Serve) -> None:
     assert (reply["has_more"], reply["first_id"], reply["last_id"]) == (False, "one/a", "one/b")
 
 
+@pytest.mark.parametrize("path", ["/v1/models/none", "/v1/nothing"])
+def test_errors_for_its_clients(serve: Serve, path: str) -> None:
+    """On routes of both vendors, the header that all clients of Anthropic's send says who asks."""
+    theirs = serve(Able("one")).get(path, headers={"anthropic-version": "2023-06-01"})
+    assert (theirs.status_code, theirs.json["error"]["type"]) == (404, "not_found_error")
+    assert theirs.headers["request-id"] == theirs.json["request_id"]
+    assert serve(Able("one")).get(path).json["error"]["type"] == "invalid_request_error"
+
+
 def test_a_probe(serve: Serve) -> None:
     """Claude Code asks for the top of its address first."""
     with serve(Able("one")).head("/") as reply:
