@@ -134,10 +134,10 @@ class Claude(Vendor):
             if not chunk.is_empty:
                 yield chunk
 
-    def _call(self, method: str, path: str, payload: Mapping[str, Any] | None, deadline: Deadline) -> Call:
+    def _call(self, path: str, payload: Mapping[str, Any] | None, deadline: Deadline) -> Call:
         """As for every vendor; a client's betas, a header of its request, are one of ours."""
         said = None if payload is None else {name: payload[name] for name in payload if name != BETAS}
-        call = super()._call(method, path, said, deadline)
+        call = super()._call(path, said, deadline)
         if betas := ",".join(filter(None, [call.headers.get(BETAS), (payload or {}).get(BETAS)])):
             call.headers[BETAS] = betas
         return call
