@@ -230,7 +230,10 @@ WHOLES: dict[tuple[type, str], Json] = {
     },
     (MessagesSchema, "messages"): {
         "description": "All texts together have 1 to MAX_PROMPT_CHARS characters.",
-        "contains": {"properties": {"content": IN_BLOCKS}, "required": ["content"]},
+        "allOf": [
+            {"contains": {"type": "object"}},
+            {"contains": {"properties": {"content": IN_BLOCKS}, "required": ["content"]}},
+        ],
     },
     (MessagesSchema, "tools"): {"allOf": [{"items": {"anyOf": [{"required": ["name", "input_schema"]}, OTHER_TOOL]}}]},
     (CompletionSchema, "prompt"): {"description": "At most MAX_PROMPT_CHARS characters.", "minLength": 1},
