@@ -168,7 +168,7 @@ SOURCES = [
     _object({"type": _one_of("file")}),
 ]
 IMAGE_BLOCK = _object({"type": _one_of("image"), "source": {"anyOf": SOURCES}})
-OTHER_BLOCK = _object({"type": TEXT | {"not": _one_of(*BLOCKS)}})
+OTHER_BLOCK = _object({"type": NOT_EMPTY | {"not": _one_of(*BLOCKS)}})
 SHOWN_BLOCKS = [TEXT_PART, IMAGE_BLOCK, OTHER_BLOCK]
 BLOCK_KINDS = [
     *SHOWN_BLOCKS,
