@@ -115,3 +115,21 @@ def _float(digits: str) -> float:
     if math.isinf(value):
         raise MalformedBody("the body has a number that is too large")
     return value
+
+
+def as_object(arguments: str) -> dict[str, Any] | None:
+    """Return the arguments of a call as wires want them that have objects; None where they are none."""
+    try:
+        value = decode(arguments or "{}")
+    except ValueError:
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def in_an_object(arguments: str) -> dict[str, Any]:
+    """Return the arguments as `as_object` does; those that are none, such as cut ones, wrapped as Anthropic advises.
+
+    (platform.claude.com, fine-grained tool streaming, "invalid JSON in tool responses")
+    """
+    value = as_object(arguments)
+    return {"INVALID_JSON": arguments} if value is None else value

@@ -173,10 +173,14 @@ class ResponseFormat:
 
 @dataclass(frozen=True, slots=True)
 class Extras:
-    """Fields that mean something in one dialect only; `dialect` is the vendor's whose it is."""
+    """Fields that mean something in one dialect only; `dialect` is the vendor's whose it is.
+
+    `body` is the whole request as it came, for a backend that can send it on so. The log has the `fields` alone.
+    """
 
     dialect: str
     fields: Mapping[str, Any]
+    body: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,6 +250,10 @@ class GenerationRequest:
     def extras_for(self, dialect: str) -> Mapping[str, Any]:
         """Return the fields that only `dialect` has, for a backend that speaks it."""
         return self.extras.fields if self.extras and self.extras.dialect == dialect else {}
+
+    def as_it_came(self, dialect: str) -> Mapping[str, Any] | None:
+        """Return the body for a backend that speaks `dialect` itself, None where it came in another."""
+        return self.extras.body if self.extras and self.extras.dialect == dialect else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -323,6 +331,13 @@ class Chunk:
         """Whether nothing was said."""
         return not (self.text or self.refusal or self.calls or self.reasoning)
 
+    def pieces(self) -> Iterator[tuple[object, Any]]:
+        """Yield the pieces with what tells apart the parts that they belong to."""
+        yield from ((Reasoning, piece) for piece in self.reasoning)
+        if self.text:
+            yield Text, self.text
+        yield from ((piece.index, piece) for piece in self.calls)
+
 
 def fold(chunks: Iterable[Chunk]) -> tuple[Part, ...]:
     """Return the parts of a whole answer, in the order in which they began."""
@@ -330,20 +345,12 @@ def fold(chunks: Iterable[Chunk]) -> tuple[Part, ...]:
     last: object = None
     run = 0
     for chunk in chunks:
-        for kind, piece in _pieces(chunk):
+        for kind, piece in chunk.pieces():
             is_block = kind is Reasoning and piece.data is not None
             run += kind is not last or is_block
             pieces.setdefault((kind, 0 if isinstance(kind, int) else run), []).append(piece)
             last = None if is_block or (kind is Reasoning and piece.signature is not None) else kind
     return tuple(_joined(found) for found in pieces.values())
-
-
-def _pieces(chunk: Chunk) -> Iterator[tuple[object, Any]]:
-    """Yield the pieces with what tells apart the parts that they belong to."""
-    yield from ((Reasoning, piece) for piece in chunk.reasoning)
-    if chunk.text:
-        yield Text, chunk.text
-    yield from ((piece.index, piece) for piece in chunk.calls)
 
 
 def _joined(pieces: list[Any]) -> Part:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from .. import strict_json
+from ..strict_json import as_object
 from ..types import CallPiece
 
 
@@ -62,21 +63,3 @@ class CallReader:
         elif name := function.get("name"):
             call.name = name
             yield CallPiece(call.index, call.id or said.get("id") or "", name, "".join(call.said))
-
-
-def as_object(arguments: str) -> dict[str, Any] | None:
-    """Return the arguments of a call as wires want them that have objects; None where they are none."""
-    try:
-        value = strict_json.decode(arguments or "{}")
-    except ValueError:
-        return None
-    return value if isinstance(value, dict) else None
-
-
-def in_an_object(arguments: str) -> dict[str, Any]:
-    """Return the arguments as `as_object` does; those that are none, such as cut ones, wrapped as Anthropic advises.
-
-    (platform.claude.com, fine-grained tool streaming, "invalid JSON in tool responses")
-    """
-    value = as_object(arguments)
-    return {"INVALID_JSON": arguments} if value is None else value

@@ -1,10 +1,11 @@
 """What clients speak. Each dialect translates bodies to the middle language and back; none sees Flask or the log."""
 
+from .anthropic import Messages
 from .base import Asked, Dialect
 from .generate import Generate
 from .openai import ChatCompletions, Completions
 
 # The classes, in the order in which the description of the API shows them.
-DIALECTS: tuple[type[Dialect], ...] = (Generate, ChatCompletions, Completions)
+DIALECTS: tuple[type[Dialect], ...] = (Generate, ChatCompletions, Completions, Messages)
 
 __all__ = ["DIALECTS", "Asked", "Dialect"]

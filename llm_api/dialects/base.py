@@ -5,19 +5,27 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 from ..errors import LLMAPIError, ValidationFailed
 from ..types import Answer, Chunk, GenerationRequest, Head
 from .fields import Body
 
+# A proxy in front gives up on a connection that is silent for a minute (nginx, proxy_read_timeout).
+HEARTBEAT_SECONDS = 10.0
+
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """What a body asks for: the request, and `shows`, whether the answer also has what the dialect adds on demand."""
+    """What a body asks for: the request, and `shows`, whether the answer also has what the dialect adds on demand.
+
+    `ignored` names what of the body the request has no words for.
+    """
 
     request: GenerationRequest
     shows: bool = False
+    ignored: tuple[str, ...] = ()
 
 
 class Dialect(ABC):
@@ -26,6 +34,9 @@ class Dialect(ABC):
     `rule` is the route, `name` its endpoint, `operation` its name in log and metrics, `media_type` that of its streams.
     `wrong_field` is the status for a wrong field, `conversation` the field that holds what the model reads.
     `heartbeat`: seconds of silence after which `pieces` is given an empty chunk; None: never.
+    `headers`: what a client says beside the body, WSGI's names for it with the fields that it becomes.
+    `request_id`: the header in which clients look for the request's id, beside ours; `sign` the one, in WSGI's words,
+    by which they are known on the routes that have no dialect.
     """
 
     rule: ClassVar[str]
@@ -35,6 +46,9 @@ class Dialect(ABC):
     wrong_field: ClassVar[int] = 422
     conversation: ClassVar[str] = "prompt"
     heartbeat: ClassVar[float | None] = None
+    headers: ClassVar[Mapping[str, str]] = MappingProxyType({})
+    request_id: ClassVar[str | None] = None
+    sign: ClassVar[str | None] = None
 
     schema: Body
 
@@ -72,3 +86,29 @@ class Dialect(ABC):
         said = error.public()
         # the backends call what the model reads the prompt
         return said | {"param": self.conversation} if error.param == "prompt" else said
+
+
+class Conversational(Dialect):
+    """A dialect of conversations, in the manner of the vendors: streams of server-sent events, and 400 for a field."""
+
+    media_type = "text/event-stream"
+    wrong_field = 400
+    heartbeat = HEARTBEAT_SECONDS
+
+    def __init__(self, max_prompt_chars: int, max_image_bytes: int) -> None:
+        self._max_prompt_chars = max_prompt_chars
+
+    def read(self, body: Mapping[str, Any]) -> Asked:
+        """As Dialect's; the texts of a conversation are bounded together. Agents shorten it where the code says so."""
+        asked = super().read(body)
+        chars = sum(message.chars for message in asked.request.messages)
+        if chars > self._max_prompt_chars:
+            words = f"Has {chars:,} characters, 1 to {self._max_prompt_chars:,} are allowed (MAX_PROMPT_CHARS)."
+            raise ValidationFailed(
+                f"{self.conversation}: {words}",
+                code="context_length_exceeded",
+                param=self.conversation,
+                fields={self.conversation: [words]},
+                status=self.wrong_field,
+            )
+        return asked

@@ -5,15 +5,18 @@ from __future__ import annotations
 import base64
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
-from marshmallow import Schema, ValidationError, fields, validate
+from marshmallow import EXCLUDE, Schema, ValidationError, fields, pre_load, validate
 from marshmallow.exceptions import SCHEMA
 
 from ..errors import ValidationFailed
 from ..rules import picture_address
 from ..types import Image, Message, ResponseFormat, ToolResult
 
+# The configured model: a body must name one. huggingface_hub's InferenceClient puts in `dummy` by itself.
+UNNAMED = ("default", "dummy")
 # A field that is not known may have any name.
 MAX_NAME_CHARS = 100
 MAX_SHOWN = 20
@@ -86,6 +89,23 @@ class Format(fields.Field[ResponseFormat | None]):
         return ResponseFormat(_schema(value))
 
 
+class CutFormat(Format):
+    """A client of a vendor's dialect learns from the answer's end that its JSON is cut."""
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> ResponseFormat | None:
+        wanted = super()._deserialize(value, attr, data, **kwargs)
+        return wanted and replace(wanted, may_be_cut=True)
+
+
+class FlatFormat(CutFormat):
+    """{"type": "json_schema", "schema": {…}}, and what Format takes."""
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> ResponseFormat | None:
+        if isinstance(value, dict) and value.get("type") == "json_schema":
+            value = {"type": "json_schema", "json_schema": value}
+        return super()._deserialize(value, attr, data, **kwargs)
+
+
 def _named_schema(value: Any) -> ResponseFormat:
     if not isinstance(value, dict) or not isinstance(value.get("schema"), dict):
         raise ValidationError("json_schema needs an object with a schema.")
@@ -107,8 +127,11 @@ def _schema(value: dict[str, Any]) -> dict[str, Any]:
     return value
 
 
-def check_number(messages: Sequence[Message], param: str) -> None:
-    """Raise ValidationError for `param` where there are more pictures than the providers take."""
+def check_said(messages: Sequence[Message], param: str) -> None:
+    """Raise ValidationError for `param` where a conversation has no words, or more pictures than the providers take."""
+    shown = {Image, ToolResult}
+    if not any(message.chars or not shown.isdisjoint(map(type, message.parts)) for message in messages):
+        raise ValidationError("Has no text.", param)
     parts = [part for message in messages for part in message.parts]
     parts += [inner for part in parts if isinstance(part, ToolResult) for inner in part.parts]
     if sum(isinstance(part, Image) for part in parts) > MAX_IMAGES:
@@ -134,6 +157,11 @@ def image_part(part: dict[str, Any], max_bytes: int) -> Image:
         raise ValidationError('A picture is {"type": "image_url", "image_url": {"url": "…"}}.')
     if said := DATA_URL.match(url):
         return picture(url[said.end() :], max_bytes, said[1].strip().lower(), detail)
+    return picture_at(url, detail)
+
+
+def picture_at(url: str, detail: str | None = None) -> Image:
+    """Return the picture at `url`. Raises ValidationError where it is no address to fetch one from."""
     try:
         picture_address(url)
     except ValueError:
@@ -180,6 +208,30 @@ class Body(Schema):
             return self.load(body)
         except ValidationError as error:
             raise _failed(error.messages_dict, wrong_field) from None
+
+
+class VendorBody(Body):
+    """What the vendors' bodies have in common: a model, null for what is not said, and more fields than we know."""
+
+    class Meta:
+        unknown = EXCLUDE
+
+    model = fields.String(required=True, validate=NAME)
+
+    def __init__(self) -> None:
+        super().__init__()
+        for field in self.fields.values():
+            field.allow_none = not field.required
+
+    @pre_load
+    def leave_out_nulls(self, data: Mapping[str, Any], **kwargs: Any) -> dict[str, Any]:
+        """Null means not said."""
+        return {name: value for name, value in data.items() if value is not None}
+
+
+def named_model(said: str) -> str | None:
+    """Return the model that a body names; None: the configured one."""
+    return None if said in UNNAMED else said
 
 
 def _failed(wrong: Mapping[str, Any], status: int) -> ValidationFailed:

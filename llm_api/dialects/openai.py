@@ -10,10 +10,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any, ClassVar, TypeGuard
 
-from marshmallow import EXCLUDE, Schema, ValidationError, fields, post_load, pre_load, validate
+from marshmallow import EXCLUDE, Schema, ValidationError, fields, post_load, validate
 
 from .. import strict_json
-from ..errors import LLMAPIError, ModelNotFound, QuotaExhausted, ValidationFailed
+from ..errors import LLMAPIError, ModelNotFound, QuotaExhausted
 from ..types import (
     Answer,
     CallPiece,
@@ -25,38 +25,34 @@ from ..types import (
     Message,
     Part,
     Reasoning,
-    ResponseFormat,
     Text,
     ToolCall,
     ToolResult,
     Usage,
 )
-from .base import Asked, Dialect
+from .base import Asked, Conversational
 from .fields import (
-    NAME,
     NOT_SERVED,
     Body,
-    Format,
+    CutFormat,
     StrictBoolean,
     StrictFloat,
     StrictInteger,
-    check_number,
+    VendorBody,
+    check_said,
     image_part,
+    named_model,
 )
 from .tools import CallSchema, Tooled, tool_fields
 
 ROLES = {"system": "system", "developer": "system", **{role: role for role in ("user", "assistant", "tool")}}
 MAX_MESSAGES = 10_000
-# The configured model: a body must name one. huggingface_hub's InferenceClient puts in `dummy` by itself.
-UNNAMED = ("default", "dummy")
 FIELDS = (*Body().fields, "tools", "tool_choice")
 # What is said to the model and the vendor in words that only this dialect has.
 EXTRAS = (
     *("presence_penalty", "frequency_penalty", "logit_bias", "user", "safety_identifier", "prompt_cache_key"),
     "verbosity",
 )
-# A proxy in front gives up on a connection that is silent for a minute (nginx, proxy_read_timeout).
-HEARTBEAT_SECONDS = 10.0
 
 
 class Contents(fields.Field[tuple[Text | Image, ...]]):
@@ -85,14 +81,6 @@ def _part(part: Any, max_image_bytes: int) -> Text | Image:
     if kind not in ("text", "refusal") or not isinstance(part.get(kind), str):
         raise ValidationError(NOT_SERVED.get(str(kind), 'Only parts such as {"type": "text", "text": "…"} are served.'))
     return Text(part[kind])
-
-
-class CutFormat(Format):
-    """A client of this dialect learns from `finish_reason` that its JSON is cut."""
-
-    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> ResponseFormat | None:
-        wanted = super()._deserialize(value, attr, data, **kwargs)
-        return wanted and replace(wanted, may_be_cut=True)
 
 
 class Functions(fields.Field[None]):
@@ -187,13 +175,9 @@ class StreamOptions(Schema):
     include_usage = StrictBoolean(allow_none=True)
 
 
-class OpenAIBody(Body):
+class OpenAIBody(VendorBody):
     """What Chat Completions and Completions have in common."""
 
-    class Meta:
-        unknown = EXCLUDE
-
-    model = fields.String(required=True, validate=NAME)
     top_p = StrictFloat(validate=validate.Range(0, 1))
     response_format = CutFormat()
     presence_penalty = StrictFloat()
@@ -205,28 +189,15 @@ class OpenAIBody(Body):
     stream_options = fields.Nested(StreamOptions)
     n = StrictInteger(validate=validate.OneOf([1], error="Only one choice is served."))
 
-    def __init__(self) -> None:
-        super().__init__()
-        for field in self.fields.values():
-            field.allow_none = not field.required
-
-    @pre_load
-    def leave_out_nulls(self, data: Mapping[str, Any], **kwargs: Any) -> dict[str, Any]:
-        """Null means not said."""
-        return {name: value for name, value in data.items() if value is not None}
-
     def asked(self, messages: tuple[Message, ...], param: str, data: dict[str, Any]) -> Asked:
         """Return the types for `messages` and the other valid fields. Raises ValidationError for `param`."""
-        if not any(
-            message.chars or not {Image, ToolResult}.isdisjoint(map(type, message.parts)) for message in messages
-        ):
-            raise ValidationError("Has no text.", param)
-        check_number(messages, param)
+        check_said(messages, param)
         known = {name: data[name] for name in FIELDS if name in data}
-        model = None if data["model"] in UNNAMED else data["model"]
         said = {name: data[name] for name in EXTRAS if name in data}
         extras = Extras("openai", said) if said else None
-        request = GenerationRequest(messages, model=model, extras=extras, is_prompt=param == "prompt", **known)
+        request = GenerationRequest(
+            messages, model=named_model(data["model"]), extras=extras, is_prompt=param == "prompt", **known
+        )
         return Asked(request, (data.get("stream_options") or {}).get("include_usage") or False)
 
 
@@ -268,19 +239,13 @@ class CompletionSchema(OpenAIBody):
         return self.asked((Message.of("user", data["prompt"]),), "prompt", data)
 
 
-class OpenAIDialect(Dialect):
+class OpenAIDialect(Conversational):
     """What both routes frame alike; `piece_object` names an event, `id_prefix` begins an id."""
 
-    media_type = "text/event-stream"
-    wrong_field = 400
-    heartbeat = HEARTBEAT_SECONDS
     id_prefix: ClassVar[str]
     whole_object: ClassVar[str]
     piece_object: ClassVar[str]
     first: ClassVar[tuple[dict[str, Any], ...]] = ()
-
-    def __init__(self, max_prompt_chars: int, max_image_bytes: int) -> None:
-        self._max_prompt_chars = max_prompt_chars
 
     def content(self, answer: Answer) -> dict[str, Any]:
         """Return what a choice holds of a whole answer."""
@@ -289,21 +254,6 @@ class OpenAIDialect(Dialect):
     def delta(self, chunk: Chunk, blocks: Blocks) -> dict[str, Any]:
         """Return what a choice holds of a piece; of an empty one, what ends a stream. `blocks` has those before it."""
         raise NotImplementedError
-
-    def read(self, body: Mapping[str, Any]) -> Asked:
-        """As Dialect's; the texts of a conversation are bounded together. Agents shorten it where the code says so."""
-        asked = super().read(body)
-        chars = sum(message.chars for message in asked.request.messages)
-        if chars > self._max_prompt_chars:
-            words = f"Has {chars:,} characters, 1 to {self._max_prompt_chars:,} are allowed (MAX_PROMPT_CHARS)."
-            raise ValidationFailed(
-                f"{self.conversation}: {words}",
-                code="context_length_exceeded",
-                param=self.conversation,
-                fields={self.conversation: [words]},
-                status=self.wrong_field,
-            )
-        return asked
 
     def status(self, error: LLMAPIError) -> int:
         return 429 if isinstance(error, QuotaExhausted) else super().status(error)
@@ -393,7 +343,7 @@ def message_of(answer: Answer) -> dict[str, Any]:
     content = None if (answer.refusal or answer.tool_calls) and not answer.text else answer.text
     said: dict[str, Any] = {"role": "assistant", "content": content, "refusal": answer.refusal or None}
     if len(answer.parts) != 1 or not answer.text:
-        said |= _thought(answer.reasoning, [_block(part) for part in answer.parts if _is_ended(part)])
+        said |= _thought(answer.reasoning, [thought_block(part) for part in answer.parts if _is_ended(part)])
         said |= {"tool_calls": [call.as_function for call in answer.tool_calls]} if answer.tool_calls else {}
     return said
 
@@ -420,7 +370,7 @@ class Blocks:
         for piece in pieces:
             self._text += piece.text
             if _is_ended(piece):
-                found.append({"index": self._count, **_block(replace(piece, text=self._text))})
+                found.append({"index": self._count, **thought_block(replace(piece, text=self._text))})
                 self._count, self._text = self._count + 1, ""
         return found
 
@@ -429,10 +379,11 @@ def _is_ended(part: Part) -> TypeGuard[Reasoning]:
     return isinstance(part, Reasoning) and bool(part.signature or part.data)
 
 
-def _block(thought: Reasoning) -> dict[str, Any]:
+def thought_block(thought: Reasoning) -> dict[str, Any]:
+    """Return a thought as Anthropic's block."""
     if thought.data:
         return {"type": "redacted_thinking", "data": thought.data}
-    return {"type": "thinking", "thinking": thought.text, "signature": thought.signature}
+    return {"type": "thinking", "thinking": thought.text, "signature": thought.signature or ""}
 
 
 def _call_delta(piece: CallPiece) -> dict[str, Any]:

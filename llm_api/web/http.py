@@ -14,7 +14,7 @@ from werkzeug.exceptions import ClientDisconnected, HTTPException, NotFound, Req
 from werkzeug.routing import RequestRedirect
 
 from .. import strict_json
-from ..dialects import Dialect
+from ..dialects import Asked, Dialect
 from ..errors import (
     BackendError,
     BodyTooLarge,
@@ -24,6 +24,7 @@ from ..errors import (
     MalformedBody,
     QuotaExhausted,
     RateLimitExceeded,
+    RequestError,
     Unauthorized,
     UnsupportedMedia,
     stack_of,
@@ -36,7 +37,8 @@ from .service import Client, Service, service
 MAX_RETRY_AFTER = 3600
 # Fetch standard, section 3.3: what a page of another site may read.
 EXPOSED = {
-    "Access-Control-Expose-Headers": "X-Request-ID, X-LLM-Backend, X-LLM-Model, X-LLM-Fallback, Retry-After, "
+    "Access-Control-Expose-Headers": "X-Request-ID, X-LLM-Backend, X-LLM-Model, X-LLM-Fallback, X-LLM-Ignored, "
+    "Retry-After, "
     "x-ratelimit-limit-requests, x-ratelimit-remaining-requests, x-ratelimit-reset-requests"
 }
 # Between a stream's error and the break: a browser forgets what it has not handed to its page when a connection breaks.
@@ -145,10 +147,14 @@ def _to_the_break(parts: Iterator[str], is_served: bool) -> Iterator[str]:
             raise ConnectionResetError(errno.ECONNRESET, "the answer broke off") from None
 
 
-def who(head: Head) -> dict[str, str]:
-    """Return the headers that say who answers."""
+def who(head: Head, asked: Asked) -> dict[str, str]:
+    """Return the headers that say who answers, and what of the body it was not told."""
     headers = {"X-LLM-Backend": head.backend, "X-LLM-Model": _header_text(head.model)}
-    return headers | {"X-LLM-Fallback": head.fallback_reason} if head.fallback_reason else headers
+    if head.fallback_reason:
+        headers["X-LLM-Fallback"] = head.fallback_reason
+    if asked.ignored and asked.request.as_it_came(head.backend) is None:
+        headers["X-LLM-Ignored"] = _header_text(", ".join(asked.ignored))
+    return headers
 
 
 def _header_text(text: str) -> str:
@@ -162,6 +168,8 @@ def name_request(response: Response) -> Response:
     No cache keeps it unless its view says so, and no browser guesses its type.
     """
     response.headers["X-Request-ID"] = request_id()
+    if name := _dialect().request_id:
+        response.headers[name] = request_id()
     response.headers["X-Content-Type-Options"] = "nosniff"
     response.headers.setdefault("Cache-Control", "no-store")
     response.headers.update(request.environ.get(RATES, {}))
@@ -222,9 +230,13 @@ def _refusal(error: LLMAPIError, status: int, body: dict[str, Any]) -> Response:
 
 
 def _dialect() -> Dialect:
-    """Return the dialect of the current route; the service's own where it has none."""
-    dialects = service().dialects
-    return dialects.get((request.endpoint or "").rpartition(".")[2]) or dialects["generate"]
+    """Return the dialect of the current route, or of that above it, or of the client; else the service's own."""
+    here = service()
+    if dialect := here.dialects.get((request.endpoint or "").rpartition(".")[2]):
+        return dialect
+    path, said = request.path.removeprefix(here.prefix), request.environ
+    speaking = (each for each in here.dialects.values() if path.startswith(each.rule) or each.sign in said)
+    return next(speaking, here.dialects["generate"])
 
 
 def frame_no_route() -> None:
@@ -250,10 +262,9 @@ def _no_route() -> str:
 
 def http_error_answer(error: HTTPException) -> Response:
     """Return the JSON envelope for an error of the framework's, keeping its headers (405 has Allow)."""
-    code = re.sub(r"\W+", "_", error.name.lower())
-    kind = "invalid_request_error" if (error.code or 500) < 500 else "server_error"
+    status = error.code or 500
     words = _no_route() if isinstance(error, NotFound) and request.routing_exception else error.description
-    body = {"message": words, "type": kind, "code": code, "param": None}
+    said = (RequestError if status < 500 else LLMAPIError)(words or "", code=re.sub(r"\W+", "_", error.name.lower()))
+    said.status = status
     kept = [(name, value) for name, value in error.get_headers() if name not in ("Content-Type", "Content-Length")]
-    response = json_answer({"error": body, "request_id": request_id()}, error.code or 500, dict(kept))
-    return name_request(response)
+    return name_request(json_answer(_dialect().error(said, request_id()), status, dict(kept)))

@@ -15,7 +15,9 @@ from flask import Flask
 from marshmallow import fields, validate
 
 from ..dialects import Dialect
-from ..dialects.fields import MAX_STOPS, Format, Picture, Stop
+from ..dialects.anthropic import BLOCKS, Content, MessagesSchema, System
+from ..dialects.anthropic import Choice as MessagesChoice
+from ..dialects.fields import MAX_STOPS, FlatFormat, Format, Picture, Stop
 from ..dialects.openai import ChatSchema, CompletionSchema, Contents, Functions
 from ..dialects.tools import Choice
 from ..errors import words_for
@@ -24,7 +26,7 @@ from .service import Service
 Json = dict[str, Any]
 
 VERSION = "0.1.0"  # the package's too
-ABOUT = "Turns prompts into text; OpenAI's API is under `/v1`. `X-LLM-Backend` and the log say who answered."
+ABOUT = "Turns prompts into text; OpenAI's and Anthropic's APIs are under `/v1`. `X-LLM-Backend` says who answered."
 
 
 def _object(required: Json, /, **optional: Any) -> Json:
@@ -55,6 +57,7 @@ CHOICE = {"index": COUNT, **FINISH, "logprobs": {}}
 OBJECT = {"id": TEXT, "object": TEXT, "created": COUNT}
 ANSWERED = {"request_id": TEXT, "backend": TEXT, "model": TEXT, **FINISH, "usage": _ref("Tokens"), "duration_ms": TIME}
 FELL_BACK = {"fallback": {"type": "boolean"}, "fallback_reason": NULLABLE_TEXT}
+COUNTED = ("input_tokens", "output_tokens", "cache_creation_input_tokens", "cache_read_input_tokens")
 # Each with its fields and no others, unless it says so.
 COMPONENTS = {
     "JSONSchema": _object(
@@ -67,7 +70,7 @@ COMPONENTS = {
     | {"description": "Draft 2020-12; `patternProperties` and references elsewhere are not supported."}
     | OPEN,
     "ErrorDetail": _object({"message": TEXT, "type": TEXT, "code": NULLABLE_TEXT, "param": NULLABLE_TEXT}),
-    "Error": _object({"error": _ref("ErrorDetail"), "request_id": TEXT}, fields={"type": "object"}),
+    "Error": _object({"error": _ref("ErrorDetail"), "request_id": TEXT}, fields={"type": "object"}, type=TEXT),
     "Tokens": _object(
         {"input_tokens": NULLABLE_COUNT, "output_tokens": NULLABLE_COUNT}, cached_tokens=COUNT, reasoning_tokens=COUNT
     ),
@@ -98,8 +101,24 @@ COMPONENTS = {
     "TextChoice": _object({**CHOICE, "text": TEXT}),
     "ChatCompletion": _object({**OBJECT, "model": TEXT, "choices": _list(_ref("ChatChoice"))}, usage=_ref("Usage")),
     "TextCompletion": _object({**OBJECT, "model": TEXT, "choices": _list(_ref("TextChoice"))}, usage=_ref("Usage")),
-    "Model": _object({**OBJECT, "owned_by": TEXT, "serves": _list(TEXT)}),
-    "ModelList": _object({"object": TEXT, "data": _list(_ref("Model"))}),
+    "Model": _object(
+        {**OBJECT, **dict.fromkeys(("owned_by", "type", "display_name", "created_at", "lifecycle"), TEXT)}
+        | {"serves": _list(TEXT)}
+    ),
+    "ModelList": _object(
+        {"object": TEXT, "data": _list(_ref("Model")), "has_more": {"type": "boolean"}}
+        | {"first_id": NULLABLE_TEXT, "last_id": NULLABLE_TEXT}
+    ),
+    "Block": _object(
+        {"type": _one_of("text", "thinking", "redacted_thinking", "tool_use")},
+        **dict.fromkeys(("text", "thinking", "signature", "data", "id", "name"), TEXT),
+        input={"type": "object"},
+    ),
+    "MessageAnswer": _object(
+        {"id": TEXT, "type": TEXT, "role": TEXT, "model": TEXT, "content": _list(_ref("Block"))}
+        | {"stop_reason": TEXT, "stop_sequence": NULLABLE_TEXT, "usage": _object(dict.fromkeys(COUNTED, COUNT))}
+    ),
+    "TokenCount": _object({"input_tokens": COUNT}),
 }
 
 # What apispec can't read from a field: our own kinds, and what is checked of a body as a whole.
@@ -131,10 +150,47 @@ FORMATS = [
     _object({"type": _one_of("json_schema"), "json_schema": NAMED_SCHEMA}),
     SCHEMA | {"minProperties": 1},
 ]
+FLAT = _object(
+    {"type": _one_of("json_schema"), "schema": SCHEMA}, name=NULLABLE_TEXT, strict={"type": ["boolean", "null"]}
+)
+SOURCES = [
+    *(
+        _object(
+            {
+                "type": _one_of("base64"),
+                "media_type": _one_of(f"image/{kind}"),
+                "data": TEXT | {"pattern": f"^{begin}{REST}"},
+            }
+        )
+        for kind, begin in FILES.items()
+    ),
+    _object({"type": _one_of("url"), "url": PICTURE_URLS[1]}),
+    _object({"type": _one_of("file")}),
+]
+IMAGE_BLOCK = _object({"type": _one_of("image"), "source": {"anyOf": SOURCES}})
+OTHER_BLOCK = _object({"type": NOT_EMPTY | {"not": _one_of(*BLOCKS)}})
+SHOWN_BLOCKS = [TEXT_PART, IMAGE_BLOCK, OTHER_BLOCK]
+BLOCK_KINDS = [
+    *SHOWN_BLOCKS,
+    _object({"type": _one_of("thinking"), "thinking": TEXT}),
+    _object({"type": _one_of("redacted_thinking"), "data": TEXT}),
+    _object({"type": _one_of("tool_use"), "id": NOT_EMPTY, "name": NOT_EMPTY, "input": {"type": "object"}}),
+    _object(
+        {"type": _one_of("tool_result"), "tool_use_id": NOT_EMPTY},
+        content={"anyOf": [TEXT, _list({"anyOf": SHOWN_BLOCKS})]},
+    ),
+]
 KINDS: dict[type, list[Json]] = {
     Stop: [NOT_EMPTY, _list(NOT_EMPTY, maxItems=MAX_STOPS)],
     Contents: [TEXT, _list({"anyOf": [TEXT_PART, REFUSAL_PART, PICTURE_PART]})],
+    FlatFormat: [FORMATS[0], FLAT, FORMATS[2]],
     Format: FORMATS,
+    System: [TEXT, _list({"anyOf": [TEXT_PART, OTHER_BLOCK]})],
+    Content: [TEXT, _list({"anyOf": BLOCK_KINDS})],
+    MessagesChoice: [
+        _object({"type": _one_of("auto", "any", "none")}),
+        _object({"type": _one_of("tool"), "name": TEXT}),
+    ],
     Picture: [PICTURE],
     Functions: [_one_of("none", "auto"), _list({}, maxItems=0)],
     Choice: [
@@ -159,12 +215,27 @@ ANSWERING = {
     "if": {"properties": {"role": {"const": "tool"}}},
     "then": {"properties": {"tool_call_id": NOT_EMPTY}, "required": ["tool_call_id"]},
 }
+IN_BLOCKS = {
+    "anyOf": [
+        NOT_EMPTY,
+        {"type": "array", "contains": {"anyOf": [_object({"type": _one_of("text"), "text": NOT_EMPTY}), IMAGE_BLOCK]}},
+    ]
+}
+OTHER_TOOL = {"properties": {"type": TEXT | {"not": {"const": "custom"}}}, "required": ["type"]}
 WHOLES: dict[tuple[type, str], Json] = {
     (ChatSchema, "messages"): {
         "description": "All texts together have 1 to MAX_PROMPT_CHARS characters.",
         # of one alone, tools make up as many messages as are allowed, for minutes
         "allOf": [{"contains": {"type": "object"}}, {"contains": SPEAKING}, {"items": ANSWERING}],
     },
+    (MessagesSchema, "messages"): {
+        "description": "All texts together have 1 to MAX_PROMPT_CHARS characters.",
+        "allOf": [
+            {"contains": {"type": "object"}},
+            {"contains": {"properties": {"content": IN_BLOCKS}, "required": ["content"]}},
+        ],
+    },
+    (MessagesSchema, "tools"): {"allOf": [{"items": {"anyOf": [{"required": ["name", "input_schema"]}, OTHER_TOOL]}}]},
     (CompletionSchema, "prompt"): {"description": "At most MAX_PROMPT_CHARS characters.", "minLength": 1},
 }
 
@@ -174,7 +245,7 @@ STREAMS = {
     "application/x-ndjson": TEXT
     | {"description": "An object a line; the last has `done`. It breaks after an `error`."},
     "text/event-stream": {
-        "description": "Server-sent events up to `[DONE]`, or to an `error`; then the stream breaks."
+        "description": "Server-sent events up to `[DONE]`, or Anthropic's `message_stop`; or to an `error`: it breaks."
     },
 }
 ERROR = _ref("Error")
@@ -189,6 +260,7 @@ ALWAYS = {"X-Request-ID": _header("The request's id, also in the log; the client
 GENERATED = {
     "X-LLM-Backend": _header("Who answered", True),
     "X-LLM-Model": _header("With which model", True),
+    "X-LLM-Ignored": _header("What of the body was left out for it; absent where nothing was"),
     "X-LLM-Fallback": _header("Why it was not the configured backend; absent where it was"),
     "x-ratelimit-limit-requests": _header("With RATE_LIMIT: how many requests the rate allows that is used up first"),
     "x-ratelimit-remaining-requests": _header("How many of them are left"),
@@ -205,13 +277,17 @@ EVERYTHING |= {"top_p": 0.9, "stop": ["\n\n"], "seed": 7, "stream": False, "fall
 
 
 class Operation(NamedTuple):
-    """What a view's docstring and its dialect do not say: the schemas of a 200 and of an error, and other errors."""
+    """What a view's docstring and its dialect do not say: the schemas of a 200 and of an error, and other errors.
+
+    `reads` is the dialect whose body is read by a view that generates nothing.
+    """
 
     tag: str
     answer: Json
     errors: tuple[int, ...] = ()
     error: Json = ERROR
     media_type: str = JSON
+    reads: str | None = None
 
 
 # By the endpoint inside the blueprint.
@@ -223,6 +299,8 @@ OPERATIONS = {
     "metrics": Operation("State", TEXT, (401,), media_type="text/plain"),
     "chat_completions": Operation("OpenAI", _ref("ChatCompletion")),
     "completions": Operation("OpenAI", _ref("TextCompletion")),
+    "messages": Operation("Anthropic", _ref("MessageAnswer")),
+    "count_tokens": Operation("Anthropic", _ref("TokenCount"), reads="messages"),
     "models": Operation("OpenAI", _ref("ModelList"), (401, 502, 503, 504)),
     "model": Operation("OpenAI", _ref("Model"), (401, 404, 502, 503, 504)),
 }
@@ -238,6 +316,7 @@ EXAMPLES = {
         "a conversation": CHAT,
         "streamed": CHAT | STREAM | {"stream_options": {"include_usage": True}},
     },
+    "messages": {"a conversation": CHAT, "streamed": CHAT | STREAM},
     "completions": {"a prompt": MODEL | PROMPT, "streamed": MODEL | PROMPT | STREAM},
 }
 
@@ -247,7 +326,7 @@ def describe(app: Flask, blueprint: str, here: Service) -> Json:
     spec = _empty()
     rules = {rule.endpoint: rule for rule in app.url_map.iter_rules()}
     for name, said in OPERATIONS.items():
-        rule, dialect = rules[f"{blueprint}.{name}"], here.dialects.get(name)
+        rule, dialect = rules[f"{blueprint}.{name}"], here.dialects.get(said.reads or name)
         path = re.sub(r"<(?:\w+:)?(\w+)>", r"{\1}", rule.rule.removeprefix(here.prefix))
         given = [{"name": each, "in": "path", "required": True, "schema": NOT_EMPTY} for each in rule.arguments]
         summary, _, more = inspect.cleandoc(app.view_functions[rule.endpoint].__doc__ or "").partition("\n")
@@ -272,12 +351,13 @@ def _empty() -> APISpec:
 def _exchanged(said: Operation, dialect: Dialect | None) -> Json:
     """Return what is sent to an operation, and what it answers."""
     contents, statuses, sent = {said.media_type: {"schema": said.answer}}, set(said.errors), {}
+    generates = dialect and not said.reads
     if dialect:
-        contents[dialect.media_type] = {"schema": STREAMS[dialect.media_type]}
-        statuses |= {*REFUSALS, *FAILURES, dialect.wrong_field}
+        contents |= {dialect.media_type: {"schema": STREAMS[dialect.media_type]}} if generates else {}
+        statuses |= {*REFUSALS, dialect.wrong_field, *(FAILURES if generates else ())}
         examples = {title: {"value": value} for title, value in EXAMPLES[dialect.name].items()}
         sent = {"requestBody": {"required": True, "content": {JSON: {"schema": dialect.schema, "examples": examples}}}}
-    answers = {200: _answer("Answered", contents, GENERATED if dialect else {})}
+    answers = {200: _answer("Answered", contents, GENERATED if generates else {})}
     for status in sorted(statuses):
         waits = status in (429, 503) and said.error is ERROR
         answers[status] = _answer(words_for(status), {JSON: {"schema": said.error}}, WAIT if waits else {})

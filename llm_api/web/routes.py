@@ -9,7 +9,8 @@ from functools import wraps
 from flask import Blueprint, Response, current_app, request
 
 from ..dialects import DIALECTS, Asked, Dialect
-from ..dialects.openai import UNNAMED
+from ..dialects.anthropic import CHARS_A_TOKEN, estimate
+from ..dialects.fields import UNNAMED
 from ..errors import LLMAPIError, NoSuchModel
 from ..exchange.exchange import Exchange
 from ..exchange.metrics import exposition
@@ -19,6 +20,7 @@ from .guard import caller, is_open, let_in, operators_only
 from .http import RATES, answer_error, client, json_answer, name_request, read_body, stream_answer, who
 from .service import Service, service
 
+ESTIMATED = {"X-LLM-Estimate": f"characters/{CHARS_A_TOKEN}"}
 # What clients of server-sent events pass over (WHATWG HTML, 9.2.6).
 COMMENT = ": {}\n\n"
 
@@ -47,18 +49,27 @@ def answer(here: Service, dialect: Dialect, exchange: Exchange) -> Response:
     record = exchange.record
     record.caller = caller(here)
     request.environ[RATES] = here.rate_limits.count(record.caller, record.client_ip)
-    asked = dialect.read(read_body(here.settings.max_body_bytes))
+    asked = read(here, dialect)
     head = exchange.open(asked.request, dialect.heartbeat if asked.request.stream else None)
     if asked.request.stream:
         pieces = dialect.pieces(head, exchange.chunks(), asked) if head else late(dialect, exchange, asked)
-        response = stream_answer(pieces, dialect.media_type, who(head) if head else {})
+        response = stream_answer(pieces, dialect.media_type, who(head, asked) if head else {})
     else:
         whole = exchange.answer()
-        response = json_answer(dialect.whole(whole, asked), headers=who(whole.head))
+        response = json_answer(dialect.whole(whole, asked), headers=who(whole.head, asked))
     # Not left to a stream's own end: closing a generator that was never started runs none of it.
     exchange.hand_over()
     response.call_on_close(exchange.close)
     return response
+
+
+def read(here: Service, dialect: Dialect) -> Asked:
+    """Read what the current request asks for."""
+    body = read_body(here.settings.max_body_bytes)
+    if dialect.headers:
+        said = {field: request.environ.get(header) for header, field in dialect.headers.items()}
+        body |= {field: value for field, value in said.items() if value}
+    return dialect.read(body)
 
 
 def late(dialect: Dialect, exchange: Exchange, asked: Asked) -> Iterator[str]:
@@ -73,7 +84,7 @@ def late(dialect: Dialect, exchange: Exchange, asked: Asked) -> Iterator[str]:
     except LLMAPIError as error:
         yield dialect.broken(error)
         raise
-    yield COMMENT.format(", ".join(f"{name}: {value}" for name, value in who(head).items()))
+    yield COMMENT.format(", ".join(f"{name}: {value}" for name, value in who(head, asked).items()))
     yield from dialect.pieces(head, exchange.chunks(), asked)
 
 
@@ -83,10 +94,20 @@ for each in DIALECTS:
     blueprint.add_url_rule(each.rule, each.name, view(each), methods=["POST"], strict_slashes=is_strict)
 
 
+@blueprint.post("/v1/messages/count_tokens", strict_slashes=False)
+def count_tokens() -> Response:
+    """Estimate how many tokens a model reads of a body of /v1/messages, which is not sent to it."""
+    here = service()
+    asked = read(here, here.dialects["messages"])
+    return json_answer({"input_tokens": estimate(asked.request)}, headers=ESTIMATED)
+
+
 @blueprint.get("/v1/models", strict_slashes=False)
 def models() -> Response:
-    """List the models that a request may name, as `backend/model`."""
-    return json_answer({"object": "list", "data": [_model(*each) for each in _models().items()]})
+    """List the models that a request may name, as `backend/model`; in OpenAI's words and Anthropic's at once."""
+    listed = [_model(*each) for each in _models().items()]
+    ends = {"first_id": listed[0]["id"], "last_id": listed[-1]["id"]} if listed else {"first_id": None, "last_id": None}
+    return json_answer({"object": "list", "data": listed, "has_more": False, **ends})
 
 
 @blueprint.get("/v1/models/<path:model>")
@@ -160,5 +181,6 @@ def _may_use_default() -> bool:
 
 def _model(name: str, serves: list[str], backend: str | None = None) -> dict[str, object]:
     # when a model was made is known to none of the backends
-    owner = backend or name.partition("/")[0]
-    return {"id": name, "object": "model", "created": 0, "owned_by": owner, "serves": serves}
+    openai = {"object": "model", "created": 0, "owned_by": backend or name.partition("/")[0]}
+    anthropic = {"type": "model", "display_name": name, "created_at": "1970-01-01T00:00:00Z", "lifecycle": "active"}
+    return {"id": name, **openai, **anthropic, "serves": serves}

@@ -13,7 +13,8 @@ from flask import current_app, has_request_context, request
 from .. import strict_json
 from ..backends import Backend
 from ..dialects import DIALECTS, Dialect
-from ..dialects.openai import UNNAMED, message_of
+from ..dialects.fields import UNNAMED
+from ..dialects.openai import message_of
 from ..errors import BackendError, LLMAPIError, ValidationFailed
 from ..exchange.chain import Chain, Hooks
 from ..exchange.exchange import Exchange

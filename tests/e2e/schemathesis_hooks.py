@@ -12,6 +12,7 @@ REFUSED = (
     "There is no such tool to choose.",
     "Two tools have the same name.",
     "Only a user's message has images.",
+    "This role has no such block.",
     "are no JSON Schema",
     "the body has a NUL character or half of a surrogate pair in a string",
     "the body has an integer of more than 20 digits",

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
+import anthropic
 import openai
 import pytest
 from faults.upstreams import Peer, Upstream
@@ -445,3 +446,94 @@ def test_curl(service: Service) -> None:
     assert chunks[-1]["choices"][0]["finish_reason"] == "length"
     text = "".join(chunk["choices"][0]["delta"].get("content", "") for chunk in chunks)
     assert [text] == [line["response"] for line in service.log(request_id=request_id)]
+
+
+@pytest.fixture
+def messages(service: Service) -> Iterator[anthropic.Anthropic]:
+    """Anthropic's own client of `service`, which appends /v1 by itself."""
+    with anthropic.Anthropic(base_url=url(service).removesuffix("/v1"), api_key="unused", max_retries=0) as client:
+        yield client
+
+
+TOLD: dict[str, Any] = {"model": "default", "max_tokens": 40, "system": SYSTEM, "extra_body": {"temperature": 0}}
+ADD: dict[str, Any] = {
+    "name": "add",
+    "description": "Adds two numbers.",
+    "input_schema": {
+        "type": "object",
+        "properties": {"a": {"type": "integer"}, "b": {"type": "integer"}},
+        "required": ["a", "b"],
+    },
+}
+
+
+def test_anthropic_whole(messages: anthropic.Anthropic, service: Service, backend: str) -> None:
+    """Anthropic's client reads an answer, its end, its usage, and the id under which it is logged."""
+    answer = messages.messages.create(**TOLD, messages=[{"role": "user", "content": CAPITAL}])
+    [block] = answer.content
+    assert block.type == "text"
+    assert "Paris" in block.text
+    assert (answer.stop_reason, answer.model.partition("/")[0]) == ("end_turn", backend)
+    [line] = service.log(request_id=answer._request_id)
+    assert (line["operation"], line["response"], line["messages"]) == ("message", block.text, ASKED)
+    assert (line["input_tokens"], line["output_tokens"]) == (read_by(answer), answer.usage.output_tokens)
+    assert read_by(answer) > 20
+
+
+def read_by(answer: Any) -> int:
+    """Return how many tokens the model had, those in its cache too, which an engine may have of the last request."""
+    count: int = answer.usage.input_tokens + answer.usage.cache_read_input_tokens
+    return count
+
+
+def test_anthropic_stream_helper(messages: anthropic.Anthropic) -> None:
+    """Its stream helper has the pieces, and in the end the answer that it has whole."""
+    asked: Any = {**TOLD, "messages": [{"role": "user", "content": COUNT}]}
+    whole = messages.messages.create(**asked)
+    with messages.messages.stream(**asked) as stream:
+        pieces = list(stream.text_stream)
+        last = stream.get_final_message()
+    assert len(pieces) > 3
+    assert (last.content[0].text, last.stop_reason) == ("".join(pieces), whole.stop_reason)
+    assert "".join(pieces) == whole.content[0].text
+    assert last.usage.output_tokens == whole.usage.output_tokens
+    assert read_by(last) == read_by(whole)
+
+
+@pytest.mark.parametrize("backend", ["huggingface"], indirect=True, scope="module")
+@pytest.mark.parametrize("stream", [False, True])
+def test_anthropic_tool_loop(messages: anthropic.Anthropic, stream: bool) -> None:
+    """A call that it reads goes back with its result, and the model answers in words."""
+    turns: list[Any] = [{"role": "user", "content": "What is 17 plus 25?"}]
+    asked: Any = {**TOLD, "tools": [ADD], "tool_choice": {"type": "any"}, "messages": turns}
+    if stream:
+        with messages.messages.stream(**asked) as helper:
+            said = helper.get_final_message()
+    else:
+        said = messages.messages.create(**asked)
+    call = said.content[-1]
+    assert (said.stop_reason, call.type) == ("tool_use", "tool_use")
+    assert call.name == "add"
+    assert {name: type(value) for name, value in call.input.items()} == {"a": int, "b": int}
+    result = {"type": "tool_result", "tool_use_id": call.id, "content": "42"}
+    turns += [{"role": "assistant", "content": said.content}, {"role": "user", "content": [result]}]
+    answer = messages.messages.create(**TOLD, tools=[ADD], messages=turns)
+    assert answer.stop_reason in ("end_turn", "max_tokens")
+    assert answer.content[0].type == "text"
+
+
+def test_anthropic_lists_and_counts(messages: anthropic.Anthropic, backend: str) -> None:
+    """The models, and an estimate of a prompt's length."""
+    assert any(model.id.startswith(f"{backend}/") for model in messages.models.list(limit=1000))
+    counted = messages.messages.count_tokens(model="default", messages=[{"role": "user", "content": "x" * 400}])
+    assert counted.input_tokens == 100
+
+
+def test_anthropic_refusals(messages: anthropic.Anthropic) -> None:
+    """A wrong field is its BadRequestError, a model that is not there its NotFoundError, with the words."""
+    asked: Any = {**TOLD, "messages": [{"role": "user", "content": "Hi"}]}
+    with pytest.raises(anthropic.BadRequestError, match="stop_sequences"):
+        messages.messages.create(**asked, stop_sequences=[""])
+    with pytest.raises(anthropic.NotFoundError) as refused:
+        messages.models.retrieve("nobody/nothing")
+    assert refused.value.request_id

@@ -13,7 +13,7 @@ from .service import Service
 CALLS = """
 import importlib, json, pkgutil, sys
 from made import Client, api
-from made.models import Chat, Completion, Error, Generate, Message, MessageRole
+from made.models import Chat, Completion, Error, Generate, Message, MessageRole, Messages, Turn, TurnRole
 
 bodies = {
     "generate": Generate(prompt="Hello", details=True),
@@ -22,6 +22,9 @@ bodies = {
     ),
     "completions": Completion(model="default", prompt="Hello", echo=False, best_of=None),
 }
+bodies["messages"] = bodies["count_tokens"] = Messages(
+    model="default", messages=[Turn(role=TurnRole.USER, content="Hello")]
+)
 client, got = Client(sys.argv[1]), {}
 for found in pkgutil.walk_packages(api.__path__, "made.api."):
     if not found.ispkg:
@@ -51,6 +54,7 @@ def test_every_route(require: Callable[..., None], serve: Callable[..., Service]
     assert called.returncode == 0, called.stderr
     types = {
         **{"generate": "Generated", "chat_completions": "ChatCompletion", "completions": "TextCompletion"},
+        **{"messages": "MessageAnswer", "count_tokens": "TokenCount"},
         **{"models": "ModelList", "model": "Model", "config": "Config", "metrics": "str"},
         **{"health": "Health", "live": "Health"},
     }

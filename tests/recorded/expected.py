@@ -57,7 +57,7 @@ def outcome(exchange: Exchange) -> Said | int:
         return read(exchange)
     except RefusedInside as refused:
         return int(refused.args[1])
-    except openai.APIStatusError as refused:
+    except (openai.APIStatusError, anthropic.APIStatusError) as refused:
         return refused.status_code
 
 

@@ -1,24 +1,24 @@
-"""Requests in the middle language, of dialects that no front of ours reads yet, and what of them may differ."""
+"""Requests in the middle language, and what of them may differ when they leave in their own dialect again."""
 
 from __future__ import annotations
 
 import copy
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import count, groupby
 from typing import Any
 
+from llm_api.dialects.anthropic import Messages
 from llm_api.types import (
     GenerationRequest,
     Image,
     Message,
     Part,
-    Reasoning,
     ResponseFormat,
     Text,
     Tool,
     ToolCall,
-    ToolChoice,
     ToolResult,
 )
 
@@ -34,53 +34,13 @@ def _request(body: Json, messages: Iterator[Message], tools: list[Json], **more:
 
 # Anthropic's Messages
 
+FRONT = Messages(10_000_000, 10_000_000)
+
 
 def of_claude(body: Json) -> GenerationRequest:
-    """Return what Anthropic's request means."""
-    wanted = (body.get("output_config") or {}).get("format") or body.get("output_format")
-    return _request(
-        body,
-        _claude_messages(body),
-        body.get("tools", []),
-        max_tokens=body["max_tokens"],
-        temperature=body.get("temperature"),
-        tool_choice=_claude_choice(**body.get("tool_choice", {"type": "auto"})),
-        response_format=ResponseFormat(wanted["schema"]) if wanted else None,
-    )
-
-
-def _claude_choice(type: str, name: str | None = None) -> ToolChoice:  # noqa: A002
-    return ToolChoice({"any": "required", "tool": "named"}.get(type, type), name)
-
-
-def _claude_messages(body: Json) -> Iterator[Message]:
-    if "system" in body:
-        yield Message("system", tuple(_claude_parts(body["system"])))
-    for message in body["messages"]:
-        parts = list(_claude_parts(message["content"]))
-        yield from (Message("tool", (part,)) for part in parts if isinstance(part, ToolResult))
-        if said := tuple(part for part in parts if not isinstance(part, ToolResult)):
-            yield Message(message["role"], said)
-
-
-def _claude_parts(content: Any) -> Iterator[Part]:
-    for block in [{"type": "text", "text": content}] if isinstance(content, str) else content:
-        match block["type"]:
-            case "text":
-                yield Text(block["text"])
-            case "thinking":
-                yield Reasoning(block["thinking"], block["signature"], made_by="claude")
-            case "redacted_thinking":
-                yield Reasoning(data=block["data"], made_by="claude")
-            case "tool_use":
-                yield ToolCall(block["id"], block["name"], json.dumps(block["input"]))
-            case "tool_result":
-                parts = tuple(_claude_parts(block["content"]))
-                yield ToolResult(block["tool_use_id"], parts, block.get("is_error", False))
-            case "image":
-                yield Image(block["source"]["media_type"], block["source"]["data"])
-            case kind:
-                raise KeyError(kind)
+    """Return what our front reads of it, for a backend that is not sent the body as it came."""
+    request = FRONT.read({"model": "default"} | body).request
+    return replace(request, extras=None, model=body.get("model"), reasoning_effort=None)
 
 
 def same_claude(body: Json) -> Json:
@@ -93,7 +53,7 @@ def same_claude(body: Json) -> Json:
     if "output_format" in body:
         body["output_config"] = {"format": body.pop("output_format")}  # the beta's name of it
     if "system" in body:
-        body["system"] = "".join(block["text"] for block in _blocks(body["system"]))  # one text means the same
+        body["system"] = "\n\n".join(block["text"] for block in _blocks(body["system"]))  # one text means the same
     turns = groupby(body["messages"], key=lambda message: message["role"])  # two turns of one role are one
     body["messages"] = [(role, [b for m in said for b in _blocks(m["content"])]) for role, said in turns]
     return body

@@ -18,6 +18,7 @@ GENERATE: dict[str, tuple[dict[str, Any], str]] = {
     "/generate": ({"prompt": "Hi"}, "generate"),
     "/v1/chat/completions": ({"model": "default", "messages": [USER]}, "chat"),
     "/v1/completions": ({"model": "default", "prompt": "Hi"}, "completion"),
+    "/v1/messages": ({"model": "default", "messages": [USER]}, "message"),
 }
 
 
@@ -35,8 +36,9 @@ def ask(
 
 
 def error_of(reply: TestResponse) -> dict[str, Any]:
-    """Return the error of an answer in the one envelope that all errors have."""
+    """Return the error of an answer in the one envelope that all errors have; Anthropic's has a `type` too."""
     body = reply.get_json()
+    assert body.pop("type", "error") == "error"
     assert body.keys() - {"fields"} == {"error", "request_id"}
     assert body["request_id"] == reply.headers["X-Request-ID"]
     error: dict[str, Any] = body["error"]

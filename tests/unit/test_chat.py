@@ -1052,7 +1052,15 @@ def test_chosen_backend_without_fallback(serve: Serve) -> None:
 
 def entry(name: str) -> dict[str, Any]:
     shown = {"id": name, "object": "model", "created": 0, "owned_by": name.partition("/")[0]}
+    shown |= {"type": "model", "display_name": name, "created_at": "1970-01-01T00:00:00Z", "lifecycle": "active"}
     return shown | {"serves": ["json_object", "json_schema"]}
+
+
+def listing(*names: str) -> dict[str, Any]:
+    """Return the list of models, in OpenAI's words and Anthropic's."""
+    first, last = (names[0], names[-1]) if names else (None, None)
+    ends = {"has_more": False, "first_id": first, "last_id": last}
+    return {"object": "list", "data": [entry(name) for name in names], **ends}
 
 
 @pytest.mark.parametrize(
@@ -1064,7 +1072,7 @@ def test_list_of_models(serve: Serve, choice: bool, names: list[str]) -> None:
     one, two = Fake("one", models=["a", "org/b:7b"]), Fake("two", models=["c"])
     reply = serve(one, two, allow_model_choice=choice).get("/v1/models")
     assert reply.status_code == 200
-    assert reply.json == {"object": "list", "data": [entry(name) for name in names]}
+    assert reply.json == listing(*names)
 
 
 def test_listed_names_are_understood(serve: Serve) -> None:
@@ -1081,7 +1089,7 @@ def test_one_list_that_fails(serve: Serve) -> None:
     """It is left out: the others can be asked."""
     one, two = Fake("one", models=Unreachable("down")), Fake("two", models=["c"])
     reply = serve(one, two, allow_model_choice=True).get("/v1/models")
-    assert reply.json == {"object": "list", "data": [entry("two/c")]}
+    assert reply.json == listing("two/c")
 
 
 def test_all_lists_that_fail(serve: Serve) -> None:
@@ -1096,7 +1104,7 @@ def test_all_lists_that_fail(serve: Serve) -> None:
 
 def test_empty_list(serve: Serve) -> None:
     """A backend without models is none that fails."""
-    assert serve(Fake("one", models=[])).get("/v1/models").json == {"object": "list", "data": []}
+    assert serve(Fake("one", models=[])).get("/v1/models").json == listing()
 
 
 def test_lists_are_asked_for_at_once(serve: Serve) -> None:
@@ -1147,9 +1155,7 @@ def test_a_slash_at_the_end(serve: Serve, log_lines: Log, path: str, stream: boo
 def test_a_slash_after_the_models(serve: Serve) -> None:
     """The list has one too."""
     client = serve(Fake("one", models=["a"]))
-    assert (
-        client.get("/v1/models/").json == client.get("/v1/models").json == {"object": "list", "data": [entry("one/a")]}
-    )
+    assert client.get("/v1/models/").json == client.get("/v1/models").json == listing("one/a")
 
 
 @pytest.mark.parametrize("path", ["a", "one/b", "two/c", "one/a/", "one%2Fa%2Fb", "%C3%A9"])

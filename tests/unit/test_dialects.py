@@ -6,7 +6,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import pytest
 from asking import GENERATE
 
 from llm_api.dialects import DIALECTS, Asked, Dialect
+from llm_api.dialects.anthropic import STOPS
 from llm_api.errors import ModelNotFound, QuotaExhausted, ServerError, ValidationFailed
 from llm_api.types import Answer, Chunk, GenerationRequest, Head, Message, Usage
 
@@ -40,7 +41,9 @@ def body(dialect: Dialect, **fields: Any) -> dict[str, Any]:
 
 def asked(dialect: Dialect) -> Asked:
     """Return a request that shows all that the dialect can."""
-    more = {"details": True} if dialect.name == "generate" else {"stream_options": {"include_usage": True}}
+    more = {"generate": {"details": True}, "messages": {}}.get(
+        dialect.name, {"stream_options": {"include_usage": True}}
+    )
     return dialect.read(body(dialect, stream=True, **more))
 
 
@@ -58,6 +61,8 @@ def read_whole(answer: dict[str, Any]) -> Told:
     """Read the body of a whole answer as a client does."""
     if "response" in answer:
         return Told(answer["response"], "", answer["details"]["finish_reason"], answer["details"]["usage"])
+    if "content" in answer:
+        return Told("".join(block["text"] for block in answer["content"]), "", answer["stop_reason"], answer["usage"])
     (choice,) = answer["choices"]
     said = choice.get("message", {})
     text = choice["text"] if "text" in choice else said["content"]
@@ -69,13 +74,16 @@ def read_pieces(pieces: Iterator[str]) -> Told:
     told = Told()
     for data in "".join(pieces).split("\n"):
         line = data.removeprefix("data: ")
-        if not line or line.startswith(":") or line == "[DONE]":
+        if not line or line.startswith((":", "event: ")) or line == "[DONE]":
             continue
         event = json.loads(line)
         told.text += event.get("response", "")
         if details := event.get("details"):
             told.finish_reason, told.usage = details["finish_reason"], details["usage"]
         told.usage = event.get("usage") or told.usage
+        if delta := event.get("delta"):
+            told.text += delta.get("text", "")
+            told.finish_reason = delta.get("stop_reason") or told.finish_reason
         for choice in event.get("choices", []):
             delta = choice.get("delta", {})
             told.text += choice.get("text", "") or delta.get("content", "")
@@ -87,12 +95,12 @@ def read_pieces(pieces: Iterator[str]) -> Told:
 @EACH
 def test_read(dialect: Dialect) -> None:
     """The plain body of each route is the same request."""
-    request = dialect.read(body(dialect)).request
+    request = replace(dialect.read(body(dialect)).request, extras=None)
     assert request == GenerationRequest((Message.of("user", "Hi"),))
 
 
 @EACH
-@pytest.mark.parametrize("fields", [{"max_tokens": 0}, {"temperature": "1"}, {"response_format": {"type": "thing"}}])
+@pytest.mark.parametrize("fields", [{"max_tokens": 0}, {"temperature": "1"}, {"top_p": 2}])
 def test_read_refuses(dialect: Dialect, fields: dict[str, Any]) -> None:
     """A wrong field is named, with the dialect's status."""
     with pytest.raises(ValidationFailed) as refused:
@@ -107,7 +115,8 @@ def test_pieces_are_the_whole(dialect: Dialect, chunks: list[Chunk]) -> None:
     wanted = asked(dialect)
     whole = read_whole(dialect.whole(Answer.of(chunks, HEAD), wanted))
     assert read_pieces(dialect.pieces(HEAD, iter(chunks), wanted)) == whole
-    assert whole.finish_reason == chunks[-1].finish_reason
+    stop = "refusal" if whole.text and chunks[0].refusal else STOPS[chunks[-1].finish_reason or ""]
+    assert whole.finish_reason == (stop if dialect.name == "messages" else chunks[-1].finish_reason)
     assert whole.text + whole.refusal == "".join(chunk.text + chunk.refusal for chunk in chunks)
 
 
@@ -133,7 +142,7 @@ def test_broken(dialect: Dialect) -> None:
     error = QuotaExhausted("m")
     frame = dialect.broken(error)
     assert frame.endswith("\n")
-    assert json.loads(frame.strip().removeprefix("data: "))["error"] == dialect.error(error, "id-1")["error"]
+    assert json.loads(frame[frame.index("{") :])["error"] == dialect.error(error, "id-1")["error"]
 
 
 @EACH
@@ -151,7 +160,7 @@ def test_error(dialect: Dialect) -> None:
 def test_status(dialect: Dialect) -> None:
     """Errors have their own; a used-up quota is a 429 where OpenAI's clients look for it."""
     assert dialect.status(ServerError("m")) == 502
-    assert dialect.status(QuotaExhausted("m")) == (503 if dialect.name == "generate" else 429)
+    assert dialect.status(QuotaExhausted("m")) == (503 if dialect.name in ("generate", "messages") else 429)
 
 
 def test_nothing_of_the_service_is_imported() -> None:

@@ -28,7 +28,7 @@ from providers import OPENAI, FarEnd, Socket, ollama_answer, openai_answer
 from llm_api import LLMAPI, Settings, strict_json
 from llm_api.backends import images, make_backend
 from llm_api.backends.images import fetched, is_public
-from llm_api.dialects.fields import MAX_IMAGES, Picture, check_number, image_part
+from llm_api.dialects.fields import MAX_IMAGES, Picture, check_said, image_part
 from llm_api.errors import ClientGone, MalformedBody, RequestRefused
 from llm_api.runtime.deadline import Deadline
 from llm_api.types import GenerationRequest, Image, Message, Text, ToolResult
@@ -215,9 +215,9 @@ def test_a_picture_is_a_text(value: Any) -> None:
 def test_number() -> None:
     """As many pictures as providers take, those of tools' results too."""
     many = (Image("image/png", encoded(PNG)),) * MAX_IMAGES
-    check_number([Message("user", many)], "messages")
+    check_said([Message("user", many)], "messages")
     for more in (Message("user", many[:1]), Message("tool", (ToolResult("c", many[:1]),))):
-        assert why(check_number, [Message("user", many), more], "messages") == "Has more than 100 pictures."
+        assert why(check_said, [Message("user", many), more], "messages") == "Has more than 100 pictures."
 
 
 def test_a_result_with_a_picture_needs_eyes() -> None:

@@ -45,7 +45,8 @@ def check_refused(answer: TestResponse, *, has_body: bool = True) -> None:
     if has_body:
         error = dict(answer.json["error"])
         assert error.pop("message")
-        assert error == {"type": "invalid_request_error", "code": "invalid_api_key", "param": None}
+        assert error.pop("type") in ("invalid_request_error", "authentication_error")
+        assert error == {"code": "invalid_api_key", "param": None}
         assert answer.json["request_id"] == answer.headers["X-Request-ID"]
 
 
@@ -53,7 +54,7 @@ def check_refused(answer: TestResponse, *, has_body: bool = True) -> None:
 def test_every_route_wants_a_key(serve_with: Serve, path: str, method: str) -> None:
     """Without a key there is a 401 in our shape everywhere but on the open routes; with one nowhere."""
     client = serve_with(KEY)
-    body = GENERATE[path][0] if path in GENERATE else None
+    body = GENERATE.get(path.removesuffix("/count_tokens"), (None, ""))[0]
     answer = client.open(path, method=method, json=body, buffered=True)
     if path in OPEN:
         assert answer.status_code in (200, 404)
@@ -146,7 +147,7 @@ def test_each_of_several_keys(serve_with: Serve, log_lines: Log) -> None:
 def test_a_wrong_key(serve_with: Serve, environ: dict[str, str], path: str) -> None:
     """Whatever is sent in place of the key, it is a 401, and what was sent is not repeated."""
     client = serve_with(f"alice:{KEY}")
-    body = GENERATE[path][0] if path in GENERATE else None
+    body = GENERATE.get(path.removesuffix("/count_tokens"), (None, ""))[0]
     answer = client.open(path, method="POST" if body else "GET", json=body, environ_overrides=environ)
     check_refused(answer)
     assert KEY not in answer.text

@@ -11,6 +11,7 @@ from typing import Any
 from ... import strict_json
 from ...errors import LLMAPIError, QuotaExhausted, RequestRefused
 from ...runtime.deadline import Deadline
+from ...strict_json import in_an_object
 from ...types import (
     NEEDS,
     CallPiece,
@@ -26,9 +27,9 @@ from ...types import (
     ToolResult,
     Usage,
 )
-from ..calls import in_an_object
 from ..told import NO_PARAMETERS
 from .base import Vendor
+from .connections import Call
 from .openai import listed_ids
 from .replies import Reply, error_for, error_in, stream_error
 from .streams import event_data, finish_reason, json_object
@@ -40,6 +41,8 @@ OFF, LESS, ADAPTIVE = ({"type": kind} for kind in ("disabled", "between_tools", 
 SWITCHES = {"haiku-5.5": OFF, "opus-5.0": OFF, "sonnet-5.0": OFF, "sonnet-5.5": LESS}
 VERSION = re.compile(r"(haiku|sonnet|opus)-(\d)(?:[-.](\d{1,2}))?(?!\d)")
 EFFORTS = {"minimal": "low"}
+# A header of a client's, which is in the body until that leaves.
+BETAS = "anthropic-beta"
 NOTHING = Chunk()
 SPENT = ("contract_spend_limit_reached", "enforced_spend_limit_reached")
 
@@ -69,6 +72,10 @@ class Claude(Vendor):
 
     def payload(self, request: GenerationRequest) -> dict[str, Any]:
         model = request.model or self.model
+        if (came := request.as_it_came(self.name)) is not None:
+            most = self.allowed(model, request.max_tokens or DEFAULT_MAX_TOKENS)
+            messages = list(_taken_back(came["messages"]))
+            return {**came, "model": model, "max_tokens": most, "stream": request.stream, "messages": messages}
         fields: dict[str, Any] = {
             "model": model,
             "max_tokens": self.allowed(model, request.max_tokens or DEFAULT_MAX_TOKENS),
@@ -87,11 +94,13 @@ class Claude(Vendor):
         return fields
 
     def left_out(self, request: GenerationRequest) -> tuple[str, ...]:
+        if request.as_it_came(self.name) is not None:
+            return ()
         is_unsaid = request.reasoning_effort and _thinking(request, request.model or self.model) is None
         return super().left_out(request) + (("reasoning_effort",) if is_unsaid else ())
 
     def unsent_stops(self, request: GenerationRequest, payload: Mapping[str, Any]) -> tuple[str, ...]:
-        return tuple(filter(str.isspace, request.stop))
+        return tuple(stop for stop in request.stop if stop not in payload.get("stop_sequences", ()))
 
     def whole(self, body: dict[str, Any]) -> list[Chunk]:
         blocks = _Blocks(body.get("model"))
@@ -124,6 +133,14 @@ class Claude(Vendor):
                     return
             if not chunk.is_empty:
                 yield chunk
+
+    def _call(self, path: str, payload: Mapping[str, Any] | None, deadline: Deadline) -> Call:
+        """As for every vendor; a client's betas, a header of its request, are one of ours."""
+        said = None if payload is None else {name: payload[name] for name in payload if name != BETAS}
+        call = super()._call(path, said, deadline)
+        if betas := ",".join(filter(None, [call.headers.get(BETAS), (payload or {}).get(BETAS)])):
+            call.headers[BETAS] = betas
+        return call
 
     def error(self, reply: Reply, payload: Mapping[str, Any] | None, deadline: Deadline) -> LLMAPIError:
         if payload and (lowered := self.lowered(reply, payload, "max_tokens")):
@@ -271,6 +288,29 @@ def _conversation(request: GenerationRequest) -> dict[str, Any]:
     if turns:
         return {"messages": turns} | ({"system": system} if system else {})
     return {"messages": [{"role": "user", "content": system or request.messages[-1].content}]}
+
+
+def _taken_back(messages: Iterable[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Yield Anthropic's own messages as its provider takes them back, which may not have made all that is in them.
+
+    Thoughts without a signature are another's, and so are ids with characters that it does not know.
+    """
+    ids = _Ids()
+    for message in messages:
+        content = message["content"]
+        if not isinstance(content, str):
+            content = [_own(block, ids) for block in content if block["type"] != "thinking" or block.get("signature")]
+        if content:
+            yield {**message, "content": content}
+
+
+def _own(block: Mapping[str, Any], ids: _Ids) -> Mapping[str, Any]:
+    match block["type"]:
+        case "tool_use":
+            return {**block, "id": ids.of_call(block["id"])}
+        case "tool_result":
+            return {**block, "tool_use_id": ids.of_result(block["tool_use_id"])}
+    return block
 
 
 def _turns(messages: Iterable[Message]) -> list[dict[str, Any]]:

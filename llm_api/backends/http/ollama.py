@@ -13,8 +13,8 @@ from ... import strict_json
 from ...errors import BackendError, LLMAPIError, ModelNotFound, NotConfigured, ParameterDropped, Unsupported
 from ...runtime.deadline import Deadline
 from ...settings import Settings
+from ...strict_json import in_an_object
 from ...types import CallPiece, Chunk, GenerationRequest, Image, Message, Reasoning, Tool, ToolCall, ToolResult, Usage
-from ..calls import in_an_object
 from ..told import NO_PARAMETERS, call_schema, told, with_call
 from .base import Vendor
 from .replies import Reply, error_for, error_in

@@ -17,8 +17,8 @@ from ...runtime.deadline import Deadline
 from ...runtime.memory import free_bytes
 from ...runtime.per_process import PerProcess
 from ...settings import Settings
+from ...strict_json import in_an_object
 from ...types import Chunk, GenerationRequest, Message, ResponseFormat, ToolCall
-from ..calls import in_an_object
 from ..http.connections import Adapter
 from ..http.openai import OpenAIWire
 from ..http.replies import Reply, error_for

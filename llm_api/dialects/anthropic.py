@@ -1,0 +1,456 @@
+"""Anthropic's Messages: docs/providers.md, 4. Clients are newer than any list of its fields, blocks and tools.
+
+What only Claude takes reaches it as it came, and is left out for others, who can't have it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, ClassVar
+
+from marshmallow import EXCLUDE, Schema, ValidationError, fields, post_load, validate
+
+from .. import strict_json
+from ..errors import LLMAPIError
+from ..strict_json import as_object, in_an_object
+from ..types import (
+    Answer,
+    CallPiece,
+    Chunk,
+    Extras,
+    GenerationRequest,
+    Head,
+    Image,
+    Message,
+    Part,
+    Reasoning,
+    Text,
+    Tool,
+    ToolCall,
+    ToolChoice,
+    ToolResult,
+    Usage,
+)
+from .base import Asked, Conversational
+from .fields import (
+    MAX_EFFORT_CHARS,
+    NAME,
+    FlatFormat,
+    StrictBoolean,
+    VendorBody,
+    check_said,
+    named_model,
+    picture,
+    picture_at,
+)
+from .openai import MAX_MESSAGES, thought_block
+from .tools import MAX_TOOLS, Chosen, tool_fields
+
+CLAUDE = "claude"
+# The parts that each role may have.
+ROLES = {"user": (Text, Image, ToolResult), "assistant": (Text, Reasoning, ToolCall), "system": (Text,)}
+BLOCKS = ("text", "image", "thinking", "redacted_thinking", "tool_use", "tool_result")
+# Claude Code's first words to its maker; they change with each request, and no cache of a prompt outlives that.
+BILLING = "x-anthropic-billing-header"
+SCALARS = ("max_tokens", "temperature", "top_p", "stream", "fallback")
+# Of the fields that have no place in a request, those that change the answer: the log has them.
+EXTRAS = ("thinking", "top_k")
+# For models that are told an effort, the least budget of thoughts that each stands for, as LiteLLM has it.
+BUDGETS = {"high": 10_000, "medium": 5_000, "low": 0}
+STOPS = {"stop": "end_turn", "length": "max_tokens", "tool_calls": "tool_use", "content_filter": "refusal"}
+ERRORS = {
+    **{401: "authentication_error", 403: "permission_error", 404: "not_found_error", 413: "request_too_large"},
+    **{429: "rate_limit_error", 503: "overloaded_error", 504: "timeout_error"},
+}
+# Of English; a picture of about a megapixel takes 1,600 tokens (platform.claude.com, vision).
+CHARS_A_TOKEN = 4
+IMAGE_TOKENS = 1_600
+
+
+class Content(fields.Field[tuple[Part, ...]]):
+    """A text, or a list of blocks; those that only Claude takes are left out."""
+
+    max_image_bytes: int
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> tuple[Part, ...]:
+        return _parts(value, self.max_image_bytes)
+
+
+class System(Content):
+    """The same, of texts alone."""
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> tuple[Part, ...]:
+        parts = super()._deserialize(value, attr, data, **kwargs)
+        if not all(isinstance(part, Text) for part in parts):
+            raise ValidationError("The system has texts only.")
+        return parts
+
+
+def _parts(content: Any, max_image_bytes: int) -> tuple[Part, ...]:
+    if isinstance(content, str):
+        return (Text(content),)
+    if not isinstance(content, list):
+        raise ValidationError("Not a text or a list of blocks.")
+    found = []
+    for place, block in enumerate(content):
+        try:
+            if not _left_out(block):
+                found.append(_part(block, max_image_bytes))
+        except ValidationError as error:
+            raise ValidationError({place: error.messages}) from None
+    return tuple(found)
+
+
+def _left_out(block: Any) -> str | None:
+    """Return the name of a block, or of a picture in a file, that only Claude takes."""
+    match block:
+        case {"type": "image", "source": {"type": "file"}}:
+            return "image"
+        case {"type": str(kind)} if kind not in BLOCKS:
+            return kind
+    return None
+
+
+def _part(block: Any, max_image_bytes: int) -> Part:
+    match block:
+        case {"type": "text", "text": str(text)}:
+            return Text(text)
+        case {"type": "image", "source": {"type": "base64", "media_type": str(kind), "data": str(data)}}:
+            return picture(data, max_image_bytes, kind)
+        case {"type": "image", "source": {"type": "url", "url": str(url)}}:
+            return picture_at(url)
+        case {"type": "thinking", "thinking": str(text), "signature": str(signature)} if signature:
+            return Reasoning(text, signature, made_by=CLAUDE)
+        case {"type": "thinking", "thinking": str(text)}:
+            return Reasoning(text)
+        case {"type": "redacted_thinking", "data": str(data)}:
+            return Reasoning(data=data, made_by=CLAUDE)
+        case {"type": "tool_use", "id": str(call_id), "name": str(name), "input": dict(value)} if call_id and name:
+            return ToolCall(call_id, name, strict_json.dumps(value))
+        case {"type": "tool_result", "tool_use_id": str(call_id)} if call_id:
+            said = _parts(block.get("content", []), max_image_bytes)
+            if not all(isinstance(part, Text | Image) for part in said):
+                raise ValidationError("A result has texts and images only.")
+            return ToolResult(call_id, said, block.get("is_error") is True)  # type: ignore[arg-type]
+    raise ValidationError('Not a block such as {"type": "text", "text": "…"}, or one with a wrong field.')
+
+
+class TurnSchema(Schema):
+    """One message; `role` may be `system` too."""
+
+    class Meta:
+        unknown = EXCLUDE
+
+    role = fields.String(required=True, validate=validate.OneOf(ROLES, error="Only user, assistant and system speak."))
+    content = Content(required=True)
+
+    @post_load
+    def make_messages(self, data: dict[str, Any], **kwargs: Any) -> list[Message]:
+        """Return the types for a valid message: the results of calls are tools' messages, before what a user says."""
+        role, parts = data["role"], data["content"]
+        if not all(isinstance(part, ROLES[role]) for part in parts):
+            raise ValidationError("This role has no such block.", "content")
+        results = [Message("tool", (part,)) for part in parts if isinstance(part, ToolResult)]
+        said = tuple(part for part in parts if not isinstance(part, ToolResult))
+        return [*results, Message(role, said)] if said else results
+
+
+class ClientToolSchema(Schema):
+    """A tool that the client runs; one with another `type` is Claude's own."""
+
+    class Meta:
+        unknown = EXCLUDE
+
+    type = fields.String(allow_none=True)
+    name = fields.String(validate=NAME)
+    description = fields.String(allow_none=True)
+    input_schema = fields.Dict(keys=fields.String())
+    strict = StrictBoolean(allow_none=True)
+
+    @post_load
+    def make_tool(self, data: dict[str, Any], **kwargs: Any) -> Tool | None:
+        """Return the type for a valid tool, None for one of Claude's."""
+        if data.get("type") not in (None, "custom"):
+            return None
+        if missing := {"name", "input_schema"} - data.keys():
+            raise ValidationError("Missing data for required field.", min(missing))
+        return Tool(data["name"], data.get("description"), data["input_schema"], data.get("strict"))
+
+
+class Choice(fields.Field[ToolChoice]):
+    """{"type": "auto"}, `any`, `none`, or `tool` with a `name`; with `disable_parallel_tool_use`, one call at most."""
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> ToolChoice:
+        parallel = False if isinstance(value, dict) and value.get("disable_parallel_tool_use") is True else None
+        match value:
+            case {"type": "auto" | "none" as mode}:
+                return ToolChoice(mode, None, parallel)
+            case {"type": "any"}:
+                return ToolChoice("required", None, parallel)
+            case {"type": "tool", "name": str(name)}:
+                return ToolChoice("named", name, parallel)
+        raise ValidationError("Not of the type auto, any, none, or tool with a name.")
+
+
+class OutputSchema(Schema):
+    """`output_config`."""
+
+    class Meta:
+        unknown = EXCLUDE
+
+    effort = fields.String(validate=validate.Length(1, MAX_EFFORT_CHARS), allow_none=True)
+    format = FlatFormat(allow_none=True)
+
+
+class MessagesSchema(VendorBody):
+    """The body of `POST /v1/messages`, and of its counting."""
+
+    class Meta:
+        unknown = EXCLUDE
+        exclude = ("stop", "seed", "response_format", "reasoning_effort")
+
+    messages = fields.List(fields.Nested(TurnSchema), required=True, validate=validate.Length(1, MAX_MESSAGES))
+    system = System()
+    stop_sequences = fields.List(fields.String(validate=validate.Length(1)))
+    tools = fields.List(fields.Nested(ClientToolSchema), validate=validate.Length(max=MAX_TOOLS))
+    tool_choice = Choice()
+    thinking = fields.Dict(keys=fields.String())
+    output_config = fields.Nested(OutputSchema)
+    output_format = FlatFormat()
+    betas = fields.String(data_key="anthropic-beta", validate=validate.Regexp(r"[\x20-\x7e]*\Z"))
+
+    def __init__(self, max_image_bytes: int) -> None:
+        super().__init__()
+        inner = self.fields["messages"].inner.schema.fields["content"]  # type: ignore[attr-defined]
+        inner.max_image_bytes = self.fields["system"].max_image_bytes = max_image_bytes  # type: ignore[attr-defined]
+
+    @post_load(pass_original=True)
+    def make_asked(self, data: dict[str, Any], original: Mapping[str, Any], **kwargs: Any) -> Asked:
+        """Return the types for a valid body."""
+        messages = tuple(_conversation(data))
+        check_said(messages, "messages")
+        output, choice = data.get("output_config") or {}, data.get("tool_choice") or ToolChoice()
+        tools = [tool for tool in data.get("tools", ()) if tool]
+        offered = {"tools": tools, "tool_choice": Chosen(choice), "parallel_tool_calls": choice.parallel}
+        came = {name: value for name, value in original.items() if name != "fallback"}
+        request = GenerationRequest(
+            messages,
+            model=named_model(data["model"]),
+            stop=tuple(data.get("stop_sequences", ())),
+            response_format=output.get("format") or data.get("output_format"),
+            reasoning_effort=_effort(data.get("thinking", {}), output.get("effort")),
+            extras=Extras(CLAUDE, {name: came[name] for name in EXTRAS if name in came}, came),
+            **tool_fields(offered),
+            **{
+                name: data[name]
+                for name in ("max_tokens", "temperature", "top_p", "stream", "fallback")
+                if name in data
+            },
+        )
+        return Asked(request, ignored=tuple(dict.fromkeys(_ignored(original, self.fields))))
+
+
+def _conversation(data: Mapping[str, Any]) -> Iterator[Message]:
+    """Yield the messages; what the system says between the turns goes before them, where every model reads it."""
+    messages = [message for said in data["messages"] for message in said]
+    told = [
+        part.text for part in data.get("system", ()) if isinstance(part, Text) and not part.text.startswith(BILLING)
+    ]
+    told += [message.content for message in messages if message.role == "system"]
+    if said := "\n\n".join(filter(None, told)):
+        yield Message.of("system", said)
+    yield from (message for message in messages if message.role != "system")
+
+
+def _effort(thinking: Mapping[str, Any], effort: str | None) -> str | None:
+    budget = thinking.get("budget_tokens")
+    if thinking.get("type") == "disabled":
+        return "none"
+    if effort or not isinstance(budget, int):
+        return effort
+    return next((name for name, least in BUDGETS.items() if budget >= least), None)
+
+
+def _ignored(body: Mapping[str, Any], known: Iterable[str]) -> Iterator[str]:
+    """Yield what of a valid body only Claude takes: fields, then the types of tools and blocks."""
+    yield from body.keys() - known
+    yield from (tool["type"] for tool in body.get("tools") or () if tool.get("type") not in (None, "custom"))
+    yield from _kinds([{"content": body.get("system")}, *body["messages"]])
+
+
+def _kinds(holders: Iterable[Mapping[str, Any]]) -> Iterator[str]:
+    for holder in holders:
+        blocks = holder.get("content")
+        if isinstance(blocks, list):
+            yield from filter(None, map(_left_out, blocks))
+            yield from _kinds(block for block in blocks if not _left_out(block))
+
+
+class Messages(Conversational):
+    """Answer a conversation (Anthropic's Messages).
+
+    `model` is a name of the configured backend, or `backend/model` as /v1/models lists it. With `stream`, server-sent
+    events.
+    """
+
+    rule = "/v1/messages"
+    name = "messages"
+    operation = "message"
+    conversation = "messages"
+    headers: ClassVar = {"HTTP_ANTHROPIC_BETA": "anthropic-beta"}
+    request_id = "request-id"
+    sign = "HTTP_ANTHROPIC_VERSION"
+
+    def __init__(self, max_prompt_chars: int, max_image_bytes: int) -> None:
+        super().__init__(max_prompt_chars, max_image_bytes)
+        self.schema = MessagesSchema(max_image_bytes)
+
+    def whole(self, answer: Answer, asked: Asked) -> dict[str, Any]:
+        refusal = (Text(answer.refusal),) if answer.refusal else ()
+        said = {"content": list(map(_block, (*answer.parts, *refusal)))}
+        return _message(answer.head) | said | _end(answer.finish_reason, bool(refusal)) | _usage(answer.usage, asked)
+
+    def pieces(self, head: Head, chunks: Iterator[Chunk], asked: Asked) -> Iterator[str]:
+        usage = Usage(output_tokens=0)
+        yield _event("message_start", message=_message(head) | {"content": []} | NO_END | _usage(usage, asked))
+        blocks, refused = Blocks(), False
+        try:
+            for chunk in chunks:
+                refused = refused or bool(chunk.refusal)
+                yield from blocks.said(chunk)
+                if chunk.finish_reason:
+                    yield from blocks.ended()
+                    end = _end(chunk.finish_reason, refused)
+                    yield _event("message_delta", delta=end, **_usage(chunk.usage, asked))
+                    yield _event("message_stop")
+                elif chunk.is_empty:
+                    yield _event("ping")
+        except LLMAPIError as error:
+            yield self.broken(error)
+            raise
+
+    def error(self, error: LLMAPIError, request_id: str) -> dict[str, Any]:
+        return {"type": "error"} | super().error(error, request_id)
+
+    def broken(self, error: LLMAPIError) -> str:
+        return _event("error", error=self._public(error))
+
+    def _public(self, error: LLMAPIError) -> dict[str, str | None]:
+        status = self.status(error)
+        kind = ERRORS.get(status, "api_error" if status >= 500 else "invalid_request_error")
+        return super()._public(error) | {"type": kind}
+
+
+class Blocks:
+    """The blocks of a streamed answer: each ends before the next begins.
+
+    What belongs to a call while another's arguments are not all there waits for the end.
+    """
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._open: object = None
+        self._arguments = ""
+        self._waiting: dict[object, list[CallPiece]] = {}
+
+    def said(self, chunk: Chunk) -> Iterator[str]:
+        """Yield the events of a piece of an answer."""
+        for kind, piece in chunk.pieces():
+            if self._must_wait(kind):
+                self._waiting.setdefault(kind, []).append(piece)
+            else:
+                yield from self._piece(kind, piece)
+        if chunk.refusal:
+            yield from self._piece(Text, chunk.refusal)
+
+    def ended(self) -> Iterator[str]:
+        """Yield what waits, and the end of the last block."""
+        for kind, pieces in self._waiting.items():
+            for piece in pieces:
+                yield from self._piece(kind, piece)
+        yield from self._close()
+
+    def _must_wait(self, kind: object) -> bool:
+        if not isinstance(kind, int) or not isinstance(self._open, int) or kind == self._open:
+            return False
+        return kind in self._waiting or not self._arguments or as_object(self._arguments) is None
+
+    def _piece(self, kind: object, piece: Any) -> Iterator[str]:
+        is_data = isinstance(piece, Reasoning) and piece.data
+        if kind != self._open or is_data:
+            yield from self._close()
+            self._open, self._arguments = kind, ""
+            yield _event("content_block_start", index=self._count, content_block=_begun(piece))
+        for delta in _deltas(piece):
+            yield _event("content_block_delta", index=self._count, delta=delta)
+        if isinstance(piece, CallPiece):
+            self._arguments += piece.arguments
+        if is_data or (isinstance(piece, Reasoning) and piece.signature):
+            yield from self._close()
+
+    def _close(self) -> Iterator[str]:
+        if self._open is not None:
+            yield _event("content_block_stop", index=self._count)
+            self._count, self._open = self._count + 1, None
+
+
+def _begun(piece: Any) -> dict[str, Any]:
+    """Return the block that begins with a piece, which its deltas fill."""
+    if isinstance(piece, CallPiece):
+        return _block(ToolCall(piece.id, piece.name, ""))
+    return _block(Reasoning(data=piece.data) if isinstance(piece, Reasoning) else Text(""))
+
+
+def _deltas(piece: Any) -> Iterator[dict[str, str]]:
+    if isinstance(piece, str):
+        yield {"type": "text_delta", "text": piece}
+    elif isinstance(piece, CallPiece):
+        if piece.arguments:
+            yield {"type": "input_json_delta", "partial_json": piece.arguments}
+    else:
+        if piece.text:
+            yield {"type": "thinking_delta", "thinking": piece.text}
+        if piece.signature:
+            yield {"type": "signature_delta", "signature": piece.signature}
+
+
+def _block(part: Part) -> dict[str, Any]:
+    if isinstance(part, Reasoning):
+        return thought_block(part)
+    if isinstance(part, ToolCall):
+        return {"type": "tool_use", "id": part.id, "name": part.name, "input": in_an_object(part.arguments)}
+    return {"type": "text", "text": Message("assistant", (part,)).content}
+
+
+def _message(head: Head) -> dict[str, Any]:
+    model = f"{head.backend}/{head.model}"
+    return {"id": f"msg_{head.request_id}", "type": "message", "role": "assistant", "model": model}
+
+
+NO_END = {"stop_reason": None, "stop_sequence": None}
+
+
+def _end(reason: str, is_refusal: bool) -> dict[str, Any]:
+    return NO_END | {"stop_reason": "refusal" if is_refusal else STOPS[reason]}
+
+
+def _usage(usage: Usage, asked: Asked) -> dict[str, Any]:
+    """Return the counts. An input that nobody has counted is estimated: a client that reads 0 never shortens it."""
+    cached, sent = usage.cached_tokens or 0, usage.input_tokens
+    fresh = estimate(asked.request) if sent is None else max(sent - cached, 0)
+    said = {"input_tokens": fresh, "output_tokens": usage.output_tokens or 0}
+    return {"usage": said | {"cache_creation_input_tokens": 0, "cache_read_input_tokens": cached}}
+
+
+def estimate(request: GenerationRequest) -> int:
+    """Return about how many tokens a model reads of a request."""
+    told = [
+        text for tool in request.tools for text in (tool.name, tool.description, strict_json.dumps(tool.parameters))
+    ]
+    chars = sum(message.chars for message in request.messages) + sum(len(text or "") for text in told)
+    images = sum(isinstance(part, Image) for message in request.messages for part in message.parts)
+    return max(1, chars // CHARS_A_TOKEN + images * IMAGE_TOKENS)
+
+
+def _event(kind: str, **said: Any) -> str:
+    return f"event: {kind}\ndata: {strict_json.dumps({'type': kind} | said)}\n\n"
