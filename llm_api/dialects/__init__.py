@@ -3,8 +3,9 @@
 from .base import Asked, Dialect
 from .generate import Generate
 from .openai import ChatCompletions, Completions
+from .responses import Responses
 
 # The classes, in the order in which the description of the API shows them.
-DIALECTS: tuple[type[Dialect], ...] = (Generate, ChatCompletions, Completions)
+DIALECTS: tuple[type[Dialect], ...] = (Generate, ChatCompletions, Completions, Responses)
 
 __all__ = ["DIALECTS", "Asked", "Dialect"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from ..errors import LLMAPIError, ValidationFailed
@@ -14,10 +14,15 @@ from .fields import Body
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """What a body asks for: the request, and `shows`, whether the answer also has what the dialect adds on demand."""
+    """What a body asks for: the request, and `shows`, whether the answer also has what the dialect adds on demand.
+
+    `ignored` names what was left out of it. `body` is what came, for a dialect whose answers repeat it.
+    """
 
     request: GenerationRequest
     shows: bool = False
+    ignored: tuple[str, ...] = ()
+    body: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Dialect(ABC):

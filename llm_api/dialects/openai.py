@@ -57,6 +57,7 @@ EXTRAS = (
 )
 # A proxy in front gives up on a connection that is silent for a minute (nginx, proxy_read_timeout).
 HEARTBEAT_SECONDS = 10.0
+KEEP_ALIVE = ": keep-alive\n\n"
 
 
 class Contents(fields.Field[tuple[Text | Image, ...]]):
@@ -215,7 +216,7 @@ class OpenAIBody(Body):
         """Null means not said."""
         return {name: value for name, value in data.items() if value is not None}
 
-    def asked(self, messages: tuple[Message, ...], param: str, data: dict[str, Any]) -> Asked:
+    def asked(self, messages: tuple[Message, ...], param: str, data: dict[str, Any], is_prompt: bool = False) -> Asked:
         """Return the types for `messages` and the other valid fields. Raises ValidationError for `param`."""
         if not any(
             message.chars or not {Image, ToolResult}.isdisjoint(map(type, message.parts)) for message in messages
@@ -226,7 +227,7 @@ class OpenAIBody(Body):
         model = None if data["model"] in UNNAMED else data["model"]
         said = {name: data[name] for name in EXTRAS if name in data}
         extras = Extras("openai", said) if said else None
-        request = GenerationRequest(messages, model=model, extras=extras, is_prompt=param == "prompt", **known)
+        request = GenerationRequest(messages, model=model, extras=extras, is_prompt=is_prompt, **known)
         return Asked(request, (data.get("stream_options") or {}).get("include_usage") or False)
 
 
@@ -265,30 +266,18 @@ class CompletionSchema(OpenAIBody):
     @post_load
     def make_asked(self, data: dict[str, Any], **kwargs: Any) -> Asked:
         """Return the types for a valid body."""
-        return self.asked((Message.of("user", data["prompt"]),), "prompt", data)
+        return self.asked((Message.of("user", data["prompt"]),), "prompt", data, is_prompt=True)
 
 
 class OpenAIDialect(Dialect):
-    """What both routes frame alike; `piece_object` names an event, `id_prefix` begins an id."""
+    """What OpenAI's routes have in common: streams of events, how long a conversation may be, and errors."""
 
     media_type = "text/event-stream"
     wrong_field = 400
     heartbeat = HEARTBEAT_SECONDS
-    id_prefix: ClassVar[str]
-    whole_object: ClassVar[str]
-    piece_object: ClassVar[str]
-    first: ClassVar[tuple[dict[str, Any], ...]] = ()
 
     def __init__(self, max_prompt_chars: int, max_image_bytes: int) -> None:
         self._max_prompt_chars = max_prompt_chars
-
-    def content(self, answer: Answer) -> dict[str, Any]:
-        """Return what a choice holds of a whole answer."""
-        raise NotImplementedError
-
-    def delta(self, chunk: Chunk, blocks: Blocks) -> dict[str, Any]:
-        """Return what a choice holds of a piece; of an empty one, what ends a stream. `blocks` has those before it."""
-        raise NotImplementedError
 
     def read(self, body: Mapping[str, Any]) -> Asked:
         """As Dialect's; the texts of a conversation are bounded together. Agents shorten it where the code says so."""
@@ -307,6 +296,29 @@ class OpenAIDialect(Dialect):
 
     def status(self, error: LLMAPIError) -> int:
         return 429 if isinstance(error, QuotaExhausted) else super().status(error)
+
+    def _public(self, error: LLMAPIError) -> dict[str, str | None]:
+        said = super()._public(error)
+        if isinstance(error, QuotaExhausted):
+            return said | {"type": "insufficient_quota", "code": "insufficient_quota"}
+        return said | {"type": "invalid_request_error"} if isinstance(error, ModelNotFound) else said
+
+
+class Choices(OpenAIDialect):
+    """What both routes frame alike; `piece_object` names an event, `id_prefix` begins an id."""
+
+    id_prefix: ClassVar[str]
+    whole_object: ClassVar[str]
+    piece_object: ClassVar[str]
+    first: ClassVar[tuple[dict[str, Any], ...]] = ()
+
+    def content(self, answer: Answer) -> dict[str, Any]:
+        """Return what a choice holds of a whole answer."""
+        raise NotImplementedError
+
+    def delta(self, chunk: Chunk, blocks: Blocks) -> dict[str, Any]:
+        """Return what a choice holds of a piece; of an empty one, what ends a stream. `blocks` has those before it."""
+        raise NotImplementedError
 
     def whole(self, answer: Answer, asked: Asked) -> dict[str, Any]:
         choice = _choice(self.content(answer), answer.finish_reason)
@@ -331,19 +343,13 @@ class OpenAIDialect(Dialect):
                         yield _event(empty | counted)
                     yield "data: [DONE]\n\n"
                 elif chunk.is_empty:
-                    yield ": keep-alive\n\n"
+                    yield KEEP_ALIVE
         except LLMAPIError as error:
             yield self.broken(error)
             raise
 
     def broken(self, error: LLMAPIError) -> str:
         return _event({"error": self._public(error)})
-
-    def _public(self, error: LLMAPIError) -> dict[str, str | None]:
-        said = super()._public(error)
-        if isinstance(error, QuotaExhausted):
-            return said | {"type": "insufficient_quota", "code": "insufficient_quota"}
-        return said | {"type": "invalid_request_error"} if isinstance(error, ModelNotFound) else said
 
     def _object(self, head: Head, kind: str, choices: list[dict[str, Any]]) -> dict[str, Any]:
         return {
@@ -355,7 +361,7 @@ class OpenAIDialect(Dialect):
         }
 
 
-class ChatCompletions(OpenAIDialect):
+class ChatCompletions(Choices):
     """Answer a conversation (OpenAI's Chat Completions).
 
     `model` is a name of the configured backend, or `backend/model` as /v1/models lists it. With `stream`, server-sent
@@ -441,7 +447,7 @@ def _call_delta(piece: CallPiece) -> dict[str, Any]:
     return {"index": piece.index} | ToolCall(piece.id, piece.name, piece.arguments).as_function
 
 
-class Completions(OpenAIDialect):
+class Completions(Choices):
     """Answer a prompt (OpenAI's Completions). The prompt is a user's message to the model, not a text to go on with."""
 
     rule = "/v1/completions"
