@@ -17,6 +17,7 @@ from marshmallow import fields, validate
 from ..dialects import Dialect
 from ..dialects.fields import MAX_STOPS, Format, Picture, Stop
 from ..dialects.openai import ChatSchema, CompletionSchema, Contents, Functions
+from ..dialects.responses import FlatFormat, Input, Offered, ResponsesSchema, Stored
 from ..dialects.tools import Choice
 from ..errors import words_for
 from .service import Service
@@ -98,6 +99,11 @@ COMPONENTS = {
     "TextChoice": _object({**CHOICE, "text": TEXT}),
     "ChatCompletion": _object({**OBJECT, "model": TEXT, "choices": _list(_ref("ChatChoice"))}, usage=_ref("Usage")),
     "TextCompletion": _object({**OBJECT, "model": TEXT, "choices": _list(_ref("TextChoice"))}, usage=_ref("Usage")),
+    "Response": _object(
+        {"id": TEXT, "object": TEXT, "created_at": COUNT, "model": TEXT, "output": _list({"type": "object"})},
+        status=_one_of("completed", "incomplete"),
+    )
+    | OPEN,
     "Model": _object({**OBJECT, "owned_by": TEXT, "serves": _list(TEXT)}),
     "ModelList": _object({"object": TEXT, "data": _list(_ref("Model"))}),
 }
@@ -131,7 +137,20 @@ FORMATS = [
     _object({"type": _one_of("json_schema"), "json_schema": NAMED_SCHEMA}),
     SCHEMA | {"minProperties": 1},
 ]
+# The items that Responses reads.
+SAID = _object({"role": _one_of("system", "developer", "user", "assistant"), "content": TEXT}, type=_one_of("message"))
+CALL = _object({"type": _one_of("function_call"), "call_id": NOT_EMPTY, "name": NOT_EMPTY}, arguments=TEXT)
+RESULT = _object({"type": _one_of("function_call_output"), "call_id": NOT_EMPTY, "output": TEXT})
+SUMMARY = _list(_object({"type": _one_of("summary_text"), "text": TEXT}))
+THOUGHT = _object({"type": _one_of("reasoning"), "summary": SUMMARY}, encrypted_content=NULLABLE_TEXT)
+FUNCTION = _object({"type": _one_of("function"), "name": TEXT | {"minLength": 1, "maxLength": 64}}, parameters=SCHEMA)
+FLAT_SCHEMA = _object({"type": _one_of("json_schema")} | {"schema": SCHEMA}, name=NULLABLE_TEXT)
+SPOKEN = {"properties": {"content": NOT_EMPTY}, "required": ["role", "content"]}
 KINDS: dict[type, list[Json]] = {
+    Input: [NOT_EMPTY, _list({"anyOf": [SAID, CALL, RESULT, THOUGHT]}, contains=SPOKEN)],
+    Offered: [_list(FUNCTION, maxItems=1)],
+    FlatFormat: [FORMATS[0], FLAT_SCHEMA],
+    Stored: [],
     Stop: [NOT_EMPTY, _list(NOT_EMPTY, maxItems=MAX_STOPS)],
     Contents: [TEXT, _list({"anyOf": [TEXT_PART, REFUSAL_PART, PICTURE_PART]})],
     Format: FORMATS,
@@ -165,6 +184,7 @@ WHOLES: dict[tuple[type, str], Json] = {
         # of one alone, tools make up as many messages as are allowed, for minutes
         "allOf": [{"contains": {"type": "object"}}, {"contains": SPEAKING}, {"items": ANSWERING}],
     },
+    (ResponsesSchema, "input"): {"description": "All texts together have 1 to MAX_PROMPT_CHARS characters."},
     (CompletionSchema, "prompt"): {"description": "At most MAX_PROMPT_CHARS characters.", "minLength": 1},
 }
 
@@ -200,6 +220,7 @@ WAIT = {"Retry-After": _header("Seconds; absent where a quota is used up")}
 PROMPT = {"prompt": "What is the capital of France?", "max_tokens": 50}
 MODEL, STREAM = {"model": "default"}, {"stream": True}
 CHAT = MODEL | {"messages": [{"role": "user", "content": PROMPT["prompt"]}], "max_tokens": 50}
+ASKED = MODEL | {"input": PROMPT["prompt"], "max_output_tokens": 50}
 EVERYTHING = {"prompt": "Tell me about the sea.", "system": "Be brief.", "max_tokens": 24, "temperature": 0.5}
 EVERYTHING |= {"top_p": 0.9, "stop": ["\n\n"], "seed": 7, "stream": False, "fallback": True, "details": False}
 
@@ -223,6 +244,7 @@ OPERATIONS = {
     "metrics": Operation("State", TEXT, (401,), media_type="text/plain"),
     "chat_completions": Operation("OpenAI", _ref("ChatCompletion")),
     "completions": Operation("OpenAI", _ref("TextCompletion")),
+    "responses": Operation("OpenAI", _ref("Response")),
     "models": Operation("OpenAI", _ref("ModelList"), (401, 502, 503, 504)),
     "model": Operation("OpenAI", _ref("Model"), (401, 404, 502, 503, 504)),
 }
@@ -238,6 +260,7 @@ EXAMPLES = {
         "a conversation": CHAT,
         "streamed": CHAT | STREAM | {"stream_options": {"include_usage": True}},
     },
+    "responses": {"a prompt": ASKED, "streamed": ASKED | STREAM},
     "completions": {"a prompt": MODEL | PROMPT, "streamed": MODEL | PROMPT | STREAM},
 }
 

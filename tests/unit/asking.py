@@ -18,6 +18,7 @@ GENERATE: dict[str, tuple[dict[str, Any], str]] = {
     "/generate": ({"prompt": "Hi"}, "generate"),
     "/v1/chat/completions": ({"model": "default", "messages": [USER]}, "chat"),
     "/v1/completions": ({"model": "default", "prompt": "Hi"}, "completion"),
+    "/v1/responses": ({"model": "default", "input": "Hi"}, "response"),
 }
 
 

@@ -206,7 +206,7 @@ REFUSAL = {"type": "refusal", "refusal": "No."}
 PARTS = {"role": "user", "content": [{"type": "text", "text": "Hello"}]}
 
 
-COMPONENTS = {"generate": "Generate", "chat_completions": "Chat", "completions": "Completion"}
+COMPONENTS = {"generate": "Generate", "chat_completions": "Chat", "completions": "Completion", "responses": "Responses"}
 
 
 PICTURES = [
