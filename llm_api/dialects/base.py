@@ -75,5 +75,6 @@ class Dialect(ABC):
 
     def _public(self, error: LLMAPIError) -> dict[str, str | None]:
         said = error.public()
-        # the backends call what the model reads the prompt
-        return said | {"param": self.conversation} if error.param == "prompt" else said
+        # the backends call what the model reads the prompt; a body has its own names
+        is_theirs = error.param == "prompt" and not isinstance(error, ValidationFailed)
+        return said | {"param": self.conversation} if is_theirs else said

@@ -14,7 +14,7 @@ import pytest
 from asking import GENERATE
 
 from llm_api.dialects import DIALECTS, Asked, Dialect
-from llm_api.errors import ModelNotFound, QuotaExhausted, ServerError, ValidationFailed
+from llm_api.errors import ModelNotFound, QuotaExhausted, RequestRefused, ServerError, ValidationFailed
 from llm_api.types import Answer, Chunk, GenerationRequest, Head, Message, Usage
 
 ROOT = Path(__file__).parents[2]
@@ -171,7 +171,8 @@ def test_error(dialect: Dialect) -> None:
     assert envelope["error"].keys() == {"message", "type", "code", "param"}
     wrong = ValidationFailed("w", param="prompt", fields={"x": ["y"]})
     assert dialect.error(wrong, "id-1")["fields"] == {"x": ["y"]}
-    assert dialect.error(wrong, "id-1")["error"]["param"] == dialect.conversation
+    refused = RequestRefused("m", param="prompt")
+    assert dialect.error(refused, "id-1")["error"]["param"] == dialect.conversation
 
 
 @EACH
