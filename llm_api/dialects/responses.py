@@ -7,8 +7,7 @@ and unknown fields are left out.
 from __future__ import annotations
 
 import re
-from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import count, groupby
 from typing import Any
@@ -49,7 +48,7 @@ SERVED_TOOLS = {"function", "namespace"}
 TEXTS = ("input_text", "output_text", "reasoning_text", "summary_text")
 # What only a model's provider can read of its thoughts, in the one text that clients send back for it.
 SEALED = re.compile(r"(\w+):(signature|data):(.+)", re.DOTALL)
-FINISHES = {"length": "max_output_tokens", "content_filter": "content_filter"}
+CUTS = {"length": "max_output_tokens", "content_filter": "content_filter"}
 
 
 class ItemContents(Contents):
@@ -164,8 +163,6 @@ class Offered(fields.Field[list[Tool]]):
             found = [{**tool, "name": _flat(space, tool["name"])} for space, tool in _functions(value)]
         except (KeyError, TypeError, AttributeError):
             raise ValidationError("Not a list of tools, each with its type and name.") from None
-        if len(found) > MAX_TOOLS:
-            raise ValidationError(f"Has more than {MAX_TOOLS:,} tools.")
         tools: list[Tool] = ToolSchema(many=True).load([{"type": "function", "function": each} for each in found])
         return tools
 
@@ -192,24 +189,13 @@ class FlatFormat(CutFormat):
         return super()._deserialize(value | {"json_schema": value} if is_named else value, attr, data, **kwargs)
 
 
-class TextSchema(Schema):
-    """`text`."""
-
-    class Meta:
-        unknown = EXCLUDE
-
-    format = FlatFormat(allow_none=True)
-    verbosity = fields.String(allow_none=True)
-
-
-class ReasoningSchema(Schema):
-    """`reasoning`."""
-
-    class Meta:
-        unknown = EXCLUDE
-
-    effort = fields.String(allow_none=True, validate=validate.Length(1, MAX_EFFORT_CHARS))
-    summary = fields.String(allow_none=True)
+TextSchema = Schema.from_dict(
+    {"format": FlatFormat(allow_none=True), "verbosity": fields.String(allow_none=True)}, name="TextSchema"
+)
+EFFORT = fields.String(allow_none=True, validate=validate.Length(1, MAX_EFFORT_CHARS))
+ReasoningSchema = Schema.from_dict(
+    {"effort": EFFORT, "summary": fields.String(allow_none=True)}, name="ReasoningSchema"
+)
 
 
 class Stored(fields.Field[None]):
@@ -224,10 +210,10 @@ class ResponsesSchema(OpenAIBody, Tooled):
 
     input = Input(required=True)
     instructions = fields.String()
-    tools = Offered()  # type: ignore[assignment]
+    tools = Offered(validate=validate.Length(max=MAX_TOOLS))  # type: ignore[assignment]
     max_output_tokens = StrictInteger(validate=validate.Range(1, 2**31 - 1))
-    text = fields.Nested(TextSchema)
-    reasoning = fields.Nested(ReasoningSchema)
+    text = fields.Nested(TextSchema, unknown=EXCLUDE)
+    reasoning = fields.Nested(ReasoningSchema, unknown=EXCLUDE)
     metadata = fields.Dict(keys=fields.String(), values=fields.String())
     top_logprobs = StrictInteger(validate=validate.OneOf([0], error="Log probabilities are not served."))
     background = StrictBoolean(validate=validate.OneOf([False], error=STATELESS))
@@ -259,9 +245,10 @@ class ResponsesSchema(OpenAIBody, Tooled):
 
 @dataclass(frozen=True, eq=False)
 class Kind:
-    """How an item is framed: its `fixed` fields, where its text is `said`, and the events of that text.
+    """How an item is framed: its `fixed` fields, the events of its text, and the text's name in them.
 
-    `part` is the text in its holder, whose events `part_event` names; `beside` is what each event of the text has too.
+    Where the text is in a `part`, a list named `holder` has that, and `part_event` begins the names of its events.
+    `beside` is what each event of the text has too.
     """
 
     prefix: str
@@ -271,26 +258,19 @@ class Kind:
     holder: str = ""
     part_event: str = ""
     part: dict[str, Any] = field(default_factory=dict)
-    place: dict[str, int] = field(default_factory=dict)
     beside: dict[str, Any] = field(default_factory=dict)
 
 
 SPOKEN = {"type": "message", "role": "assistant"}
 WORDS = Kind(
     *("msg", SPOKEN, "output_text", "text", "content", "content_part"),
-    part={"type": "output_text", "annotations": [], "logprobs": []},
-    place={"content_index": 0},
-    beside={"logprobs": []},
+    {"type": "output_text", "annotations": [], "logprobs": []},
+    {"logprobs": []},
 )
-REFUSAL = Kind(
-    *("msg", SPOKEN, "refusal", "refusal", "content", "content_part"),
-    part={"type": "refusal"},
-    place={"content_index": 0},
-)
+REFUSAL = Kind("msg", SPOKEN, "refusal", "refusal", "content", "content_part", {"type": "refusal"})
 THOUGHT = Kind(
     *("rs", {"type": "reasoning"}, "reasoning_summary_text", "text", "summary", "reasoning_summary_part"),
-    part={"type": "summary_text"},
-    place={"summary_index": 0},
+    {"type": "summary_text"},
 )
 CALL = Kind("fc", {"type": "function_call"}, "function_call_arguments", "arguments")
 Event = tuple[str, dict[str, Any]]
@@ -301,9 +281,10 @@ class _Item:
 
     def __init__(self, kind: Kind, place: int, request_id: str, more: dict[str, Any]) -> None:
         self._kind = kind
-        self._place = {"output_index": place}
         self._id = f"{kind.prefix}_{request_id}_{place}"
-        self._at: dict[str, Any] = {"item_id": self._id, **self._place, **kind.place}
+        self._place = {"output_index": place}
+        self._at: dict[str, Any] = {"item_id": self._id, **self._place}
+        self._at |= {f"{kind.holder}_index": 0} if kind.holder else {}
         self._texts: list[str] = []
         self.fields = kind.fixed | more
 
@@ -314,20 +295,20 @@ class _Item:
         return said | {self._kind.holder: [self._part()] if self._texts else []}
 
     def begin(self) -> Iterator[Event]:
-        yield "output_item.added", self._place | {"item": self.shown("in_progress")}
+        yield "response.output_item.added", self._place | {"item": self.shown("in_progress")}
 
     def more(self, text: str) -> Iterator[Event]:
-        if self._kind.part_event and not self._texts:
-            yield f"{self._kind.part_event}.added", self._at | {"part": self._part()}
+        if self._kind.holder and not self._texts:
+            yield f"response.{self._kind.part_event}.added", self._at | {"part": self._part()}
         self._texts.append(text)
-        yield f"{self._kind.event}.delta", self._at | {"delta": text} | self._kind.beside
+        yield f"response.{self._kind.event}.delta", self._at | {"delta": text} | self._kind.beside
 
     def end(self, status: str) -> Iterator[Event]:
-        if self._texts or not self._kind.part_event:
-            yield f"{self._kind.event}.done", self._at | self._text() | self._kind.beside
-        if self._texts and self._kind.part_event:
-            yield f"{self._kind.part_event}.done", self._at | {"part": self._part()}
-        yield "output_item.done", self._place | {"item": self.shown(status)}
+        if self._texts or not self._kind.holder:
+            yield f"response.{self._kind.event}.done", self._at | self._text() | self._kind.beside
+        if self._texts and self._kind.holder:
+            yield f"response.{self._kind.part_event}.done", self._at | {"part": self._part()}
+        yield "response.output_item.done", self._place | {"item": self.shown(status)}
 
     def _text(self) -> dict[str, str]:
         return {self._kind.said: "".join(self._texts)}
@@ -340,14 +321,24 @@ class _Output:
     """The items of an answer. Words and thoughts end where something else begins; calls may grow side by side."""
 
     def __init__(self, head: Head, asked: Asked) -> None:
-        self._id = head.request_id
+        self._head = head
+        self._asked = asked
         self._items: list[_Item] = []
         self._open: dict[object, _Item] = {}
-        self._spaces = {
-            _flat(space, tool["name"]): {"name": tool["name"], "namespace": space}
-            for space, tool in _functions(asked.body.get("tools") or ())
-            if space
+        named = [(space, tool["name"]) for space, tool in _functions(asked.body.get("tools") or ()) if space]
+        self._spaces = {_flat(space, name): {"name": name, "namespace": space} for space, name in named}
+
+    def state(self, name: str, status: str, usage: Usage = Usage(), **more: Any) -> Event:  # noqa: B008  (frozen)
+        """Return the event of a state, which has all that there is of the answer."""
+        said = {
+            "id": f"resp_{self._head.request_id}",
+            "created_at": int(self._head.created),
+            "model": f"{self._head.backend}/{self._head.model}",
+            "status": status,
+            "output": [item.shown(self._status(item, status)) for item in self._items],
+            "usage": _usage(usage),
         }
+        return f"response.{name}", {"response": _repeated(self._asked, self._named) | said | more}
 
     def events(self, chunk: Chunk) -> Iterator[Event]:
         """Yield what a piece of the answer makes happen."""
@@ -359,19 +350,19 @@ class _Output:
             yield from self._grow(REFUSAL, chunk.refusal)
         for piece in chunk.calls:
             yield from self._grow(CALL, piece.arguments, piece)
+        if chunk.finish_reason:
+            yield from self._end(CUTS.get(chunk.finish_reason), chunk.usage)
 
-    def end(self, status: str) -> Iterator[Event]:
-        """Yield what ends the items that are open; the last of all has the `status` of the answer."""
-        for item in list(self._open.values()):
-            yield from item.end(status if item is self._items[-1] else "completed")
-        self._open.clear()
+    def _end(self, cut: str | None, usage: Usage) -> Iterator[Event]:
+        status = "incomplete" if cut else "completed"
+        for item in self._open.values():
+            yield from item.end(self._status(item, status))
+        yield self.state(status, status, usage, incomplete_details={"reason": cut} if cut else None)
 
-    def shown(self, status: str) -> list[dict[str, Any]]:
-        return [item.shown("completed" if item is not self._items[-1] else status) for item in self._items]
-
-    def named(self, name: str) -> dict[str, Any]:
-        """Return the name of a tool as the client has it."""
-        return self._spaces.get(name, {"name": name})
+    def _status(self, item: _Item, status: str) -> str:
+        """Return an item's status in an answer of that `status`: the last one is cut where the answer is."""
+        is_last = item is self._items[-1]
+        return "completed" if not is_last else "incomplete" if status == "failed" else status
 
     def _think(self, thought: Reasoning) -> Iterator[Event]:
         if thought.data:
@@ -385,8 +376,8 @@ class _Output:
         key = piece.index if piece else kind
         yield from self._close(key)
         if key not in self._open:
-            called = {"call_id": piece.id} | self.named(piece.name) if piece else {}
-            self._open[key] = _Item(kind, len(self._items), self._id, called)
+            called = {"call_id": piece.id} | self._named(piece.name) if piece else {}
+            self._open[key] = _Item(kind, len(self._items), self._head.request_id, called)
             self._items.append(self._open[key])
             yield from self._open[key].begin()
         if text:
@@ -397,15 +388,43 @@ class _Output:
         for other in [key for key in self._open if isinstance(key, Kind) and key is not but]:
             yield from self._open.pop(other).end("completed")
 
+    def _named(self, name: str) -> dict[str, Any]:
+        """Return the name of a tool as the client has it."""
+        return self._spaces.get(name, {"name": name})
 
-# What an answer repeats of its request, with what stands for the unsaid.
-REPEATED: dict[str, Any] = {
-    "instructions": None,
-    "metadata": {},
-    "text": {"format": {"type": "text"}},
-    "reasoning": {"effort": None, "summary": None},
-    "tools": [],
-}
+
+def _repeated(asked: Asked, named: Callable[[str], dict[str, Any]]) -> dict[str, Any]:
+    """Return what an answer repeats of its request, as far as it is served, and what stands for the unsaid."""
+    request, choice, body = asked.request, asked.request.tool_choice, asked.body
+    return {
+        "object": "response",
+        "error": None,
+        "incomplete_details": None,
+        "instructions": body.get("instructions"),
+        "metadata": body.get("metadata") or {},
+        "max_output_tokens": request.max_tokens,
+        "temperature": request.temperature,
+        "top_p": request.top_p,
+        "text": body.get("text") or {"format": {"type": "text"}},
+        "reasoning": body.get("reasoning") or {"effort": None, "summary": None},
+        "tools": [tool for tool in body.get("tools") or () if _kind(tool) in SERVED_TOOLS],
+        "tool_choice": {"type": "function"} | named(choice.name) if choice.name else choice.mode,
+        "parallel_tool_calls": choice.parallel is not False,
+        "store": False,
+    }
+
+
+def _usage(usage: Usage) -> dict[str, Any] | None:
+    sent, made = usage.input_tokens, usage.output_tokens
+    if sent is None or made is None:
+        return None
+    return {
+        "input_tokens": sent,
+        "input_tokens_details": {"cached_tokens": usage.cached_tokens or 0, "cache_write_tokens": 0},
+        "output_tokens": made,
+        "output_tokens_details": {"reasoning_tokens": usage.reasoning_tokens or 0},
+        "total_tokens": sent + made,
+    }
 
 
 class Responses(OpenAIDialect):
@@ -426,48 +445,46 @@ class Responses(OpenAIDialect):
 
     def read(self, body: Mapping[str, Any]) -> Asked:
         """As OpenAIDialect's; the kinds of tools and items that are left out are named, and the fields."""
-        items = body["input"] if isinstance(body.get("input"), list) else []
         asked = super().read(body)
         unknown = {name for name in body.keys() - self.schema.fields.keys() if body[name] is not None}
-        unknown |= {_kind(item, "message") for item in items} - ITEMS.keys()
+        if not isinstance(body["input"], str):
+            unknown |= {_kind(item, "message") for item in body["input"]} - ITEMS.keys()
         unknown |= {_kind(tool) for tool in body.get("tools") or ()} - SERVED_TOOLS
         return replace(asked, ignored=tuple(sorted(unknown)), body=body)
 
     def whole(self, answer: Answer, asked: Asked) -> dict[str, Any]:
         output = _Output(answer.head, asked)
-        for chunk in _chunks(answer):
-            deque(output.events(chunk), 0)
-        return _response(answer.head, asked, output, _ended(answer.finish_reason), answer.usage)
+        *_, (_, last) = [event for chunk in _chunks(answer) for event in output.events(chunk)]
+        response: dict[str, Any] = last["response"]
+        return response
 
     def pieces(self, head: Head, chunks: Iterator[Chunk], asked: Asked) -> Iterator[str]:
-        output, number = _Output(head, asked), count()
+        number = count()
+        for name, said in self._events(_Output(head, asked), chunks):
+            yield _frame(name, next(number), said) if name else KEEP_ALIVE
 
-        def state(name: str, more: Mapping[str, Any], usage: Usage = Usage()) -> str:  # noqa: B008  (frozen)
-            return _event(f"response.{name}", next(number), {"response": _response(head, asked, output, more, usage)})
+    def broken(self, error: LLMAPIError) -> str:
+        return _frame("error", 0, self._error(error))
 
+    def _events(self, output: _Output, chunks: Iterator[Chunk]) -> Iterator[Event]:
+        """Yield the events of a stream; one without a name where there is only silence."""
         try:
             for name in ("created", "in_progress"):
-                yield state(name, {"status": "in_progress"})
+                yield output.state(name, "in_progress")
             for chunk in chunks:
-                for name, said in output.events(chunk):
-                    yield _event(f"response.{name}", next(number), said)
-                if chunk.finish_reason:
-                    ended = _ended(chunk.finish_reason)
-                    for name, said in output.end(ended["status"]):
-                        yield _event(f"response.{name}", next(number), said)
-                    yield state(ended["status"], ended, chunk.usage)
-                elif chunk.is_empty:
-                    yield KEEP_ALIVE
+                yield from output.events(chunk)
+                if chunk.is_empty and not chunk.finish_reason:
+                    yield "", {}
         except LLMAPIError as error:
             failure = {"code": "server_error", "message": error.public()["message"]}
-            yield state("failed", {"status": "failed", "error": failure})
-            yield self.broken(error, next(number))
+            yield output.state("failed", "failed", error=failure)
+            yield "error", self._error(error)
             raise
 
-    def broken(self, error: LLMAPIError, number: int = 0) -> str:
-        """As Dialect's, once flat, as OpenAI documents it, and once as it is sent, which its client raises."""
+    def _error(self, error: LLMAPIError) -> dict[str, Any]:
+        """Return it once flat, as OpenAI documents it, and once as OpenAI sends it, which its client raises."""
         said = self._public(error)
-        return _event("error", number, {name: said[name] for name in ("code", "message", "param")} | {"error": said})
+        return {name: said[name] for name in ("code", "message", "param")} | {"error": said}
 
 
 def _chunks(answer: Answer) -> Iterator[Chunk]:
@@ -481,52 +498,8 @@ def _chunks(answer: Answer) -> Iterator[Chunk]:
                 yield Chunk(reasoning=(part,))
             case ToolCall(call_id, name, arguments):
                 yield Chunk(calls=(CallPiece(next(calls), call_id, name, arguments),))
-    yield Chunk(refusal=answer.refusal)
+    yield Chunk("", answer.finish_reason, answer.usage, refusal=answer.refusal)
 
 
-def _ended(finish_reason: str) -> dict[str, Any]:
-    if reason := FINISHES.get(finish_reason):
-        return {"status": "incomplete", "incomplete_details": {"reason": reason}}
-    return {"status": "completed"}
-
-
-def _response(head: Head, asked: Asked, output: _Output, state: Mapping[str, Any], usage: Usage) -> dict[str, Any]:
-    """Return the object that is the whole answer and goes with the events of its states."""
-    request, choice = asked.request, asked.request.tool_choice
-    said = {name: asked.body.get(name) or default for name, default in REPEATED.items()}
-    said["tools"] = [tool for tool in said["tools"] if _kind(tool) in SERVED_TOOLS]
-    return {
-        "id": f"resp_{head.request_id}",
-        "object": "response",
-        "created_at": int(head.created),
-        "error": None,
-        "incomplete_details": None,
-        "model": f"{head.backend}/{head.model}",
-        "output": output.shown("incomplete" if state["status"] == "failed" else state["status"]),
-        "max_output_tokens": request.max_tokens,
-        "temperature": request.temperature,
-        "top_p": request.top_p,
-        "parallel_tool_calls": choice.parallel is not False,
-        "tool_choice": {"type": "function"} | output.named(choice.name) if choice.name else choice.mode,
-        "store": False,
-        "usage": _usage(usage),
-        **said,
-        **state,
-    }
-
-
-def _usage(usage: Usage) -> dict[str, Any] | None:
-    sent, made = usage.input_tokens, usage.output_tokens
-    if sent is None or made is None:
-        return None
-    return {
-        "input_tokens": sent,
-        "input_tokens_details": {"cached_tokens": usage.cached_tokens or 0, "cache_write_tokens": 0},
-        "output_tokens": made,
-        "output_tokens_details": {"reasoning_tokens": usage.reasoning_tokens or 0},
-        "total_tokens": sent + made,
-    }
-
-
-def _event(name: str, number: int, said: Mapping[str, Any]) -> str:
+def _frame(name: str, number: int, said: Mapping[str, Any]) -> str:
     return f"event: {name}\ndata: {strict_json.dumps({'type': name, 'sequence_number': number, **said})}\n\n"
