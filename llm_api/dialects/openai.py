@@ -188,11 +188,20 @@ class StreamOptions(Schema):
     include_usage = StrictBoolean(allow_none=True)
 
 
-class OpenAIBody(Body):
-    """What Chat Completions and Completions have in common."""
+class Nullable(Schema):
+    """An object in which null means not said, as answers have it that are sent back; unknown fields are ignored."""
 
     class Meta:
         unknown = EXCLUDE
+
+    @pre_load
+    def leave_out_nulls(self, data: Any, **kwargs: Any) -> Any:
+        """Leave them out before any field is read."""
+        return {name: value for name, value in data.items() if value is not None} if isinstance(data, dict) else data
+
+
+class OpenAIBody(Nullable, Body):
+    """What the bodies of OpenAI's routes have in common."""
 
     model = fields.String(required=True, validate=NAME)
     top_p = StrictFloat(validate=validate.Range(0, 1))
@@ -210,11 +219,6 @@ class OpenAIBody(Body):
         super().__init__()
         for field in self.fields.values():
             field.allow_none = not field.required
-
-    @pre_load
-    def leave_out_nulls(self, data: Mapping[str, Any], **kwargs: Any) -> dict[str, Any]:
-        """Null means not said."""
-        return {name: value for name, value in data.items() if value is not None}
 
     def asked(self, messages: tuple[Message, ...], param: str, data: dict[str, Any], is_prompt: bool = False) -> Asked:
         """Return the types for `messages` and the other valid fields. Raises ValidationError for `param`."""

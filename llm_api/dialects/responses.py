@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from itertools import count, groupby
 from typing import Any
 
-from marshmallow import EXCLUDE, Schema, ValidationError, fields, post_load, validate
+from marshmallow import ValidationError, fields, post_load, validate
 
 from .. import strict_json
 from ..errors import LLMAPIError
@@ -33,7 +33,7 @@ from ..types import (
 )
 from .base import Asked
 from .fields import MAX_EFFORT_CHARS, StrictBoolean, StrictInteger
-from .openai import KEEP_ALIVE, MAX_MESSAGES, ROLES, Contents, CutFormat, OpenAIBody, OpenAIDialect
+from .openai import KEEP_ALIVE, MAX_MESSAGES, ROLES, Contents, CutFormat, Nullable, OpenAIBody, OpenAIDialect
 from .tools import MAX_TOOLS, Tooled, ToolSchema, tool_fields
 
 STATELESS = "Nothing is stored here: send the whole conversation as input."
@@ -65,28 +65,25 @@ def _chat_part(part: dict[str, Any]) -> dict[str, Any]:
     return part | {"type": "text" if kind in TEXTS else "file" if kind == "input_file" else kind}
 
 
-class ItemSchema(Schema):
+class ItemSchema(Nullable):
     """One item: what was said, thought or called, or what a call gave."""
-
-    class Meta:
-        unknown = EXCLUDE
 
     type = fields.String(load_default="message")
     role = fields.String(validate=validate.OneOf(ROLES.keys() - {"tool"}))
-    content = ItemContents(allow_none=True)
+    content = ItemContents()
     name = fields.String(validate=validate.Length(1))
-    namespace = fields.String(allow_none=True)
+    namespace = fields.String()
     call_id = fields.String(validate=validate.Length(1))
     arguments = fields.String(load_default="")
     output = ItemContents()
-    summary = ItemContents(allow_none=True)
-    encrypted_content = fields.String(allow_none=True)
+    summary = ItemContents()
+    encrypted_content = fields.String()
 
     @post_load
     def make_message(self, data: dict[str, Any], **kwargs: Any) -> Message:
         """Return the type for a valid item."""
         for name in ITEMS[data["type"]]:
-            if data.get(name) is None:
+            if name not in data:
                 raise ValidationError("Missing data for required field.", name)
         match data["type"]:
             case "message":
@@ -189,11 +186,11 @@ class FlatFormat(CutFormat):
         return super()._deserialize(value | {"json_schema": value} if is_named else value, attr, data, **kwargs)
 
 
-TextSchema = Schema.from_dict(
+TextSchema = Nullable.from_dict(
     {"format": FlatFormat(allow_none=True), "verbosity": fields.String(allow_none=True)}, name="TextSchema"
 )
 EFFORT = fields.String(allow_none=True, validate=validate.Length(1, MAX_EFFORT_CHARS))
-ReasoningSchema = Schema.from_dict(
+ReasoningSchema = Nullable.from_dict(
     {"effort": EFFORT, "summary": fields.String(allow_none=True)}, name="ReasoningSchema"
 )
 
@@ -212,8 +209,8 @@ class ResponsesSchema(OpenAIBody, Tooled):
     instructions = fields.String()
     tools = Offered(validate=validate.Length(max=MAX_TOOLS))  # type: ignore[assignment]
     max_output_tokens = StrictInteger(validate=validate.Range(1, 2**31 - 1))
-    text = fields.Nested(TextSchema, unknown=EXCLUDE)
-    reasoning = fields.Nested(ReasoningSchema, unknown=EXCLUDE)
+    text = fields.Nested(TextSchema)
+    reasoning = fields.Nested(ReasoningSchema)
     metadata = fields.Dict(keys=fields.String(), values=fields.String())
     top_logprobs = StrictInteger(validate=validate.OneOf([0], error="Log probabilities are not served."))
     background = StrictBoolean(validate=validate.OneOf([False], error=STATELESS))

@@ -99,7 +99,7 @@ COMPONENTS = {
     "TextChoice": _object({**CHOICE, "text": TEXT}),
     "ChatCompletion": _object({**OBJECT, "model": TEXT, "choices": _list(_ref("ChatChoice"))}, usage=_ref("Usage")),
     "TextCompletion": _object({**OBJECT, "model": TEXT, "choices": _list(_ref("TextChoice"))}, usage=_ref("Usage")),
-    "Response": _object(
+    "ResponseObject": _object(
         {"id": TEXT, "object": TEXT, "created_at": COUNT, "model": TEXT, "output": _list({"type": "object"})},
         status=_one_of("completed", "incomplete"),
     )
@@ -139,7 +139,7 @@ FORMATS = [
 ]
 # The items that Responses reads.
 SAID = _object({"role": _one_of("system", "developer", "user", "assistant"), "content": TEXT}, type=_one_of("message"))
-CALL = _object({"type": _one_of("function_call"), "call_id": NOT_EMPTY, "name": NOT_EMPTY}, arguments=TEXT)
+CALL = _object({"type": _one_of("function_call"), "call_id": NOT_EMPTY, "name": NOT_EMPTY}, arguments=NULLABLE_TEXT)
 RESULT = _object({"type": _one_of("function_call_output"), "call_id": NOT_EMPTY, "output": TEXT})
 SUMMARY = _list(_object({"type": _one_of("summary_text"), "text": TEXT}))
 THOUGHT = _object({"type": _one_of("reasoning"), "summary": SUMMARY}, encrypted_content=NULLABLE_TEXT)
@@ -244,7 +244,7 @@ OPERATIONS = {
     "metrics": Operation("State", TEXT, (401,), media_type="text/plain"),
     "chat_completions": Operation("OpenAI", _ref("ChatCompletion")),
     "completions": Operation("OpenAI", _ref("TextCompletion")),
-    "responses": Operation("OpenAI", _ref("Response")),
+    "responses": Operation("OpenAI", _ref("ResponseObject")),
     "models": Operation("OpenAI", _ref("ModelList"), (401, 502, 503, 504)),
     "model": Operation("OpenAI", _ref("Model"), (401, 404, 502, 503, 504)),
 }

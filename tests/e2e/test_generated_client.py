@@ -13,7 +13,7 @@ from .service import Service
 CALLS = """
 import importlib, json, pkgutil, sys
 from made import Client, api
-from made.models import Chat, Completion, Error, Generate, Message, MessageRole
+from made.models import Chat, Completion, Error, Generate, Message, MessageRole, Responses
 
 bodies = {
     "generate": Generate(prompt="Hello", details=True),
@@ -21,6 +21,7 @@ bodies = {
         model="default", messages=[Message(MessageRole.USER, content="Hello")], n=1, logprobs=False, tool_choice=None
     ),
     "completions": Completion(model="default", prompt="Hello", echo=False, best_of=None),
+    "responses": Responses(model="default", input_="Hello"),
 }
 client, got = Client(sys.argv[1]), {}
 for found in pkgutil.walk_packages(api.__path__, "made.api."):
@@ -51,7 +52,13 @@ def test_every_route(require: Callable[..., None], serve: Callable[..., Service]
     assert called.returncode == 0, called.stderr
     types = {
         **{"generate": "Generated", "chat_completions": "ChatCompletion", "completions": "TextCompletion"},
-        **{"models": "ModelList", "model": "Model", "config": "Config", "metrics": "str"},
+        **{
+            "responses": "ResponseObject",
+            "models": "ModelList",
+            "model": "Model",
+            "config": "Config",
+            "metrics": "str",
+        },
         **{"health": "Health", "live": "Health"},
     }
     assert json.loads(called.stdout) == {name: [200, kind] for name, kind in types.items()}
