@@ -143,7 +143,7 @@ CALL = _object({"type": _one_of("function_call"), "call_id": NOT_EMPTY, "name": 
 RESULT = _object({"type": _one_of("function_call_output"), "call_id": NOT_EMPTY, "output": TEXT})
 SUMMARY = _list(_object({"type": _one_of("summary_text"), "text": TEXT}))
 THOUGHT = _object({"type": _one_of("reasoning"), "summary": SUMMARY}, encrypted_content=NULLABLE_TEXT)
-FUNCTION = _object({"type": _one_of("function"), "name": TEXT | {"minLength": 1, "maxLength": 64}}, parameters=SCHEMA)
+FUNCTION = _object({"type": _one_of("function"), "name": TEXT | {"minLength": 1, "maxLength": 64}}, parameters={"type": "object"})
 FLAT_SCHEMA = _object({"type": _one_of("json_schema")} | {"schema": SCHEMA}, name=NULLABLE_TEXT)
 SPOKEN = {"properties": {"content": NOT_EMPTY}, "required": ["role", "content"]}
 KINDS: dict[type, list[Json]] = {
