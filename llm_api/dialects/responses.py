@@ -141,7 +141,9 @@ def _kind(value: Any, default: str = "") -> str:
     kind = (value.get("type") if isinstance(value, dict) else None) or default
     if kind == "item_reference":
         raise ValidationError(STATELESS)
-    return str(kind)
+    if not isinstance(kind, str):
+        raise ValidationError("Its type is not a text.")
+    return kind
 
 
 def _joined(messages: list[Message]) -> Iterator[Message]:
@@ -158,6 +160,8 @@ class Offered(fields.Field[list[Tool]]):
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> list[Tool]:
         try:
             found = [{**tool, "name": _flat(space, tool["name"])} for space, tool in _functions(value)]
+            if not isinstance(value, list) or not all(isinstance(tool["type"], str) for tool in value):
+                raise TypeError("tools are a list, and their types are texts")
         except (KeyError, TypeError, AttributeError):
             raise ValidationError("Not a list of tools, each with its type and name.") from None
         tools: list[Tool] = ToolSchema(many=True).load([{"type": "function", "function": each} for each in found])

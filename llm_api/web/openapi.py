@@ -17,7 +17,7 @@ from marshmallow import fields, validate
 from ..dialects import Dialect
 from ..dialects.fields import MAX_STOPS, Format, Picture, Stop
 from ..dialects.openai import ChatSchema, CompletionSchema, Contents, Functions
-from ..dialects.responses import FlatFormat, Input, Offered, ResponsesSchema, Stored
+from ..dialects.responses import ITEMS, SERVED_TOOLS, FlatFormat, Input, Offered, ResponsesSchema, Stored
 from ..dialects.tools import Choice
 from ..errors import words_for
 from .service import Service
@@ -142,13 +142,27 @@ SAID = _object({"role": _one_of("system", "developer", "user", "assistant"), "co
 CALL = _object({"type": _one_of("function_call"), "call_id": NOT_EMPTY, "name": NOT_EMPTY}, arguments=NULLABLE_TEXT)
 RESULT = _object({"type": _one_of("function_call_output"), "call_id": NOT_EMPTY, "output": TEXT})
 SUMMARY = _list(_object({"type": _one_of("summary_text"), "text": TEXT}))
+TOOL_NAME = TEXT | {"minLength": 1, "maxLength": 200, "pattern": r"^[^\x00-\x1f\x7f]+$"}
 THOUGHT = _object({"type": _one_of("reasoning"), "summary": SUMMARY}, encrypted_content=NULLABLE_TEXT)
-FUNCTION = _object({"type": _one_of("function"), "name": TEXT | {"minLength": 1, "maxLength": 64}}, parameters={"type": "object"})
+FUNCTION = _object(
+    {"type": _one_of("function"), "name": TOOL_NAME},
+    parameters={"type": ["object", "null"]},
+)
 FLAT_SCHEMA = _object({"type": _one_of("json_schema")} | {"schema": SCHEMA}, name=NULLABLE_TEXT)
-SPOKEN = {"properties": {"content": NOT_EMPTY}, "required": ["role", "content"]}
+SPOKEN = {"properties": {"content": NOT_EMPTY, "type": _one_of("message")}, "required": ["role", "content"]}
+
+
+def _other(*served: str) -> Json:
+    """Describe what is left out."""
+    return _object({"type": TEXT | {"not": {"enum": list(served)}}})
+
+
 KINDS: dict[type, list[Json]] = {
-    Input: [NOT_EMPTY, _list({"anyOf": [SAID, CALL, RESULT, THOUGHT]}, contains=SPOKEN)],
-    Offered: [_list(FUNCTION, maxItems=1)],
+    Input: [
+        NOT_EMPTY,
+        _list({"anyOf": [SAID, CALL, RESULT, THOUGHT, _other(*ITEMS, "item_reference")]}, contains=SPOKEN),
+    ],
+    Offered: [_list({"anyOf": [FUNCTION, _other(*sorted(SERVED_TOOLS))]}, maxItems=1)],
     FlatFormat: [FORMATS[0], FLAT_SCHEMA],
     Stored: [],
     Stop: [NOT_EMPTY, _list(NOT_EMPTY, maxItems=MAX_STOPS)],
