@@ -138,7 +138,8 @@ class Input(fields.Field[tuple[Message, ...]]):
 
 def _kind(value: Any, default: str = "") -> str:
     """Return the `type` of an item or a tool. Raises ValidationError for what is stored elsewhere."""
-    kind = (value.get("type") if isinstance(value, dict) else None) or default
+    said = value.get("type") if isinstance(value, dict) else None
+    kind = default if said is None else said
     if kind == "item_reference":
         raise ValidationError(STATELESS)
     if not isinstance(kind, str):

@@ -162,7 +162,7 @@ KINDS: dict[type, list[Json]] = {
         NOT_EMPTY,
         _list({"anyOf": [SAID, CALL, RESULT, THOUGHT, _other(*ITEMS, "item_reference")]}, contains=SPOKEN),
     ],
-    Offered: [_list({"anyOf": [FUNCTION, _other(*sorted(SERVED_TOOLS))]}, maxItems=1)],
+    Offered: [_list({"anyOf": [FUNCTION, _other(*sorted(SERVED_TOOLS))]})],
     FlatFormat: [FORMATS[0], FLAT_SCHEMA],
     Stored: [],
     Stop: [NOT_EMPTY, _list(NOT_EMPTY, maxItems=MAX_STOPS)],

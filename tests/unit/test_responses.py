@@ -309,6 +309,7 @@ def test_what_is_stored_is_refused(serve: Serve, said: dict[str, Any], param: st
         ({"input": [{"role": "user", "content": [{"type": "input_image", "file_id": "f"}]}]}, "input[0].content[0]"),
         ({"input": [{"role": "system", "content": ITEMS[1]["content"]}]}, "input[0].content"),
         ({"input": [{"type": 5}]}, "input"),
+        ({"input": [{"type": "", "role": "user", "content": "Hi"}]}, "input"),
         ({"tools": 5}, "tools"),
         ({"tools": {}}, "tools"),
         ({"tools": [{"type": 5}]}, "tools"),
