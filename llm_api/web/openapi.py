@@ -154,7 +154,7 @@ SPOKEN = {"properties": {"content": NOT_EMPTY, "type": _one_of("message")}, "req
 
 def _other(*served: str) -> Json:
     """Describe what is left out."""
-    return _object({"type": TEXT | {"not": {"enum": list(served)}}})
+    return _object({"type": TEXT | {"not": _one_of(*served)}})
 
 
 KINDS: dict[type, list[Json]] = {
