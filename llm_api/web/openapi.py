@@ -149,6 +149,7 @@ FUNCTION = _object(
     parameters={"type": ["object", "null"]},
 )
 FLAT_SCHEMA = _object({"type": _one_of("json_schema")} | {"schema": SCHEMA}, name=NULLABLE_TEXT)
+CALLED = {"properties": {"type": _one_of("function_call", "function_call_output")}, "required": ["type"]}
 SPOKEN = {"properties": {"content": NOT_EMPTY, "type": _one_of("message")}, "required": ["role", "content"]}
 
 
@@ -160,7 +161,10 @@ def _other(*served: str) -> Json:
 KINDS: dict[type, list[Json]] = {
     Input: [
         NOT_EMPTY,
-        _list({"anyOf": [SAID, CALL, RESULT, THOUGHT, _other(*ITEMS, "item_reference")]}, contains=SPOKEN),
+        _list(
+            {"anyOf": [SAID, CALL, RESULT, THOUGHT, _other(*ITEMS, "item_reference")]},
+            contains={"anyOf": [SPOKEN, CALLED]},
+        ),
     ],
     Offered: [_list({"anyOf": [FUNCTION, _other(*sorted(SERVED_TOOLS))]})],
     FlatFormat: [FORMATS[0], FLAT_SCHEMA],

@@ -95,6 +95,10 @@ ANSWERS: dict[str, list[Chunk]] = {
         Chunk(reasoning=(Reasoning("", "sig", made_by="claude"), Reasoning(data="xyz", made_by="claude"))),
         Chunk("Hi", "stop", USAGE),
     ],
+    "a thought, and one that is hidden": [
+        Chunk(reasoning=(Reasoning("Hm", made_by="claude"), Reasoning(data="xyz", made_by="claude"))),
+        Chunk("Hi", "stop", USAGE),
+    ],
     "calls side by side": [
         Chunk("I look."),
         Chunk(calls=(CallPiece(0, "call_1", "weather", '{"city"'), CallPiece(1, "call_2", "mcp__clock"))),
