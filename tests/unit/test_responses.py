@@ -363,6 +363,13 @@ def test_claude_thoughts_come_back(serve: Serve) -> None:
     assert fake.asked[2].messages[0].parts == (Reasoning(),)
 
 
+def test_a_hidden_thought_is_an_item_of_its_own(serve: Serve) -> None:
+    """Claude wants each block back as it was."""
+    items = whole_of(serve(Skilled("one", *ANSWERS["a thought, and one that is hidden"])))["output"]
+    found = [(item["type"], item.get("encrypted_content")) for item in items]
+    assert found == [("reasoning", None), ("reasoning", "claude:data:xyz"), ("message", None)]
+
+
 # Codex 0.171, as recorded (docs/providers.md): no instructions, ids on items, namespaces, a hosted tool
 
 
