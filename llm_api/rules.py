@@ -267,6 +267,19 @@ def _parse_networks(text: str) -> tuple[Network | None, ...]:
     return tuple(None if name == "unix" else ipaddress.ip_network(name) for name in names)
 
 
+# Printable ASCII but for `*`, `,` and `=`.
+ALIAS = re.compile(r"([!-)+\--<>-~]+\*?|\*)\s*=\s*([!-)+\--<>-~]+)")
+
+
+def _parse_aliases(text: str) -> dict[str, str]:
+    """`NAME=MODEL`, with commas between. Exact names come first, then the longest beginnings."""
+    entries = [ALIAS.fullmatch(entry.strip()) for entry in text.split(",")]
+    aliases = {entry[1]: entry[2] for entry in entries if entry}
+    if len(aliases) < len(entries):
+        raise ValueError
+    return dict(sorted(aliases.items(), key=lambda alias: (alias[0].endswith("*"), -len(alias[0]))))
+
+
 def _matching(pattern: str) -> Callable[[str], str]:
     def parse(text: str) -> str:
         if not re.fullmatch(pattern, text):
@@ -318,6 +331,9 @@ ORIGINS = Rule(_list(r"\*|https?://[^/?#\s@,;*]+"), "* or origins such as https:
 HOSTS = Rule(
     _list(r"\*|(\*?\.)?[a-z0-9_-]+(\.[a-z0-9_-]+)*|\[[0-9a-f:.]+\]"),
     "names without a port such as llm.example.com, *.example.com, .example.com or [::1], separated by commas",
+)
+ALIASES = Rule(
+    _parse_aliases, "NAME=MODEL, separated by commas, each name only once; a * at its end stands for any end"
 )
 NAMES = Rule(_list(r"[\w.@-]{1,64}", str), "names of keys in API_KEYS, separated by commas")
 ADDRESS = Rule(_parse_address, "HOST:PORT or unix:PATH")

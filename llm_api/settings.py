@@ -28,6 +28,7 @@ from .errors import ConfigError
 from .rules import (
     ADDRESS,
     ADDRESSES,
+    ALIASES,
     BACKEND,
     BOOLEAN,
     CHAIN,
@@ -195,6 +196,12 @@ class Settings:
     )
     allow_model_choice: bool = setting(
         False, BOOLEAN, "true: a request may choose any backend of the chain by its model, such as openai/gpt-6-luna"
+    )
+    model_aliases: Mapping[str, str] | None = setting(
+        None,
+        ALIASES,
+        "models for names that clients have built in, such as claude-*=default,gpt-4o=openai/gpt-6-luna; "
+        "default: the configured one",
     )
     request_timeout: float = setting(
         120.0, number(float, 0.1, 3600), "seconds that a request may take, including retries, fallback and streaming"
@@ -417,6 +424,8 @@ def _read(field: Field, sources: list[Mapping[str, Any]]) -> Any:
 
 def _text(value: Any, field: Field) -> str:
     """Return a value from Python as its environment variable would have it."""
+    if isinstance(value, dict) and field.metadata["rule"] is ALIASES:
+        return ",".join(map("=".join, value.items()))
     if isinstance(value, dict):
         return json.dumps(value)
     if isinstance(value, list | tuple):

@@ -23,6 +23,7 @@ from flask import current_app
 from .. import strict_json
 from ..backends import Backend
 from ..errors import LLMAPIError
+from ..exchange.chain import Chain, Names
 from ..exchange.health import REMEDY, reason_of
 from ..runtime.cores import lines_of, usable_cores
 from ..runtime.deadline import Deadline
@@ -65,6 +66,7 @@ def examine(service: Service, nginx: Path | None) -> Iterator[Finding]:
     is_ours = current_app.import_name == "llm_api"
     for backend, _ in service.chain.links:
         yield from _backend(backend, is_first=backend is service.chain.first)
+    yield from _aliases(service.chain)
     yield from _log(service)
     if is_ours:
         told = _told(settings.bind)
@@ -102,6 +104,16 @@ def _backend(backend: Backend, *, is_first: bool) -> Iterator[Finding]:
         yield Finding(level, f"{backend.name} does not list the model {backend.model!r}", f"take one of its: {some}")
     if caveat:
         yield Finding("warning", caveat)
+
+
+def _aliases(chain: Chain) -> Iterator[Finding]:
+    for name, alias in (chain.settings.model_aliases or {}).items():
+        link, model = chain.aliased(alias)
+        if model is None or Names(link.backend).have(model) is not False:
+            yield Finding("ok", f"{name} is {link.backend.name}/{model or link.backend.model}")
+        else:
+            what = f"{name} stands for {model!r}, which {link.backend.name} does not list"
+            yield Finding("warning", what, "set MODEL_ALIASES to a model of /v1/models")
 
 
 def _shutdown(backend: Backend, day: date) -> Finding:

@@ -4,8 +4,9 @@ from .anthropic import Messages
 from .base import Asked, Dialect
 from .generate import Generate
 from .openai import ChatCompletions, Completions
+from .responses import Responses
 
 # The classes, in the order in which the description of the API shows them.
-DIALECTS: tuple[type[Dialect], ...] = (Generate, ChatCompletions, Completions, Messages)
+DIALECTS: tuple[type[Dialect], ...] = (Generate, ChatCompletions, Completions, Responses, Messages)
 
 __all__ = ["DIALECTS", "Asked", "Dialect"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, ClassVar
 
@@ -20,12 +20,14 @@ HEARTBEAT_SECONDS = 10.0
 class Asked:
     """What a body asks for: the request, and `shows`, whether the answer also has what the dialect adds on demand.
 
-    `ignored` names what of the body the request has no words for.
+    `ignored` names what of the body the request has no words for. `body` is what came, for a dialect whose answers
+    repeat it.
     """
 
     request: GenerationRequest
     shows: bool = False
     ignored: tuple[str, ...] = ()
+    body: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Dialect(ABC):
@@ -84,8 +86,9 @@ class Dialect(ABC):
 
     def _public(self, error: LLMAPIError) -> dict[str, str | None]:
         said = error.public()
-        # the backends call what the model reads the prompt
-        return said | {"param": self.conversation} if error.param == "prompt" else said
+        # the backends call what the model reads the prompt; a body has its own names
+        is_theirs = error.param == "prompt" and not isinstance(error, ValidationFailed)
+        return said | {"param": self.conversation} if is_theirs else said
 
 
 class Conversational(Dialect):

@@ -210,11 +210,20 @@ class Body(Schema):
             raise _failed(error.messages_dict, wrong_field) from None
 
 
-class VendorBody(Body):
-    """What the vendors' bodies have in common: a model, null for what is not said, and more fields than we know."""
+class Nullable(Schema):
+    """An object in which null means not said, as answers have it that are sent back; unknown fields are ignored."""
 
     class Meta:
         unknown = EXCLUDE
+
+    @pre_load
+    def leave_out_nulls(self, data: Any, **kwargs: Any) -> Any:
+        """Leave them out before any field is read."""
+        return {name: value for name, value in data.items() if value is not None} if isinstance(data, dict) else data
+
+
+class VendorBody(Nullable, Body):
+    """What the vendors' bodies have in common: a model, null for what is not said, and more fields than we know."""
 
     model = fields.String(required=True, validate=NAME)
 
@@ -222,11 +231,6 @@ class VendorBody(Body):
         super().__init__()
         for field in self.fields.values():
             field.allow_none = not field.required
-
-    @pre_load
-    def leave_out_nulls(self, data: Mapping[str, Any], **kwargs: Any) -> dict[str, Any]:
-        """Null means not said."""
-        return {name: value for name, value in data.items() if value is not None}
 
 
 def named_model(said: str) -> str | None:

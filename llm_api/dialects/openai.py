@@ -53,6 +53,7 @@ EXTRAS = (
     *("presence_penalty", "frequency_penalty", "logit_bias", "user", "safety_identifier", "prompt_cache_key"),
     "verbosity",
 )
+KEEP_ALIVE = ": keep-alive\n\n"
 
 
 class Contents(fields.Field[tuple[Text | Image, ...]]):
@@ -176,7 +177,7 @@ class StreamOptions(Schema):
 
 
 class OpenAIBody(VendorBody):
-    """What Chat Completions and Completions have in common."""
+    """What the bodies of OpenAI's routes have in common."""
 
     top_p = StrictFloat(validate=validate.Range(0, 1))
     response_format = CutFormat()
@@ -189,15 +190,14 @@ class OpenAIBody(VendorBody):
     stream_options = fields.Nested(StreamOptions)
     n = StrictInteger(validate=validate.OneOf([1], error="Only one choice is served."))
 
-    def asked(self, messages: tuple[Message, ...], param: str, data: dict[str, Any]) -> Asked:
+    def asked(self, messages: tuple[Message, ...], param: str, data: dict[str, Any], is_prompt: bool = False) -> Asked:
         """Return the types for `messages` and the other valid fields. Raises ValidationError for `param`."""
         check_said(messages, param)
         known = {name: data[name] for name in FIELDS if name in data}
         said = {name: data[name] for name in EXTRAS if name in data}
         extras = Extras("openai", said) if said else None
-        request = GenerationRequest(
-            messages, model=named_model(data["model"]), extras=extras, is_prompt=param == "prompt", **known
-        )
+        model = named_model(data["model"])
+        request = GenerationRequest(messages, model=model, extras=extras, is_prompt=is_prompt, **known)
         return Asked(request, (data.get("stream_options") or {}).get("include_usage") or False)
 
 
@@ -236,10 +236,23 @@ class CompletionSchema(OpenAIBody):
     @post_load
     def make_asked(self, data: dict[str, Any], **kwargs: Any) -> Asked:
         """Return the types for a valid body."""
-        return self.asked((Message.of("user", data["prompt"]),), "prompt", data)
+        return self.asked((Message.of("user", data["prompt"]),), "prompt", data, is_prompt=True)
 
 
 class OpenAIDialect(Conversational):
+    """What OpenAI's routes have in common: how errors are framed."""
+
+    def status(self, error: LLMAPIError) -> int:
+        return 429 if isinstance(error, QuotaExhausted) else super().status(error)
+
+    def _public(self, error: LLMAPIError) -> dict[str, str | None]:
+        said = super()._public(error)
+        if isinstance(error, QuotaExhausted):
+            return said | {"type": "insufficient_quota", "code": "insufficient_quota"}
+        return said | {"type": "invalid_request_error"} if isinstance(error, ModelNotFound) else said
+
+
+class Choices(OpenAIDialect):
     """What both routes frame alike; `piece_object` names an event, `id_prefix` begins an id."""
 
     id_prefix: ClassVar[str]
@@ -254,9 +267,6 @@ class OpenAIDialect(Conversational):
     def delta(self, chunk: Chunk, blocks: Blocks) -> dict[str, Any]:
         """Return what a choice holds of a piece; of an empty one, what ends a stream. `blocks` has those before it."""
         raise NotImplementedError
-
-    def status(self, error: LLMAPIError) -> int:
-        return 429 if isinstance(error, QuotaExhausted) else super().status(error)
 
     def whole(self, answer: Answer, asked: Asked) -> dict[str, Any]:
         choice = _choice(self.content(answer), answer.finish_reason)
@@ -281,19 +291,13 @@ class OpenAIDialect(Conversational):
                         yield _event(empty | counted)
                     yield "data: [DONE]\n\n"
                 elif chunk.is_empty:
-                    yield ": keep-alive\n\n"
+                    yield KEEP_ALIVE
         except LLMAPIError as error:
             yield self.broken(error)
             raise
 
     def broken(self, error: LLMAPIError) -> str:
         return _event({"error": self._public(error)})
-
-    def _public(self, error: LLMAPIError) -> dict[str, str | None]:
-        said = super()._public(error)
-        if isinstance(error, QuotaExhausted):
-            return said | {"type": "insufficient_quota", "code": "insufficient_quota"}
-        return said | {"type": "invalid_request_error"} if isinstance(error, ModelNotFound) else said
 
     def _object(self, head: Head, kind: str, choices: list[dict[str, Any]]) -> dict[str, Any]:
         return {
@@ -305,7 +309,7 @@ class OpenAIDialect(Conversational):
         }
 
 
-class ChatCompletions(OpenAIDialect):
+class ChatCompletions(Choices):
     """Answer a conversation (OpenAI's Chat Completions).
 
     `model` is a name of the configured backend, or `backend/model` as /v1/models lists it. With `stream`, server-sent
@@ -392,7 +396,7 @@ def _call_delta(piece: CallPiece) -> dict[str, Any]:
     return {"index": piece.index} | ToolCall(piece.id, piece.name, piece.arguments).as_function
 
 
-class Completions(OpenAIDialect):
+class Completions(Choices):
     """Answer a prompt (OpenAI's Completions). The prompt is a user's message to the model, not a text to go on with."""
 
     rule = "/v1/completions"

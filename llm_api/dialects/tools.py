@@ -93,7 +93,7 @@ def _chosen(said: Any) -> Chosen:
     if isinstance(said, dict) and said["type"] == "function":
         return Chosen(ToolChoice("named", _name(said)))
     if isinstance(said, dict) and said["type"] == "allowed_tools":
-        allowed = said["allowed_tools"]
+        allowed = said.get("allowed_tools", said)
         if not isinstance(allowed["tools"], list):
             raise TypeError("tools are a list")
         return Chosen(_mode(allowed["mode"]), frozenset(map(_name, allowed["tools"])))
@@ -101,7 +101,7 @@ def _chosen(said: Any) -> Chosen:
 
 
 def _name(function: dict[str, Any]) -> str:
-    name = function["function"]["name"]
+    name = function.get("function", function)["name"]  # Responses has it without the object around
     if not isinstance(name, str):
         raise TypeError("a name is a text")
     return name

@@ -150,7 +150,7 @@ class Chain:
 
     def route(self, request: GenerationRequest) -> Route:
         """Return where `request` goes, with its model as the first backend calls it."""
-        first, model = self._named(request.model)
+        first, model = self.named(request.model)
         links = [first, *(link for link in self.links[1:] if link is not first)]
         if model != request.model:
             request = dataclasses.replace(request, model=model)
@@ -195,8 +195,29 @@ class Chain:
         words = "; ".join(failure.message for failure in failures)
         raise _first(failures) or RequestRefused(words, code="unsupported_parameter", param=failures[0].param)
 
-    def _named(self, name: str | None) -> tuple[Link, str | None]:
-        """Return the link that a request's model names, and the model's name there.
+    def named(self, name: str | None) -> tuple[Link, str | None]:
+        """Return the link that a request's model names, and the model's name there; None: the configured one's.
+
+        A name of MODEL_ALIASES is what it stands for, unless a backend lists a model of that name. Any backend of the
+        chain may be behind it: the operator has chosen.
+        """
+        alias = self._alias(name) if name else None
+        link, model = self._read(name, self.choices)
+        if alias is None or self._names[self.links.index(link)].have(model or ""):
+            return link, model
+        return self.aliased(alias)
+
+    def aliased(self, alias: str) -> tuple[Link, str | None]:
+        """Return what stands behind a name of MODEL_ALIASES, as `named` does."""
+        return self._read(None if alias == "default" else alias, [link.backend for link in self.links])
+
+    def _alias(self, name: str) -> str | None:
+        aliases = (self.settings.model_aliases or {}).items()
+        fits = (model for said, model in aliases if name == said or (said[-1] == "*" and name.startswith(said[:-1])))
+        return next(fits, None)
+
+    def _read(self, name: str | None, backends: list[Backend]) -> tuple[Link, str | None]:
+        """Return which of the first `backends` is meant by a name that is no alias, and the model's name there.
 
         Any name is a model of the configured backend, but for `backend/model`: where that backend lists such a model,
         and the configured one none of the whole name, as Groq has `openai/gpt-oss-20b`. Where one can't tell, its own
@@ -204,7 +225,7 @@ class Chain:
         """
         first = self.links[0]
         prefix, _, model = (name or "").partition("/")
-        named = [number for number, backend in enumerate(self.choices) if backend.name == prefix]
+        named = [number for number, backend in enumerate(backends) if backend.name == prefix]
         if not model or not named or self._names[0].have(f"{prefix}/{model}"):
             return first, name
         listed = self._names[named[0]].have(model)

@@ -19,6 +19,7 @@ from ..dialects.anthropic import BLOCKS, Content, MessagesSchema, System
 from ..dialects.anthropic import Choice as MessagesChoice
 from ..dialects.fields import MAX_STOPS, FlatFormat, Format, Picture, Stop
 from ..dialects.openai import ChatSchema, CompletionSchema, Contents, Functions
+from ..dialects.responses import ITEMS, SERVED_TOOLS, Input, Offered, ResponsesSchema, Stored
 from ..dialects.tools import Choice
 from ..errors import words_for
 from .service import Service
@@ -119,6 +120,11 @@ COMPONENTS = {
         | {"stop_reason": TEXT, "stop_sequence": NULLABLE_TEXT, "usage": _object(dict.fromkeys(COUNTED, COUNT))}
     ),
     "TokenCount": _object({"input_tokens": COUNT}),
+    "ResponseObject": _object(
+        {"id": TEXT, "object": TEXT, "created_at": COUNT, "model": TEXT, "output": _list({"type": "object"})},
+        status=_one_of("completed", "incomplete"),
+    )
+    | OPEN,
 }
 
 # What apispec can't read from a field: our own kinds, and what is checked of a body as a whole.
@@ -180,7 +186,36 @@ BLOCK_KINDS = [
         content={"anyOf": [TEXT, _list({"anyOf": SHOWN_BLOCKS})]},
     ),
 ]
+# The items that Responses reads.
+SAID = _object({"role": _one_of("system", "developer", "user", "assistant"), "content": TEXT}, type=_one_of("message"))
+CALL = _object({"type": _one_of("function_call"), "call_id": NOT_EMPTY, "name": NOT_EMPTY}, arguments=NULLABLE_TEXT)
+RESULT = _object({"type": _one_of("function_call_output"), "call_id": NOT_EMPTY, "output": TEXT})
+SUMMARY = _list(_object({"type": _one_of("summary_text"), "text": TEXT}))
+TOOL_NAME = TEXT | {"minLength": 1, "maxLength": 200, "pattern": r"^[^\x00-\x1f\x7f]+$"}
+THOUGHT = _object({"type": _one_of("reasoning"), "summary": SUMMARY}, encrypted_content=NULLABLE_TEXT)
+FUNCTION = _object(
+    {"type": _one_of("function"), "name": TOOL_NAME},
+    parameters={"type": ["object", "null"]},
+)
+CALLED = {"properties": {"type": _one_of("function_call", "function_call_output")}, "required": ["type"]}
+SPOKEN = {"properties": {"content": NOT_EMPTY, "type": _one_of("message")}, "required": ["role", "content"]}
+
+
+def _other(*served: str) -> Json:
+    """Describe what is left out."""
+    return _object({"type": TEXT | {"not": _one_of(*served)}})
+
+
 KINDS: dict[type, list[Json]] = {
+    Input: [
+        NOT_EMPTY,
+        _list(
+            {"anyOf": [SAID, CALL, RESULT, THOUGHT, _other(*ITEMS, "item_reference")]},
+            contains={"anyOf": [SPOKEN, CALLED]},
+        ),
+    ],
+    Offered: [_list({"anyOf": [FUNCTION, _other(*sorted(SERVED_TOOLS))]})],
+    Stored: [],
     Stop: [NOT_EMPTY, _list(NOT_EMPTY, maxItems=MAX_STOPS)],
     Contents: [TEXT, _list({"anyOf": [TEXT_PART, REFUSAL_PART, PICTURE_PART]})],
     FlatFormat: [FORMATS[0], FLAT, FORMATS[2]],
@@ -236,6 +271,7 @@ WHOLES: dict[tuple[type, str], Json] = {
         ],
     },
     (MessagesSchema, "tools"): {"allOf": [{"items": {"anyOf": [{"required": ["name", "input_schema"]}, OTHER_TOOL]}}]},
+    (ResponsesSchema, "input"): {"description": "All texts together have 1 to MAX_PROMPT_CHARS characters."},
     (CompletionSchema, "prompt"): {"description": "At most MAX_PROMPT_CHARS characters.", "minLength": 1},
 }
 
@@ -272,6 +308,7 @@ WAIT = {"Retry-After": _header("Seconds; absent where a quota is used up")}
 PROMPT = {"prompt": "What is the capital of France?", "max_tokens": 50}
 MODEL, STREAM = {"model": "default"}, {"stream": True}
 CHAT = MODEL | {"messages": [{"role": "user", "content": PROMPT["prompt"]}], "max_tokens": 50}
+ASKED = MODEL | {"input": PROMPT["prompt"], "max_output_tokens": 50}
 EVERYTHING = {"prompt": "Tell me about the sea.", "system": "Be brief.", "max_tokens": 24, "temperature": 0.5}
 EVERYTHING |= {"top_p": 0.9, "stop": ["\n\n"], "seed": 7, "stream": False, "fallback": True, "details": False}
 
@@ -301,6 +338,7 @@ OPERATIONS = {
     "completions": Operation("OpenAI", _ref("TextCompletion")),
     "messages": Operation("Anthropic", _ref("MessageAnswer")),
     "count_tokens": Operation("Anthropic", _ref("TokenCount"), reads="messages"),
+    "responses": Operation("OpenAI", _ref("ResponseObject")),
     "models": Operation("OpenAI", _ref("ModelList"), (401, 502, 503, 504)),
     "model": Operation("OpenAI", _ref("Model"), (401, 404, 502, 503, 504)),
 }
@@ -317,6 +355,7 @@ EXAMPLES = {
         "streamed": CHAT | STREAM | {"stream_options": {"include_usage": True}},
     },
     "messages": {"a conversation": CHAT, "streamed": CHAT | STREAM},
+    "responses": {"a prompt": ASKED, "streamed": ASKED | STREAM},
     "completions": {"a prompt": MODEL | PROMPT, "streamed": MODEL | PROMPT | STREAM},
 }
 

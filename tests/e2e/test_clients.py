@@ -180,6 +180,24 @@ def test_openai_completions(client: openai.OpenAI, service: Service) -> None:
     assert (line["operation"], line["prompt"], line["response"]) == ("completion", COUNT, whole.choices[0].text)
 
 
+def test_openai_responses(client: openai.OpenAI, service: Service, backend: str) -> None:
+    """The official client reads Responses, whole, cut, as a stream, and through its stream helper."""
+    asked: dict[str, Any] = {"model": "default", "input": PLAIN["messages"], "temperature": 0, "max_output_tokens": 30}
+    whole = client.responses.create(**asked)
+    *_, last = client.responses.create(**asked, stream=True)
+    with client.responses.stream(**asked) as stream:
+        helped = stream.get_final_response()
+
+    assert "Paris" in whole.output_text
+    assert (whole.status, whole.model.partition("/")[0], last.type) == ("completed", backend, "response.completed")
+    assert whole.output_text == last.response.output_text == helped.output_text
+    assert whole.usage.total_tokens == whole.usage.input_tokens + whole.usage.output_tokens > 20
+    cut = client.responses.create(**asked | {"max_output_tokens": 2})
+    assert (cut.status, cut.incomplete_details.reason) == ("incomplete", "max_output_tokens")
+    [line] = service.log(request_id=whole.id.partition("_")[2])
+    assert (line["operation"], line["response"]) == ("response", whole.output_text)
+
+
 def test_openai_models(client: openai.OpenAI, backend: str) -> None:
     """The official client lists the model, gets it by its id with a slash, and is answered by it under that id."""
     [model] = client.models.list()
@@ -376,6 +394,14 @@ def test_langchain(chat_model: Callable[..., ChatOpenAI], service: Service) -> N
     )
     assert (cut.response_metadata["finish_reason"], cut.usage_metadata["output_tokens"]) == ("length", 3)
     assert service.log()[-1]["parameters"] == {"max_tokens": 3, "temperature": 0}
+
+
+def test_langchain_responses(chat_model: Callable[..., ChatOpenAI]) -> None:
+    """LangChain reads Responses, whole and in pieces."""
+    model = chat_model(use_responses_api=True, max_tokens=30)
+    whole = model.invoke("What is the capital of France?")
+    assert "Paris" in whole.text
+    assert "".join(piece.text for piece in model.stream("What is the capital of France?")) == whole.text
 
 
 def test_langchain_stream(chat_model: Callable[..., ChatOpenAI], service: Service) -> None:

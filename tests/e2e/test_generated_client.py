@@ -13,7 +13,7 @@ from .service import Service
 CALLS = """
 import importlib, json, pkgutil, sys
 from made import Client, api
-from made.models import Chat, Completion, Error, Generate, Message, MessageRole, Messages, Turn, TurnRole
+from made.models import Chat, Completion, Error, Generate, Message, MessageRole, Messages, Responses, Turn, TurnRole
 
 bodies = {
     "generate": Generate(prompt="Hello", details=True),
@@ -21,6 +21,7 @@ bodies = {
         model="default", messages=[Message(MessageRole.USER, content="Hello")], n=1, logprobs=False, tool_choice=None
     ),
     "completions": Completion(model="default", prompt="Hello", echo=False, best_of=None),
+    "responses": Responses(model="default", input_="Hello"),
 }
 bodies["messages"] = bodies["count_tokens"] = Messages(
     model="default", messages=[Turn(role=TurnRole.USER, content="Hello")]
@@ -54,7 +55,7 @@ def test_every_route(require: Callable[..., None], serve: Callable[..., Service]
     assert called.returncode == 0, called.stderr
     types = {
         **{"generate": "Generated", "chat_completions": "ChatCompletion", "completions": "TextCompletion"},
-        **{"messages": "MessageAnswer", "count_tokens": "TokenCount"},
+        **{"messages": "MessageAnswer", "count_tokens": "TokenCount", "responses": "ResponseObject"},
         **{"models": "ModelList", "model": "Model", "config": "Config", "metrics": "str"},
         **{"health": "Health", "live": "Health"},
     }

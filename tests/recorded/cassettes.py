@@ -71,7 +71,7 @@ ENDS = {
 }
 # Kinds that aren't replayed, and why.
 EXCUSED = {
-    "responses": "OpenAI's Responses: issue 20",
+    "responses": "OpenAI's Responses: its requests and answers are read and written, and no backend is asked so",
     "embeddings": "embeddings: issue 20",
     "completions": "OpenAI's Completions: its requests are replayed, and no backend is asked so",
     "complete": "Anthropic's Text Completions, which no backend is asked for",

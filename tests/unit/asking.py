@@ -19,6 +19,7 @@ GENERATE: dict[str, tuple[dict[str, Any], str]] = {
     "/v1/chat/completions": ({"model": "default", "messages": [USER]}, "chat"),
     "/v1/completions": ({"model": "default", "prompt": "Hi"}, "completion"),
     "/v1/messages": ({"model": "default", "messages": [USER]}, "message"),
+    "/v1/responses": ({"model": "default", "input": "Hi"}, "response"),
 }
 
 

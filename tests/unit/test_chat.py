@@ -992,6 +992,39 @@ def test_an_exact_name_beats_the_prefix_of_another_backend(serve: Serve) -> None
     assert [[request.model for request in fake.asked] for fake in fakes] == [["claude/x", "claude/z"], ["y"]]
 
 
+ALIASES = {"claude-*": "default", "gpt-4o": "claude/x", "gpt-*": "openai/big", "*": "default"}
+
+
+@pytest.mark.parametrize(
+    ("said", "backend", "model"),
+    [
+        ("claude-opus-9", "openai", None),
+        ("gpt-4o", "claude", "x"),
+        ("gpt-4o-mini", "openai", "big"),
+        ("gpt-listed", "openai", "gpt-listed"),
+        ("claude-listed", "openai", "claude-listed"),
+        ("openai/big", "openai", "big"),
+        ("whatever", "openai", None),
+    ],
+)
+@pytest.mark.parametrize("path", ["/generate", CHAT, "/v1/responses"])
+def test_aliases(serve: Serve, log_lines: Log, path: str, said: str, backend: str, model: str | None) -> None:
+    """A built-in name of a client's is the model that MODEL_ALIASES has for it, but not one that a backend lists.
+
+    The most exact alias counts. Any backend of the chain may be behind one, whatever ALLOW_MODEL_CHOICE says.
+    """
+    listed = ["big", "x", "gpt-listed", "claude-listed"]
+    fakes = {name: Fake(name, *ANSWER, models=listed) for name in ("openai", "claude")}
+    client = serve(*fakes.values(), model_aliases=ALIASES)
+    reply = ask(client, path, model=said)
+    assert (reply.status_code, reply.headers["X-LLM-Backend"]) == (200, backend)
+    assert [request.model for request in fakes[backend].asked] == [model]
+    (line,) = log_lines()
+    assert (line["requested_backend"], line["request_model"]) == (backend, said)
+    assert "X-LLM-Fallback" not in reply.headers
+    assert client.get("/config").json["model_aliases"] == ALIASES
+
+
 def test_a_list_is_asked_for_once(serve: Serve) -> None:
     """Requests whose model has a slash don't each wait for it."""
     lists: list[int] = []

@@ -254,6 +254,18 @@ RULES: dict[str, dict[str, Any]] = {
             "Unix",
         ],
     },
+    "model_aliases": {
+        "good": {
+            "gpt-4o=default": {"gpt-4o": "default"},
+            "*=a, gpt-*=b:7b ,gpt-4*= openai/x , gpt-4 = d": {
+                "gpt-4": "d",
+                "gpt-4*": "openai/x",
+                "gpt-*": "b:7b",
+                "*": "a",
+            },
+        },
+        "bad": ["gpt-4o", "=x", "x=", "a=b,", "a=b=c", "a*b=c", "**=c", "a=b*", "a=b,a=c", "a b=c"],
+    },
     "cors_origins": {
         "good": {
             "*": ("*",),

@@ -15,7 +15,7 @@ from asking import GENERATE
 
 from llm_api.dialects import DIALECTS, Asked, Dialect
 from llm_api.dialects.anthropic import STOPS
-from llm_api.errors import ModelNotFound, QuotaExhausted, ServerError, ValidationFailed
+from llm_api.errors import ModelNotFound, QuotaExhausted, RequestRefused, ServerError, ValidationFailed
 from llm_api.types import Answer, Chunk, GenerationRequest, Head, Message, Usage
 
 ROOT = Path(__file__).parents[2]
@@ -63,10 +63,21 @@ def read_whole(answer: dict[str, Any]) -> Told:
         return Told(answer["response"], "", answer["details"]["finish_reason"], answer["details"]["usage"])
     if "content" in answer:
         return Told("".join(block["text"] for block in answer["content"]), "", answer["stop_reason"], answer["usage"])
+    if "output" in answer:
+        return read_response(answer)
     (choice,) = answer["choices"]
     said = choice.get("message", {})
     text = choice["text"] if "text" in choice else said["content"]
     return Told(text or "", said.get("refusal") or "", choice["finish_reason"], answer.get("usage"))
+
+
+def read_response(answer: dict[str, Any]) -> Told:
+    """Read the object of Responses, which also ends its streams."""
+    parts = [part for item in answer["output"] for part in item["content"]]
+    text, refusal = ("".join(part.get(name, "") for part in parts) for name in ("text", "refusal"))
+    reasons = {"max_output_tokens": "length", "content_filter": "content_filter"}
+    reason = reasons[answer["incomplete_details"]["reason"]] if answer["incomplete_details"] else "stop"
+    return Told(text, refusal, reason, answer["usage"])
 
 
 def read_pieces(pieces: Iterator[str]) -> Told:
@@ -76,7 +87,17 @@ def read_pieces(pieces: Iterator[str]) -> Told:
         line = data.removeprefix("data: ")
         if not line or line.startswith((":", "event: ")) or line == "[DONE]":
             continue
+        if line.startswith("event: "):
+            continue
         event = json.loads(line)
+        if response := event.get("response") if "sequence_number" in event else None:
+            ended, told.usage = read_response(response), response["usage"]
+            told.finish_reason = ended.finish_reason if response["status"] != "in_progress" else None
+            assert (ended.text, ended.refusal) == (told.text, told.refusal)
+        if "sequence_number" in event:
+            told.text += event["delta"] if event["type"] == "response.output_text.delta" else ""
+            told.refusal += event["delta"] if event["type"] == "response.refusal.delta" else ""
+            continue
         told.text += event.get("response", "")
         if details := event.get("details"):
             told.finish_reason, told.usage = details["finish_reason"], details["usage"]
@@ -120,6 +141,12 @@ def test_pieces_are_the_whole(dialect: Dialect, chunks: list[Chunk]) -> None:
     assert whole.text + whole.refusal == "".join(chunk.text + chunk.refusal for chunk in chunks)
 
 
+def plain(frame: str) -> dict[str, Any]:
+    """Return what a frame of a stream says, but for its place in the stream."""
+    said: dict[str, Any] = json.loads(frame[frame.index("{") :])
+    return said | {"sequence_number": 0}
+
+
 @EACH
 def test_a_stream_that_breaks(dialect: Dialect) -> None:
     """What came stays, the error is the last text, and is raised: nobody may take that for the end."""
@@ -132,7 +159,7 @@ def test_a_stream_that_breaks(dialect: Dialect) -> None:
     said: list[str] = []
     with pytest.raises(ServerError, match="it broke"):
         said.extend(pieces)  # a list keeps what came before
-    assert said[-1] == dialect.broken(ServerError("it broke"))
+    assert plain(said[-1]) == plain(dialect.broken(ServerError("it broke")))
     assert "Hi " in "".join(said[:-1])
 
 
@@ -142,7 +169,7 @@ def test_broken(dialect: Dialect) -> None:
     error = QuotaExhausted("m")
     frame = dialect.broken(error)
     assert frame.endswith("\n")
-    assert json.loads(frame[frame.index("{") :])["error"] == dialect.error(error, "id-1")["error"]
+    assert plain(frame)["error"] == dialect.error(error, "id-1")["error"]
 
 
 @EACH
@@ -153,7 +180,8 @@ def test_error(dialect: Dialect) -> None:
     assert envelope["error"].keys() == {"message", "type", "code", "param"}
     wrong = ValidationFailed("w", param="prompt", fields={"x": ["y"]})
     assert dialect.error(wrong, "id-1")["fields"] == {"x": ["y"]}
-    assert dialect.error(wrong, "id-1")["error"]["param"] == dialect.conversation
+    refused = RequestRefused("m", param="prompt")
+    assert dialect.error(refused, "id-1")["error"]["param"] == dialect.conversation
 
 
 @EACH

@@ -102,6 +102,20 @@ def test_all_is_well(doctor: Doctor, log_path: Path) -> None:
     ]
 
 
+def test_aliases(doctor: Doctor) -> None:
+    """Each says what stands behind it; a model that its backend does not list is a warning."""
+    aliases = {"gpt-4o": "default", "gpt-5": "two/b", "gpt-6": "two/c", "*": "three/x"}
+    report = doctor(Fake("one"), Fake("two", models=["b", "two-model"]), model_aliases=aliases)
+    found = [(finding.level, finding.what.split(",")[0]) for finding in report.findings if " is " in finding.what]
+    found = [(level, what) for level, what in found if what.split()[0] in aliases]
+    assert found == [("ok", "gpt-4o is one/one-model"), ("ok", "gpt-5 is two/b")]
+    warned = [finding.what for finding in report.about("stands for")]
+    assert warned == [
+        "gpt-6 stands for 'two/c', which one does not list",
+        "* stands for 'three/x', which one does not list",
+    ]
+
+
 @pytest.mark.parametrize(
     ("settings", "code"), [({}, 0), ({"rate_limit": "1/minute"}, 0), ({"bind": "0.0.0.0:80"}, 1)], ids=str
 )

@@ -161,6 +161,7 @@ def test_examples_fit_the_described_bodies(document: Document) -> None:
         ("/generate", {"json": {"prompt": "Hello", "response_format": {"type": "json_object"}}}, 400),
         ("/v1/chat/completions", {"json": {"model": "default"}}, 400),
         ("/v1/completions", {"json": {"model": "default", "prompt": ""}}, 400),
+        ("/v1/responses", {"json": {"model": "default", "input": "Hi", "prompt": {"id": "x"}}}, 400),
     ],
 )
 def test_refusals_are_described(
@@ -206,9 +207,11 @@ REFUSAL = {"type": "refusal", "refusal": "No."}
 PARTS = {"role": "user", "content": [{"type": "text", "text": "Hello"}]}
 
 
-COMPONENTS = {"generate": "Generate", "chat_completions": "Chat", "completions": "Completion"}
+COMPONENTS = {"generate": "Generate", "chat_completions": "Chat", "completions": "Completion", "responses": "Responses"}
 
-
+CALL = {"type": "function_call", "call_id": "c", "name": "f", "arguments": "{}"}
+RESULT = {"type": "function_call_output", "call_id": "c", "output": "x"}
+THOUGHT = {"type": "reasoning", "summary": [{"type": "summary_text", "text": "Hm"}], "encrypted_content": None}
 PICTURES = [
     *("data:image/gif;base64,R0lGODlh", "data:image/jpeg;base64,/9j/AA==", "data:image/png;base64,iVBORw0KGgoAAAA="),
     *("data:image/webp;base64,UklGRgoKAABXRUJQVlA4", "https://h.example/a.png?b=c#d", "http://10.0.0.1:8080"),
@@ -269,6 +272,16 @@ def shows(url: str) -> dict[str, Any]:
         *(("chat_completions", {"messages": [USER | {"content": [shows(url)]}]}, False) for url in NO_PICTURES),
         ("generate", {"prompt": "Hello", "images": ["R0lGODlh", "/9j/AA==", "iVBORw0KGgoAAAA="]}, True),
         *(("generate", {"prompt": "Hello", "images": [file]}, False) for file in ("AAAA", "", "R0lGODlh!", 5)),
+        *(("responses", {"input": items}, True) for items in ("Hi", [USER], [USER, CALL, RESULT], [THOUGHT, SYSTEM])),
+        *(("responses", {"input": items}, False) for items in ("", [], 5, [{"content": "Hi"}], [{"type": "message"}])),
+        ("responses", {"input": [USER, RESULT | {"call_id": ""}]}, False),
+        ("responses", {"input": "Hi", "background": False, "prompt": None, "top_logprobs": 0}, True),
+        *(("responses", {"input": "Hi", name: "x"}, False) for name in ("prompt", "conversation", "background")),
+        ("responses", {"input": "Hi", "tools": [{"type": "function", "name": "f", "parameters": {}}]}, True),
+        ("responses", {"input": "Hi", "tools": [{"type": "function"}]}, False),
+        ("responses", {"input": "Hi", "text": {"format": {"type": "json_schema", "schema": {}}}}, True),
+        ("responses", {"input": "Hi", "text": {"format": {"type": "json_schema", "name": "x"}}}, False),
+        ("responses", {"input": "Hi", "reasoning": {"effort": "low", "summary": None}}, True),
         ("completions", {"prompt": ""}, False),
         ("completions", {"prompt": "Hello", "logprobs": None}, True),
     ],
