@@ -545,7 +545,7 @@ def wire(**words: Any) -> Format:
         (wrap(SCHEMA, name="city_of"), wire(name="city_of")),
         (wrap(SCHEMA, name=None, strict=None), wire()),
         (wrap(SCHEMA, strict=True), wire(strict=True)),
-        (wrap(SCHEMA, name="c", strict=False, description="not passed on"), wire(name="c", strict=False)),
+        (wrap(SCHEMA, name="c", strict=False, description="d"), wire(name="c", strict=False, description="d")),
         ({"type": "text"}, None),
     ],
 )
