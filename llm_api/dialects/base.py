@@ -9,8 +9,8 @@ from types import MappingProxyType
 from typing import Any, ClassVar
 
 from ..errors import LLMAPIError, ValidationFailed
-from ..types import Answer, Chunk, GenerationRequest, Head
-from .fields import Body
+from ..types import Answer, Chunk, Head, Request
+from .fields import Readable
 
 # A proxy in front gives up on a connection that is silent for a minute (nginx, proxy_read_timeout).
 HEARTBEAT_SECONDS = 10.0
@@ -23,7 +23,7 @@ class Asked:
     `ignored` names what of the body the request has no words for.
     """
 
-    request: GenerationRequest
+    request: Request
     shows: bool = False
     ignored: tuple[str, ...] = ()
 
@@ -35,11 +35,14 @@ class Dialect(ABC):
     `wrong_field` is the status for a wrong field, `conversation` the field that holds what the model reads.
     `heartbeat`: seconds of silence after which `pieces` is given an empty chunk; None: never.
     `headers`: what a client says beside the body, WSGI's names for it with the fields that it becomes.
+    `front` is the one of settings.FRONTS that it belongs to, `below` where errors are its own besides its route.
     `request_id`: the header in which clients look for the request's id, beside ours; `sign` the one, in WSGI's words,
     by which they are known on the routes that have no dialect.
     """
 
+    front: ClassVar[str]
     rule: ClassVar[str]
+    below: ClassVar[str | None] = None
     name: ClassVar[str]
     operation: ClassVar[str]
     media_type: ClassVar[str]
@@ -50,7 +53,7 @@ class Dialect(ABC):
     request_id: ClassVar[str | None] = None
     sign: ClassVar[str | None] = None
 
-    schema: Body
+    schema: Readable
 
     @abstractmethod
     def __init__(self, max_prompt_chars: int, max_image_bytes: int) -> None:
@@ -60,6 +63,10 @@ class Dialect(ABC):
         """Return what a body asks for. Raises ValidationFailed with the wrong fields."""
         asked: Asked = self.schema.read(body, self.wrong_field)
         return asked
+
+    def idle(self, body: Mapping[str, Any]) -> dict[str, Any] | None:
+        """Return the answer to a body that asks no model anything, None where it does."""
+        return None
 
     @abstractmethod
     def whole(self, answer: Answer, asked: Asked) -> dict[str, Any]:
@@ -93,7 +100,7 @@ class Conversational(Dialect):
 
     media_type = "text/event-stream"
     wrong_field = 400
-    heartbeat = HEARTBEAT_SECONDS
+    heartbeat: ClassVar[float | None] = HEARTBEAT_SECONDS
 
     def __init__(self, max_prompt_chars: int, max_image_bytes: int) -> None:
         self._max_prompt_chars = max_prompt_chars
