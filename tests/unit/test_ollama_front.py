@@ -6,6 +6,7 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -323,3 +324,54 @@ def test_fronts_of_an_extension(log_path: Any) -> None:
     LLMAPI(app, fronts=("openai",), llm_backend="stub", log_file=str(log_path))
     assert app.test_client().get("/api/tags").text == "ours"
     assert json.loads(app.test_client().get("/config").text)["fronts"] == ["openai"]
+
+
+# What was recorded of a real Ollama
+
+FILE = Path(__file__).parents[1] / "recorded" / "ollama.jsonl"
+RECORDED = [json.loads(line) for line in FILE.read_text().splitlines()]
+KINDS = {"/api/chat": ollama.ChatResponse, "/api/generate": ollama.GenerateResponse, "/api/embed": ollama.EmbedResponse}
+# An empty text has no vector here, which is said; a broken stream has a test above.
+OURS = {"embed none", "embed empty text", "runner killed in mid-stream"}
+ANSWERED = [r for r in RECORDED if r["request"]["path"] in KINDS and r["status"] == 200 and r["name"] not in OURS]
+
+
+def said(lines: list[dict[str, Any]]) -> tuple[str, str, list[Any]]:
+    """Return the text, the thoughts and the calls of an answer in lines."""
+    parts = [line.get("message") or line for line in lines]
+    text = "".join(part.get("content") or part.get("response") or "" for part in parts)
+    calls = [call["function"] for part in parts for call in part.get("tool_calls") or ()]
+    return text, "".join(part.get("thinking") or "" for part in parts), calls
+
+
+@pytest.mark.parametrize("recorded", ANSWERED, ids=lambda recorded: recorded["name"])
+def test_recorded_requests(make_client: Serve, recorded: dict[str, Any]) -> None:
+    """What a real Ollama has answered is answered here: the same words and calls, fields of the same names."""
+    theirs = [json.loads(line) for line in recorded["body"].splitlines()]
+    text, thought, calls = said(theirs)
+    pieces = tuple(
+        CallPiece(call["index"], "", call["name"], json.dumps(call["arguments"], ensure_ascii=False)) for call in calls
+    )
+    reasons = {"stop": "tool_calls" if calls else "stop", "load": "stop", "unload": "stop"}
+    end = Chunk("", reasons.get(theirs[-1].get("done_reason"), "length"), Usage(3, 2))
+    backend = Tooled("one", Chunk(text, reasoning=(Reasoning(thought),), calls=pieces), end)
+    backend.vector = lambda text: [1.0] * 8
+    path, body = recorded["request"]["path"], recorded["request"]["body"]
+    reply = make_client(backend).post(path, json=body | {"model": "default"})
+    assert (reply.status_code, reply.mimetype) == (200, recorded["content_type"].partition(";")[0]), reply.text
+    ours = [json.loads(line) for line in reply.text.splitlines()]
+    assert said(ours) == (text, thought, calls)
+    assert ours[-1].keys() | {"context"} >= theirs[-1].keys() - {"logprobs"}
+    for line in ours:
+        KINDS[path].model_validate(line)
+
+
+@pytest.mark.parametrize(
+    "recorded", [r for r in RECORDED if r["status"] in (400, 500)], ids=lambda recorded: recorded["name"]
+)
+def test_recorded_refusals(make_client: Serve, recorded: dict[str, Any]) -> None:
+    """Of what a real Ollama has refused, nothing ends otherwise than in an answer or an error's text."""
+    request = recorded["request"]
+    reply = make_client(Tooled("one")).open(request["path"], method=request["method"], json=request["body"])
+    assert reply.status_code in (200, 400, 415, 502)  # what the fake says fits no schema
+    assert reply.status_code == 200 or reply.get_json().keys() == {"error"}
