@@ -6,6 +6,7 @@
     │   ├── BodyTooLarge         413    body_too_large
     │   ├── UnsupportedMedia     415    unsupported_media_type
     │   ├── ValidationFailed     422    validation_failed   400 where the dialect says so
+    │   ├── NotServed            501    not_served
     │   ├── NoSuchModel          404    model_not_found     not in the lists of the backends
     │   ├── Unauthorized         401    invalid_api_key
     │   ├── UnknownHost          400    unknown_host        no keys, and a name of the service that is not its own
@@ -138,6 +139,13 @@ class ValidationFailed(RequestError):
         super().__init__(message, code=code, param=param)
         self.fields = fields
         self.status = status
+
+
+class NotServed(RequestError):
+    """The route is a vendor's, and does what this service has no part in."""
+
+    status = 501
+    code = "not_served"
 
 
 class NoSuchModel(RequestError):

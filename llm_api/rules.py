@@ -21,6 +21,7 @@ Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 BACKENDS = ("ollama", "huggingface", "openai", "claude", "stub", "replay")
 # The entry points by which installed packages bring backends of their own.
 PLUGINS = "llm_api.backends"
+FRONTS = ("generate", "openai", "anthropic", "ollama")
 # Word processors' too.
 QUOTES = "\"'`\u2018-\u201f"
 
@@ -335,6 +336,7 @@ HOSTS = Rule(
 ALIASES = Rule(
     _parse_aliases, "NAME=MODEL, separated by commas, each name only once; a * at its end stands for any end"
 )
+FRONTS_RULE = Rule(_list("|".join(FRONTS)), f"some of {', '.join(FRONTS)}, separated by commas")
 NAMES = Rule(_list(r"[\w.@-]{1,64}", str), "names of keys in API_KEYS, separated by commas")
 ADDRESS = Rule(_parse_address, "HOST:PORT or unix:PATH")
 

@@ -37,6 +37,8 @@ from .rules import (
     EXTRA_HEADERS,
     EXTRAS,
     FILE,
+    FRONTS,
+    FRONTS_RULE,
     HOSTS,
     KEYS,
     NAMES,
@@ -104,6 +106,9 @@ class Settings:
         "backends to try in this order when the first one fails, such as openai,stub; none: no fallback",
     )
     ollama_model: str = setting("llama2", TEXT, "model for Ollama; download it first: ollama pull llama2")
+    ollama_embed_model: str = setting(
+        "nomic-embed-text", TEXT, "model for Ollama's embeddings; download it first: ollama pull nomic-embed-text"
+    )
     ollama_url: str = setting(
         "http://localhost:11434", OLLAMA_ADDRESS, "address of the Ollama server", other_names=("OLLAMA_HOST",)
     )
@@ -124,6 +129,11 @@ class Settings:
         TEXT,
         "local: a .gguf file, a model folder, or a hub name such as owner/name-GGUF:Q4_K_M, by default the packaged "
         "SmolLM2-135M-Instruct; cloud: a hub name, by default openai/gpt-oss-20b",
+    )
+    hf_embed_model: str = setting(
+        "sentence-transformers/all-MiniLM-L6-v2",
+        TEXT,
+        "cloud: model for embeddings; local: those are of HF_MODEL",
     )
     hf_mmproj: str | None = setting(
         None, TEXT, "local: the .gguf file by which the model sees images, by default a `mmproj` beside it"
@@ -157,6 +167,7 @@ class Settings:
     )
     openai_api_key: str | None = setting(None, SECRET, "API key for OpenAI", secret=True)
     openai_model: str = setting("gpt-6-luna", TEXT, "model for OpenAI (gpt-3.5-turbo was shut down on 2026-10-23)")
+    openai_embed_model: str = setting("text-embedding-3-small", TEXT, "model for OpenAI's embeddings")
     openai_base_url: str = setting(
         "https://api.openai.com/v1", URL, "address of OpenAI or a compatible server: vLLM, SGLang, TGI, llama.cpp"
     )
@@ -194,6 +205,7 @@ class Settings:
         one_of("error", "fallback"),
         "requests that the log has no answer to: error: answer 400; fallback: ask LLM_FALLBACK",
     )
+    fronts: tuple[str, ...] = setting(FRONTS, FRONTS_RULE, "the vendors whose APIs are served, and generate: our own")
     allow_model_choice: bool = setting(
         False, BOOLEAN, "true: a request may choose any backend of the chain by its model, such as openai/gpt-6-luna"
     )

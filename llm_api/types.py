@@ -6,7 +6,7 @@ import re
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, ClassVar
 
 # What a request may need beyond text, each with the field that asks for it.
 NEEDS = {
@@ -257,6 +257,33 @@ class GenerationRequest:
 
 
 @dataclass(frozen=True, slots=True)
+class EmbeddingRequest:
+    """Texts of which vectors are wanted, of so many `dimensions`; None: as many as the model's own have.
+
+    It needs nothing else, and no other backend may answer: vectors of two models can't be compared.
+    """
+
+    texts: tuple[str, ...]
+    model: str | None = None
+    dimensions: int | None = None
+    stream: ClassVar[bool] = False
+    fallback: ClassVar[bool] = False
+    messages: ClassVar[tuple[Message, ...]] = ()
+    needs: ClassVar[frozenset[str]] = frozenset()
+    response_format: ClassVar[None] = None
+    tools: ClassVar[tuple[Tool, ...]] = ()
+    offered: ClassVar[tuple[Tool, ...]] = ()
+    tool_choice: ClassVar[ToolChoice] = ToolChoice()
+
+    def as_it_came(self, dialect: str) -> None:
+        """As a GenerationRequest's; of one without a conversation nothing is kept."""
+
+
+Request = GenerationRequest | EmbeddingRequest
+Vectors = tuple[Sequence[float], ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Usage:
     """Tokens as the backend counted them; None where it did not say.
 
@@ -339,6 +366,14 @@ class Chunk:
         yield from ((piece.index, piece) for piece in self.calls)
 
 
+@dataclass(frozen=True, slots=True)
+class Embeddings(Chunk):
+    """The answer to an EmbeddingRequest: a vector for each text."""
+
+    finish_reason: str | None = "stop"
+    vectors: Vectors = ()
+
+
 def fold(chunks: Iterable[Chunk]) -> tuple[Part, ...]:
     """Return the parts of a whole answer, in the order in which they began."""
     pieces: dict[tuple[object, int], list[Any]] = {}
@@ -386,7 +421,7 @@ class Head:
 class Answer:
     """A whole answer and its backend; as a string, its words. `duration_ms` counts from the request's arrival.
 
-    `refusal` is what the model said in place of an answer.
+    `refusal` is what the model said in place of an answer, `vectors` are those of an EmbeddingRequest's texts.
     """
 
     head: Head
@@ -395,6 +430,7 @@ class Answer:
     usage: Usage
     duration_ms: float
     refusal: str = ""
+    vectors: Vectors = ()
 
     @classmethod
     def of(cls, chunks: Sequence[Chunk], head: Head) -> Answer:
@@ -402,7 +438,8 @@ class Answer:
         last = chunks[-1]
         assert last.finish_reason, "the last chunk of a whole answer has its reason"
         refusal = "".join(chunk.refusal for chunk in chunks)
-        return cls(head, fold(chunks), last.finish_reason, last.usage, head.elapsed_ms(), refusal)
+        vectors = last.vectors if isinstance(last, Embeddings) else ()
+        return cls(head, fold(chunks), last.finish_reason, last.usage, head.elapsed_ms(), refusal, vectors)
 
     @property
     def text(self) -> str:

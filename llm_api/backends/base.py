@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import math
 import re
 from abc import ABC, abstractmethod
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import ClassVar
 
+from ..errors import InvalidAnswer, RequestRefused, Unsupported
 from ..runtime.deadline import Deadline
 from ..settings import Settings
-from ..types import Chunk, GenerationRequest
+from ..types import Chunk, EmbeddingRequest, Embeddings, GenerationRequest, Usage, Vectors
 
 HALF = re.compile("[\ud800-\udfff]")
+# Of so many texts a server's answer, written out in digits, is still no larger than an answer may be.
+BATCH = 128
 
 
 class Backend(ABC):
@@ -28,11 +32,22 @@ class Backend(ABC):
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
+        self._sizes: dict[tuple[str | None, int | None], int] = {}
 
     @property
     @abstractmethod
     def model(self) -> str:
         """The model that answers where a request names none."""
+
+    @property
+    def embed_model(self) -> str | None:
+        """The model that makes vectors where a request names none; None: it makes none."""
+        return None
+
+    @property
+    def context(self) -> int | None:
+        """How many tokens a request and its answer may have, where that is known."""
+        return None
 
     def begin(self) -> None:  # noqa: B027  (most have nothing to begin)
         """Begin, in this process, what the first request would wait for. Returns at once; raises a BackendError."""
@@ -49,6 +64,40 @@ class Backend(ABC):
         Raises a BackendError where this backend can't serve and another might, RequestRefused where the request
         itself is wrong, ClientGone or TimedOut when `deadline` says so.
         """
+
+    def embed(self, request: EmbeddingRequest, deadline: Deadline) -> Embeddings:
+        """Return the vectors of at most BATCH texts, in their order. Raises as `stream` does."""
+        raise Unsupported(f"{self.name} makes no embeddings", param="model")
+
+    def vectors(self, request: EmbeddingRequest, deadline: Deadline) -> Embeddings:
+        """Return what `embed` gives of all texts: for each a vector, and of a model always of the same size.
+
+        Raises as `embed` does, and RequestRefused where the model has not the `dimensions` that are wanted.
+        """
+        texts, found = request.texts, []
+        for start in range(0, len(texts), BATCH):
+            some = replace(request, texts=texts[start : start + BATCH])
+            found.append(self.embed(some, deadline))
+            self._check_vectors(some, found[-1].vectors)
+        tokens = [part.usage.input_tokens for part in found]
+        counted = Usage(sum(count for count in tokens if count is not None)) if None not in tokens else Usage()
+        return replace(found[-1], usage=counted, vectors=tuple(vector for part in found for vector in part.vectors))
+
+    def _check_vectors(self, request: EmbeddingRequest, vectors: Vectors) -> None:
+        if len(vectors) != len(request.texts):
+            raise InvalidAnswer(f"{self.name} gave {len(vectors)} vectors for {len(request.texts)} texts")
+        for vector in vectors:
+            if not _is_vector(vector):
+                raise InvalidAnswer(f"{self.name} gave a vector that is none")
+            size = self._sizes.setdefault((request.model, request.dimensions), len(vector))
+            if len(vector) != (request.dimensions or size):
+                self._refuse_size(request, len(vector), size)
+
+    def _refuse_size(self, request: EmbeddingRequest, size: int, known: int) -> None:
+        if request.dimensions:
+            words = f"this model's vectors have {size} dimensions, not {request.dimensions}"
+            raise RequestRefused(words, code="unsupported_parameter", param="dimensions")
+        raise InvalidAnswer(f"{self.name} gave a vector of {size} dimensions, and one of {known} before")
 
     def abilities(self, model: str | None, deadline: Deadline) -> frozenset[str]:
         """Return which of types.NEEDS `model`, or where that is None its own, serves. Raises as `check` does.
@@ -105,6 +154,13 @@ class Stops:
         ready = held if is_last else held[: max(0, len(held) - self._keep)]
         self._held = held[len(ready) :]
         return ready, False
+
+
+def _is_vector(value: Sequence[float]) -> bool:
+    try:
+        return bool(len(value)) and all(map(math.isfinite, value))
+    except (TypeError, OverflowError):  # it comes from outside
+        return False
 
 
 def cut_at_stop(chunks: Iterator[Chunk], stop: tuple[str, ...]) -> Iterator[Chunk]:

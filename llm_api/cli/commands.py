@@ -46,8 +46,29 @@ def generate(prompt: str | None, stream: bool, as_json: bool, **fields: Any) -> 
         raise click.UsageError("give a prompt, or pipe one in")
     # bytes that are no text are refused with the words for any other prompt
     prompt = prompt or sys.stdin.buffer.read().decode(errors="surrogateescape").rstrip("\n")
-    try:
+    with _failing():
         (_show_stream if stream and not as_json else _show_answer)(prompt, as_json, fields)
+
+
+@llm.command("embed")
+@click.argument("texts", nargs=-1)
+@click.option("--model", help="A model of the configured backend, or backend/model.")
+@click.option("--dimensions", type=int)
+def embed(texts: tuple[str, ...], **fields: Any) -> None:
+    """Turn TEXTS, or the lines of a pipe, into vectors: one in JSON a line. Exit code 1 where nothing can."""
+    if not texts and sys.stdin.isatty():
+        raise click.UsageError("give texts, or pipe lines in")
+    texts = texts or tuple(sys.stdin.buffer.read().decode(errors="surrogateescape").splitlines())
+    with _failing(), _waiting():
+        answer = service().embed(texts, **fields)
+    for vector in answer.vectors:
+        click.echo(strict_json.dumps(list(vector)))
+
+
+@contextmanager
+def _failing() -> Iterator[None]:
+    try:
+        yield
     except LLMAPIError as error:
         raise click.ClickException(f"{error.public()['message']} ({error.code})") from None
 

@@ -3,10 +3,14 @@
 from .anthropic import Messages
 from .base import Asked, Dialect
 from .generate import Generate
-from .openai import ChatCompletions, Completions
+from .ollama import OllamaChat, OllamaEmbed, OllamaEmbeddings, OllamaGenerate
+from .openai import ChatCompletions, Completions, Embeddings
 from .responses import Responses
 
 # The classes, in the order in which the description of the API shows them.
-DIALECTS: tuple[type[Dialect], ...] = (Generate, ChatCompletions, Completions, Responses, Messages)
+DIALECTS: tuple[type[Dialect], ...] = (
+    *(Generate, ChatCompletions, Completions, Responses, Embeddings, Messages),
+    *(OllamaChat, OllamaGenerate, OllamaEmbed, OllamaEmbeddings),
+)
 
 __all__ = ["DIALECTS", "Asked", "Dialect"]

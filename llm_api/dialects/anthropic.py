@@ -24,6 +24,7 @@ from ..types import (
     Message,
     Part,
     Reasoning,
+    Request,
     Text,
     Tool,
     ToolCall,
@@ -293,6 +294,7 @@ class Messages(Conversational):
     events.
     """
 
+    front = "anthropic"
     rule = "/v1/messages"
     name = "messages"
     operation = "message"
@@ -442,7 +444,7 @@ def _usage(usage: Usage, asked: Asked) -> dict[str, Any]:
     return {"usage": said | {"cache_creation_input_tokens": 0, "cache_read_input_tokens": cached}}
 
 
-def estimate(request: GenerationRequest) -> int:
+def estimate(request: Request) -> int:
     """Return about how many tokens a model reads of a request."""
     told = [
         text for tool in request.tools for text in (tool.name, tool.description, strict_json.dumps(tool.parameters))

@@ -9,8 +9,8 @@ from types import MappingProxyType
 from typing import Any, ClassVar
 
 from ..errors import LLMAPIError, ValidationFailed
-from ..types import Answer, Chunk, GenerationRequest, Head
-from .fields import Body
+from ..types import Answer, Chunk, Head, Request
+from .fields import Readable
 
 # A proxy in front gives up on a connection that is silent for a minute (nginx, proxy_read_timeout).
 HEARTBEAT_SECONDS = 10.0
@@ -24,7 +24,7 @@ class Asked:
     repeat it.
     """
 
-    request: GenerationRequest
+    request: Request
     shows: bool = False
     ignored: tuple[str, ...] = ()
     body: Mapping[str, Any] = field(default_factory=dict)
@@ -37,11 +37,14 @@ class Dialect(ABC):
     `wrong_field` is the status for a wrong field, `conversation` the field that holds what the model reads.
     `heartbeat`: seconds of silence after which `pieces` is given an empty chunk; None: never.
     `headers`: what a client says beside the body, WSGI's names for it with the fields that it becomes.
+    `front` is the one of settings.FRONTS that it belongs to, `below` where errors are its own besides its route.
     `request_id`: the header in which clients look for the request's id, beside ours; `sign` the one, in WSGI's words,
     by which they are known on the routes that have no dialect.
     """
 
+    front: ClassVar[str]
     rule: ClassVar[str]
+    below: ClassVar[str | None] = None
     name: ClassVar[str]
     operation: ClassVar[str]
     media_type: ClassVar[str]
@@ -52,7 +55,7 @@ class Dialect(ABC):
     request_id: ClassVar[str | None] = None
     sign: ClassVar[str | None] = None
 
-    schema: Body
+    schema: Readable
 
     @abstractmethod
     def __init__(self, max_prompt_chars: int, max_image_bytes: int) -> None:
@@ -63,13 +66,17 @@ class Dialect(ABC):
         asked: Asked = self.schema.read(body, self.wrong_field)
         return asked
 
+    def idle(self, body: Mapping[str, Any]) -> dict[str, Any] | None:
+        """Return the answer to a body that asks no model anything, None where it does."""
+        return None
+
     @abstractmethod
     def whole(self, answer: Answer, asked: Asked) -> dict[str, Any]:
         """Return the body of a whole answer."""
 
-    @abstractmethod
     def pieces(self, head: Head, chunks: Iterator[Chunk], asked: Asked) -> Iterator[str]:
         """Yield the texts of a streamed answer. An error of `chunks` becomes the last of them, and is raised again."""
+        raise NotImplementedError("what this route answers does not come in pieces")
 
     def status(self, error: LLMAPIError) -> int:
         """Return the HTTP status of an error."""
@@ -96,7 +103,7 @@ class Conversational(Dialect):
 
     media_type = "text/event-stream"
     wrong_field = 400
-    heartbeat = HEARTBEAT_SECONDS
+    heartbeat: ClassVar[float | None] = HEARTBEAT_SECONDS
 
     def __init__(self, max_prompt_chars: int, max_image_bytes: int) -> None:
         self._max_prompt_chars = max_prompt_chars

@@ -22,6 +22,9 @@ MAX_NAME_CHARS = 100
 MAX_SHOWN = 20
 MAX_STOPS = 4
 MAX_EFFORT_CHARS = 20
+# OpenAI's, which most clients keep to.
+MAX_TEXTS = 2_048
+MAX_DIMENSIONS = 65_536
 NAME = (validate.Length(1, 200), validate.Regexp(r"[^\x00-\x1f\x7f]+\Z"))
 # Anthropic's limit for most of its models.
 MAX_IMAGES = 100
@@ -70,6 +73,27 @@ class Stop(fields.Field[tuple[str, ...]]):
         few = isinstance(texts, list | tuple) and len(texts) <= MAX_STOPS
         if not few or not all(isinstance(text, str) and text for text in texts):
             raise ValidationError("Not a text or a list of up to 4 texts, none of them empty.")
+        return tuple(texts)
+
+
+class Texts(fields.Field[tuple[str, ...]]):
+    """A text, or a list of up to 2,048, each of at most `max_chars` characters; an empty one has no vector."""
+
+    max_chars: int
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> tuple[str, ...]:
+        texts = [value] if isinstance(value, str) else value
+        if not isinstance(texts, list) or not 1 <= len(texts) <= MAX_TEXTS:
+            raise ValidationError(f"Not a text or a list of 1 to {MAX_TEXTS:,} texts.")
+        if isinstance(texts[0], int | list):
+            raise ValidationError(
+                "Tokens are not served, since each model has its own: send texts"
+                " (LangChain: OpenAIEmbeddings(check_embedding_ctx_length=False))."
+            )
+        for place, text in enumerate(texts):
+            if not isinstance(text, str) or not 1 <= len(text) <= self.max_chars:
+                words = f"Not a text of 1 to {self.max_chars:,} characters (MAX_PROMPT_CHARS)."
+                raise ValidationError({place: [words]})
         return tuple(texts)
 
 
@@ -189,18 +213,8 @@ def picture(text: str, max_bytes: int, media_type: str | None = None, detail: st
     return Image(found, data, detail=detail)
 
 
-class Body(Schema):
-    """What is said in every dialect in the same words."""
-
-    max_tokens = StrictInteger(validate=validate.Range(1, 2**31 - 1))
-    temperature = StrictFloat(validate=validate.Range(0, 2))
-    top_p = StrictFloat(validate=validate.Range(0, 1, min_inclusive=False))
-    stop = Stop()
-    seed = StrictInteger(validate=validate.Range(-(2**63), 2**63 - 1))
-    stream = StrictBoolean()
-    fallback = StrictBoolean()
-    response_format = Format()
-    reasoning_effort = fields.String(validate=validate.Length(1, MAX_EFFORT_CHARS))
+class Readable(Schema):
+    """The schema of a body, which the type is made of by its `post_load`."""
 
     def read(self, body: Mapping[str, Any], wrong_field: int) -> Any:
         """Return what `body` asks for. Raises ValidationFailed with the wrong fields, of the status `wrong_field`."""
@@ -222,8 +236,8 @@ class Nullable(Schema):
         return {name: value for name, value in data.items() if value is not None} if isinstance(data, dict) else data
 
 
-class VendorBody(Nullable, Body):
-    """What the vendors' bodies have in common: a model, null for what is not said, and more fields than we know."""
+class NamedBody(Nullable, Readable):
+    """A vendor's: it has a model, null for what is not said, and more fields than we know."""
 
     model = fields.String(required=True, validate=NAME)
 
@@ -231,6 +245,24 @@ class VendorBody(Nullable, Body):
         super().__init__()
         for field in self.fields.values():
             field.allow_none = not field.required
+
+
+class Body(Readable):
+    """What is said in every dialect in the same words."""
+
+    max_tokens = StrictInteger(validate=validate.Range(1, 2**31 - 1))
+    temperature = StrictFloat(validate=validate.Range(0, 2))
+    top_p = StrictFloat(validate=validate.Range(0, 1, min_inclusive=False))
+    stop = Stop()
+    seed = StrictInteger(validate=validate.Range(-(2**63), 2**63 - 1))
+    stream = StrictBoolean()
+    fallback = StrictBoolean()
+    response_format = Format()
+    reasoning_effort = fields.String(validate=validate.Length(1, MAX_EFFORT_CHARS))
+
+
+class VendorBody(NamedBody, Body):
+    """What the vendors' bodies that ask for words have in common."""
 
 
 def named_model(said: str) -> str | None:

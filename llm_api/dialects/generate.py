@@ -53,6 +53,7 @@ class Generate(Dialect):
     The configured backend answers, or the next one of LLM_FALLBACK; the headers say who. With `stream`, NDJSON.
     """
 
+    front = "generate"
     rule = "/generate"
     name = "generate"
     operation = "generate"

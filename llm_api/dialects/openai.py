@@ -6,7 +6,10 @@ tunes the answer, and not every backend has, reaches those that speak this diale
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+import base64
+import sys
+from array import array
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar, TypeGuard
 
@@ -18,6 +21,7 @@ from ..types import (
     Answer,
     CallPiece,
     Chunk,
+    EmbeddingRequest,
     Extras,
     GenerationRequest,
     Head,
@@ -32,12 +36,15 @@ from ..types import (
 )
 from .base import Asked, Conversational
 from .fields import (
+    MAX_DIMENSIONS,
     NOT_SERVED,
     Body,
     CutFormat,
+    NamedBody,
     StrictBoolean,
     StrictFloat,
     StrictInteger,
+    Texts,
     VendorBody,
     check_said,
     image_part,
@@ -239,11 +246,34 @@ class CompletionSchema(OpenAIBody):
         return self.asked((Message.of("user", data["prompt"]),), "prompt", data, is_prompt=True)
 
 
+class EmbeddingsSchema(NamedBody):
+    """The body of `POST /v1/embeddings`."""
+
+    input = Texts(required=True)
+    dimensions = StrictInteger(validate=validate.Range(1, MAX_DIMENSIONS))
+    encoding_format = fields.String(validate=validate.OneOf(["float", "base64"]))
+
+    def __init__(self, max_prompt_chars: int) -> None:
+        super().__init__()
+        self.fields["input"].max_chars = max_prompt_chars  # type: ignore[attr-defined]
+
+    @post_load
+    def make_asked(self, data: dict[str, Any], **kwargs: Any) -> Asked:
+        """Return the types for a valid body; what is shown on demand is base64."""
+        request = EmbeddingRequest(data["input"], named_model(data["model"]), data.get("dimensions"))
+        return Asked(request, data.get("encoding_format") == "base64")
+
+
 class OpenAIDialect(Conversational):
     """What OpenAI's routes have in common: how errors are framed."""
 
+    front = "openai"
+
     def status(self, error: LLMAPIError) -> int:
         return 429 if isinstance(error, QuotaExhausted) else super().status(error)
+
+    def broken(self, error: LLMAPIError) -> str:
+        return _event({"error": self._public(error)})
 
     def _public(self, error: LLMAPIError) -> dict[str, str | None]:
         said = super()._public(error)
@@ -253,7 +283,7 @@ class OpenAIDialect(Conversational):
 
 
 class Choices(OpenAIDialect):
-    """What both routes frame alike; `piece_object` names an event, `id_prefix` begins an id."""
+    """What both routes of choices frame alike; `piece_object` names an event, `id_prefix` begins an id."""
 
     id_prefix: ClassVar[str]
     whole_object: ClassVar[str]
@@ -295,9 +325,6 @@ class Choices(OpenAIDialect):
         except LLMAPIError as error:
             yield self.broken(error)
             raise
-
-    def broken(self, error: LLMAPIError) -> str:
-        return _event({"error": self._public(error)})
 
     def _object(self, head: Head, kind: str, choices: list[dict[str, Any]]) -> dict[str, Any]:
         return {
@@ -415,6 +442,40 @@ class Completions(Choices):
 
     def delta(self, chunk: Chunk, blocks: Blocks) -> dict[str, Any]:
         return {"text": chunk.text + chunk.refusal}
+
+
+class Embeddings(OpenAIDialect):
+    """Turn texts into vectors (OpenAI's Embeddings).
+
+    The model that `model` names makes them, or the configured one for embeddings; another one never does.
+    """
+
+    rule = "/v1/embeddings"
+    name = "embeddings"
+    operation = "embedding"
+    conversation = "input"
+
+    def __init__(self, max_prompt_chars: int, max_image_bytes: int) -> None:
+        super().__init__(max_prompt_chars, max_image_bytes)
+        self.schema = EmbeddingsSchema(max_prompt_chars)
+
+    def whole(self, answer: Answer, asked: Asked) -> dict[str, Any]:
+        write = _base64 if asked.shows else list
+        data = [
+            {"object": "embedding", "index": place, "embedding": write(vector)}
+            for place, vector in enumerate(answer.vectors)
+        ]
+        tokens = answer.usage.input_tokens
+        counted = {} if tokens is None else {"usage": {"prompt_tokens": tokens, "total_tokens": tokens}}
+        return {"object": "list", "data": data, "model": f"{answer.backend}/{answer.model}"} | counted
+
+
+def _base64(vector: Sequence[float]) -> str:
+    """Return the numbers as OpenAI does: of 32 bits, little-endian."""
+    numbers = array("f", vector)
+    if sys.byteorder == "big":
+        numbers.byteswap()
+    return base64.b64encode(numbers.tobytes()).decode()
 
 
 def _choice(content: dict[str, Any], finish_reason: str | None) -> dict[str, Any]:

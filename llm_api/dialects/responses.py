@@ -20,6 +20,7 @@ from ..types import (
     Answer,
     CallPiece,
     Chunk,
+    GenerationRequest,
     Head,
     Image,
     Message,
@@ -388,7 +389,9 @@ class _Output:
 
 def _repeated(asked: Asked, named: Callable[[str], dict[str, Any]]) -> dict[str, Any]:
     """Return what an answer repeats of its request, as far as it is served, and what stands for the unsaid."""
-    request, choice, body = asked.request, asked.request.tool_choice, asked.body
+    request, body = asked.request, asked.body
+    assert isinstance(request, GenerationRequest), "only words are asked for here"
+    choice = request.tool_choice
     return {
         "object": "response",
         "error": None,

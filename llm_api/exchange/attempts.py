@@ -30,7 +30,7 @@ from ..errors import (
 )
 from ..log.record import Attempt
 from ..runtime.deadline import Deadline
-from ..types import NEEDS, Chunk, GenerationRequest
+from ..types import NEEDS, Chunk, EmbeddingRequest, Request
 from . import metrics
 from .breaker import Breaker
 from .choice import kept
@@ -87,7 +87,7 @@ class Retries:
 
 
 def ask(
-    backend: Backend, breaker: Breaker, request: GenerationRequest, deadline: Deadline, note: Note, retries: Retries
+    backend: Backend, breaker: Breaker, request: Request, deadline: Deadline, note: Note, retries: Retries
 ) -> Begun:
     """Ask `backend`, again where that is due; `note` is told of each attempt. Raises LLMAPIError."""
     asked = 0
@@ -141,9 +141,7 @@ def _noted(backend: str, note: Note) -> Iterator[Attempt]:
         note(attempt)
 
 
-def _begin(
-    backend: Backend, breaker: Breaker, request: GenerationRequest, deadline: Deadline, attempt: Attempt
-) -> Begun:
+def _begin(backend: Backend, breaker: Breaker, request: Request, deadline: Deadline, attempt: Attempt) -> Begun:
     needs = request.needs - backend.serves
     if needs and (missing := needs - backend.abilities(request.model, deadline)):
         raise _unserved(backend, sorted(missing))
@@ -151,7 +149,7 @@ def _begin(
         raise CircuitOpen(
             f"{backend.name} keeps failing and is left alone for now; at last: {breaker.cause}", retry_after=seconds
         )
-    attempt.left_out = backend.left_out(request)
+    attempt.left_out = () if isinstance(request, EmbeddingRequest) else backend.left_out(request)
     source = _to_its_end(backend, request, breaker, deadline, attempt)
     ready = _ready(source, request)
     if request.response_format:
@@ -162,7 +160,7 @@ def _begin(
     return Begun(backend.name, model, chain(ready, source), source.close)
 
 
-def _ready(source: Iterator[Chunk], request: GenerationRequest) -> list[Chunk]:
+def _ready(source: Iterator[Chunk], request: Request) -> list[Chunk]:
     """Return what has to be there before any of it leaves: all of JSON, which is checked; a call that has to come."""
     if not request.stream or request.response_format:
         return list(source)
@@ -183,7 +181,7 @@ def _known(error: Exception) -> LLMAPIError:
 
 
 def _to_its_end(
-    backend: Backend, request: GenerationRequest, breaker: Breaker, deadline: Deadline, attempt: Attempt
+    backend: Backend, request: Request, breaker: Breaker, deadline: Deadline, attempt: Attempt
 ) -> Generator[Chunk, None, None]:
     """Pass an answer on, and tell the breaker how it went. Raises InvalidAnswer where it stops before its end.
 
@@ -193,8 +191,7 @@ def _to_its_end(
     ticket = breaker.sent()
     tell: Callable[[int], None] = breaker.abandoned
     try:
-        chunks = whole_characters(backend.stream(request, deadline))
-        for chunk in kept(chunks, request) if request.offered else chunks:
+        for chunk in _chunks(backend, request, deadline):
             begun = True
             if (chunk.calls or chunk.finish_reason == "tool_calls") and not request.offered:
                 raise InvalidAnswer("the model called a tool where none was offered")
@@ -216,6 +213,13 @@ def _to_its_end(
         tell(ticket)
         if backend.is_own(request.model):  # the names that clients choose are no labels
             metrics.breaker(backend.name, breaker.is_open)
+
+
+def _chunks(backend: Backend, request: Request, deadline: Deadline) -> Iterator[Chunk]:
+    if isinstance(request, EmbeddingRequest):
+        return iter([backend.vectors(request, deadline)])
+    chunks = whole_characters(backend.stream(request, deadline))
+    return kept(chunks, request) if request.offered else chunks
 
 
 def _trips(error: LLMAPIError, begun: bool) -> bool:

@@ -18,7 +18,7 @@ from ..errors import BackendError, LLMAPIError, ModelForbidden, RequestError, Re
 from ..runtime.deadline import Deadline
 from ..runtime.per_process import PerProcess
 from ..settings import Settings
-from ..types import GenerationRequest
+from ..types import EmbeddingRequest, Request
 from .attempts import Begun, Note, Retries, ask
 from .breaker import Breaker, Breakers
 
@@ -43,7 +43,7 @@ class Names:
 
     def have(self, name: str) -> bool | None:
         """Whether it is a model's that the backend has; None where the backend can't tell."""
-        if self._backend.is_own(name):
+        if self._backend.is_own(name) or name == self._backend.embed_model:
             return True
         if time.monotonic() > self._until:
             listed = None
@@ -70,7 +70,7 @@ class Route(NamedTuple):
     """The links that a request may go to, in order, and the request as the first of them is asked."""
 
     links: list[Link]
-    request: GenerationRequest
+    request: Request
 
 
 @dataclass(frozen=True)
@@ -148,9 +148,11 @@ class Chain:
         """Return what each backend's own model serves, as far as that can be had at once."""
         return {backend.name: _serves(backend, None, Deadline(SERVES_SECONDS)) for backend, _ in self.links}
 
-    def route(self, request: GenerationRequest) -> Route:
+    def route(self, request: Request) -> Route:
         """Return where `request` goes, with its model as the first backend calls it."""
         first, model = self.named(request.model)
+        if isinstance(request, EmbeddingRequest):
+            model = model or first.backend.embed_model
         links = [first, *(link for link in self.links[1:] if link is not first)]
         if model != request.model:
             request = dataclasses.replace(request, model=model)
@@ -238,7 +240,7 @@ def _first(failures: Iterable[BackendError]) -> BackendError | None:
     return next((failure for failure in failures if not isinstance(failure, Unsupported)), None)
 
 
-def _remember(link: Link, request: GenerationRequest, error: BackendError) -> None:
+def _remember(link: Link, request: Request, error: BackendError) -> None:
     """Note why a backend did not serve, for /health, unless a model or schema of the client's own choice is why."""
     if link.backend.is_own(request.model) and not request.response_format and not request.tools:
         link.breakers.own.remember(error.message)

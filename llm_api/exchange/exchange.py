@@ -14,7 +14,7 @@ from ..log.record import Attempt, End, Record
 from ..log.writer import RequestLog
 from ..runtime.deadline import Deadline
 from ..runtime.read_ahead import ReadAhead
-from ..types import Answer, Chunk, GenerationRequest, Head, Usage
+from ..types import Answer, Chunk, Head, Request, Usage
 from . import metrics
 from .attempts import Begun
 from .chain import Chain, Route
@@ -74,7 +74,7 @@ class Exchange:
         """Leave the closing to the sender of the answer."""
         self._handed_over = True
 
-    def open(self, request: GenerationRequest, heartbeat: float | None = None) -> Head | None:
+    def open(self, request: Request, heartbeat: float | None = None) -> Head | None:
         """Find a backend that answers. On return the first chunk is there; without `stream`, the whole answer.
 
         With `heartbeat`, None is returned where nothing is there after so many seconds: `wait` for it then.
@@ -115,6 +115,10 @@ class Exchange:
         """Return the whole answer."""
         chunks = list(self.chunks())
         return Answer.of(chunks, self.answering())
+
+    def idle(self) -> None:
+        """End well without an answer, where no model was asked anything."""
+        self._end("ok", 200)
 
     def chunks(self) -> Iterator[Chunk]:
         """Yield the chunks; the last one, with the finish reason, only after the line is in the log.

@@ -39,7 +39,7 @@ ROW = (
 )
 # The fields that hold words of the caller or the answer, at any depth.
 WORDS = {
-    *("prompt", "system", "content", "name", "url", "response", "reasoning", "arguments", "message"),
+    *("prompt", "system", "content", "text", "name", "url", "response", "reasoning", "arguments", "message"),
     *("stop", "response_format"),
 }
 

@@ -12,7 +12,22 @@ from typing import Any, NamedTuple
 
 from .. import strict_json
 from ..errors import LLMAPIError, RequestError
-from ..types import Chunk, GenerationRequest, Head, Image, Message, Part, Reasoning, Text, ToolCall, ToolResult, Usage
+from ..types import (
+    Chunk,
+    EmbeddingRequest,
+    Embeddings,
+    GenerationRequest,
+    Head,
+    Image,
+    Message,
+    Part,
+    Reasoning,
+    Request,
+    Text,
+    ToolCall,
+    ToolResult,
+    Usage,
+)
 
 SCHEMA_VERSION = 2
 MORE_TOKENS = ("cached_tokens", "reasoning_tokens")
@@ -23,7 +38,8 @@ FIELDS: dict[str, tuple[type, ...]] = {
     "timestamp": (int, float),
     **dict.fromkeys(("request_id", "operation", "backend", "requested_backend", "model", "request_model"), _TEXT),
     **dict.fromkeys(("prompt", "system"), _TEXT),
-    "messages": _LIST,
+    **dict.fromkeys(("messages", "inputs"), _LIST),
+    "dimensions": _NUMBER,
     **dict.fromkeys(("response", "reasoning"), _TEXT),
     **dict.fromkeys(("tools", "tool_choice", "tool_calls"), _ANY),
     "parameters": _OBJECT,
@@ -121,16 +137,19 @@ class Record:
     client_ip: str | None = None
     trace_id: str | None = None
     caller: str | None = None
-    request: GenerationRequest | None = None
+    request: Request | None = None
     timestamp: float = field(default_factory=time.time)
 
     def __post_init__(self) -> None:
         self._response = LoggedText(self.policy)
         self._reasoning: LoggedText | None = None
         self._calls: dict[int, tuple[str, str, LoggedText]] = {}
+        self._dimensions: int | None = None
 
     def add(self, chunk: Chunk) -> None:
         """Note a piece of the answer."""
+        if isinstance(chunk, Embeddings):
+            self._dimensions = len(chunk.vectors[0])
         self._response.add(chunk.text or chunk.refusal)
         for piece in chunk.reasoning:
             self._reasoning = self._reasoning or LoggedText(self.policy)
@@ -181,6 +200,9 @@ class Record:
         request = self.request
         if not request:
             return {"prompt": None, "system": None, "parameters": {}}
+        if isinstance(request, EmbeddingRequest):
+            wanted = {"dimensions": request.dimensions} if request.dimensions else {}
+            return {"inputs": [self._logged("text", text) for text in request.texts], "parameters": wanted}
         said = self._prompt(request) if request.is_prompt else {"messages": list(map(self._message, request.messages))}
         if request.tools:
             choice = request.tool_choice
@@ -188,6 +210,8 @@ class Record:
         return said | {"parameters": self._parameters(request)}
 
     def _answered(self) -> dict[str, Any]:
+        if self._dimensions:
+            return {"response": None, "dimensions": self._dimensions}
         told = self._response.fields("response")
         if self._reasoning:
             told |= self._reasoning.fields("reasoning")

@@ -44,7 +44,7 @@ class Wanted:
 
 
 def texts(record: Entry) -> Iterator[str]:
-    """Yield what was said: system, messages or prompt, thoughts, response, calls, and an error's message."""
+    """Yield what was said: system, messages, inputs or prompt, thoughts, response, calls, and an error's message."""
     error = (record.get("error") or {}).get("message")
     asked = (record.get("system"), record.get("prompt"), *_turns(record))
     for text in (*asked, record.get("reasoning"), record.get("response"), *calls(record), error):
@@ -60,9 +60,10 @@ def calls(record: Entry) -> list[str]:
 
 
 def question(record: Entry) -> Any:
-    """Return the prompt, or the last of the messages; None where the log has neither."""
+    """Return the prompt, or the last of the messages or inputs; None where the log has neither."""
     return record.get("prompt") or next(reversed(_turns(record)), None)
 
 
 def _turns(record: Entry) -> list[Any]:
-    return [message.get("content") for message in record.get("messages") or [] if isinstance(message, dict)]
+    turns = [*(record.get("messages") or ()), *(record.get("inputs") or ())]
+    return [turn.get("content", turn.get("text")) for turn in turns if isinstance(turn, dict)]

@@ -53,6 +53,8 @@ class LLMAPI:
     only its own. `may_use(caller, model)` says whether that one may use `backend/model`.
     `redact(record)` returns the log's record as it is to be written; a stream's has no request context any more.
 
+    `fronts` are the APIs that are served, such as ("openai",), as the setting FRONTS.
+
     `backends` replaces the backends that the settings name, first the one to ask first.
 
     `csrf_exempt`, such as Flask-WTF's `csrf.exempt`, is called with each view of ours. With `handle_errors`, an error
@@ -101,7 +103,7 @@ class LLMAPI:
         name = f"llm_api{len(mounts) + 1}" if mounts else "llm_api"
         settings = self._settings or self._load(app)
         here = Service(settings, self._hooks, self._caller, self._backends, prefix, self._operator)
-        app.register_blueprint(blueprint, name=name, url_prefix=prefix or None)
+        app.register_blueprint(blueprint, name=name, url_prefix=prefix or None, fronts=settings.fronts)
         app.extensions["llm_api"] = mounts | {name: here}
         if not mounts:
             app.before_request(frame_no_route)

@@ -235,8 +235,8 @@ def _dialect() -> Dialect:
     if dialect := here.dialects.get((request.endpoint or "").rpartition(".")[2]):
         return dialect
     path, said = request.path.removeprefix(here.prefix), request.environ
-    speaking = (each for each in here.dialects.values() if path.startswith(each.rule) or each.sign in said)
-    return next(speaking, here.dialects["generate"])
+    own = (each for each in here.dialects.values() if path.startswith(each.below or each.rule) or each.sign in said)
+    return next(own, here.dialects["generate"])
 
 
 def frame_no_route() -> None:

@@ -17,7 +17,8 @@ from marshmallow import fields, validate
 from ..dialects import Dialect
 from ..dialects.anthropic import BLOCKS, Content, MessagesSchema, System
 from ..dialects.anthropic import Choice as MessagesChoice
-from ..dialects.fields import MAX_STOPS, FlatFormat, Format, Picture, Stop
+from ..dialects.fields import MAX_STOPS, MAX_TEXTS, FlatFormat, Format, Picture, Stop, Texts
+from ..dialects.ollama import OllamaFormat, Think
 from ..dialects.openai import ChatSchema, CompletionSchema, Contents, Functions
 from ..dialects.responses import ITEMS, SERVED_TOOLS, Input, Offered, ResponsesSchema, Stored
 from ..dialects.tools import Choice
@@ -55,6 +56,9 @@ OPEN = {"additionalProperties": True}
 HEALTH = _one_of("healthy", "degraded", "unhealthy")
 FINISH = {"finish_reason": _one_of("stop", "length", "tool_calls", "content_filter")}
 CHOICE = {"index": COUNT, **FINISH, "logprobs": {}}
+VECTOR = {"type": "array", "items": {"type": "number"}}
+# Its clients know the other fields.
+OLLAMA = OPEN
 OBJECT = {"id": TEXT, "object": TEXT, "created": COUNT}
 ANSWERED = {"request_id": TEXT, "backend": TEXT, "model": TEXT, **FINISH, "usage": _ref("Tokens"), "duration_ms": TIME}
 FELL_BACK = {"fallback": {"type": "boolean"}, "fallback_reason": NULLABLE_TEXT}
@@ -125,6 +129,19 @@ COMPONENTS = {
         status=_one_of("completed", "incomplete"),
     )
     | OPEN,
+    "Embedding": _object({"object": TEXT, "index": COUNT, "embedding": {"anyOf": [VECTOR, TEXT]}}),
+    "Embedded": _object(
+        {"object": TEXT, "data": _list(_ref("Embedding")), "model": TEXT},
+        usage=_object({"prompt_tokens": COUNT, "total_tokens": COUNT}),
+    ),
+    "OllamaChatted": OLLAMA | _object({"model": TEXT, "created_at": TEXT, "message": {"type": "object"}, "done": {}}),
+    "OllamaGenerated": OLLAMA | _object({"model": TEXT, "created_at": TEXT, "response": TEXT, "done": {}}),
+    "OllamaEmbedded": OLLAMA | _object({"model": TEXT, "embeddings": _list(VECTOR)}),
+    "OllamaEmbedding": _object({"embedding": VECTOR}),
+    "OllamaModels": _object({"models": _list({"type": "object"})}),
+    "OllamaShown": OLLAMA | _object({"model_info": {"type": "object"}, "capabilities": _list(TEXT)}),
+    "OllamaVersion": _object({"version": TEXT}),
+    "OllamaError": _object({"error": TEXT}),
 }
 
 # What apispec can't read from a field: our own kinds, and what is checked of a body as a whole.
@@ -219,6 +236,7 @@ KINDS: dict[type, list[Json]] = {
     Stop: [NOT_EMPTY, _list(NOT_EMPTY, maxItems=MAX_STOPS)],
     Contents: [TEXT, _list({"anyOf": [TEXT_PART, REFUSAL_PART, PICTURE_PART]})],
     FlatFormat: [FORMATS[0], FLAT, FORMATS[2]],
+    OllamaFormat: [_one_of("json"), SCHEMA | {"minProperties": 1}],
     Format: FORMATS,
     System: [TEXT, _list({"anyOf": [TEXT_PART, OTHER_BLOCK]})],
     Content: [TEXT, _list({"anyOf": BLOCK_KINDS})],
@@ -227,6 +245,8 @@ KINDS: dict[type, list[Json]] = {
         _object({"type": _one_of("tool"), "name": TEXT}),
     ],
     Picture: [PICTURE],
+    Texts: [NOT_EMPTY, _list(NOT_EMPTY, minItems=1, maxItems=MAX_TEXTS)],
+    Think: [{"type": "boolean"}, _one_of("low", "medium", "high", "max")],
     Functions: [_one_of("none", "auto"), _list({}, maxItems=0)],
     Choice: [
         _one_of("auto", "none", "required"),
@@ -309,6 +329,9 @@ PROMPT = {"prompt": "What is the capital of France?", "max_tokens": 50}
 MODEL, STREAM = {"model": "default"}, {"stream": True}
 CHAT = MODEL | {"messages": [{"role": "user", "content": PROMPT["prompt"]}], "max_tokens": 50}
 ASKED = MODEL | {"input": PROMPT["prompt"], "max_output_tokens": 50}
+BRIEF = {"options": {"num_predict": 50}}
+OLLAMA_CHAT = MODEL | BRIEF | {"messages": CHAT["messages"]}
+OLLAMA_PROMPT = MODEL | BRIEF | {"prompt": PROMPT["prompt"]}
 EVERYTHING = {"prompt": "Tell me about the sea.", "system": "Be brief.", "max_tokens": 24, "temperature": 0.5}
 EVERYTHING |= {"top_p": 0.9, "stop": ["\n\n"], "seed": 7, "stream": False, "fallback": True, "details": False}
 
@@ -316,7 +339,7 @@ EVERYTHING |= {"top_p": 0.9, "stop": ["\n\n"], "seed": 7, "stream": False, "fall
 class Operation(NamedTuple):
     """What a view's docstring and its dialect do not say: the schemas of a 200 and of an error, and other errors.
 
-    `reads` is the dialect whose body is read by a view that generates nothing.
+    `reads` is the dialect whose body is read by a view that generates nothing, `body` that which no dialect reads.
     """
 
     tag: str
@@ -325,6 +348,7 @@ class Operation(NamedTuple):
     error: Json = ERROR
     media_type: str = JSON
     reads: str | None = None
+    body: Json | None = None
 
 
 # By the endpoint inside the blueprint.
@@ -339,11 +363,26 @@ OPERATIONS = {
     "messages": Operation("Anthropic", _ref("MessageAnswer")),
     "count_tokens": Operation("Anthropic", _ref("TokenCount"), reads="messages"),
     "responses": Operation("OpenAI", _ref("ResponseObject")),
+    "embeddings": Operation("OpenAI", _ref("Embedded")),
+    "ollama_chat": Operation("Ollama", _ref("OllamaChatted"), error=_ref("OllamaError")),
+    "ollama_generate": Operation("Ollama", _ref("OllamaGenerated"), error=_ref("OllamaError")),
+    "ollama_embed": Operation("Ollama", _ref("OllamaEmbedded"), error=_ref("OllamaError")),
+    "ollama_embeddings": Operation("Ollama", _ref("OllamaEmbedding"), error=_ref("OllamaError")),
+    "ollama_tags": Operation("Ollama", _ref("OllamaModels"), (401, 502, 503, 504), error=_ref("OllamaError")),
+    "ollama_ps": Operation("Ollama", _ref("OllamaModels"), (401,), error=_ref("OllamaError")),
+    "ollama_show": Operation(
+        "Ollama",
+        _ref("OllamaShown"),
+        (*REFUSALS, 502, 503, 504),
+        error=_ref("OllamaError"),
+        body=_object({"model": TEXT}),
+    ),
+    "ollama_version": Operation("Ollama", _ref("OllamaVersion"), (401,), error=_ref("OllamaError")),
     "models": Operation("OpenAI", _ref("ModelList"), (401, 502, 503, 504)),
     "model": Operation("OpenAI", _ref("Model"), (401, 404, 502, 503, 504)),
 }
 # Bodies by their titles, for each dialect.
-EXAMPLES = {
+EXAMPLES: dict[str, Json] = {
     "generate": {
         "a prompt": PROMPT,
         "with details": PROMPT | {"system": "Be brief.", "temperature": 0, "details": True},
@@ -356,6 +395,12 @@ EXAMPLES = {
     },
     "messages": {"a conversation": CHAT, "streamed": CHAT | STREAM},
     "responses": {"a prompt": ASKED, "streamed": ASKED | STREAM},
+    "embeddings": {"a text": MODEL | {"input": "Hello"}, "two texts": MODEL | {"input": ["Hello", "Hi"]}},
+    "ollama_chat": {"a conversation": OLLAMA_CHAT | {"stream": False}, "streamed": OLLAMA_CHAT | STREAM},
+    "ollama_generate": {"a prompt": OLLAMA_PROMPT | {"stream": False}, "streamed": OLLAMA_PROMPT | STREAM},
+    "ollama_show": {"a model": MODEL},
+    "ollama_embed": {"two texts": MODEL | {"input": ["Hello", "Hi"]}},
+    "ollama_embeddings": {"a text": MODEL | {"prompt": "Hello"}},
     "completions": {"a prompt": MODEL | PROMPT, "streamed": MODEL | PROMPT | STREAM},
 }
 
@@ -365,13 +410,15 @@ def describe(app: Flask, blueprint: str, here: Service) -> Json:
     spec = _empty()
     rules = {rule.endpoint: rule for rule in app.url_map.iter_rules()}
     for name, said in OPERATIONS.items():
+        if f"{blueprint}.{name}" not in rules:
+            continue  # FRONTS leaves it out
         rule, dialect = rules[f"{blueprint}.{name}"], here.dialects.get(said.reads or name)
         path = re.sub(r"<(?:\w+:)?(\w+)>", r"{\1}", rule.rule.removeprefix(here.prefix))
         given = [{"name": each, "in": "path", "required": True, "schema": NOT_EMPTY} for each in rule.arguments]
         summary, _, more = inspect.cleandoc(app.view_functions[rule.endpoint].__doc__ or "").partition("\n")
         words = {"operationId": name, "tags": [said.tag], "summary": summary, "description": more.strip()}
-        operation = words | {"parameters": given} | _exchanged(said, dialect)
-        spec.path(path, operations={"post" if dialect else "get": operation})
+        operation = words | {"parameters": given} | _exchanged(name, said, dialect)
+        spec.path(path, operations={"post" if "POST" in (rule.methods or ()) else "get": operation})
     return dict(spec.to_dict())
 
 
@@ -387,15 +434,19 @@ def _empty() -> APISpec:
     return spec
 
 
-def _exchanged(said: Operation, dialect: Dialect | None) -> Json:
+def _exchanged(name: str, said: Operation, dialect: Dialect | None) -> Json:
     """Return what is sent to an operation, and what it answers."""
     contents, statuses, sent = {said.media_type: {"schema": said.answer}}, set(said.errors), {}
     generates = dialect and not said.reads
+    if schema := dialect.schema if dialect else said.body:
+        examples = {title: {"value": value} for title, value in EXAMPLES[dialect.name if dialect else name].items()}
+        sent = {"requestBody": {"required": True, "content": {JSON: {"schema": schema, "examples": examples}}}}
     if dialect:
-        contents |= {dialect.media_type: {"schema": STREAMS[dialect.media_type]}} if generates else {}
+        streams = (
+            {dialect.media_type: {"schema": STREAMS[dialect.media_type]}} if "stream" in dialect.schema.fields else {}
+        )
+        contents |= streams if generates else {}
         statuses |= {*REFUSALS, dialect.wrong_field, *(FAILURES if generates else ())}
-        examples = {title: {"value": value} for title, value in EXAMPLES[dialect.name].items()}
-        sent = {"requestBody": {"required": True, "content": {JSON: {"schema": dialect.schema, "examples": examples}}}}
     answers = {200: _answer("Answered", contents, GENERATED if generates else {})}
     for status in sorted(statuses):
         waits = status in (429, 503) and said.error is ERROR

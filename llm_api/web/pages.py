@@ -31,7 +31,9 @@ blueprint = Blueprint("pages", __name__)
 @blueprint.get("/")
 @is_open
 def playground() -> Response:
-    """Try prompts in the browser."""
+    """Try prompts in the browser; Ollama's clients, which are none, look here for a server that runs."""
+    if "text/html" not in request.headers.get("Accept", "") and "ollama" in service().settings.fronts:
+        return Response("Ollama is running", mimetype="text/plain")
     return _file(STATIC, "playground.html", TEXT_ONLY)
 
 

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Callable, Iterator
 from functools import wraps
+from typing import Any, TypeVar
 
 from flask import Blueprint, Response, current_app, request
+from flask.blueprints import BlueprintSetupState
 
+from ..backends import Backend
 from ..dialects import DIALECTS, Asked, Dialect
 from ..dialects.anthropic import CHARS_A_TOKEN, estimate
 from ..dialects.fields import UNNAMED
-from ..errors import LLMAPIError, NoSuchModel
+from ..errors import LLMAPIError, NoSuchModel, NotServed
 from ..exchange.exchange import Exchange
 from ..exchange.metrics import exposition
 from ..runtime.cores import usable_cores
@@ -24,11 +28,39 @@ ESTIMATED = {"X-LLM-Estimate": f"characters/{CHARS_A_TOKEN}"}
 # What clients of server-sent events pass over (WHATWG HTML, 9.2.6).
 COMMENT = ": {}\n\n"
 
+# What Ollama's API says of itself, where clients look for what it knows: the one that docs/providers.md has measured.
+OLLAMA_VERSION = "0.24.0"
+# What it says of a model that is not on this machine.
+UNKNOWN_FILE = {"parent_model": "", "format": "", "parameter_size": "", "quantization_level": ""}
+UNKNOWN_TIME = "1970-01-01T00:00:00Z"
+CAPABILITIES = {"tools": "tools", "images": "vision"}
+
+View = TypeVar("View", bound=Callable[..., Response])
+_routes: list[tuple[set[str], str, str, Callable[..., Response], dict[str, Any]]] = []
+
 blueprint = Blueprint("llm_api", __name__)
 blueprint.register_blueprint(pages.blueprint)
 blueprint.before_request(let_in)
 blueprint.after_request(name_request)
 blueprint.register_error_handler(Exception, answer_error)
+
+
+def route(rule: str, *fronts: str, name: str | None = None, **options: Any) -> Callable[[View], View]:
+    """Make a view the one of `rule` in apps that serve one of the `fronts`."""
+
+    def keep(view: View) -> View:
+        _routes.append((set(fronts), rule, name or view.__name__, view, options))
+        return view
+
+    return keep
+
+
+@blueprint.record
+def hang(state: BlueprintSetupState) -> None:
+    """Hang the routes of the fronts that the app serves into it."""
+    for fronts, rule, name, view, options in _routes:
+        if not fronts.isdisjoint(state.options["fronts"]):
+            state.add_url_rule(rule, name, view, **options)
 
 
 def view(kind: type[Dialect]) -> Callable[[], Response]:
@@ -49,7 +81,11 @@ def answer(here: Service, dialect: Dialect, exchange: Exchange) -> Response:
     record = exchange.record
     record.caller = caller(here)
     request.environ[RATES] = here.rate_limits.count(record.caller, record.client_ip)
-    asked = read(here, dialect)
+    body = sent(here, dialect)
+    if idle := dialect.idle(body):
+        exchange.idle()
+        return json_answer(idle)
+    asked = dialect.read(body)
     head = exchange.open(asked.request, dialect.heartbeat if asked.request.stream else None)
     if asked.request.stream:
         pieces = dialect.pieces(head, exchange.chunks(), asked) if head else late(dialect, exchange, asked)
@@ -63,13 +99,13 @@ def answer(here: Service, dialect: Dialect, exchange: Exchange) -> Response:
     return response
 
 
-def read(here: Service, dialect: Dialect) -> Asked:
-    """Read what the current request asks for."""
+def sent(here: Service, dialect: Dialect) -> dict[str, Any]:
+    """Return the current request's body, with what the dialect reads of its headers."""
     body = read_body(here.settings.max_body_bytes)
     if dialect.headers:
         said = {field: request.environ.get(header) for header, field in dialect.headers.items()}
         body |= {field: value for field, value in said.items() if value}
-    return dialect.read(body)
+    return body
 
 
 def late(dialect: Dialect, exchange: Exchange, asked: Asked) -> Iterator[str]:
@@ -91,18 +127,19 @@ def late(dialect: Dialect, exchange: Exchange, asked: Asked) -> Iterator[str]:
 for each in DIALECTS:
     # OpenAI's clients are told an address to which they append, and OpenAI itself takes a slash at the end
     is_strict = not each.rule.startswith("/v1/")
-    blueprint.add_url_rule(each.rule, each.name, view(each), methods=["POST"], strict_slashes=is_strict)
+    route(each.rule, each.front, name=each.name, methods=["POST"], strict_slashes=is_strict)(view(each))
 
 
-@blueprint.post("/v1/messages/count_tokens", strict_slashes=False)
+@route("/v1/messages/count_tokens", "anthropic", methods=["POST"], strict_slashes=False)
 def count_tokens() -> Response:
     """Estimate how many tokens a model reads of a body of /v1/messages, which is not sent to it."""
     here = service()
-    asked = read(here, here.dialects["messages"])
+    dialect = here.dialects["messages"]
+    asked = dialect.read(sent(here, dialect))
     return json_answer({"input_tokens": estimate(asked.request)}, headers=ESTIMATED)
 
 
-@blueprint.get("/v1/models", strict_slashes=False)
+@route("/v1/models", "openai", "anthropic", strict_slashes=False)
 def models() -> Response:
     """List the models that a request may name, as `backend/model`; in OpenAI's words and Anthropic's at once."""
     listed = [_model(*each) for each in _models().items()]
@@ -110,7 +147,7 @@ def models() -> Response:
     return json_answer({"object": "list", "data": listed, "has_more": False, **ends})
 
 
-@blueprint.get("/v1/models/<path:model>")
+@route("/v1/models/<path:model>", "openai", "anthropic")
 def model(model: str) -> Response:
     """Show one model; `default` is the configured one."""
     if model in UNNAMED and _may_use_default():
@@ -119,6 +156,66 @@ def model(model: str) -> Response:
     if model not in (models := _models()):
         raise NoSuchModel(f"there is no model {model!r} here; /v1/models lists those there are", param="model")
     return json_answer(_model(model, models[model]))
+
+
+@route("/api/version", "ollama")
+def ollama_version() -> Response:
+    """Say which Ollama's API this is."""
+    return json_answer({"version": OLLAMA_VERSION})
+
+
+@route("/api/tags", "ollama")
+def ollama_tags() -> Response:
+    """List the models that a request may name, as Ollama does."""
+    return json_answer({"models": [_tag(*each) for each in _models().items()]})
+
+
+@route("/api/ps", "ollama")
+def ollama_ps() -> Response:
+    """List no model as loaded: who answers has each at hand."""
+    return json_answer({"models": []})
+
+
+@route("/api/show", "ollama", methods=["POST"])
+def ollama_show() -> Response:
+    """Show what a model can, as Ollama does."""
+    body = read_body(service().settings.max_body_bytes)
+    said = str(body.get("model") or body.get("name") or "").removesuffix(":latest")
+    first, models = service().chain.first, _models()
+    wanted = f"{first.name}/{first.model if said in UNNAMED else said}"
+    name = said if said in models else wanted
+    if name not in models:
+        raise NoSuchModel(f"model {said!r} not found; /api/tags lists those there are", param="model")
+    tag, context = _tag(name, models[name]), _maker(name).context
+    family = tag["details"]["family"]
+    info = {"general.architecture": family} | ({f"{family}.context_length": context} if context else {})
+    shown = {"modelfile": "", "parameters": "", "template": "", "model_info": info}
+    return json_answer(shown | {part: tag[part] for part in ("details", "capabilities", "modified_at")})
+
+
+def ollama_refused(**_: str) -> Response:
+    """Refuse what changes the models of an Ollama."""
+    raise NotServed("models are not pulled, made or removed here: the operator chooses them (LLM_BACKEND)")
+
+
+for verb, method in {"pull": "POST", "push": "POST", "create": "POST", "copy": "POST", "delete": "DELETE"}.items():
+    route(f"/api/{verb}", "ollama", name=f"ollama_{verb}", methods=[method])(ollama_refused)
+route("/api/blobs/<digest>", "ollama", name="ollama_blobs", methods=["HEAD", "POST"])(ollama_refused)
+
+
+def _tag(name: str, serves: list[str]) -> dict[str, Any]:
+    backend = _maker(name)
+    details = UNKNOWN_FILE | {"family": backend.name, "families": [backend.name]}
+    can = ["completion", *(word for need, word in CAPABILITIES.items() if need in serves)]
+    if backend.embed_model and name == f"{backend.name}/{backend.embed_model}":
+        can = [*can, "embedding"] if backend.is_own(backend.embed_model) else ["embedding"]
+    digest = hashlib.sha256(name.encode()).hexdigest()  # clients tell models apart by it
+    known = {"name": name, "model": name, "modified_at": UNKNOWN_TIME, "size": 0, "digest": digest}
+    return known | {"details": details, "capabilities": can}
+
+
+def _maker(name: str) -> Backend:
+    return next(backend for backend in service().chain.choices if name.startswith(f"{backend.name}/"))
 
 
 @blueprint.get("/health")

@@ -107,6 +107,22 @@ class Service:
         with self._asked(prompt, messages, caller, dict(fields)) as exchange:
             return exchange.answer()
 
+    def embed(
+        self,
+        texts: Sequence[str],
+        *,
+        model: str | None = None,
+        dimensions: int | None = None,
+        caller: str | None = None,
+    ) -> Answer:
+        """Return an answer whose `vectors` are those of `texts`, as `POST /v1/embeddings`. Raises LLMAPIError.
+
+        Another backend is never asked: vectors of two models can't be compared.
+        """
+        body = {"model": model or UNNAMED[0], "input": list(texts)}
+        with self._opened("embeddings", body, caller, {"dimensions": dimensions}) as exchange:
+            return exchange.answer()
+
     def stream(
         self,
         prompt: str | None = None,
@@ -150,14 +166,22 @@ class Service:
     ) -> Iterator[Exchange]:
         if (prompt is None) is (messages is None):
             raise TypeError("give a prompt or messages")
-        dialect = self.dialects["generate" if messages is None else "chat_completions"]
+        name = "generate" if messages is None else "chat_completions"
         body = {"prompt": prompt} if messages is None else {"model": UNNAMED[0], "messages": list(map(_turn, messages))}
+        with self._opened(name, body, caller, fields) as exchange:
+            yield exchange
+
+    @contextmanager
+    def _opened(
+        self, name: str, body: Mapping[str, Any], caller: str | None, fields: Mapping[str, Any]
+    ) -> Iterator[Exchange]:
+        dialect = self.dialects[name]
         with self.exchange(dialect, Client(secrets.token_hex(16))) as exchange:
             exchange.record.caller = caller
-            said = body | {name: value for name, value in fields.items() if value is not None}
+            said = {**body} | {name: value for name, value in fields.items() if value is not None}
             if unknown := sorted(said.keys() - dialect.schema.fields.keys()):
                 # Chat Completions' clients may send what they like; a slip in Python would be lost
-                words = f"{unknown[0]}: Unknown field beside {'a prompt' if messages is None else 'messages'}."
+                words = f"{unknown[0]}: Unknown field beside {dialect.conversation}."
                 raise ValidationFailed(words, param=unknown[0], fields={name: [words] for name in unknown})
             strict_json.check(said)  # held against the rules for a body
             exchange.open(dialect.read(said).request)

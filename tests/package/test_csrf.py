@@ -46,10 +46,9 @@ def test_the_exemption(tmp_path: Path, protect: str) -> None:
     assert len(ours) >= 3
     for path in ours:
         reply = client.post(path, json={})
-        assert (reply.status_code, reply.get_json()["error"]["code"]) in [
-            (422, "validation_failed"),
-            (400, "validation_failed"),
-        ]
+        assert reply.status_code in (400, 404, 422, 501)  # Ollama's: no such model, and what is its alone
+        assert reply.get_json().keys() >= {"error"}
+        assert "CSRF" not in reply.text
         assert "CSRF" in bare.post(path.replace("/other", "/llm"), json={}).text
     assert client.post("/llm/generate", json=HELLO).status_code == 200
     assert client.post("/form").status_code == 400

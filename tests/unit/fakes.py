@@ -24,7 +24,7 @@ from llm_api.errors import (
     Unreachable,
 )
 from llm_api.runtime.deadline import Deadline
-from llm_api.types import Chunk, GenerationRequest, Message, Usage
+from llm_api.types import Chunk, EmbeddingRequest, Embeddings, GenerationRequest, Message, Usage
 
 END = Chunk("", "stop", Usage(3, 2), "model-it-named")
 ANSWER = (Chunk("Hi "), Chunk("there"), END)
@@ -72,7 +72,7 @@ class Fake(Backend):
 
     Each request takes the next of `turns`, and `pieces` when none is left; a callable alone goes before `pieces`, which
     are a short answer by default. A check does what `trouble` says: it raises an error, or waits for an event. It is
-    stopped as a backend behind a socket is: then `over` is set.
+    stopped as a backend behind a socket is: then `over` is set. With `vector` set it makes that of a text; None: none.
     """
 
     def __init__(
@@ -94,12 +94,25 @@ class Fake(Backend):
         self.entered = threading.Event()
         self.over = threading.Event()
         self.closed = 0
+        self.embedded: list[EmbeddingRequest] = []
+        self.vector: Callable[[str], list[Any] | None] | None = None
         self._model = model or f"{name}-model"
         self._models = [self._model] if models is None else models
 
     @property
     def model(self) -> str:
         return self._model
+
+    @property
+    def embed_model(self) -> str | None:
+        return f"{self.name}-embed" if self.vector else None
+
+    def embed(self, request: EmbeddingRequest, deadline: Deadline) -> Embeddings:
+        self.embedded.append(request)
+        if not self.vector:
+            return super().embed(request, deadline)
+        found = tuple(made for made in map(self.vector, request.texts) if made is not None)
+        return Embeddings(usage=Usage(len(request.texts)), model=request.model, vectors=found)
 
     def stream(self, request: GenerationRequest, deadline: Deadline) -> Iterator[Chunk]:
         self.asked.append(request)

@@ -133,6 +133,13 @@ RULES: dict[str, dict[str, Any]] = {
     "hf_model": TEXTS,
     "hf_mmproj": TEXTS,
     "hf_system": TEXTS,
+    "ollama_embed_model": TEXTS,
+    "hf_embed_model": TEXTS,
+    "openai_embed_model": TEXTS,
+    "fronts": {
+        "good": {"openai": ("openai",), "Generate, ollama": ("generate", "ollama")},
+        "bad": ["none", "openai;ollama", "openai,,ollama", "claude"],
+    },
     "hf_context": whole(256, 1_048_576),
     "hf_slots": whole(1, 64),
     "hf_threads": whole(1, 512),

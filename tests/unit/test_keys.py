@@ -42,7 +42,9 @@ def check_refused(answer: TestResponse, *, has_body: bool = True) -> None:
     assert answer.status_code == 401
     assert answer.headers["WWW-Authenticate"] == "Bearer"
     assert "x-should-retry" not in answer.headers
-    if has_body:
+    if has_body and isinstance(answer.json["error"], str):  # Ollama's
+        assert answer.json.keys() == {"error"}
+    elif has_body:
         error = dict(answer.json["error"])
         assert error.pop("message")
         assert error.pop("type") in ("invalid_request_error", "authentication_error")
@@ -60,7 +62,9 @@ def test_every_route_wants_a_key(serve_with: Serve, path: str, method: str) -> N
         assert answer.status_code in (200, 404)
     else:
         check_refused(answer, has_body=method != "HEAD")
-    assert client.open(path, method=method, json=body, headers=KEYED, buffered=True).status_code in (200, 404)
+    # 501: what is Ollama's alone; 415: without a body
+    let_in = client.open(path, method=method, json=body, headers=KEYED, buffered=True)
+    assert let_in.status_code in (200, 404, 415, 501)
 
 
 @pytest.mark.parametrize("path", ROUTES)

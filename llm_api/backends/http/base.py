@@ -145,9 +145,9 @@ class HttpBackend(Backend):
             return NotConfigured(f"{self.name} refuses {reply.param}, which a setting adds", detail=reply.detail)
         return self.error(reply, payload, deadline)
 
-    def fetch(self, path: str, deadline: Deadline) -> bytes:
-        """Return what is at `path`. Raises as `stream` does."""
-        with self._sent(path, None, deadline) as response:
+    def fetch(self, path: str, deadline: Deadline, payload: Mapping[str, Any] | None = None) -> bytes:
+        """Return what is at `path`, or answers `payload` there. Raises as `stream` does."""
+        with self._sent(path, payload, deadline) as response:
             return b"".join(_read(response, deadline))
 
     @contextmanager
@@ -168,7 +168,8 @@ class HttpBackend(Backend):
         body = b""
         if payload is not None:
             headers["Content-Type"] = "application/json"
-            body = strict_json.dumps(_merged(self.extra_body, payload)).encode()
+            # what the operator adds is for conversations
+            body = strict_json.dumps(_merged(self.extra_body, payload) if path == self.path else payload).encode()
         ours = {name.lower() for name in headers}
         headers |= {name: value for name, value in self.extra_headers.items() if name.lower() not in ours}
         seconds = max(min(self.settings.connect_timeout, deadline.remaining()), 0.001)
@@ -209,6 +210,10 @@ class Vendor(HttpBackend):
     def model(self) -> str:
         model: str = getattr(self.settings, f"{self.prefix}_model")
         return model
+
+    @property
+    def embed_model(self) -> str | None:
+        return getattr(self.settings, f"{self.prefix}_embed_model", None)
 
     @property
     def base_url(self) -> str:

@@ -14,7 +14,20 @@ from ...errors import BackendError, LLMAPIError, ModelNotFound, NotConfigured, P
 from ...runtime.deadline import Deadline
 from ...settings import Settings
 from ...strict_json import in_an_object
-from ...types import CallPiece, Chunk, GenerationRequest, Image, Message, Reasoning, Tool, ToolCall, ToolResult, Usage
+from ...types import (
+    CallPiece,
+    Chunk,
+    EmbeddingRequest,
+    Embeddings,
+    GenerationRequest,
+    Image,
+    Message,
+    Reasoning,
+    Tool,
+    ToolCall,
+    ToolResult,
+    Usage,
+)
 from ..told import NO_PARAMETERS, call_schema, told, with_call
 from .base import Vendor
 from .replies import Reply, error_for, error_in
@@ -110,6 +123,13 @@ class Ollama(Vendor):
         unsaid = request.reasoning_effort not in (None, "none") and (request.model or self.model) in self._thoughtless
         return super().left_out(request) + (("reasoning_effort",) if unsaid else ())
 
+    def embed(self, request: EmbeddingRequest, deadline: Deadline) -> Embeddings:
+        kept = {name: self.extra_body[name] for name in ("options", "keep_alive") if name in self.extra_body}
+        # left out, truncate means that a text that is too long silently loses its end
+        payload = kept | {"model": request.model or self.embed_model, "input": request.texts, "truncate": False}
+        payload |= {"dimensions": request.dimensions} if request.dimensions else {}
+        return self.post("/api/embed", payload, deadline, _embeddings)
+
     def whole(self, body: dict[str, Any]) -> Chunk:
         return self._chunk(body, 0)
 
@@ -203,6 +223,11 @@ def answers_at(address: str, settings: Settings, deadline: Deadline) -> bool:
 def _capabilities(body: Mapping[str, Any]) -> list[str]:
     # an Ollama before 0.6.4 does not say
     return [str(ability) for ability in body.get("capabilities") or ()]
+
+
+def _embeddings(body: Mapping[str, Any]) -> Embeddings:
+    counted = Usage.of(body.get("prompt_eval_count"), None)
+    return Embeddings(usage=counted, model=body.get("model"), vectors=tuple(body["embeddings"]))
 
 
 def _names(body: Mapping[str, Any]) -> list[str]:

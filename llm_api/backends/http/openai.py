@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 import re
-from collections.abc import Iterator, Mapping
+import sys
+from array import array
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import takewhile
 from typing import Any
@@ -16,6 +19,8 @@ from ...types import (
     IDENTIFIERS,
     NEEDS,
     Chunk,
+    EmbeddingRequest,
+    Embeddings,
     GenerationRequest,
     Image,
     Message,
@@ -38,6 +43,7 @@ class OpenAIWire(Vendor):
     """A backend with OpenAI's wire. What a model refuses to be sent is remembered, and left out from then on."""
 
     path = "/chat/completions"
+    embed_path = "/embeddings"
     serves = frozenset(NEEDS)
     # Whether what the model thought before a call is sent back with it, as DeepSeek and Kimi want.
     takes_thoughts = False
@@ -100,6 +106,12 @@ class OpenAIWire(Vendor):
                     yield said
         if finish:
             yield Chunk("", finish_reason(finish), counted, model)
+
+    def embed(self, request: EmbeddingRequest, deadline: Deadline) -> Embeddings:
+        payload: dict[str, Any] = {"model": request.model or self.embed_model, "input": request.texts}
+        payload |= {"encoding_format": "base64"}
+        payload |= {"dimensions": request.dimensions} if request.dimensions else {}
+        return self.post(self.embed_path, payload, deadline, _embeddings)
 
     def _said(self, message: Mapping[str, Any], model: str | None = None) -> Chunk:
         """Return what a message or a piece of one says; the thoughts have one of two names."""
@@ -290,6 +302,24 @@ def _thought(content: str | list[dict[str, Any]]) -> str:
 def listed_ids(body: Mapping[str, Any]) -> list[str]:
     """Return the names in a list of models; Anthropic's has the same shape."""
     return [str(model["id"]) for model in body["data"]]
+
+
+def _embeddings(body: Mapping[str, Any]) -> Embeddings:
+    items = sorted(body["data"], key=lambda item: item["index"])
+    if [item["index"] for item in items] != list(range(len(items))):
+        raise ValueError("a text has two vectors")
+    vectors = tuple(_vector(item["embedding"]) for item in items)
+    return Embeddings(usage=usage(body), model=body.get("model"), vectors=vectors)
+
+
+def _vector(said: str | list[float]) -> Sequence[float]:
+    """Return a vector, which not every server writes as it is asked to: in base64, of little-endian numbers."""
+    if not isinstance(said, str):
+        return said
+    numbers = array("f", base64.b64decode(said, validate=True))
+    if sys.byteorder == "big":
+        numbers.byteswap()
+    return numbers.tolist()
 
 
 def usage(body: Mapping[str, Any]) -> Usage:

@@ -6,19 +6,29 @@ import json
 import os
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from ... import strict_json
-from ...errors import InvalidAnswer, LLMAPIError, ModelNotFound, NotConfigured, RequestRefused, ServerError, Unreachable
+from ...errors import (
+    InvalidAnswer,
+    LLMAPIError,
+    ModelNotFound,
+    NotConfigured,
+    RequestRefused,
+    ServerError,
+    Unreachable,
+    Unsupported,
+)
 from ...runtime.cores import usable_cores
 from ...runtime.deadline import Deadline
 from ...runtime.memory import free_bytes
 from ...runtime.per_process import PerProcess
 from ...settings import Settings
 from ...strict_json import in_an_object
-from ...types import Chunk, GenerationRequest, Message, ResponseFormat, ToolCall
+from ...types import Chunk, EmbeddingRequest, Embeddings, GenerationRequest, Message, ResponseFormat, ToolCall
 from ..http.connections import Adapter
 from ..http.openai import OpenAIWire
 from ..http.replies import Reply, error_for
@@ -32,6 +42,7 @@ DEFAULT_MAX_TOKENS = 1024
 MAX_SCHEMA_CHARS = 10_000
 TOOLS, BY_GRAMMAR = frozenset({"tools"}), frozenset({"json_object", "json_schema", "tool_choice"})
 NO_IMAGES = re.compile("image input is not supported")
+TOO_LARGE = re.compile(r"\((\d+) tokens\) is too large to process.*batch size: (\d+)")
 # Our names for llama.cpp's.
 NUMBERS = {
     "engine_prompt_tokens_total": "prompt_tokens_total",
@@ -48,6 +59,7 @@ class HuggingFaceLocal(OpenAIWire):
 
     name = "huggingface"  # with no prefix: HF_EXTRA_BODY and HF_EXTRA_HEADERS are for the cloud
     path = "/v1/chat/completions"
+    embed_path = "/v1/embeddings"
     fetches_images = False  # llama.cpp's server would, from anywhere
 
     def __init__(self, settings: Settings) -> None:
@@ -57,6 +69,16 @@ class HuggingFaceLocal(OpenAIWire):
     @property
     def model(self) -> str:
         return public_name(self.settings.hf_model)
+
+    @property
+    def context(self) -> int:
+        return self.settings.hf_context
+
+    @property
+    def embed_model(self) -> str | None:
+        with suppress(LLMAPIError):  # whoever asks it for vectors is told
+            return self.model if _is_gguf(find(self.settings.hf_model)) else None
+        return self.model
 
     @property
     def base_url(self) -> str:
@@ -79,17 +101,30 @@ class HuggingFaceLocal(OpenAIWire):
         self._engine().begin()
 
     def stream(self, request: GenerationRequest, deadline: Deadline) -> Iterator[Chunk]:
-        if request.model not in (None, self.model):
-            raise ModelNotFound(f"huggingface serves {self.model!r} only: set HF_MODEL for another", param="model")
         if request.response_format:
             _fitting(request.response_format.schema)
-        engine = self._engine()
-        lease = engine.lease(deadline)
-        try:
+        with self._leased(request.model, deadline) as engine:
             for chunk in self._answer(request, deadline):
                 if chunk.finish_reason:
                     engine.served()
                 yield chunk
+
+    def embed(self, request: EmbeddingRequest, deadline: Deadline) -> Embeddings:
+        if not self.embed_model:
+            raise Unsupported("models in transformers make no embeddings here, GGUF models do", param="model")
+        with self._leased(request.model, deadline) as engine:
+            found = super().embed(request, deadline)
+            engine.served()
+            return found
+
+    @contextmanager
+    def _leased(self, model: str | None, deadline: Deadline) -> Iterator[Engine]:
+        if model not in (None, self.model):
+            raise ModelNotFound(f"huggingface serves {self.model!r} only: set HF_MODEL for another", param="model")
+        engine = self._engine()
+        lease = engine.lease(deadline)
+        try:
+            yield engine
         except (InvalidAnswer, ServerError, Unreachable) as error:
             raise engine.cause_of(error, lease) from None
 
@@ -115,7 +150,7 @@ class HuggingFaceLocal(OpenAIWire):
     def abilities(self, model: str | None, deadline: Deadline) -> frozenset[str]:
         found = self._found()
         # of one that is not fetched yet, its server says what it can't
-        by_grammar = BY_GRAMMAR if found["is_remote"] or found["model"].endswith(".gguf") else set()
+        by_grammar = BY_GRAMMAR if _is_gguf(found) else set()
         return TOOLS | by_grammar | ({"images"} if found["is_remote"] or found["projector"] else set())
 
     def _found(self) -> dict[str, Any]:
@@ -130,6 +165,9 @@ class HuggingFaceLocal(OpenAIWire):
             taken, room = reply.error["n_prompt_tokens"], reply.error["n_ctx"]
             said = f"the request takes {taken} tokens, the model's context has {room}"
             return RequestRefused(said, code="context_length_exceeded", param="prompt")
+        if large := TOO_LARGE.search(reply.wording):
+            said = f"a text takes {large[1]} tokens, and of {large[2]} at most a vector is made"
+            return RequestRefused(said, code="context_length_exceeded", param="input")
         if NO_IMAGES.search(reply.wording):
             return RequestRefused("this model sees no images: HF_MMPROJ names what it needs for that", param="messages")
         if reply.status == 400:
@@ -182,6 +220,10 @@ class HuggingFaceLocal(OpenAIWire):
 
     def _make_adapter(self) -> Adapter:
         return Adapter(self.base_url, None, 0, self._engine().socket)
+
+
+def _is_gguf(found: Mapping[str, Any]) -> bool:
+    return bool(found["is_remote"]) or str(found["model"]).endswith(".gguf")
 
 
 def _resident(pid: int) -> float:

@@ -68,6 +68,7 @@ def found(folder: Path, files: Files) -> dict[str, Any]:
         "model": str(folder / files.main),
         "is_remote": False,
         "files": list(map(str, parts)),
+        "pools": weights.pools(folder / files.main),
         "projector": _whole(folder / files.projector if files.projector else None),
         "size": sum(file.stat().st_size for file in parts),
         "changed": max(file.stat().st_mtime_ns for file in parts),

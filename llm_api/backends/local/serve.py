@@ -108,6 +108,9 @@ def llama_cpp(asked: dict[str, Any], key: str, ready: Callable[[], None]) -> Non
     params.hostnames = [asked["http"]]
     params.api_keys = [key]
     params.endpoint_metrics = True
+    params.embedding = True
+    if not asked["pools"]:
+        params.pooling_type = xllamacpp.llama_pooling_type.LLAMA_POOLING_TYPE_MEAN
     params.ui = params.warmup = False
     params.verbosity = 1  # errors
     # It holds Python's lock while it loads, so no lease is looked at: the kernel ends the process when a user goes, by

@@ -38,14 +38,24 @@ def check(files: list[Path]) -> None:
 
 def cache_bytes(file: Path, tokens: int) -> int:
     """Return the most that llama.cpp's cache of so many tokens takes; 0 where the file does not say it."""
-    facts = _facts(file)[0] if file.suffix == ".gguf" and file.is_file() else {}
-    said = {name.partition(".")[2]: value for name, value in facts.items()}
+    said = _said(file)
     heads = said.get("attention.head_count") or 0
     kept = said.get("attention.head_count_kv", heads)
     layers = sum(kept) if isinstance(kept, tuple) else kept * said.get("block_count", 0)
     width = said.get("embedding_length", 0) // heads if isinstance(heads, int) and heads else 0
     values = sum(said.get(f"attention.{part}_length", width) for part in ("key", "value"))
     return int(layers * values * tokens * CACHE_BYTES)
+
+
+def pools(file: Path) -> bool:
+    """Whether the model has a way of its own to make one vector of a text."""
+    return bool(_said(file).get("pooling_type"))
+
+
+def _said(file: Path) -> Facts:
+    """Return what a GGUF file says, by the names without the architecture's before them."""
+    facts = _facts(file)[0] if file.suffix == ".gguf" and file.is_file() else {}
+    return {name.partition(".")[2]: value for name, value in facts.items()}
 
 
 @lru_cache(64)

@@ -1,0 +1,431 @@
+"""Ollama's API (its docs/api.md; docs/providers.md, 2): it streams unless told otherwise, and "" means not said.
+
+Refused is what would change the meaning: a template, a raw prompt, a suffix, the context of an earlier answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any, ClassVar
+
+from marshmallow import EXCLUDE, Schema, ValidationError, fields, post_load, pre_load, validate
+
+from .. import strict_json
+from ..errors import LLMAPIError
+from ..strict_json import as_object, in_an_object
+from ..types import (
+    Answer,
+    Chunk,
+    EmbeddingRequest,
+    GenerationRequest,
+    Head,
+    Image,
+    Message,
+    Reasoning,
+    ResponseFormat,
+    Text,
+    ToolCall,
+    ToolResult,
+    Usage,
+    fold,
+)
+from .base import Asked, Conversational, Dialect
+from .fields import (
+    MAX_DIMENSIONS,
+    MAX_IMAGES,
+    CutFormat,
+    NamedBody,
+    Picture,
+    Stop,
+    StrictBoolean,
+    StrictFloat,
+    StrictInteger,
+    Texts,
+    check_said,
+    named_model,
+)
+from .tools import ToolSchema, tool_fields
+
+MAX_MESSAGES = 10_000
+UNSAID: tuple[Any, ...] = (None, "", [], {})
+# Its words for how much is thought, by ours.
+EFFORTS = {False: "none", True: "medium", "low": "low", "medium": "medium", "high": "high", "max": "xhigh"}
+NANOSECONDS = 1_000_000  # of a millisecond
+
+
+def model_name(said: str) -> str:
+    """Return a model's name without the tag that goes without saying."""
+    return said.removesuffix(":latest")
+
+
+class OllamaFormat(CutFormat):
+    """`json`, or a JSON schema."""
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> ResponseFormat | None:
+        return super()._deserialize({"type": "json_object"} if value == "json" else value, attr, data, **kwargs)
+
+
+class Think(fields.Field[str]):
+    """true, false, or how much."""
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> str:
+        if not isinstance(value, bool | str) or value not in EFFORTS:
+            raise ValidationError("Not true, false, low, medium, high or max.")
+        return EFFORTS[value]
+
+
+class Unsaid(Schema):
+    """What is empty means not said, and fields may be more than we know."""
+
+    class Meta:
+        unknown = EXCLUDE
+
+    @pre_load
+    def leave_out_unsaid(self, data: Any, **kwargs: Any) -> Any:
+        """Return the fields that say something."""
+        return _said(data) if isinstance(data, dict) else data
+
+
+def _said(data: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in data.items() if value not in UNSAID}
+
+
+class OllamaOptionsSchema(Unsaid):
+    """Of the `options` those that others have too."""
+
+    max_tokens = StrictInteger(data_key="num_predict", validate=validate.Range(-(2**31), 2**31 - 1))
+    temperature = StrictFloat(validate=validate.Range(0, 2))
+    top_p = StrictFloat(validate=validate.Range(0, 1))
+    seed = StrictInteger(validate=validate.Range(-(2**63), 2**63 - 1))
+    stop = Stop()
+
+    @post_load
+    def leave_out_no_limit(self, data: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
+        """-1 means without end, -2 until the context is full."""
+        return {name: value for name, value in data.items() if name != "max_tokens" or value > 0}
+
+
+class OllamaCalledSchema(Unsaid):
+    """Which function was called; its arguments are an object."""
+
+    name = fields.String(required=True, validate=validate.Length(1))
+    arguments = fields.Dict(keys=fields.String(), load_default=dict)
+
+
+class OllamaCallSchema(Unsaid):
+    """A call in the history; many clients lose its id."""
+
+    id = fields.String(load_default="")
+    function = fields.Nested(OllamaCalledSchema, required=True)
+
+
+class OllamaMessageSchema(Unsaid):
+    """One message."""
+
+    role = fields.String(required=True, validate=validate.OneOf(["system", "user", "assistant", "tool"]))
+    content = fields.String(load_default="")
+    thinking = fields.String()
+    images = fields.List(Picture(), load_default=(), validate=validate.Length(max=MAX_IMAGES))
+    tool_calls = fields.List(fields.Nested(OllamaCallSchema), load_default=())
+    tool_name = fields.String()
+    tool_call_id = fields.String()
+
+
+class OllamaBody(Unsaid, NamedBody):
+    """What its bodies have in common."""
+
+    class Meta:
+        unknown = EXCLUDE
+
+
+class Generating(OllamaBody):
+    """What is said of an answer in words."""
+
+    stream = StrictBoolean(load_default=True)
+    format = OllamaFormat()
+    options = fields.Nested(OllamaOptionsSchema, load_default=dict)
+    think = Think()
+
+    def asked(self, messages: tuple[Message, ...], param: str, data: Mapping[str, Any], **more: Any) -> Asked:
+        """Return the types for `messages` and the other valid fields. Raises ValidationError for `param`."""
+        check_said(messages, param)
+        request = GenerationRequest(
+            messages,
+            model=named_model(model_name(data["model"])),
+            stream=data["stream"],
+            response_format=data.get("format"),
+            reasoning_effort=data.get("think"),
+            **data["options"],
+            **more,
+        )
+        return Asked(request)
+
+
+class OllamaChatSchema(Generating):
+    """The body of `POST /api/chat`."""
+
+    messages = fields.List(fields.Nested(OllamaMessageSchema), required=True, validate=validate.Length(1, MAX_MESSAGES))
+    tools = fields.List(fields.Nested(ToolSchema))
+
+    def __init__(self, max_image_bytes: int) -> None:
+        super().__init__()
+        self.fields["messages"].inner.schema.fields["images"].inner.max_bytes = max_image_bytes  # type: ignore[attr-defined]
+
+    @post_load
+    def make_asked(self, data: dict[str, Any], **kwargs: Any) -> Asked:
+        """Return the types for a valid body."""
+        return self.asked(tuple(_messages(data["messages"])), "messages", data, **tool_fields(data))
+
+
+class OllamaGenerateSchema(Generating):
+    """The body of `POST /api/generate`."""
+
+    prompt = fields.String(required=True)
+    system = fields.String()
+    images = fields.List(Picture(), validate=validate.Length(max=MAX_IMAGES))
+    suffix = fields.Raw(validate=validate.OneOf((), error="A suffix is not served."))
+    template = fields.Raw(validate=validate.OneOf((), error="Templates are not served: the model has its own."))
+    context = fields.Raw(validate=validate.OneOf((), error="A context is not kept here: send messages to /api/chat."))
+    raw = StrictBoolean(validate=validate.OneOf([False], error="Raw prompts are not served."))
+
+    def __init__(self, max_image_bytes: int) -> None:
+        super().__init__()
+        self.fields["images"].inner.max_bytes = max_image_bytes  # type: ignore[attr-defined]
+
+    @post_load
+    def make_asked(self, data: dict[str, Any], **kwargs: Any) -> Asked:
+        """Return the types for a valid body."""
+        system = [Message.of("system", data["system"])] if "system" in data else []
+        messages = (*system, Message("user", (*data.get("images", ()), Text(data["prompt"]))))
+        return self.asked(messages, "prompt", data, is_prompt=True)
+
+
+class OllamaEmbedSchema(OllamaBody):
+    """The body of `POST /api/embed`."""
+
+    input = Texts(required=True)
+    dimensions = StrictInteger(validate=validate.Range(1, MAX_DIMENSIONS))
+
+    def __init__(self, max_prompt_chars: int) -> None:
+        super().__init__()
+        self.fields["input"].max_chars = max_prompt_chars  # type: ignore[attr-defined]
+
+    @post_load
+    def make_asked(self, data: dict[str, Any], **kwargs: Any) -> Asked:
+        """Return the types for a valid body."""
+        model = named_model(model_name(data["model"]))
+        return Asked(EmbeddingRequest(data["input"], model, data.get("dimensions")))
+
+
+class OllamaOldEmbedSchema(OllamaEmbedSchema):
+    """The body of `POST /api/embeddings`, which has one text."""
+
+    input = Texts(required=True, data_key="prompt")
+
+
+def _messages(said: Iterable[Mapping[str, Any]]) -> Iterator[Message]:
+    """Yield the conversation. A result is that of the call whose id it has, else of its tool's, else of the next."""
+    number, unanswered = 0, list[ToolCall]()
+    for one in said:
+        if one["images"] and one["role"] not in ("user", "tool"):
+            raise ValidationError("Only a user's message, or a tool's, has images.", "messages")
+        parts: tuple[Text | Image, ...] = (*one["images"], Text(one["content"]))
+        if one["role"] == "tool":
+            yield Message("tool", (ToolResult(_answered(one, unanswered), parts),))
+            continue
+        calls = [_call(call, place) for place, call in enumerate(one["tool_calls"], number)]
+        number, unanswered = number + len(calls), list(calls) or unanswered
+        thought = [Reasoning(one["thinking"])] if one["role"] == "assistant" and "thinking" in one else []
+        yield Message(one["role"], (*thought, *parts, *calls))
+
+
+def _call(said: Mapping[str, Any], number: int) -> ToolCall:
+    function = said["function"]
+    return ToolCall(said["id"] or f"call_{number}", function["name"], strict_json.dumps(function["arguments"]))
+
+
+def _answered(result: Mapping[str, Any], unanswered: list[ToolCall]) -> str:
+    by_id = [call for call in unanswered if call.id == result.get("tool_call_id")]
+    by_name = [call for call in unanswered if call.name == result.get("tool_name")]
+    for call in (*by_id, *by_name, *unanswered):
+        unanswered.remove(call)
+        return call.id
+    return result.get("tool_call_id") or result.get("tool_name") or "call"
+
+
+class OllamaDialect(Dialect):
+    """What its routes have in common: one line of an error, in place of an answer or at the end of one."""
+
+    front = "ollama"
+    media_type = "application/x-ndjson"
+    wrong_field = 400
+    below = "/api/"
+
+    def error(self, error: LLMAPIError, request_id: str) -> dict[str, Any]:
+        return {"error": error.public()["message"]}
+
+    def broken(self, error: LLMAPIError) -> str:
+        return _line(self.error(error, ""))
+
+
+class Speaking(OllamaDialect, Conversational):
+    """An answer in words, whole or in lines."""
+
+    media_type = OllamaDialect.media_type
+    heartbeat = None  # a line is a piece of the answer
+
+    def said(self, text: str, **beside: Any) -> dict[str, Any]:
+        """Return what a line holds of an answer; `beside` are `thinking` and `tool_calls`."""
+        raise NotImplementedError
+
+    def idle(self, body: Mapping[str, Any]) -> dict[str, Any] | None:
+        """Without a conversation it is asked to load a model, or with `keep_alive` 0 to let it go: that is not ours."""
+        name = body.get("model")
+        if body.get(self.conversation) not in UNSAID or not isinstance(name, str) or not name:
+            return None
+        reason = "unload" if body.get("keep_alive") in (0, "0") else "load"
+        return {"model": name, "created_at": _time()} | self.said("") | {"done": True, "done_reason": reason}
+
+    def whole(self, answer: Answer, asked: Asked) -> dict[str, Any]:
+        beside: dict[str, Any] = {
+            "thinking": answer.reasoning,
+            "tool_calls": _calls(answer.tool_calls, answer.finish_reason),
+        }
+        said = self.said(answer.text + answer.refusal, **_said(beside))
+        return _opening(answer.head) | said | _end(answer.finish_reason, answer.usage, answer.duration_ms)
+
+    def pieces(self, head: Head, chunks: Iterator[Chunk], asked: Asked) -> Iterator[str]:
+        held: list[Chunk] = []
+        began = 0.0
+        try:
+            for chunk in chunks:
+                began = began or head.elapsed_ms()
+                opening = _opening(head)
+                lines = list(self._lines(chunk))
+                held += [Chunk(calls=chunk.calls)] if chunk.calls else []
+                if chunk.finish_reason:
+                    calls = [part for part in fold(held) if isinstance(part, ToolCall)]
+                    lines += [self.said("", tool_calls=[call]) for call in _calls(calls, chunk.finish_reason)]
+                for said in lines:
+                    yield _line(opening | said | {"done": False})
+                if chunk.finish_reason:
+                    end = _end(chunk.finish_reason, chunk.usage, head.elapsed_ms(), began)
+                    yield _line(opening | self.said("") | end)
+        except LLMAPIError as error:
+            yield self.broken(error)
+            raise
+
+    def _lines(self, chunk: Chunk) -> Iterator[dict[str, Any]]:
+        if thought := "".join(piece.text for piece in chunk.reasoning):
+            yield self.said("", thinking=thought)
+        if words := chunk.text + chunk.refusal:
+            yield self.said(words)
+
+
+class OllamaChat(Speaking):
+    """Answer a conversation (Ollama's API).
+
+    In lines of JSON, unless `stream` is false. `model` is a name that /api/tags lists, or the configured backend has.
+    """
+
+    rule = "/api/chat"
+    name = "ollama_chat"
+    operation = "chat"
+    conversation = "messages"
+
+    def __init__(self, max_prompt_chars: int, max_image_bytes: int) -> None:
+        super().__init__(max_prompt_chars, max_image_bytes)
+        self.schema = OllamaChatSchema(max_image_bytes)
+
+    def said(self, text: str, **beside: Any) -> dict[str, Any]:
+        return {"message": {"role": "assistant", "content": text} | beside}
+
+
+class OllamaGenerate(Speaking):
+    """Answer a prompt (Ollama's API).
+
+    In lines of JSON, unless `stream` is false. `model` is a name that /api/tags lists, or the configured backend has.
+    """
+
+    rule = "/api/generate"
+    name = "ollama_generate"
+    operation = "generate"
+
+    def __init__(self, max_prompt_chars: int, max_image_bytes: int) -> None:
+        super().__init__(max_prompt_chars, max_image_bytes)
+        self.schema = OllamaGenerateSchema(max_image_bytes)
+
+    def said(self, text: str, **beside: Any) -> dict[str, Any]:
+        return {"response": text} | beside
+
+
+class OllamaEmbed(OllamaDialect):
+    """Turn texts into vectors (Ollama's API).
+
+    The model that `model` names makes them, or the configured one for embeddings; another one never does.
+    """
+
+    rule = "/api/embed"
+    name = "ollama_embed"
+    operation = "embedding"
+    conversation = "input"
+    schema_of: ClassVar[type[OllamaEmbedSchema]] = OllamaEmbedSchema
+
+    def __init__(self, max_prompt_chars: int, max_image_bytes: int) -> None:
+        self.schema = self.schema_of(max_prompt_chars)
+
+    def whole(self, answer: Answer, asked: Asked) -> dict[str, Any]:
+        said = {"model": _model(answer.head), "embeddings": list(map(list, answer.vectors))}
+        times = {"total_duration": int(answer.duration_ms * NANOSECONDS), "load_duration": 0}
+        return _said(said | times | {"prompt_eval_count": answer.usage.input_tokens})
+
+
+class OllamaEmbeddings(OllamaEmbed):
+    """Turn a text into a vector (Ollama's older API).
+
+    As /api/embed does for several.
+    """
+
+    rule = "/api/embeddings"
+    name = "ollama_embeddings"
+    conversation = "prompt"
+    schema_of = OllamaOldEmbedSchema
+
+    def whole(self, answer: Answer, asked: Asked) -> dict[str, Any]:
+        return {"embedding": list(answer.vectors[0])}
+
+
+def _calls(calls: Sequence[ToolCall], finish_reason: str) -> list[dict[str, Any]]:
+    """Return the calls with objects for arguments; one that the token limit has cut has none, and is left out."""
+    return [
+        {"id": call.id, "function": {"index": place, "name": call.name, "arguments": in_an_object(call.arguments)}}
+        for place, call in enumerate(calls)
+        if finish_reason != "length" or as_object(call.arguments) is not None
+    ]
+
+
+def _model(head: Head) -> str:
+    return f"{head.backend}/{head.model}"
+
+
+def _opening(head: Head) -> dict[str, Any]:
+    return {"model": _model(head), "created_at": _time()}
+
+
+def _time() -> str:
+    return datetime.now(UTC).isoformat().replace("+00:00", "Z")
+
+
+def _end(finish_reason: str, usage: Usage, total_ms: float, began_ms: float = 0.0) -> dict[str, Any]:
+    """Return what ends an answer; the times before and after its first piece are the nearest to those of a model."""
+    reason = "stop" if finish_reason == "tool_calls" else finish_reason
+    times = {"total_duration": total_ms, "load_duration": 0, "prompt_eval_duration": began_ms}
+    times["eval_duration"] = total_ms - began_ms
+    counts = {"prompt_eval_count": usage.input_tokens, "eval_count": usage.output_tokens}
+    counted = {name: count for name, count in counts.items() if count is not None}
+    return {"done": True, "done_reason": reason} | {n: int(t * NANOSECONDS) for n, t in times.items()} | counted
+
+
+def _line(value: object) -> str:
+    return strict_json.dumps(value) + "\n"
