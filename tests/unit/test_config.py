@@ -886,6 +886,7 @@ def test_flask_reads_what_gunicorn_reads(start: Start, tmp_path: Path, value: st
 
 FLASK = """
 import os, sys
+os.environ.pop("FLASK_SKIP_DOTENV", None)
 os.chdir({folder!r})
 from flask.cli import main
 sys.argv = ["flask", "--app", "wsgi", "llm", "logs", "tail"]

@@ -33,7 +33,7 @@ def sections(page: str, *without: str) -> str:
 def test_the_app_and_its_tests(pytester: pytest.Pytester) -> None:
     """The app, its views and its tests, in a file of their own, pass; nothing is written into the app's log."""
     pytester.makepyfile(python(sections(PAGE, *ELSEWHERE)))
-    pytester.runpytest_inprocess("-p", "llm_api.testing").assert_outcomes(passed=3)
+    pytester.runpytest_inprocess("-p", "no:hypothesispytest", "-p", "llm_api.testing").assert_outcomes(passed=3)
     assert not (pytester.path / "instance").exists()
 
 
@@ -90,7 +90,7 @@ def test_errors_and_streams(pytester: pytest.Pytester) -> None:
     """What is said of an error in a view and before a stream is so, and the API's own errors are left alone."""
     app = python(sections(PAGE, *ELSEWHERE, "## Testing"))
     pytester.makepyfile(app + FAILS)
-    pytester.runpytest_inprocess("-p", "llm_api.testing").assert_outcomes(passed=6)
+    pytester.runpytest_inprocess("-p", "no:hypothesispytest", "-p", "llm_api.testing").assert_outcomes(passed=6)
 
 
 READMES = """
@@ -110,7 +110,7 @@ def test_the_readmes_app(pytester: pytest.Pytester) -> None:
     app = python(README.split("## In your Flask app\n")[1].split("\n## ")[0])
     assert len(app.splitlines()) == 10
     pytester.makepyfile(app + READMES)
-    pytester.runpytest_inprocess("-p", "llm_api.testing").assert_outcomes(passed=1)
+    pytester.runpytest_inprocess("-p", "no:hypothesispytest", "-p", "llm_api.testing").assert_outcomes(passed=1)
 
 
 def test_the_shell_line(tmp_path: Path) -> None:

@@ -149,7 +149,7 @@ def test_without():
 def test_it_is_over_with_the_test(pytester: pytest.Pytester) -> None:
     """After the test an app has its own backend and its log again."""
     pytester.makepyfile(TWO_TESTS)
-    pytester.runpytest_inprocess("-p", "llm_api.testing").assert_outcomes(passed=2)
+    pytester.runpytest_inprocess("-p", "no:hypothesispytest", "-p", "llm_api.testing").assert_outcomes(passed=2)
     assert len((pytester.path / "log.jsonl").read_text().splitlines()) == 1
 
 
@@ -267,7 +267,7 @@ GOOD = 'yield Chunk("Paris"); yield Chunk("", "stop")'
 def test_the_contract_finds(pytester: pytest.Pytester, stream: str, check: str, found: str) -> None:
     """A backend that keeps the contract passes all of it; one that breaks a promise fails the test of that name."""
     pytester.makepyfile(MENDED.format(stream=stream, check=check))
-    ended = pytester.runpytest_inprocess("-p", "llm_api.testing", "-q")
+    ended = pytester.runpytest_inprocess("-p", "no:hypothesispytest", "-p", "llm_api.testing", "-q")
     failed = ended.parseoutcomes().get("failed", 0)
     assert ended.parseoutcomes()["passed"] >= 1
     assert bool(failed) == bool(found)
