@@ -165,7 +165,8 @@ class Generating(OllamaBody):
 class OllamaChatSchema(Generating):
     """The body of `POST /api/chat`."""
 
-    messages = fields.List(fields.Nested(OllamaMessageSchema), required=True, validate=validate.Length(1, MAX_MESSAGES))
+    # without any it asks for nothing: Speaking.idle
+    messages = fields.List(fields.Nested(OllamaMessageSchema), validate=validate.Length(max=MAX_MESSAGES))
     tools = fields.List(fields.Nested(ToolSchema))
 
     def __init__(self, max_image_bytes: int) -> None:
@@ -181,7 +182,7 @@ class OllamaChatSchema(Generating):
 class OllamaGenerateSchema(Generating):
     """The body of `POST /api/generate`."""
 
-    prompt = fields.String(required=True)
+    prompt = fields.String()
     system = fields.String()
     images = fields.List(Picture(), validate=validate.Length(max=MAX_IMAGES))
     suffix = fields.Raw(validate=validate.OneOf((), error="A suffix is not served."))

@@ -70,7 +70,7 @@ COMPONENTS = {
         type=_one_of("object", "array", "string", "number", "integer", "boolean", "null"),
         properties={"type": "object", "additionalProperties": SCHEMA},
         required=_list(TEXT, uniqueItems=True),
-        items=SCHEMA,
+        items={"anyOf": [SCHEMA, {"type": "boolean"}]},
     )
     | {"description": "Draft 2020-12; `patternProperties` and references elsewhere are not supported."}
     | OPEN,
@@ -314,8 +314,8 @@ def _header(about: str, required: bool = False) -> Json:
 
 ALWAYS = {"X-Request-ID": _header("The request's id, also in the log; the client's own where it sent one", True)}
 GENERATED = {
-    "X-LLM-Backend": _header("Who answered", True),
-    "X-LLM-Model": _header("With which model", True),
+    "X-LLM-Backend": _header("Who answered; absent where no model was asked"),
+    "X-LLM-Model": _header("With which model"),
     "X-LLM-Ignored": _header("What of the body was left out for it; absent where nothing was"),
     "X-LLM-Fallback": _header("Why it was not the configured backend; absent where it was"),
     "x-ratelimit-limit-requests": _header("With RATE_LIMIT: how many requests the rate allows that is used up first"),

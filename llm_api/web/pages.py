@@ -33,6 +33,7 @@ blueprint = Blueprint("pages", __name__)
 def playground() -> Response:
     """Try prompts in the browser; Ollama's clients, which are none, look here for a server that runs."""
     if "text/html" not in request.headers.get("Accept", "") and "ollama" in service().settings.fronts:
+        known_host(service())
         return Response("Ollama is running", mimetype="text/plain")
     return _file(STATIC, "playground.html", TEXT_ONLY)
 

@@ -262,6 +262,8 @@ def test_fork_after_it_began(users: Users) -> None:
 SLOW_LOADER = """
 import ctypes, types
 
+llama_pooling_type = types.SimpleNamespace(LLAMA_POOLING_TYPE_MEAN=1)
+
 class CommonParams:
     def __init__(self):
         self.model = self.cpuparams = self.cpuparams_batch = types.SimpleNamespace()

@@ -11,7 +11,7 @@ from pathlib import Path
 from .service import Service
 
 CALLS = """
-import importlib, json, pkgutil, sys
+import importlib, json, pkgutil, sys, typing
 from made import Client, api
 from made.models import Chat, Completion, Error, Generate, Message, MessageRole, Messages, Responses, Turn, TurnRole
 
@@ -26,10 +26,23 @@ bodies = {
 bodies["messages"] = bodies["count_tokens"] = Messages(
     model="default", messages=[Turn(role=TurnRole.USER, content="Hello")]
 )
+said = {"role": "user", "content": "Hello"}
+plain = {
+    "embeddings": {"input": "Hello"},
+    "ollama_chat": {"messages": [said], "stream": False},
+    "ollama_generate": {"prompt": "Hello", "stream": False},
+    "ollama_show": {},
+    "ollama_embed": {"input": "Hello"},
+    "ollama_embeddings": {"prompt": "Hello"},
+}
 client, got = Client(sys.argv[1]), {}
 for found in pkgutil.walk_packages(api.__path__, "made.api."):
     if not found.ispkg:
         name, call = found.name.rpartition(".")[2], importlib.import_module(found.name).sync_detailed
+        if name in plain:
+            hint = typing.get_type_hints(call)["body"]
+            kind = next(each for each in (hint, *typing.get_args(hint)) if hasattr(each, "from_dict"))
+            bodies[name] = kind.from_dict({"model": "default"} | plain[name])
         more = {"body": bodies[name]} if name in bodies else {"model": "default"} if name == "model" else {}
         answer = call(client=client, **more)
         got[name] = [answer.status_code, type(answer.parsed).__name__]
@@ -57,6 +70,10 @@ def test_every_route(require: Callable[..., None], serve: Callable[..., Service]
         **{"generate": "Generated", "chat_completions": "ChatCompletion", "completions": "TextCompletion"},
         **{"messages": "MessageAnswer", "count_tokens": "TokenCount", "responses": "ResponseObject"},
         **{"models": "ModelList", "model": "Model", "config": "Config", "metrics": "str"},
-        **{"health": "Health", "live": "Health"},
+        **{"health": "Health", "live": "Health", "ollama_chat": "OllamaChatted", "ollama_generate": "OllamaGenerated"},
+        **{"ollama_tags": "OllamaModels", "ollama_ps": "OllamaModels", "ollama_show": "OllamaShown"},
+        "ollama_version": "OllamaVersion",
     }
-    assert json.loads(called.stdout) == {name: [200, kind] for name, kind in types.items()}
+    vectors = {"embeddings": "Error", "ollama_embed": "OllamaError", "ollama_embeddings": "OllamaError"}  # a stub's
+    refused = {name: [400, kind] for name, kind in vectors.items()}
+    assert json.loads(called.stdout) == {name: [200, kind] for name, kind in types.items()} | refused

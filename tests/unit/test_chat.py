@@ -522,7 +522,7 @@ def test_what_is_no_request(serve: Serve, path: str, request_: dict[str, Any], s
 
 def test_unknown_path(serve: Serve) -> None:
     """What OpenAI has besides is a 404 in the same envelope, which names what there is, also where /v1 is too many."""
-    for path in ("/v1/embeddings", "/v1/v1/chat/completions", "/v1", "/chat/completions"):
+    for path in ("/v1/audio/speech", "/v1/v1/chat/completions", "/v1", "/chat/completions"):
         reply = serve(Fake("one")).post(path, json={})
         assert (reply.status_code, error_of(reply)["code"]) == (404, "not_found")
         words = error_of(reply)["message"]

@@ -733,7 +733,8 @@ def test_each_slip_of_one_letter_is_a_warning(tmp_path: Path, warned: Warned, na
     (tmp_path / ".env").write_text("".join(f"{slip}=1\n" for slip in slips))
     Settings.load(tmp_path / ".env")
     missed = slips - {line.split(": ")[1].split()[0] for line in warned()}
-    assert not missed if len(right) > 4 else len(missed) < len(slips)
+    # of a short name too little is left
+    assert not missed if len(right) > 6 else len(missed) < len(slips)
 
 
 @pytest.mark.parametrize("name", ["LOG_FILE", "OLLAMA_MODEL"])

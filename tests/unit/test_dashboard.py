@@ -57,7 +57,7 @@ def ids(rows: list[dict[str, Any]]) -> list[str]:
 @pytest.mark.parametrize("path", PAGES)
 def test_pages_are_open_and_strict(make_client: Serve, path: str) -> None:
     """The shells need no key, and each file forbids foreign scripts, frames, types and referrers."""
-    answer = make_client().get(path, buffered=True)
+    answer = make_client().get(path, buffered=True, headers={"Accept": "text/html,*/*"})
     policy = answer.headers["Content-Security-Policy"]
     assert answer.status_code == 200
     assert "default-src 'none'; script-src 'self'; style-src 'self';" in policy
