@@ -42,7 +42,7 @@ class Names:
         self._until = -math.inf
 
     def have(self, name: str) -> bool | None:
-        """Whether it is a model's that the backend has; None where the backend can't tell."""
+        """Whether it is a model's that the backend has; None where the backend can't tell, or lists none."""
         if self._backend.is_own(name) or name == self._backend.embed_model:
             return True
         if time.monotonic() > self._until:
@@ -52,7 +52,7 @@ class Names:
             self._listed = listed
             self._until = time.monotonic() + LISTED_SECONDS
         listed = self._listed
-        return None if listed is None else any(self._backend.means(name, other) for other in listed)
+        return None if not listed else any(self._backend.means(name, other) for other in listed)
 
 
 class Link(NamedTuple):

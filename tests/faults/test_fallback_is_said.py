@@ -104,7 +104,7 @@ def test_every_fallback_is_said(serve: Callable[..., Service], behind: Callable[
     check("unreachable", "ollama", "ollama/x", streams=(False,))
     check("unreachable", "huggingface", "huggingface/x", streams=(True,))
     check("not_configured", "claude", "claude/x")
-    check("not_recorded", "replay", "replay/x")
+    check("not_recorded", "replay", "replay/recorded")
     far_end.script = answering(status(500))
     assert service.say(model="well").ok
     for _ in range(5):
@@ -114,4 +114,5 @@ def test_every_fallback_is_said(serve: Callable[..., Service], behind: Callable[
     figure(
         18, f"{sum(said.values())} fallbacks, all said: {', '.join(f'{n} x {reason}' for reason, n in said.items())}"
     )
-    assert said.keys() == {kind.code for kind in BackendError.__subclasses__()}
+    # what a backend lacks is no failure of it: tests/unit/test_tools.py
+    assert said.keys() == {kind.code for kind in BackendError.__subclasses__()} - {"unsupported"}

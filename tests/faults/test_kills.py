@@ -5,16 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-import pytest
-
 from .loads import Load, Service, count, figure, kill_workers, tally
 
 
-@pytest.mark.parametrize("arguments", [(), ("--preload",)], ids=["each worker loads", "preload"])
-def test_killed_workers(serve: Callable[..., Service], arguments: tuple[str, ...]) -> None:
+def test_killed_workers(serve: Callable[..., Service]) -> None:
     """Every answer that a client has whole has exactly one line, whenever workers get kill -9, streams too."""
     kills = count(40, 1000)
-    service = serve(*arguments, LLM_BACKEND="stub", WEB_CONCURRENCY=3, THREADS=8, MAX_CONCURRENCY=8)
+    service = serve(LLM_BACKEND="stub", WEB_CONCURRENCY=3, THREADS=8, MAX_CONCURRENCY=8)
     with Load(service, clients=6) as load:
         kill_workers(service, load, kills)
         load.wait_for(1)
@@ -26,7 +23,7 @@ def test_killed_workers(serve: Callable[..., Service], arguments: tuple[str, ...
     repairs = mended.read_bytes().count(b"\n") if mended.exists() else 0
     figure(
         1,
-        f"{' '.join(arguments)} {kills} kills, {len(load.answers)} answers ({streams} streams), {found}, "
+        f"{kills} kills, {len(load.answers)} answers ({streams} streams), {found}, "
         f"{len(load.broken)} answers cut, {repairs} repairs".strip(),
     )
     assert not load.refused()

@@ -54,7 +54,7 @@ Script = Callable[[Peer], None]
 
 def list_models(peer: Peer) -> None:
     """Answer a health probe, whichever backend's."""
-    peer.send(UNTIL_CLOSED + b'{"data": [], "models": [{"name": "far:latest"}]}')
+    peer.send(UNTIL_CLOSED + b'{"data": [], "models": []}')
 
 
 class Upstream(socketserver.ThreadingTCPServer):
