@@ -48,7 +48,7 @@ from .fields import (
 from .tools import ToolSchema, tool_fields
 
 MAX_MESSAGES = 10_000
-UNSAID: tuple[Any, ...] = (None, "", [], {})
+UNSAID: tuple[Any, ...] = (None, "", [])
 # Its words for how much is thought, by ours.
 EFFORTS = {False: "none", True: "medium", "low": "low", "medium": "medium", "high": "high", "max": "xhigh"}
 NANOSECONDS = 1_000_000  # of a millisecond

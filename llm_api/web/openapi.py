@@ -52,6 +52,7 @@ COUNT, NULLABLE_COUNT = {"type": "integer", "minimum": 0}, {"type": ["integer", 
 TIME = {"type": "number"}
 NOT_EMPTY = TEXT | {"minLength": 1}
 SCHEMA = _ref("JSONSchema")
+SUBSCHEMA = {"anyOf": [SCHEMA, {"type": "boolean"}]}
 OPEN = {"additionalProperties": True}
 HEALTH = _one_of("healthy", "degraded", "unhealthy")
 FINISH = {"finish_reason": _one_of("stop", "length", "tool_calls", "content_filter")}
@@ -68,9 +69,9 @@ COMPONENTS = {
     "JSONSchema": _object(
         {},
         type=_one_of("object", "array", "string", "number", "integer", "boolean", "null"),
-        properties={"type": "object", "additionalProperties": SCHEMA},
+        properties={"type": "object", "additionalProperties": SUBSCHEMA},
         required=_list(TEXT, uniqueItems=True),
-        items={"anyOf": [SCHEMA, {"type": "boolean"}]},
+        items=SUBSCHEMA,
     )
     | {"description": "Draft 2020-12; `patternProperties` and references elsewhere are not supported."}
     | OPEN,
