@@ -1,5 +1,6 @@
 """/health: truthful, cached, single-flight, free, and never hanging with a backend that hangs."""
 
+import importlib.util
 import threading
 import time
 from collections.abc import Callable
