@@ -23,7 +23,7 @@ pid {home}/nginx.pid;
 {user}
 events {{}}
 http {{
-    log_format tested '$status $llm_api_id [$upstream_addr]';
+    log_format tested '$status $llm_api_id [$upstream_addr] $request_method';
     access_log {home}/access.log tested;
     client_body_temp_path {home}/client_body;
     proxy_temp_path {home}/proxy;
@@ -99,9 +99,10 @@ class Nginx(Door):
             return True
         return False
 
-    def passed(self) -> list[tuple[str, str, list[str]]]:
+    def passed(self, method: str = r"\w+") -> list[tuple[str, str, list[str]]]:
         """Return what its log says of each request: its status, its id, and the servers that were tried."""
-        lines = re.findall(r"^(\d+) (\S+) \[(.*)\]$", (self.home / "access.log").read_text(), re.MULTILINE)
+        log = (self.home / "access.log").read_text()
+        lines = re.findall(rf"^(\d+) (\S+) \[(.*)\] {method}$", log, re.MULTILINE)
         return [(status, name, servers.split(", ")) for status, name, servers in lines]
 
 

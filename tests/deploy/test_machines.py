@@ -176,8 +176,8 @@ def test_machine_dies(serve: Callable[..., Service], front: Callable[..., Nginx]
 
 
 def asked(balancer: Nginx) -> list[str]:
-    """Return the server of each request that was answered; the start also asks whether it is an Ollama: 404."""
-    return [servers[0] for status, _, servers in balancer.passed() if status == "200"]
+    """Return the server of each prompt that was answered; the start asks for lists and whether it is an Ollama too."""
+    return [servers[0] for status, _, servers in balancer.passed("POST") if status == "200"]
 
 
 def test_two_model_servers(serve: Callable[..., Service], front: Callable[..., Nginx]) -> None:

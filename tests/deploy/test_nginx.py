@@ -214,7 +214,7 @@ def test_no_request(front: Callable[..., Nginx], request_: bytes) -> None:
 
 def test_refusals(serve_unix: Callable[..., Service], front: Callable[..., Nginx]) -> None:
     """413 of nginx's own, and 502 when the service is not there, have the API's shape and the client's id."""
-    service = serve_unix(LLM_BACKEND="stub")
+    service = serve_unix(LLM_BACKEND="stub", MAX_BODY_BYTES=2**24)
     nginx = front(f"unix:{service.path}")
 
     fits = nginx.ask("POST", "/generate", b" " * 2**23, **JSON)
@@ -222,7 +222,7 @@ def test_refusals(serve_unix: Callable[..., Service], front: Callable[..., Nginx
     service.stop()
     gone = nginx.generate(X_Request_ID="gone")
 
-    assert fits.code == "malformed_json"
+    assert fits.code == "malformed_json", (fits.body, str(fits.headers))
     check_envelope(large, 413, "body_too_large", "large")
     check_envelope(gone, 502, "bad_gateway", "gone")
     assert gone.headers["Retry-After"] == "1"
