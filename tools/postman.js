@@ -22,7 +22,19 @@ const checkStream = (texts, ends) => {
 };
 
 const type = (headers.get('Content-Type') || '').split(';')[0];
-if (type === 'application/x-ndjson') {
+// By what the streams of the other vendors' routes end.
+const ENDS = {
+    '/v1/messages': /"type": "message_stop"/,
+    '/v1/responses': /"type": "response\.(completed|incomplete)"/,
+    '/api/chat': /"done": true/,
+    '/api/generate': /"done": true/,
+};
+const theirs = Object.keys(ENDS).find(path => pm.request.url.getPath().endsWith(path));
+const isStream = type === 'application/x-ndjson' || type === 'text/event-stream';
+if (isStream && theirs) {
+    pm.test('no proxy holds it back', () => pm.expect(headers.get('X-Accel-Buffering')).to.eql('no'));
+    pm.test('it ends', () => pm.expect(pm.response.text().trim().split('\n').pop()).to.match(ENDS[theirs]));
+} else if (type === 'application/x-ndjson') {
     const lines = pm.response.text().trim().split('\n').map(line => JSON.parse(line));
     checkStream(lines.map(line => line.response), lines.map(line => line.finish_reason));
     pm.test('the last line says that it is done', () => pm.expect(lines.pop().done).to.eql(true));
