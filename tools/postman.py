@@ -34,7 +34,7 @@ ERRORS: list[tuple[str, str, dict[str, str], Any, str, str | None]] = [
     ("422 out of range", POST, JSON, {"prompt": "a", "temperature": 3}, "validation_failed", "temperature"),
     ("422 a field not known", POST, JSON, {"prompt": "a", "promt": "a"}, "validation_failed", "promt"),
 ]
-LONG = "pm.variables.set('long', 'x'.repeat(1100000));"
+LONG = "pm.variables.set('long', 'x'.repeat(8400000));"
 OWN_ID = JSON | {"X-Request-ID": "postman-1.a_b"}
 
 
