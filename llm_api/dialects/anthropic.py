@@ -71,10 +71,8 @@ IMAGE_TOKENS = 1_600
 class Content(fields.Field[tuple[Part, ...]]):
     """A text, or a list of blocks; those that only Claude takes are left out."""
 
-    max_image_bytes: int
-
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> tuple[Part, ...]:
-        return _parts(value, self.max_image_bytes)
+        return _parts(value)
 
 
 class System(Content):
@@ -87,7 +85,7 @@ class System(Content):
         return parts
 
 
-def _parts(content: Any, max_image_bytes: int) -> tuple[Part, ...]:
+def _parts(content: Any) -> tuple[Part, ...]:
     if isinstance(content, str):
         return (Text(content),)
     if not isinstance(content, list):
@@ -96,7 +94,7 @@ def _parts(content: Any, max_image_bytes: int) -> tuple[Part, ...]:
     for place, block in enumerate(content):
         try:
             if not _left_out(block):
-                found.append(_part(block, max_image_bytes))
+                found.append(_part(block))
         except ValidationError as error:
             raise ValidationError({place: error.messages}) from None
     return tuple(found)
@@ -112,12 +110,12 @@ def _left_out(block: Any) -> str | None:
     return None
 
 
-def _part(block: Any, max_image_bytes: int) -> Part:
+def _part(block: Any) -> Part:
     match block:
         case {"type": "text", "text": str(text)}:
             return Text(text)
         case {"type": "image", "source": {"type": "base64", "media_type": str(kind), "data": str(data)}}:
-            return picture(data, max_image_bytes, kind)
+            return picture(data, kind)
         case {"type": "image", "source": {"type": "url", "url": str(url)}}:
             return picture_at(url)
         case {"type": "thinking", "thinking": str(text), "signature": str(signature)} if signature:
@@ -129,10 +127,11 @@ def _part(block: Any, max_image_bytes: int) -> Part:
         case {"type": "tool_use", "id": str(call_id), "name": str(name), "input": dict(value)} if call_id and name:
             return ToolCall(call_id, name, strict_json.dumps(value))
         case {"type": "tool_result", "tool_use_id": str(call_id)} if call_id:
-            said = _parts(block.get("content", []), max_image_bytes)
-            if not all(isinstance(part, Text | Image) for part in said):
+            said = _parts(block.get("content", []))
+            shown = tuple(part for part in said if isinstance(part, Text | Image))
+            if len(shown) < len(said):
                 raise ValidationError("A result has texts and images only.")
-            return ToolResult(call_id, said, block.get("is_error") is True)  # type: ignore[arg-type]
+            return ToolResult(call_id, shown, block.get("is_error") is True)
     raise ValidationError('Not a block such as {"type": "text", "text": "…"}, or one with a wrong field.')
 
 
@@ -220,11 +219,6 @@ class MessagesSchema(VendorBody):
     output_format = FlatFormat()
     betas = fields.String(data_key="anthropic-beta", validate=validate.Regexp(r"[\x20-\x7e]*\Z"))
 
-    def __init__(self, max_image_bytes: int) -> None:
-        super().__init__()
-        inner = self.fields["messages"].inner.schema.fields["content"]  # type: ignore[attr-defined]
-        inner.max_image_bytes = self.fields["system"].max_image_bytes = max_image_bytes  # type: ignore[attr-defined]
-
     @post_load(pass_original=True)
     def make_asked(self, data: dict[str, Any], original: Mapping[str, Any], **kwargs: Any) -> Asked:
         """Return the types for a valid body."""
@@ -302,10 +296,7 @@ class Messages(Conversational):
     headers: ClassVar = {"HTTP_ANTHROPIC_BETA": "anthropic-beta"}
     request_id = "request-id"
     sign = "HTTP_ANTHROPIC_VERSION"
-
-    def __init__(self, max_prompt_chars: int, max_image_bytes: int) -> None:
-        super().__init__(max_prompt_chars, max_image_bytes)
-        self.schema = MessagesSchema(max_image_bytes)
+    schema_of = MessagesSchema
 
     def whole(self, answer: Answer, asked: Asked) -> dict[str, Any]:
         refusal = (Text(answer.refusal),) if answer.refusal else ()

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 from ..errors import LLMAPIError, ValidationFailed
 from ..types import Answer, Chunk, Head, Request
-from .fields import Readable
+from .fields import Limits, Readable
 
 # A proxy in front gives up on a connection that is silent for a minute (nginx, proxy_read_timeout).
 HEARTBEAT_SECONDS = 10.0
@@ -37,7 +37,8 @@ class Dialect(ABC):
     `wrong_field` is the status for a wrong field, `conversation` the field that holds what the model reads.
     `heartbeat`: seconds of silence after which `pieces` is given an empty chunk; None: never.
     `headers`: what a client says beside the body, WSGI's names for it with the fields that it becomes.
-    `front` is the one of settings.FRONTS that it belongs to, `below` where errors are its own besides its route.
+    `schema_of` is the schema of its bodies, `front` the one of settings.FRONTS that it belongs to, `below` where errors
+    are its own besides its route.
     `request_id`: the header in which clients look for the request's id, beside ours; `sign` the one, in WSGI's words,
     by which they are known on the routes that have no dialect.
     """
@@ -55,15 +56,16 @@ class Dialect(ABC):
     request_id: ClassVar[str | None] = None
     sign: ClassVar[str | None] = None
 
-    schema: Readable
+    schema_of: ClassVar[type[Readable]]
 
-    @abstractmethod
     def __init__(self, max_prompt_chars: int, max_image_bytes: int) -> None:
         """Make the schema of the body: how long its texts may be together, how large each picture's file."""
+        self.limits = Limits(max_prompt_chars, max_image_bytes)
+        self.schema = self.schema_of()
 
     def read(self, body: Mapping[str, Any]) -> Asked:
         """Return what a body asks for. Raises ValidationFailed with the wrong fields."""
-        asked: Asked = self.schema.read(body, self.wrong_field)
+        asked: Asked = self.schema.read(body, self.wrong_field, self.limits)
         return asked
 
     def idle(self, body: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -105,15 +107,12 @@ class Conversational(Dialect):
     wrong_field = 400
     heartbeat: ClassVar[float | None] = HEARTBEAT_SECONDS
 
-    def __init__(self, max_prompt_chars: int, max_image_bytes: int) -> None:
-        self._max_prompt_chars = max_prompt_chars
-
     def read(self, body: Mapping[str, Any]) -> Asked:
         """As Dialect's; the texts of a conversation are bounded together. Agents shorten it where the code says so."""
         asked = super().read(body)
         chars = sum(message.chars for message in asked.request.messages)
-        if chars > self._max_prompt_chars:
-            words = f"Has {chars:,} characters, 1 to {self._max_prompt_chars:,} are allowed (MAX_PROMPT_CHARS)."
+        if chars > self.limits.prompt_chars:
+            words = f"Has {chars:,} characters, 1 to {self.limits.prompt_chars:,} are allowed (MAX_PROMPT_CHARS)."
             raise ValidationFailed(
                 f"{self.conversation}: {words}",
                 code="context_length_exceeded",

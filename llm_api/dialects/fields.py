@@ -5,8 +5,9 @@ from __future__ import annotations
 import base64
 import re
 from collections.abc import Mapping, Sequence
+from contextvars import ContextVar
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from marshmallow import EXCLUDE, Schema, ValidationError, fields, pre_load, validate
 from marshmallow.exceptions import SCHEMA
@@ -36,6 +37,17 @@ DATA_URL = re.compile(r"data:([^,;]*)(?:;[^,;]*)*;base64,", re.IGNORECASE)
 # What is not registered, and often said.
 MEDIA_TYPES = {"image/jpg": "image/jpeg"}
 NEITHER = 'Not a picture: "url" is an https:// address, or data:image/png;base64,… and the like.'
+
+
+class Limits(NamedTuple):
+    """How many characters the texts of a body may have together, and how many bytes each picture's file."""
+
+    prompt_chars: int
+    image_bytes: int
+
+
+# Those of the body that is being read: marshmallow hands nothing down to the fields of nested schemas.
+LIMITS: ContextVar[Limits] = ContextVar("limits")
 
 
 class StrictInteger(fields.Integer):
@@ -77,9 +89,7 @@ class Stop(fields.Field[tuple[str, ...]]):
 
 
 class Texts(fields.Field[tuple[str, ...]]):
-    """A text, or a list of up to 2,048, each of at most `max_chars` characters; an empty one has no vector."""
-
-    max_chars: int
+    """A text, or a list of up to 2,048, each as long as a body's may be; an empty one has no vector."""
 
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> tuple[str, ...]:
         texts = [value] if isinstance(value, str) else value
@@ -90,9 +100,10 @@ class Texts(fields.Field[tuple[str, ...]]):
                 "Tokens are not served, since each model has its own: send texts"
                 " (LangChain: OpenAIEmbeddings(check_embedding_ctx_length=False))."
             )
+        most = LIMITS.get().prompt_chars
         for place, text in enumerate(texts):
-            if not isinstance(text, str) or not 1 <= len(text) <= self.max_chars:
-                words = f"Not a text of 1 to {self.max_chars:,} characters (MAX_PROMPT_CHARS)."
+            if not isinstance(text, str) or not 1 <= len(text) <= most:
+                words = f"Not a text of 1 to {most:,} characters (MAX_PROMPT_CHARS)."
                 raise ValidationError({place: [words]})
         return tuple(texts)
 
@@ -163,24 +174,22 @@ def check_said(messages: Sequence[Message], param: str) -> None:
 
 
 class Picture(fields.Field[Image]):
-    """A picture's file in base64, of `max_bytes` at most."""
-
-    max_bytes: int
+    """A picture's file in base64."""
 
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> Image:
         if not isinstance(value, str):
             raise ValidationError("Not a text in base64.")
-        return picture(value, self.max_bytes)
+        return picture(value)
 
 
-def image_part(part: dict[str, Any], max_bytes: int) -> Image:
+def image_part(part: dict[str, Any]) -> Image:
     """Return what {"type": "image_url", "image_url": {"url": "…"}} shows. Raises ValidationError."""
     image = part.get("image_url")
     url, detail = (image.get("url"), image.get("detail")) if isinstance(image, dict) else (None, None)
     if not isinstance(url, str) or not isinstance(detail, str | None):
         raise ValidationError('A picture is {"type": "image_url", "image_url": {"url": "…"}}.')
     if said := DATA_URL.match(url):
-        return picture(url[said.end() :], max_bytes, said[1].strip().lower(), detail)
+        return picture(url[said.end() :], said[1].strip().lower(), detail)
     return picture_at(url, detail)
 
 
@@ -193,13 +202,14 @@ def picture_at(url: str, detail: str | None = None) -> Image:
     return Image(url=url, detail=detail)
 
 
-def picture(text: str, max_bytes: int, media_type: str | None = None, detail: str | None = None) -> Image:
+def picture(text: str, media_type: str | None = None, detail: str | None = None) -> Image:
     """Return the picture whose file is base64 in `text`. Raises ValidationError where it is not of `media_type`.
 
     Line breaks, as `base64` makes them, and a missing end are put right: providers are stricter than clients.
     """
     data = text.replace("\n", "").replace("\r", "").rstrip("=")
     data += "=" * (-len(data) % 4)
+    max_bytes = LIMITS.get().image_bytes
     if len(data) * 3 // 4 - data[-2:].count("=") > max_bytes:
         raise ValidationError(f"The picture has more than {max_bytes:,} bytes (MAX_IMAGE_BYTES).")
     try:
@@ -216,12 +226,15 @@ def picture(text: str, max_bytes: int, media_type: str | None = None, detail: st
 class Readable(Schema):
     """The schema of a body, which the type is made of by its `post_load`."""
 
-    def read(self, body: Mapping[str, Any], wrong_field: int) -> Any:
+    def read(self, body: Mapping[str, Any], wrong_field: int, limits: Limits) -> Any:
         """Return what `body` asks for. Raises ValidationFailed with the wrong fields, of the status `wrong_field`."""
+        outer = LIMITS.set(limits)
         try:
             return self.load(body)
         except ValidationError as error:
             raise _failed(error.messages_dict, wrong_field) from None
+        finally:
+            LIMITS.reset(outer)
 
 
 class Nullable(Schema):

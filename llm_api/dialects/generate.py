@@ -17,7 +17,7 @@ from .tools import Tooled, tool_fields
 
 
 class GenerateSchema(Body, Tooled):
-    """The body of `POST /generate`; `max_prompt_chars` bounds the prompt, and the system message."""
+    """The body of `POST /generate`."""
 
     class Meta:
         unknown = RAISE
@@ -27,13 +27,6 @@ class GenerateSchema(Body, Tooled):
     model = fields.String(validate=NAME)
     images = fields.List(Picture(), validate=validate.Length(max=MAX_IMAGES))
     details = StrictBoolean()
-
-    def __init__(self, max_prompt_chars: int, max_image_bytes: int) -> None:
-        super().__init__()
-        self.fields["images"].inner.max_bytes = max_image_bytes  # type: ignore[attr-defined]
-        # not appended to: marshmallow's copies of a field share its list
-        self.fields["prompt"].validators = [validate.Length(1, max_prompt_chars)]
-        self.fields["system"].validators = [validate.Length(0, max_prompt_chars)]
 
     @post_load
     def make_asked(self, data: dict[str, Any], **kwargs: Any) -> Asked:
@@ -58,9 +51,14 @@ class Generate(Dialect):
     name = "generate"
     operation = "generate"
     media_type = "application/x-ndjson"
+    schema_of = GenerateSchema
 
     def __init__(self, max_prompt_chars: int, max_image_bytes: int) -> None:
-        self.schema = GenerateSchema(max_prompt_chars, max_image_bytes)
+        """As Dialect's; each of the two texts has a limit of its own, which the description shows."""
+        super().__init__(max_prompt_chars, max_image_bytes)
+        # not appended to: marshmallow's copies of a field share its list
+        self.schema.fields["prompt"].validators = [validate.Length(1, max_prompt_chars)]
+        self.schema.fields["system"].validators = [validate.Length(0, max_prompt_chars)]
 
     def whole(self, answer: Answer, asked: Asked) -> dict[str, Any]:
         said = _said(answer.text, answer.refusal, asked)

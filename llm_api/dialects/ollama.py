@@ -169,10 +169,6 @@ class OllamaChatSchema(Generating):
     messages = fields.List(fields.Nested(OllamaMessageSchema), validate=validate.Length(max=MAX_MESSAGES))
     tools = fields.List(fields.Nested(ToolSchema))
 
-    def __init__(self, max_image_bytes: int) -> None:
-        super().__init__()
-        self.fields["messages"].inner.schema.fields["images"].inner.max_bytes = max_image_bytes  # type: ignore[attr-defined]
-
     @post_load
     def make_asked(self, data: dict[str, Any], **kwargs: Any) -> Asked:
         """Return the types for a valid body."""
@@ -190,10 +186,6 @@ class OllamaGenerateSchema(Generating):
     context = fields.Raw(validate=validate.OneOf((), error="A context is not kept here: send messages to /api/chat."))
     raw = StrictBoolean(validate=validate.OneOf([False], error="Raw prompts are not served."))
 
-    def __init__(self, max_image_bytes: int) -> None:
-        super().__init__()
-        self.fields["images"].inner.max_bytes = max_image_bytes  # type: ignore[attr-defined]
-
     @post_load
     def make_asked(self, data: dict[str, Any], **kwargs: Any) -> Asked:
         """Return the types for a valid body."""
@@ -207,10 +199,6 @@ class OllamaEmbedSchema(OllamaBody):
 
     input = Texts(required=True)
     dimensions = StrictInteger(validate=validate.Range(1, MAX_DIMENSIONS))
-
-    def __init__(self, max_prompt_chars: int) -> None:
-        super().__init__()
-        self.fields["input"].max_chars = max_prompt_chars  # type: ignore[attr-defined]
 
     @post_load
     def make_asked(self, data: dict[str, Any], **kwargs: Any) -> Asked:
@@ -334,10 +322,7 @@ class OllamaChat(Speaking):
     name = "ollama_chat"
     operation = "chat"
     conversation = "messages"
-
-    def __init__(self, max_prompt_chars: int, max_image_bytes: int) -> None:
-        super().__init__(max_prompt_chars, max_image_bytes)
-        self.schema = OllamaChatSchema(max_image_bytes)
+    schema_of = OllamaChatSchema
 
     def said(self, text: str, **beside: Any) -> dict[str, Any]:
         return {"message": {"role": "assistant", "content": text} | beside}
@@ -352,10 +337,7 @@ class OllamaGenerate(Speaking):
     rule = "/api/generate"
     name = "ollama_generate"
     operation = "generate"
-
-    def __init__(self, max_prompt_chars: int, max_image_bytes: int) -> None:
-        super().__init__(max_prompt_chars, max_image_bytes)
-        self.schema = OllamaGenerateSchema(max_image_bytes)
+    schema_of = OllamaGenerateSchema
 
     def said(self, text: str, **beside: Any) -> dict[str, Any]:
         return {"response": text} | beside
@@ -371,10 +353,7 @@ class OllamaEmbed(OllamaDialect):
     name = "ollama_embed"
     operation = "embedding"
     conversation = "input"
-    schema_of: ClassVar[type[OllamaEmbedSchema]] = OllamaEmbedSchema
-
-    def __init__(self, max_prompt_chars: int, max_image_bytes: int) -> None:
-        self.schema = self.schema_of(max_prompt_chars)
+    schema_of: ClassVar = OllamaEmbedSchema
 
     def whole(self, answer: Answer, asked: Asked) -> dict[str, Any]:
         said = {"model": _model(answer.head), "embeddings": list(map(list, answer.vectors))}

@@ -64,9 +64,7 @@ KEEP_ALIVE = ": keep-alive\n\n"
 
 
 class Contents(fields.Field[tuple[Text | Image, ...]]):
-    """A string, or a list of parts: texts, pictures of `max_image_bytes` at most, and an assistant's refusals."""
-
-    max_image_bytes: int
+    """A string, or a list of parts: texts, pictures, and an assistant's refusals."""
 
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> tuple[Text | Image, ...]:
         if isinstance(value, str):
@@ -77,15 +75,15 @@ class Contents(fields.Field[tuple[Text | Image, ...]]):
 
     def _part(self, place: int, part: Any) -> Text | Image:
         try:
-            return _part(part, self.max_image_bytes)
+            return _part(part)
         except ValidationError as error:
             raise ValidationError({place: error.messages}) from None
 
 
-def _part(part: Any, max_image_bytes: int) -> Text | Image:
+def _part(part: Any) -> Text | Image:
     kind = part.get("type") if isinstance(part, dict) else None
     if kind == "image_url":
-        return image_part(part, max_image_bytes)
+        return image_part(part)
     if kind not in ("text", "refusal") or not isinstance(part.get(kind), str):
         raise ValidationError(NOT_SERVED.get(str(kind), 'Only parts such as {"type": "text", "text": "…"} are served.'))
     return Text(part[kind])
@@ -219,10 +217,6 @@ class ChatSchema(OpenAIBody, Tooled):
     logprobs = StrictBoolean(validate=validate.OneOf([False], error="Log probabilities are not served."))
     modalities = fields.List(fields.String(validate=validate.OneOf(["text"], error="Only text is served.")))
 
-    def __init__(self, max_image_bytes: int) -> None:
-        super().__init__()
-        self.fields["messages"].inner.schema.fields["content"].max_image_bytes = max_image_bytes  # type: ignore[attr-defined]
-
     @post_load
     def make_asked(self, data: dict[str, Any], **kwargs: Any) -> Asked:
         """Return the types for a valid body."""
@@ -252,10 +246,6 @@ class EmbeddingsSchema(NamedBody):
     input = Texts(required=True)
     dimensions = StrictInteger(validate=validate.Range(1, MAX_DIMENSIONS))
     encoding_format = fields.String(validate=validate.OneOf(["float", "base64"]))
-
-    def __init__(self, max_prompt_chars: int) -> None:
-        super().__init__()
-        self.fields["input"].max_chars = max_prompt_chars  # type: ignore[attr-defined]
 
     @post_load
     def make_asked(self, data: dict[str, Any], **kwargs: Any) -> Asked:
@@ -351,10 +341,7 @@ class ChatCompletions(Choices):
     whole_object = "chat.completion"
     piece_object = "chat.completion.chunk"
     first = ({"delta": {"role": "assistant", "content": ""}},)
-
-    def __init__(self, max_prompt_chars: int, max_image_bytes: int) -> None:
-        super().__init__(max_prompt_chars, max_image_bytes)
-        self.schema = ChatSchema(max_image_bytes)
+    schema_of = ChatSchema
 
     def content(self, answer: Answer) -> dict[str, Any]:
         return {"message": message_of(answer)}
@@ -433,9 +420,7 @@ class Completions(Choices):
     whole_object = "text_completion"
     piece_object = "text_completion"
 
-    def __init__(self, max_prompt_chars: int, max_image_bytes: int) -> None:
-        super().__init__(max_prompt_chars, max_image_bytes)
-        self.schema = CompletionSchema()
+    schema_of = CompletionSchema
 
     def content(self, answer: Answer) -> dict[str, Any]:
         return {"text": answer.text + answer.refusal}
@@ -455,9 +440,7 @@ class Embeddings(OpenAIDialect):
     operation = "embedding"
     conversation = "input"
 
-    def __init__(self, max_prompt_chars: int, max_image_bytes: int) -> None:
-        super().__init__(max_prompt_chars, max_image_bytes)
-        self.schema = EmbeddingsSchema(max_prompt_chars)
+    schema_of = EmbeddingsSchema
 
     def whole(self, answer: Answer, asked: Asked) -> dict[str, Any]:
         write = _base64 if asked.shows else list

@@ -115,10 +115,11 @@ def _sealed(thought: Reasoning) -> str | None:
     return f"{thought.made_by}:{name}:{said}" if said else None
 
 
+ITEM = ItemSchema()
+
+
 class Input(fields.Field[tuple[Message, ...]]):
     """A text, or a list of items. The answer of a model is several of those, and one message."""
-
-    schema: ItemSchema
 
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> tuple[Message, ...]:
         if isinstance(value, str):
@@ -130,7 +131,7 @@ class Input(fields.Field[tuple[Message, ...]]):
 
     def _read(self, place: int, item: Any) -> Message:
         try:
-            message: Message = self.schema.load(item)
+            message: Message = ITEM.load(item)
         except ValidationError as error:
             raise ValidationError({place: error.messages}) from None
         return message
@@ -204,7 +205,7 @@ class ResponsesSchema(OpenAIBody, Tooled):
 
     input = Input(required=True)
     instructions = fields.String()
-    tools = Offered(validate=validate.Length(max=MAX_TOOLS))  # type: ignore[assignment]
+    tools = Offered(validate=validate.Length(max=MAX_TOOLS))  # type: ignore[assignment]  # flat, unlike Tooled's
     max_output_tokens = StrictInteger(validate=validate.Range(1, 2**31 - 1))
     text = fields.Nested(TextSchema)
     reasoning = fields.Nested(ReasoningSchema)
@@ -214,12 +215,6 @@ class ResponsesSchema(OpenAIBody, Tooled):
     previous_response_id = Stored()
     conversation = Stored()
     prompt = Stored()
-
-    def __init__(self, max_image_bytes: int) -> None:
-        super().__init__()
-        items = self.fields["input"].schema = ItemSchema()  # type: ignore[attr-defined]
-        for name in ("content", "output", "summary"):
-            items.fields[name].max_image_bytes = max_image_bytes  # type: ignore[attr-defined]
 
     @post_load
     def make_asked(self, data: dict[str, Any], **kwargs: Any) -> Asked:
@@ -434,10 +429,7 @@ class Responses(OpenAIDialect):
     name = "responses"
     operation = "response"
     conversation = "input"
-
-    def __init__(self, max_prompt_chars: int, max_image_bytes: int) -> None:
-        super().__init__(max_prompt_chars, max_image_bytes)
-        self.schema = ResponsesSchema(max_image_bytes)
+    schema_of = ResponsesSchema
 
     def read(self, body: Mapping[str, Any]) -> Asked:
         """As OpenAIDialect's; the kinds of tools and items that are left out are named, and the fields."""

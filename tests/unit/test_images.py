@@ -15,6 +15,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ from providers import OPENAI, FarEnd, Socket, ollama_answer, openai_answer
 from llm_api import LLMAPI, Settings, strict_json
 from llm_api.backends import images, make_backend
 from llm_api.backends.images import fetched, is_public
-from llm_api.dialects.fields import MAX_IMAGES, Picture, check_said, image_part
+from llm_api.dialects.fields import LIMITS, MAX_IMAGES, Limits, Picture, check_said, image_part
 from llm_api.errors import ClientGone, MalformedBody, RequestRefused
 from llm_api.runtime.deadline import Deadline
 from llm_api.types import GenerationRequest, Image, Message, Text, ToolResult
@@ -69,10 +70,18 @@ def part(url: Any, **more: Any) -> dict[str, Any]:
     return {"type": "image_url", "image_url": {"url": url} | more}
 
 
-def reader() -> Picture:
-    field = Picture()
-    field.max_bytes = MOST
-    return field
+@contextmanager
+def at_most(image_bytes: int) -> Iterator[None]:
+    """Read as a body is read whose pictures may have so many bytes."""
+    outer = LIMITS.set(Limits(1, image_bytes))
+    yield
+    LIMITS.reset(outer)
+
+
+@pytest.fixture(autouse=True)
+def limits() -> Iterator[None]:
+    with at_most(MOST):
+        yield
 
 
 def why(call: Callable[..., object], *arguments: object) -> str:
@@ -89,8 +98,8 @@ def why(call: Callable[..., object], *arguments: object) -> str:
 def test_each_kind(kind: str) -> None:
     """The four kinds that all providers take are read from a data URL, and from base64 alone by their first bytes."""
     wanted = Image(kind, encoded(FILES[kind]))
-    assert image_part(part(data_url(FILES[kind], kind)), MOST) == wanted
-    assert reader().deserialize(encoded(FILES[kind])) == wanted
+    assert image_part(part(data_url(FILES[kind], kind))) == wanted
+    assert Picture().deserialize(encoded(FILES[kind])) == wanted
 
 
 @pytest.mark.parametrize(
@@ -107,32 +116,32 @@ def test_each_kind(kind: str) -> None:
 )
 def test_forms_of_a_data_url(url: str) -> None:
     """Letters, parameters, line breaks and a missing end don't matter; what goes on is plain base64."""
-    assert image_part(part(url), MOST) == Image("image/png", encoded(PNG))
+    assert image_part(part(url)) == Image("image/png", encoded(PNG))
 
 
 def test_a_name_for_jpeg() -> None:
     """image/jpg is not registered, and everybody says it."""
-    assert image_part(part(data_url(FILES["image/jpeg"], "image/jpg")), MOST).media_type == "image/jpeg"
+    assert image_part(part(data_url(FILES["image/jpeg"], "image/jpg"))).media_type == "image/jpeg"
 
 
 @pytest.mark.parametrize("url", ["https://h.example/a.png?s=1#x", "http://h.example:8080", "HTTPS://[2606:4700::1]/"])
 def test_an_address_is_kept(url: str) -> None:
     """An address travels as it is; whether it is fetched is a backend's matter. So does how closely to look."""
-    assert image_part(part(url, detail="low"), MOST) == Image(url=url, detail="low")
-    assert image_part(part(data_url(), detail=None), MOST).detail is None
+    assert image_part(part(url, detail="low")) == Image(url=url, detail="low")
+    assert image_part(part(data_url(), detail=None)).detail is None
 
 
 @pytest.mark.parametrize("file", NO_PICTURES.values(), ids=NO_PICTURES)
 def test_what_is_no_picture(file: bytes) -> None:
     """A file is one of the four kinds by its first bytes, whatever it is called."""
-    assert "of another kind than JPEG, PNG, GIF and WebP" in why(image_part, part(data_url(file)), MOST)
-    assert "of another kind" in why(reader().deserialize, encoded(file))
+    assert "of another kind than JPEG, PNG, GIF and WebP" in why(image_part, part(data_url(file)))
+    assert "of another kind" in why(Picture().deserialize, encoded(file))
 
 
 @pytest.mark.parametrize("kind", ["image/jpeg", "image/gif", "image/svg+xml", "application/pdf", "text/html", ""])
 def test_another_kind_than_it_says(kind: str) -> None:
     """The declared type is the file's."""
-    said = why(image_part, part(data_url(PNG, kind)), MOST)
+    said = why(image_part, part(data_url(PNG, kind)))
     assert said == f"The picture is image/png, not {kind or 'without a type'} as its address says."
 
 
@@ -142,8 +151,8 @@ def test_another_kind_than_it_says(kind: str) -> None:
 )
 def test_what_is_no_base64(text: str) -> None:
     """Base64 is RFC 4648's with its own alphabet; nothing else is skipped, since others would read it otherwise."""
-    assert why(reader().deserialize, text) == "The picture is not base64 (RFC 4648, section 4)."
-    assert why(image_part, part(f"data:image/png;base64,{text}"), MOST).startswith("The picture is not base64")
+    assert why(Picture().deserialize, text) == "The picture is not base64 (RFC 4648, section 4)."
+    assert why(image_part, part(f"data:image/png;base64,{text}")).startswith("The picture is not base64")
 
 
 @pytest.mark.parametrize("more", [0, 1, 2])
@@ -152,10 +161,11 @@ def test_size(more: int) -> None:
     for spare in range(3):
         file = PNG + bytes(spare)
         url, most = part(data_url(file)), len(file) - more
-        if more:
-            assert why(image_part, url, most) == f"The picture has more than {most:,} bytes (MAX_IMAGE_BYTES)."
-        else:
-            assert image_part(url, most).media_type == "image/png"
+        with at_most(most):
+            if more:
+                assert why(image_part, url) == f"The picture has more than {most:,} bytes (MAX_IMAGE_BYTES)."
+            else:
+                assert image_part(url).media_type == "image/png"
 
 
 @pytest.mark.parametrize(
@@ -192,7 +202,7 @@ def test_size(more: int) -> None:
 )
 def test_addresses_that_are_refused(url: str) -> None:
     """Only http(s) addresses that all readers read alike, without a user: one's own, or another reader's host."""
-    assert why(image_part, part(url), MOST).startswith("Not a picture: ")
+    assert why(image_part, part(url)).startswith("Not a picture: ")
 
 
 @pytest.mark.parametrize(
@@ -201,14 +211,14 @@ def test_addresses_that_are_refused(url: str) -> None:
 )
 def test_shape_of_a_part(value: dict[str, Any]) -> None:
     """A part of another shape is told the right one."""
-    assert "image_url" in why(image_part, value, MOST)
+    assert "image_url" in why(image_part, value)
 
 
 @pytest.mark.parametrize("value", [1, None, {}, ["a"], True])
 def test_a_picture_is_a_text(value: Any) -> None:
     """In a list of files each is a text in base64; the error names its place."""
     with pytest.raises(ValidationError) as caught:
-        Schema.from_dict({"images": fields.List(reader())})().load({"images": [encoded(PNG), value]})
+        Schema.from_dict({"images": fields.List(Picture())})().load({"images": [encoded(PNG), value]})
     assert set(caught.value.messages_dict["images"]) == {1}
 
 

@@ -316,7 +316,7 @@ def test_capacity_after_a_fork(make_app: Make) -> None:
 
 def test_the_typed_fields_are_those_of_the_body() -> None:
     """A new field of POST /generate is one that mypy knows; `stream` and `details` are HTTP's."""
-    assert set(get_type_hints(Fields)) == set(GenerateSchema(9, 9).fields) - {"prompt", "stream", "details"}
+    assert set(get_type_hints(Fields)) == set(GenerateSchema().fields) - {"prompt", "stream", "details"}
 
 
 @pytest.mark.parametrize("stream", [False, True])

@@ -45,8 +45,6 @@ class OpenAIWire(Vendor):
     path = "/chat/completions"
     embed_path = "/embeddings"
     serves = frozenset(NEEDS)
-    # Whether what the model thought before a call is sent back with it, as DeepSeek and Kimi want.
-    takes_thoughts = False
 
     def __init__(self, settings: Settings) -> None:
         super().__init__(settings)
@@ -68,6 +66,11 @@ class OpenAIWire(Vendor):
             fields["stream"] = False
             fields.pop("stream_options", None)
         return fields
+
+    @property
+    def takes_thoughts(self) -> bool:
+        """Whether what the model thought before a call is sent back with it, as DeepSeek and Kimi want."""
+        return False
 
     def adapt(self, fields: dict[str, Any]) -> None:
         """Change what the vendor is known to want otherwise."""
@@ -176,7 +179,7 @@ class OpenAI(OpenAIWire):
         return fields
 
     @property
-    def takes_thoughts(self) -> bool:  # type: ignore[override]
+    def takes_thoughts(self) -> bool:
         return not self.is_official
 
     @property
