@@ -1,6 +1,7 @@
 """HTTP_PROXY_URL: what goes through it and what past it, that its password stays here, that it can't hold a request."""
 
 import base64
+import gc
 import json
 import re
 import socket
@@ -16,6 +17,13 @@ from providers import CLAUDE, HUGGING_FACE, OLLAMA, OPENAI, PROVIDERS, Provider,
 PASSWORD = "canary-password"
 ENVIRONMENT = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy")
 CONNECT = re.compile(rb"CONNECT far\.example:443 HTTP/1\.[01]\r\n")
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_left_open() -> Iterator[None]:
+    """A connection that was not closed is a warning, which fails the test, as soon as it is collected."""
+    yield
+    gc.collect()
 
 
 def answer_of(provider: Provider) -> bytes:

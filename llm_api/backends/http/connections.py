@@ -223,7 +223,8 @@ class Adapter(HTTPAdapter):
             connection.connect()
         except (OSError, http.client.HTTPException, UnicodeError) as error:
             connection.close()
-            raise _failure(error) from None
+            # in its frames is the answer of a proxy that refuses a tunnel, which older Pythons (3.11.2) leave open
+            raise _failure(error.with_traceback(None)) from None
         # that reads end in time is the watchdog's work; a timeout would cost each of them one more system call
         connection.sock.settimeout(None)
         _watch(connection.sock)
