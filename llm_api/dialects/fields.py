@@ -228,13 +228,11 @@ class Readable(Schema):
 
     def read(self, body: Mapping[str, Any], wrong_field: int, limits: Limits) -> Any:
         """Return what `body` asks for. Raises ValidationFailed with the wrong fields, of the status `wrong_field`."""
-        outer = LIMITS.set(limits)
+        LIMITS.set(limits)
         try:
             return self.load(body)
         except ValidationError as error:
             raise _failed(error.messages_dict, wrong_field) from None
-        finally:
-            LIMITS.reset(outer)
 
 
 class Nullable(Schema):

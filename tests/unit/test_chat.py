@@ -966,6 +966,7 @@ MEANT = [
     ("gpt-6-luna", Unreachable("down"), "openai/gpt-7", "gpt-7"),
     ("gpt-6-luna", ["gpt-6-luna", "gpt-7"], "openai/gpt-7", "gpt-7"),
     ("gpt-6-luna", ["gpt-6-luna"], "openai/gpt-7", "openai/gpt-7"),
+    ("gpt-6-luna", [], "openai/gpt-7", "gpt-7"),
     ("llama3:latest", ["llama3", "smol:latest"], "openai/llama3", "llama3"),
     ("llama3:latest", ["llama3", "smol:latest"], "openai/smol", "smol"),
 ]
@@ -975,7 +976,7 @@ MEANT = [
 def test_a_slash_in_the_names_of_models(serve: Serve, own: str, models: Any, said: str, asked: str) -> None:
     """A name that the backend lists is that model's; its prefix is one only where the rest is listed.
 
-    Where the list can't be had, the configured model's own name says whether it is.
+    Where the list can't be had, or is empty, the configured model's own name says whether it is.
     """
     fake = Fake("openai", *ANSWER, model=own, models=models)
     client = serve(fake)

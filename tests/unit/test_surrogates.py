@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from asking import GENERATE, Log, Serve, ask
+from asking import GENERATE, Log, Serve, ask, read_events
 from fakes import Fake
 from providers import OPENAI, FarEnd, openai_answer, openai_error, openai_stream
 from werkzeug.test import TestResponse
@@ -156,7 +156,14 @@ def test_halves_in_calls_and_thoughts(serve: Serve) -> None:
     ]
     fake = Fake("one", *pieces)
     fake.serves = frozenset({"tools"})  # type: ignore[misc]
-    said = ask(serve(fake), "/v1/chat/completions", tools=[{"type": "function", "function": {"name": "f"}}]).json
-    message = said["choices"][0]["message"]
+    tools, client = [{"type": "function", "function": {"name": "f"}}], serve(fake)
+    message = ask(client, "/v1/chat/completions", tools=tools).json["choices"][0]["message"]
     assert [call["function"]["arguments"] for call in message["tool_calls"]] == ['{"x": "\U0001f600"}', '"\ufffd"']
     assert message["reasoning_content"] == "Hm \U0001f600"
+    events = read_events(ask(client, "/v1/chat/completions", tools=tools, stream=True).data)[:-1]
+    deltas = [event["choices"][0]["delta"] for event in events]
+    pieces_of_first = [
+        call["function"]["arguments"] for delta in deltas for call in delta.get("tool_calls", ()) if not call["index"]
+    ]
+    assert "".join(pieces_of_first) == '{"x": "\U0001f600"}'
+    assert "".join(delta.get("reasoning_content", "") for delta in deltas) == "Hm \U0001f600"

@@ -13,9 +13,21 @@ from fakes import Fake
 from providers import OPENAI, FarEnd, delta, event, openai_answer, openai_stream, openai_usage
 
 from llm_api import LLMAPI
-from llm_api.backends.told import with_call
+from llm_api.backends.told import told, with_call
 from llm_api.errors import Unreachable
-from llm_api.types import CallPiece, Chunk, Image, Message, Reasoning, Text, Tool, ToolCall, ToolChoice, ToolResult
+from llm_api.types import (
+    CallPiece,
+    Chunk,
+    GenerationRequest,
+    Image,
+    Message,
+    Reasoning,
+    Text,
+    Tool,
+    ToolCall,
+    ToolChoice,
+    ToolResult,
+)
 
 CHAT = "/v1/chat/completions"
 CITY = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
@@ -679,3 +691,22 @@ def test_a_result_that_is_a_picture(serve: Serve) -> None:
     for messages in (turns, turns[1:]):
         assert ask(serve(fake), CHAT, messages=messages, tools=[WEATHER]).status_code == 200
     assert fake.asked[0].messages[0].parts[-1] == ToolCall("call_1", "look", "")
+
+
+def test_what_a_model_without_tools_is_told() -> None:
+    """Tools, calls and results are words to it; after a result there are no tools, or a small model calls for ever."""
+    asked = Message.of("user", "Weather?")
+    called_it = Message("assistant", (ToolCall("c", "weather", PARIS),))
+    result = Message("tool", (ToolResult("c", (Text("rain"),)),))
+    failed = Message("tool", (ToolResult("c", (Text("no network"),), is_error=True),))
+    first = told(GenerationRequest((asked,), tools=TOOLS))
+    assert (first.tools, first.messages[1:]) == ((), (asked,))
+    assert all(word in str(first.system) for word in ("weather", "clock", "else answer in words"))
+    must = told(GenerationRequest((asked,), tools=TOOLS, tool_choice=ToolChoice("named", "clock")))
+    assert "clock" in str(must.system)
+    assert "weather" not in str(must.system)
+    then = told(GenerationRequest((asked, called_it, result), tools=TOOLS))
+    said = [(message.role, message.content) for message in then.messages]
+    assert said[1:] == [("assistant", f"Calling weather with {PARIS}."), ("user", "The result of weather is: rain")]
+    assert then.system is None
+    assert told(GenerationRequest((asked, called_it, failed))).messages[-1].content == "weather failed: no network"
