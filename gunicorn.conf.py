@@ -2,6 +2,7 @@
 
 import logging
 import math
+import signal
 import sys
 from functools import partial
 from pathlib import Path
@@ -55,6 +56,9 @@ on_reload = when_ready
 
 def post_fork(server: Any, worker: Any) -> None:
     """Give the worker the master's settings, whatever .env says by now, and gunicorn's log."""
+    # gunicorn leaves it the master's handlers until it boots, which swallow a stop: the master waits for it to the end
+    for number in (signal.SIGTERM, signal.SIGQUIT, signal.SIGINT):
+        signal.signal(number, signal.SIG_DFL)
     ours.running = ours.effective(settings, server, worker.sockets)
     ours.GThread.max_idle = ours.allow_descriptors(ours.running.threads)  # --threads may say more
     logging.getLogger("llm_api").handlers = server.log.error_log.handlers

@@ -248,10 +248,7 @@ class Service(Door):
             self.process = subprocess.Popen(command, cwd=home, env=env, stdout=output, stderr=subprocess.STDOUT)
 
     def wait_until_up(self) -> None:
-        """Return when it answers, as its socket accepts before the application is there, and all workers listen to us.
-
-        A SIGTERM is lost on a worker that has just been forked and has its master's signal handlers still.
-        """
+        """Return when all workers are there and it answers: its socket accepts before the application is there."""
         eventually(self._answers, START_SECONDS)
 
     def _answers(self) -> bool:
@@ -261,8 +258,7 @@ class Service(Door):
             return False
         self.port, self.path = int(found[1] or 0), found[2]
         with suppress(OSError, http.client.HTTPException):
-            ready = [pid for pid in self.workers() if not _catches(pid, signal.SIGCHLD)]
-            return len(ready) == self._expected and self.get("/health/live").status == 200
+            return len(self.workers()) == self._expected and self.get("/health/live").status == 200
         return False
 
     def signal(self, number: signal.Signals) -> None:
@@ -301,11 +297,6 @@ class Service(Door):
 def children(pid: int) -> set[int]:
     """Return the ids of a process's children."""
     return {int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()}
-
-
-def _catches(pid: int, number: signal.Signals) -> bool:
-    caught = re.search(r"SigCgt:\s*(\w+)", Path(f"/proc/{pid}/status").read_text())
-    return bool(caught and int(caught[1], 16) >> (number - 1) & 1)
 
 
 def open_files(pid: int) -> set[str]:

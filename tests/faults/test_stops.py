@@ -25,6 +25,29 @@ IN_FLIGHT = 12
 LIVE = b"GET /health/live HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
 
 
+STAYS_BEFORE_IT_BOOTS = """
+exec(open("gunicorn.conf.py").read())
+begin = post_fork
+
+def post_fork(server, worker):
+    begin(server, worker)
+    server.log.info("forked")
+    signal.pause()
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_stop_while_workers_start(tmp_path: Path, number: signal.Signals) -> None:
+    """A stop that meets workers that were forked a moment ago ends them at once, not by SIGKILL when time is up."""
+    (tmp_path / "slow.conf.py").write_text(STAYS_BEFORE_IT_BOOTS)
+    service = Service(tmp_path, {"LLM_BACKEND": "stub", "REQUEST_TIMEOUT": 1}, ("-c", "slow.conf.py"))
+    eventually(lambda: service.output().count("forked") == 2)
+    service.signal(number)
+    service.stop()
+    assert service.process.returncode == 0
+    assert "SIGKILL" not in service.output()
+
+
 def test_sigterm(serve: Callable[..., Service], behind: Callable[[Script], Upstream]) -> None:
     """Twelve requests and streams that are in flight at SIGTERM are delivered and logged."""
     go_on = threading.Event()
