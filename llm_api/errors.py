@@ -1,39 +1,4 @@
-"""Every error of the package.
-
-    LLMAPIError                  status code                the request ends with it
-    ├── RequestError             4xx                        the client's mistake; no other backend is asked
-    │   ├── MalformedBody        400    malformed_json
-    │   ├── BodyTooLarge         413    body_too_large
-    │   ├── UnsupportedMedia     415    unsupported_media_type
-    │   ├── ValidationFailed     422    validation_failed   400 where the dialect says so
-    │   ├── NotServed            501    not_served
-    │   ├── NoSuchModel          404    model_not_found     not in the lists of the backends
-    │   ├── Unauthorized         401    invalid_api_key
-    │   ├── UnknownHost          400    unknown_host        no keys, and a name of the service that is not its own
-    │   ├── OperatorsOnly        403    operators_only      OPERATORS, or the host, says who else may
-    │   ├── ModelForbidden       403    model_not_allowed   the host says so
-    │   ├── RateLimitExceeded    429    rate_limit_exceeded
-    │   ├── RequestRefused       400    a known code        a backend says that the request itself is wrong
-    │   └── ParameterDropped     400    unsupported_parameter  the backend is asked again at once without it
-    ├── BackendError                                        falls back; `code` is the reason code
-    │   ├── Unreachable          503    unreachable
-    │   ├── TimedOut             504    timeout
-    │   ├── RateLimited          429    rate_limited
-    │   ├── QuotaExhausted       503    rate_limited
-    │   ├── Overloaded           503    overloaded
-    │   ├── BadCredentials       502    bad_credentials
-    │   ├── ModelNotFound        404    model_not_found
-    │   ├── ServerError          502    server_error
-    │   ├── InvalidAnswer        502    invalid_answer
-    │   ├── CircuitOpen          503    circuit_open
-    │   ├── NotRecorded          404    not_recorded        nothing in the log to replay
-    │   └── NotConfigured        503    not_configured
-    ├── ClientGone               499    client_gone         the client reads the answer no longer
-    ├── NoCapacity               503    no_capacity         MAX_CONCURRENCY is reached
-    ├── LimitsUnavailable        503    limits_unavailable  the storage of the rate limits is away
-    ├── LogUnavailable           503    log_unavailable
-    └── InternalError            500    internal_error
-    ConfigError                                             a setting is wrong; the start ends with it
+"""Every error of the package, each with its HTTP status and its code.
 
 `message` is in our own words: never an exception's text, which may hold a URL or a key. What an upstream said
 about the request is kept apart in `detail`, since it may quote the prompt: the client sees it unless it is about the
@@ -59,6 +24,11 @@ class LLMAPIError(Exception):
     code: str = "internal_error"
     # whether a client sees `detail`: what a provider says of the account is its owner's business
     detail_is_public: ClassVar[bool] = True
+
+    def __init_subclass__(cls, **words: object) -> None:
+        """Take a class's own words and traits from its first line, so that the classes read as a table."""
+        for name, value in words.items():
+            setattr(cls, name, value)
 
     def __init__(
         self,
@@ -92,40 +62,27 @@ class LLMAPIError(Exception):
         return {"message": message, "type": self.type, "code": self.code, "param": self.param}
 
 
-class RequestError(LLMAPIError):
-    status = 400
-    type = "invalid_request_error"
-    code = "invalid_request"
+class RequestError(LLMAPIError, status=400, type="invalid_request_error", code="invalid_request"):
+    """The client's mistake: no other backend is asked."""
 
 
-class MalformedBody(RequestError):
+class MalformedBody(RequestError, code="malformed_json"):
     """The body is not JSON, or not plain JSON."""
 
-    code = "malformed_json"
 
-
-class BodyTooLarge(RequestError):
+class BodyTooLarge(RequestError, status=413, code="body_too_large"):
     """The body is larger than MAX_BODY_BYTES."""
 
-    status = 413
-    code = "body_too_large"
 
-
-class UnsupportedMedia(RequestError):
+class UnsupportedMedia(RequestError, status=415, code="unsupported_media_type"):
     """The body's type is not application/json."""
 
-    status = 415
-    code = "unsupported_media_type"
 
-
-class ValidationFailed(RequestError):
+class ValidationFailed(RequestError, status=422, code="validation_failed"):
     """A field is wrong.
 
     `fields` maps each wrong field to its messages, as marshmallow gives them.
     """
-
-    status = 422
-    code = "validation_failed"
 
     def __init__(
         self,
@@ -141,223 +98,135 @@ class ValidationFailed(RequestError):
         self.status = status
 
 
-class NotServed(RequestError):
+class NotServed(RequestError, status=501, code="not_served"):
     """The route is a vendor's, and does what this service has no part in."""
 
-    status = 501
-    code = "not_served"
 
-
-class NoSuchModel(RequestError):
+class NoSuchModel(RequestError, status=404, code="model_not_found"):
     """No backend lists this model."""
 
-    status = 404
-    code = "model_not_found"
 
-
-class Unauthorized(RequestError):
+class Unauthorized(RequestError, status=401, code="invalid_api_key"):
     """The key is missing or not known."""
 
-    status = 401
-    code = "invalid_api_key"
 
-
-class UnknownHost(RequestError):
+class UnknownHost(RequestError, code="unknown_host"):
     """The service has no keys, and was called by a name that is not its own."""
 
-    code = "unknown_host"
 
-
-class OperatorsOnly(RequestError):
+class OperatorsOnly(RequestError, status=403, code="operators_only"):
     """Only operators may see this."""
 
-    status = 403
-    code = "operators_only"
 
-
-class ModelForbidden(RequestError):
+class ModelForbidden(RequestError, status=403, code="model_not_allowed"):
     """The caller may not use this model."""
 
-    status = 403
-    code = "model_not_allowed"
 
-
-class RateLimitExceeded(RequestError):
+class RateLimitExceeded(RequestError, status=429, type="rate_limit_error", code="rate_limit_exceeded"):
     """The caller asks more often than RATE_LIMIT allows.
 
     `headers` say so to a client.
     """
-
-    status = 429
-    type = "rate_limit_error"
-    code = "rate_limit_exceeded"
 
     def __init__(self, message: str, *, retry_after: float, headers: Mapping[str, str]) -> None:
         super().__init__(message, retry_after=retry_after)
         self.headers = headers
 
 
-class RequestRefused(RequestError):
+class RequestRefused(RequestError, code="request_refused"):
     """The backend refuses the request."""
 
-    code = "request_refused"
 
-
-class ParameterDropped(RequestError):
+class ParameterDropped(RequestError, code="unsupported_parameter"):
     """The model takes no such parameter.
 
     The backend has noted it and is to be asked again at once, without it.
     """
 
-    code = "unsupported_parameter"
 
-
-class BackendError(LLMAPIError):
-    """A backend can't serve; the next one of the chain is asked.
+class BackendError(LLMAPIError, status=502, type="backend_error", code="server_error"):
+    """A backend can't serve; the next one of the chain is asked, and the log has `code` for the reason.
 
     `retryable`: the same backend may be asked again after a pause. `trips`: counts for the circuit breaker, unless it
     is `busy`: it serves, but has no place for this request now.
     """
 
-    status = 502
-    type = "backend_error"
-    code = "server_error"
     retryable: bool = False
     busy: bool = False
     trips: ClassVar[bool] = False
 
 
-class Unreachable(BackendError):
+class Unreachable(BackendError, status=503, code="unreachable", retryable=True, trips=True):
     """The backend can't be reached."""
 
-    status = 503
-    code = "unreachable"
-    retryable = True
-    trips = True
 
-
-class TimedOut(BackendError):
+class TimedOut(BackendError, status=504, code="timeout", trips=True):
     """No complete answer came in time."""
 
-    status = 504
-    code = "timeout"
-    trips = True
 
-
-class RateLimited(BackendError):
+class RateLimited(BackendError, status=429, type="rate_limit_error", code="rate_limited", detail_is_public=False):
     """The backend limits the rate of requests."""
 
-    status = 429
-    type = "rate_limit_error"
-    code = "rate_limited"
-    detail_is_public = False
     retryable = busy = True
 
 
-class QuotaExhausted(BackendError):
+class QuotaExhausted(BackendError, status=503, code="rate_limited", detail_is_public=False):
     """The backend's quota or credit is used up."""
 
-    status = 503
-    code = "rate_limited"
-    detail_is_public = False
 
-
-class Overloaded(BackendError):
+class Overloaded(BackendError, status=503, code="overloaded", retryable=True, trips=True):
     """The backend is overloaded."""
 
-    status = 503
-    code = "overloaded"
-    retryable = True
-    trips = True
 
-
-class BadCredentials(BackendError):
+class BadCredentials(BackendError, code="bad_credentials", detail_is_public=False):
     """The backend does not accept the configured key."""
 
-    code = "bad_credentials"
-    detail_is_public = False
 
-
-class ModelNotFound(BackendError):
+class ModelNotFound(BackendError, status=404, code="model_not_found"):
     """The backend does not have this model."""
 
-    status = 404
-    code = "model_not_found"
 
-
-class ServerError(BackendError):
+class ServerError(BackendError, retryable=True, trips=True):
     """The backend failed."""
 
-    retryable = True
-    trips = True
 
-
-class InvalidAnswer(BackendError):
+class InvalidAnswer(BackendError, code="invalid_answer", trips=True):
     """The backend's answer is not what its API promises."""
 
-    code = "invalid_answer"
-    trips = True
 
-
-class CircuitOpen(BackendError):
+class CircuitOpen(BackendError, status=503, code="circuit_open"):
     """The backend keeps failing and is left alone for now."""
 
-    status = 503
-    code = "circuit_open"
 
-
-class NotRecorded(BackendError):
+class NotRecorded(BackendError, status=404, code="not_recorded"):
     """The log has no answer to replay."""
 
-    status = 404
-    code = "not_recorded"
 
-
-class Unsupported(BackendError):
+class Unsupported(BackendError, status=400, type="invalid_request_error", code="unsupported"):
     """The backend lacks what the request needs."""
 
-    status = 400
-    type = "invalid_request_error"
-    code = "unsupported"
 
-
-class NotConfigured(BackendError):
+class NotConfigured(BackendError, status=503, code="not_configured"):
     """The backend lacks a key or a package."""
 
-    status = 503
-    code = "not_configured"
 
-
-class ClientGone(LLMAPIError):
+class ClientGone(LLMAPIError, status=499, type="client_error", code="client_gone"):
     """The client left. Status 499 is nginx's word for it; only the log sees it."""
-
-    status = 499
-    type = "client_error"
-    code = "client_gone"
 
     def __init__(self, message: str = "the client went away before the answer was complete") -> None:
         super().__init__(message)
 
 
-class NoCapacity(LLMAPIError):
+class NoCapacity(LLMAPIError, status=503, code="no_capacity"):
     """As many requests run as MAX_CONCURRENCY allows."""
 
-    status = 503
-    code = "no_capacity"
 
-
-class LimitsUnavailable(LLMAPIError):
+class LimitsUnavailable(LLMAPIError, status=503, code="limits_unavailable"):
     """The storage of the rate limits can't be reached."""
 
-    status = 503
-    code = "limits_unavailable"
 
-
-class LogUnavailable(LLMAPIError):
+class LogUnavailable(LLMAPIError, status=503, code="log_unavailable"):
     """The log can't be written."""
-
-    status = 503
-    code = "log_unavailable"
 
 
 class InternalError(LLMAPIError):

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import base64
-import dataclasses
 import hashlib
 import ipaddress
-import json
 import re
-from collections.abc import Callable
-from dataclasses import dataclass
-from datetime import datetime
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from datetime import date
+from functools import partial
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 from urllib.parse import SplitResult, unquote, urlsplit
+
+from . import strict_json
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
@@ -22,6 +23,7 @@ BACKENDS = ("ollama", "huggingface", "openai", "claude", "stub", "replay")
 # The entry points by which installed packages bring backends of their own.
 PLUGINS = "llm_api.backends"
 FRONTS = ("generate", "openai", "anthropic", "ollama")
+TRUE, FALSE = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
 # Word processors' too.
 QUOTES = "\"'`\u2018-\u201f"
 
@@ -32,19 +34,23 @@ class ApiKey:
 
     name: str
     sha256: str
-    secret: str | None = dataclasses.field(default=None, repr=False)
+    secret: str | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True)
 class Rule:
-    """How a value is read: `parse` raises ValueError on what `allowed` does not describe.
+    """How a value is read, hidden and shown: `parse` raises ValueError on what `allowed` does not describe.
 
-    A value that `is_free` may have quotes and ` #` in it, which elsewhere are a slip.
+    A value that `is_free` may have quotes and ` #` in it, which elsewhere are a slip. `hides` returns what of a value
+    must never leave the process; `shows` what of it /config has, of one that `is_secret` nothing.
     """
 
     parse: Callable[[str], Any]
     allowed: str
     is_free: bool = False
+    is_secret: bool = False
+    hides: Callable[[Any], Iterable[str | None]] | None = None
+    shows: Callable[[Any], Any] = lambda value: value
 
 
 def unquoted(text: str) -> str:
@@ -66,48 +72,47 @@ def one_of(*values: str) -> Rule:
 def number(kind: type[int] | type[float], low: float, high: float) -> Rule:
     def parse(text: str) -> float:
         value = kind(text)
-        if not low <= value <= high:
-            raise ValueError
+        _hold(low <= value <= high)
         return value
 
     return Rule(parse, f"a {'whole ' if kind is int else ''}number from {low:,} to {high:,}")
 
 
-def _parse_boolean(text: str) -> bool:
-    if text.lower() not in _BOOLEANS:
+def _hold(truth: object) -> None:
+    """Raise ValueError unless `truth` is one."""
+    if not truth:
         raise ValueError
-    return _BOOLEANS[text.lower()]
+
+
+def _parse_boolean(text: str) -> bool:
+    _hold(text.lower() in (*TRUE, *FALSE))
+    return text.lower() in TRUE
 
 
 def web_address(text: str) -> SplitResult:
     """Return the parts of an http:// or https:// address. Raises ValueError on what may be read in two ways."""
     parts = urlsplit(text)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ValueError
+    _hold(parts.scheme in ("http", "https") and parts.hostname)
     _ = parts.port  # raises ValueError where it is not a port
-    if not re.fullmatch(r"[!-~]+", text) or "@" in parts.netloc.rpartition("@")[0]:
-        raise ValueError
+    _hold(re.fullmatch(r"[!-~]+", text) and "@" not in parts.netloc.rpartition("@")[0])
     return parts
 
 
 def _parse_url(text: str) -> str:
     parts = web_address(text)
-    if parts.query or parts.fragment:
-        raise ValueError
+    _hold(not parts.query and not parts.fragment)
     return text.rstrip("/")
 
 
 def picture_address(text: str) -> SplitResult:
     """Return the parts of an address that a stranger names. Raises ValueError; user and password are none of ours."""
     parts = web_address(text)
-    if "@" in parts.netloc or "\\" in text:
-        raise ValueError
+    _hold("@" not in parts.netloc and "\\" not in text)
     return parts
 
 
 def _parse_proxy(text: str) -> str:
-    if not text.startswith("http://"):
-        raise ValueError
+    _hold(text.startswith("http://"))
     return _parse_url(text)
 
 
@@ -121,17 +126,14 @@ def _parse_ollama_url(text: str) -> str:
 
 
 def _parse_date(text: str) -> str:
-    if datetime.strptime(text, "%Y-%m-%d").date().isoformat() != text:
-        raise ValueError
+    _hold(date.fromisoformat(text).isoformat() == text)
     return text
 
 
 def _parse_address(text: str) -> str:
     host, _, port = text.rpartition(":")
-    if not re.fullmatch(r"[!-~]+", text) or not (port if host == "unix" else host and 0 <= int(port) <= 65_535):
-        raise ValueError
-    if "/" in host:  # of a URL
-        raise ValueError
+    _hold(re.fullmatch(r"[!-~]+", text) and "/" not in host)  # which a URL has
+    _hold(port if host == "unix" else host and 0 <= int(port) <= 65_535)
     return text
 
 
@@ -139,18 +141,20 @@ def _parse_backend(text: str) -> str:
     """One of ours, the name of a plugin's entry point, or `package.module:Class`."""
     if text.lower() in BACKENDS:
         return text.lower()
-    if not re.fullmatch(r"[\w.]+:\w+", text) and not entry_points(group=PLUGINS, name=text):
-        raise ValueError
+    _hold(re.fullmatch(r"[\w.]+:\w+", text) or entry_points(group=PLUGINS, name=text))
     return text
 
 
 def _parse_chain(text: str) -> tuple[str, ...]:
     if text.lower() == "none":
         return ()
-    names = tuple(_parse_backend(name.strip()) for name in text.split(","))
-    if len(set(names)) < len(names):
-        raise ValueError
+    names = tuple(map(_parse_backend, _entries(text)))
+    _hold(len(set(names)) == len(names))
     return names
+
+
+def _entries(text: str) -> list[str]:
+    return [entry.strip() for entry in text.split(",")]
 
 
 NAMED = r"(?!sha256:)[\w.@-]{1,64}:"
@@ -163,10 +167,9 @@ KEY_ENTRY = re.compile(
 
 def _parse_keys(text: str) -> tuple[ApiKey, ...]:
     """`KEY`, `NAME:KEY` or `NAME:sha256:HEX`, with commas between; a key without a name gets a piece of its hash."""
-    keys = [_parse_key(entry.strip()) for entry in text.split(",")]
-    if len({key.name for key in keys}) < len(keys):
-        raise ValueError
-    return tuple(keys)
+    keys = tuple(map(_parse_key, _entries(text)))
+    _hold(len({key.name for key in keys}) == len(keys))
+    return keys
 
 
 def _parse_key(entry: str) -> ApiKey:
@@ -204,8 +207,7 @@ class Rate:
 def rates(text: str) -> tuple[Rate, ...]:
     """Read `60/minute;1000/day`, or `60 per minute, 1000 per 1 day`. Raises ValueError."""
     found = [RATE.fullmatch(rate) for rate in re.split("[;,|]", text)]
-    if not all(found):
-        raise ValueError
+    _hold(all(found))
     return tuple(Rate(int(match[1]), match[3].lower(), int(match[2] or 1)) for match in found if match)
 
 
@@ -221,39 +223,31 @@ FRAMING = frozenset({"host", "content-length", "content-type", "content-encoding
 OUR_HEADERS = KEY_HEADERS | FRAMING | {"accept-encoding", "expect", "te", "trailer", "upgrade"}
 
 
-def _parse_object(text: str) -> dict[str, Any]:
-    value = json.loads(text, parse_constant=_refuse)
-    if not isinstance(value, dict):
-        raise ValueError
-    return value
-
-
-def _refuse(constant: str) -> None:
-    raise ValueError(f"{constant} is not JSON")
-
-
 def _parse_extra_body(text: str) -> dict[str, Any]:
     fields = _parse_object(text)
-    if not OUR_FIELDS.isdisjoint(fields) or not KEY_HEADERS.isdisjoint(map(str.lower, fields)):
-        raise ValueError
+    _hold(OUR_FIELDS.isdisjoint(fields) and KEY_HEADERS.isdisjoint(map(str.lower, fields)))
     return fields
 
 
 def _parse_extra_headers(text: str) -> dict[str, str]:
     headers = _parse_object(text)
     for name, value in headers.items():
-        if not re.fullmatch(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", name) or name.lower() in OUR_HEADERS:
-            raise ValueError
-        if not isinstance(value, str) or not re.fullmatch(r"[\x21-\x7e]([\x20-\x7e]*[\x21-\x7e])?", value):
-            raise ValueError
+        _hold(re.fullmatch(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", name) and name.lower() not in OUR_HEADERS)
+        _hold(isinstance(value, str) and re.fullmatch(r"[\x21-\x7e]([\x20-\x7e]*[\x21-\x7e])?", value))
     return headers
+
+
+def _parse_object(text: str) -> dict[str, Any]:
+    fields = strict_json.as_object(text)
+    if fields is None:
+        raise ValueError
+    return fields
 
 
 def _parse_storage(text: str) -> str:
     url = urlsplit(text)
     _ = url.port  # raises ValueError where it is not a port
-    if text != "memory://" and (url.scheme not in ("redis", "rediss") or not url.hostname or url.query):
-        raise ValueError
+    _hold(text == "memory://" or (url.scheme in ("redis", "rediss") and url.hostname and not url.query))
     return text
 
 
@@ -264,8 +258,11 @@ def _parse_file(text: str) -> str:
 
 def _parse_networks(text: str) -> tuple[Network | None, ...]:
     """None means a unix socket, whose other end has no address."""
-    names = [name.strip() for name in text.split(",")]
-    return tuple(None if name == "unix" else ipaddress.ip_network(name) for name in names)
+    return tuple(None if name == "unix" else ipaddress.ip_network(name) for name in _entries(text))
+
+
+def _named_networks(networks: tuple[Network | None, ...]) -> list[str]:
+    return [str(network or "unix") for network in networks]
 
 
 # Printable ASCII but for `*`, `,` and `=`.
@@ -274,17 +271,15 @@ ALIAS = re.compile(r"([!-)+\--<>-~]+\*?|\*)\s*=\s*([!-)+\--<>-~]+)")
 
 def _parse_aliases(text: str) -> dict[str, str]:
     """`NAME=MODEL`, with commas between. Exact names come first, then the longest beginnings."""
-    entries = [ALIAS.fullmatch(entry.strip()) for entry in text.split(",")]
+    entries = [ALIAS.fullmatch(entry) for entry in _entries(text)]
     aliases = {entry[1]: entry[2] for entry in entries if entry}
-    if len(aliases) < len(entries):
-        raise ValueError
+    _hold(len(aliases) == len(entries))
     return dict(sorted(aliases.items(), key=lambda alias: (alias[0].endswith("*"), -len(alias[0]))))
 
 
 def _matching(pattern: str) -> Callable[[str], str]:
     def parse(text: str) -> str:
-        if not re.fullmatch(pattern, text):
-            raise ValueError
+        _hold(re.fullmatch(pattern, text))
         return text
 
     return parse
@@ -292,53 +287,11 @@ def _matching(pattern: str) -> Callable[[str], str]:
 
 def _list(pattern: str, clean: Callable[[str], str] = str.lower) -> Callable[[str], tuple[str, ...]]:
     def parse(text: str) -> tuple[str, ...]:
-        entries = tuple(clean(entry.strip()) for entry in text.split(","))
-        if not all(re.fullmatch(pattern, entry) for entry in entries):
-            raise ValueError
+        entries = tuple(map(clean, _entries(text)))
+        _hold(all(re.fullmatch(pattern, entry) for entry in entries))
         return entries
 
     return parse
-
-
-_BOOLEANS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
-BOOLEAN = Rule(_parse_boolean, "true or false")
-URL = Rule(_parse_url, "an http:// or https:// address")
-OLLAMA_ADDRESS = Rule(_parse_ollama_url, "an http:// or https:// address")
-PROXY = Rule(_parse_proxy, "an http:// address")
-STORAGE = Rule(_parse_storage, "memory:// or redis://HOST:PORT/NUMBER")
-# They may hold a password.
-ADDRESSES = (URL, OLLAMA_ADDRESS, PROXY, STORAGE)
-BACKEND = Rule(_parse_backend, f"one of {', '.join(BACKENDS)}, a plugin's name, or module:Class")
-CHAIN = Rule(_parse_chain, "none, or backend names separated by commas, each only once")
-# What a header may carry; it also keeps a key that was pasted with a line break from reaching an exception's text.
-SECRET = Rule(_matching(r"((?![\"';])[!-~])+"), "printable ASCII without spaces, quotes and ;")
-TEXT = Rule(_matching(r"[^\x00-\x1f\x7f]+"), "one line of text")
-FILE = Rule(_parse_file, TEXT.allowed)
-PROSE = Rule(TEXT.parse, TEXT.allowed, is_free=True)
-DATE = Rule(_parse_date, "a date in the form YYYY-MM-DD")
-KEYS = Rule(
-    _parse_keys,
-    "KEY, NAME:KEY or NAME:sha256:HEX, separated by commas; a KEY has 8 characters or more, no quotes, no ;",
-)
-RATES = Rule(_parse_rates, "60/minute, 2 per minute, 100/2 hours, and so on up to year, separated by semicolons")
-EXTRA_BODY = Rule(_parse_extra_body, "a JSON object without messages, stream, stream_options or keys", True)
-EXTRA_HEADERS = Rule(
-    _parse_extra_headers, "a JSON object of names and texts, without keys, Host, Content-* and the like", True
-)
-# Any of their texts may be secret.
-EXTRAS = (EXTRA_BODY, EXTRA_HEADERS)
-NETWORKS = Rule(_parse_networks, "addresses, networks such as 10.0.0.0/8, or unix, separated by commas")
-ORIGINS = Rule(_list(r"\*|https?://[^/?#\s@,;*]+"), "* or origins such as https://app.example.com, separated by commas")
-HOSTS = Rule(
-    _list(r"\*|(\*?\.)?[a-z0-9_-]+(\.[a-z0-9_-]+)*|\[[0-9a-f:.]+\]"),
-    "names without a port such as llm.example.com, *.example.com, .example.com or [::1], separated by commas",
-)
-ALIASES = Rule(
-    _parse_aliases, "NAME=MODEL, separated by commas, each name only once; a * at its end stands for any end"
-)
-FRONTS_RULE = Rule(_list("|".join(FRONTS)), f"some of {', '.join(FRONTS)}, separated by commas")
-NAMES = Rule(_list(r"[\w.@-]{1,64}", str), "names of keys in API_KEYS, separated by commas")
-ADDRESS = Rule(_parse_address, "HOST:PORT or unix:PATH")
 
 
 def basic_credentials(url: SplitResult) -> str | None:
@@ -362,3 +315,59 @@ def texts(value: object) -> list[str]:
         return [value]
     items = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
     return [text for item in items for text in texts(item)]
+
+
+def _without_password(address: str) -> str:
+    url = urlsplit(address)
+    return url._replace(netloc=url.netloc.rpartition("@")[2]).geturl() if "@" in url.netloc else address
+
+
+def _address(parse: Callable[[str], str], allowed: str) -> Rule:
+    return Rule(parse, allowed, hides=passwords, shows=lambda address: address and _without_password(address))
+
+
+BOOLEAN = Rule(_parse_boolean, "true or false")
+URL = _address(_parse_url, "an http:// or https:// address")
+OLLAMA_ADDRESS = _address(_parse_ollama_url, "an http:// or https:// address")
+PROXY = _address(_parse_proxy, "an http:// address")
+STORAGE = _address(_parse_storage, "memory:// or redis://HOST:PORT/NUMBER")
+BACKEND = Rule(_parse_backend, f"one of {', '.join(BACKENDS)}, a plugin's name, or module:Class")
+CHAIN = Rule(_parse_chain, "none, or backend names separated by commas, each only once")
+# What a header may carry; it also keeps a key that was pasted with a line break from reaching an exception's text.
+SECRET = Rule(
+    _matching(r"((?![\"';])[!-~])+"),
+    "printable ASCII without spaces, quotes and ;",
+    is_secret=True,
+    hides=lambda key: [key],
+)
+TEXT = Rule(_matching(r"[^\x00-\x1f\x7f]+"), "one line of text")
+FILE = Rule(_parse_file, TEXT.allowed)
+PROSE = Rule(TEXT.parse, TEXT.allowed, is_free=True)
+DATE = Rule(_parse_date, "a date in the form YYYY-MM-DD")
+KEYS = Rule(
+    _parse_keys,
+    "KEY, NAME:KEY or NAME:sha256:HEX, separated by commas; a KEY has 8 characters or more, no quotes, no ;",
+    is_secret=True,
+    hides=lambda keys: [key.secret for key in keys],
+)
+RATES = Rule(_parse_rates, "60/minute, 2 per minute, 100/2 hours, and so on up to year, separated by semicolons")
+# any of their texts may be a key
+_extra = partial(Rule, is_free=True, is_secret=True, hides=texts)
+EXTRA_BODY = _extra(_parse_extra_body, "a JSON object without messages, stream, stream_options or keys")
+EXTRA_HEADERS = _extra(
+    _parse_extra_headers, "a JSON object of names and texts, without keys, Host, Content-* and the like"
+)
+NETWORKS = Rule(
+    _parse_networks, "addresses, networks such as 10.0.0.0/8, or unix, separated by commas", shows=_named_networks
+)
+ORIGINS = Rule(_list(r"\*|https?://[^/?#\s@,;*]+"), "* or origins such as https://app.example.com, separated by commas")
+HOSTS = Rule(
+    _list(r"\*|(\*?\.)?[a-z0-9_-]+(\.[a-z0-9_-]+)*|\[[0-9a-f:.]+\]"),
+    "names without a port such as llm.example.com, *.example.com, .example.com or [::1], separated by commas",
+)
+ALIASES = Rule(
+    _parse_aliases, "NAME=MODEL, separated by commas, each name only once; a * at its end stands for any end"
+)
+FRONTS_RULE = Rule(_list("|".join(FRONTS)), f"some of {', '.join(FRONTS)}, separated by commas")
+NAMES = Rule(_list(r"[\w.@-]{1,64}", str), "names of keys in API_KEYS, separated by commas")
+ADDRESS = Rule(_parse_address, "HOST:PORT or unix:PATH")

@@ -14,7 +14,6 @@ from urllib.parse import quote
 
 import pytest
 
-from llm_api.rules import ADDRESSES, EXTRAS
 from llm_api.settings import Settings
 
 from .loads import CHAT, Answer, Service, eventually, figure
@@ -161,12 +160,13 @@ def secret_settings(far_ends: dict[Wire, Upstream], passwords: bool) -> tuple[di
     for field in dataclasses.fields(Settings):
         name = field.metadata["other_names"][0] if field.metadata["other_names"] and passwords else field.name.upper()
         canary = f"canary-{field.name}"
-        if field.metadata["secret"]:
+        rule = field.metadata["rule"]
+        if rule.is_secret:
             settings[name] = f"alice:{CALLERS_KEY}" if field.name == "api_keys" else canary
-            if field.metadata["rule"] in EXTRAS:
+            if rule.is_free:
                 settings[name] = json.dumps({"x-one": canary})
             canaries.append(CALLERS_KEY if field.name == "api_keys" else canary)
-        elif field.metadata["rule"] in ADDRESSES and passwords:
+        elif rule.hides and passwords:
             scheme = "redis" if field.name == "rate_limit_storage" else "http"
             canary += "/@:%"
             settings[field.name.upper()] = (

@@ -321,7 +321,7 @@ def test_bad_values(monkeypatch: pytest.MonkeyPatch, name: str, text: str) -> No
         load(monkeypatch, **{name.upper(): text})
     line = str(caught.value)
     field = FIELDS[name]
-    shown = "its value" if field.metadata["secret"] else text.strip()
+    shown = "its value" if field.metadata["rule"].is_secret else text.strip()
     assert line == f"{name.upper()}={shown!r} is not valid: it must be {field.metadata['rule'].allowed}"
     assert "\n" not in line
     assert caught.value.__cause__ is None
@@ -484,7 +484,7 @@ def test_config_order(make_client: Serve, log_path: Path) -> None:
     body = make_client(ollama_model="m", ollama_url="http://h:1").get("/config").get_json()
     assert list(body)[:4] == ["backend", "ollama_model", "ollama_url", "log_file"]
     assert [body[name] for name in list(body)[:4]] == ["stub", "m", "http://h:1", str(log_path)]
-    secret = {name for name, field in FIELDS.items() if field.metadata["secret"]}
+    secret = {name for name, field in FIELDS.items() if field.metadata["rule"].is_secret}
     assert body.keys() == FIELDS.keys() - secret - {"llm_backend"} | {"backend", "serves"}
 
 
@@ -836,7 +836,7 @@ def test_a_slip_in_a_value_is_named(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str, text: str, why: str
 ) -> None:
     """A comment behind a value, and half a pair of quotes, would be sent: the start ends with the reason."""
-    shown = "'its value'" if FIELDS[name.lower()].metadata["secret"] else repr(text)
+    shown = "'its value'" if FIELDS[name.lower()].metadata["rule"].is_secret else repr(text)
     (tmp_path / ".env").write_text(f"{name}={text}")
     for read in (lambda: Settings.load(tmp_path / ".env"), lambda: load(monkeypatch, **{name: text})):
         with pytest.raises(ConfigError, match="^" + re.escape(f"{name}={shown} is not valid: {why}") + "$"):

@@ -1,4 +1,4 @@
-"""docs/settings.md and env.example say what the declaration in settings.py says; other pages, what their code says."""
+"""docs/settings.md and env.example say the same, and what settings.py declares; other pages, what their code says."""
 
 import dataclasses
 import re
@@ -26,11 +26,6 @@ def shown(default: object) -> str:
     return "" if default is None else f"{default:g}" if isinstance(default, float) else str(default)
 
 
-def about(field: dataclasses.Field) -> str:
-    others = field.metadata["other_names"]
-    return field.metadata["about"] + (f" (or {', '.join(others)})" if others else "")
-
-
 def section(page: str, heading: str) -> str:
     return (ROOT / page).read_text().split(f"{heading}\n")[1].split("\n## ")[0]
 
@@ -40,21 +35,28 @@ def table(page: str, heading: str) -> list[list[str]]:
     return [[cell.strip().strip("`").rstrip() for cell in row] for row in rows]
 
 
+def settings_table() -> dict[str, list[str]]:
+    rows = {name: cells for name, *cells in table("docs/settings.md", "# Settings")}
+    # a cell without a default leaves three columns
+    return {name: (cells if len(cells) == 3 else ["", *cells[-2:]]) for name, cells in rows.items()}
+
+
 def test_the_table_of_settings_is_the_declaration() -> None:
     """Each setting is in docs/settings.md with its default, what is allowed and what it does, and no other is."""
-    rows = {row[0]: row[1:] for row in table("docs/settings.md", "# Settings")}
-    declared = {f.name.upper(): [shown(f.default), f.metadata["rule"].allowed, about(f)] for f in FIELDS}
-    # a cell without a default leaves three columns
-    rows = {name: (cells if len(cells) == 3 else ["", *cells[-2:]]) for name, cells in rows.items()}
-    assert rows == declared
+    declared = {f.name.upper(): [shown(f.default), f.metadata["rule"].allowed] for f in FIELDS}
+    assert {name: cells[:2] for name, cells in settings_table().items()} == declared
+    for field in FIELDS:
+        about, *others = settings_table()[field.name.upper()][2].split(" (or ")
+        assert about
+        assert [f"{name})" for name in field.metadata["other_names"]] == others
 
 
 @pytest.mark.parametrize("field", FIELDS, ids=lambda f: f.name)
 def test_env_example_names_each_setting(field: dataclasses.Field) -> None:
     """env.example has every setting with its default, under what it does and what is allowed."""
     words = " ".join((ROOT / "env.example").read_text().replace("\n# ", " ").split())
-    entry = f"{about(field)} allowed: {field.metadata['rule'].allowed} #{field.name.upper()}={shown(field.default)}"
-    assert entry in words
+    default, allowed, about = settings_table()[field.name.upper()]
+    assert f"{about} allowed: {allowed} #{field.name.upper()}={default}" in words
 
 
 def test_env_example_has_the_defaults(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -70,7 +72,7 @@ def test_env_example_has_the_defaults(tmp_path: Path, monkeypatch: pytest.Monkey
 
 def test_config_shows_each_public_setting(make_client: Callable[..., FlaskClient]) -> None:
     """/config has every setting but the secrets, the backend under its short name, and what the backends serve."""
-    public = {f.name for f in FIELDS if not f.metadata["secret"]}
+    public = {f.name for f in FIELDS if not f.metadata["rule"].is_secret}
     assert set(make_client().get("/config").get_json()) == public - {"llm_backend"} | {"backend", "serves"}
 
 

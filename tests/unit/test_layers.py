@@ -23,9 +23,9 @@ ROWS = (
     {"exchange"},
     {"backends"},
     {"log", "runtime"},
-    {"settings", "strict_json"},
+    {"settings"},
     {"rules"},
-    {"types"},
+    {"types", "strict_json"},
     {"errors"},
 )
 LAYERS = {room: number for number, row in enumerate(ROWS) for room in row}

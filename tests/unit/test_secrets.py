@@ -23,12 +23,12 @@ from werkzeug.test import TestResponse
 from llm_api import LLMAPI, Settings, create_app
 from llm_api.backends import Backend
 from llm_api.errors import ConfigError, ServerError
-from llm_api.rules import ADDRESSES, EXTRAS, KEYS
+from llm_api.rules import KEYS
 from llm_api.types import Chunk
 
 FIELDS = dataclasses.fields(Settings)
-SECRET = [field for field in FIELDS if field.metadata["secret"]]
-WITH_PASSWORD = [field for field in FIELDS if field.metadata["rule"] in ADDRESSES]
+SECRET = [field for field in FIELDS if field.metadata["rule"].is_secret]
+WITH_PASSWORD = [field for field in FIELDS if field.metadata["rule"].hides and field not in SECRET]
 CALLERS_KEY = "canary-of-the-caller"
 # An address is percent-encoded; both ways to write it are secret.
 PASSWORD = "canary%20pass%2Fword"
@@ -41,7 +41,7 @@ def canary(field: dataclasses.Field[Any]) -> str:
     """Return a value for the setting whose every occurrence is a leak."""
     if field.metadata["rule"] is KEYS:
         return f"alice:{CALLERS_KEY},bob:canary-of-another"
-    if field.metadata["secret"]:
+    if field.metadata["rule"].is_secret:
         return f"canary-{field.name}-Ab1"
     hosts = {"rate_limit_storage": "redis://user:PASSWORD@127.0.0.1:1/0", "http_proxy_url": "http://user:PASSWORD@h:1"}
     return hosts.get(field.name, f"https://user:PASSWORD@{field.name.replace('_', '-')}.example/far").replace(
@@ -52,7 +52,7 @@ def canary(field: dataclasses.Field[Any]) -> str:
 def written(field: dataclasses.Field[Any]) -> str:
     """Return the text of a setting that holds the canary."""
     in_json = json.dumps({"x-one": canary(field)})
-    return in_json if field.metadata["rule"] in EXTRAS else canary(field)
+    return in_json if field.metadata["rule"].is_free else canary(field)
 
 
 @pytest.fixture
