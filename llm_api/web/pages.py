@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
+import hashlib
+import mimetypes
+from functools import cache
 from pathlib import Path
 
 import flask_swagger_ui
@@ -35,14 +39,14 @@ def playground() -> Response:
     if "text/html" not in request.headers.get("Accept", "") and "ollama" in service().settings.fronts:
         known_host(service())
         return Response("Ollama is running", mimetype="text/plain")
-    return _file(STATIC, "playground.html", TEXT_ONLY)
+    return _page("playground", TEXT_ONLY)
 
 
 @blueprint.get("/dashboard")
 @is_open
 def dashboard() -> Response:
     """Show what the log has; the page itself has no data."""
-    return _file(STATIC, "dashboard.html", TEXT_ONLY)
+    return _page("dashboard", TEXT_ONLY)
 
 
 @blueprint.get("/dashboard/data")
@@ -68,21 +72,28 @@ def dashboard_record(request_id: str) -> Response:
 @is_open
 def docs() -> Response:
     """Show the description of the API, and try it."""
-    return _file(STATIC, "docs.html")
+    return _page("docs", "")
 
 
 @blueprint.get("/docs/<path:name>")
 @is_open
 def swagger_ui(name: str) -> Response:
     """Give a file of Swagger UI."""
-    return _file(SWAGGER_UI, name)
+    known_host(service())
+    return _strict(send_from_directory(SWAGGER_UI, name))
 
 
 @blueprint.get("/static/<path:name>")
 @is_open
 def static_file(name: str) -> Response:
     """Give a file of the pages."""
-    return _file(STATIC, name)
+    known_host(service())
+    version, _, rest = name.partition("/")
+    is_versioned = version == _version()
+    answer = _packed_answer(*(_packed(rest if is_versioned else name) or abort(404)))
+    # under its version a file is never another one
+    answer.headers["Cache-Control"] = "public, max-age=31536000, immutable" if is_versioned else "no-cache"
+    return answer
 
 
 def _refuse_other_sites() -> None:
@@ -91,9 +102,45 @@ def _refuse_other_sites() -> None:
         abort(403, "the log is shown to the service's own pages only")
 
 
-def _file(folder: Path, name: str, more_policy: str = "") -> Response:
+def _page(name: str, more_policy: str) -> Response:
+    """Return a page that asks for its files by their version."""
     known_host(service())
-    answer = send_from_directory(folder, name)
-    answer.headers.update(HEADERS)
+    text = (STATIC / name / "page.html").read_text().replace('"static/', f'"static/{_version()}/')
+    answer = _strict(Response(text, mimetype="text/html", headers={"Cache-Control": "no-cache"}))
     answer.headers["Content-Security-Policy"] += more_policy
+    return answer
+
+
+@cache
+def _files() -> dict[str, Path]:
+    """Return the pages' files, by what they are asked for as."""
+    return {path.relative_to(STATIC).as_posix(): path for path in sorted(STATIC.rglob("*")) if path.is_file()}
+
+
+@cache
+def _version() -> str:
+    """Return what changes with any of the files: they name each other without it."""
+    return hashlib.sha256(b"".join(path.read_bytes() for path in _files().values())).hexdigest()[:12]
+
+
+@cache
+def _packed(name: str) -> tuple[bytes, str] | None:
+    """Return a file, compressed, and its type."""
+    if not (path := _files().get(name)):
+        return None
+    return gzip.compress(path.read_bytes(), mtime=0), mimetypes.guess_type(name)[0] or "text/plain"
+
+
+def _packed_answer(packed: bytes, media_type: str) -> Response:
+    answer = _strict(Response(packed, mimetype=media_type))
+    answer.vary.add("Accept-Encoding")
+    if request.accept_encodings["gzip"]:
+        answer.content_encoding = "gzip"
+    else:
+        answer.set_data(gzip.decompress(packed))
+    return answer
+
+
+def _strict(answer: Response) -> Response:
+    answer.headers.update(HEADERS)
     return answer

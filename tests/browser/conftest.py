@@ -63,10 +63,11 @@ def not_tested(missing: str) -> NoReturn:
 def browser() -> Iterator[Browser]:
     """The system's own Chromium; Playwright's comes from elsewhere."""
     try:
-        from playwright.sync_api import sync_playwright
+        from playwright.sync_api import expect, sync_playwright
     except ImportError:
         not_tested("playwright")
     binary = program("chromium", "chromium-browser", "google-chrome")
+    expect.set_options(timeout=20_000)  # no bet on a machine that has nothing else to do
     # Chromium's sandbox does not run as root, as CI does; the only pages are our own.
     with (
         sync_playwright() as playwright,

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import random
 import re
 import subprocess
 import sys
+import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from e2e.service import Service
@@ -14,6 +17,7 @@ from playwright.sync_api import expect
 
 from .conftest import Visitor
 from .logs import hour
+from .logs import record as line
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
@@ -53,7 +57,7 @@ def test_it_keeps_itself_up_to_date(visitor: Visitor, serve: Serve) -> None:
     """A request appears by itself; while paused none does; who stands in the table keeps their place."""
     service = serve(LLM_BACKEND="stub", WEB_CONCURRENCY=1)
     page = visitor.goto(service, "/dashboard")
-    expect(page.locator("#notices")).to_contain_text("No requests in this time")
+    expect(page.locator("#first-step")).to_contain_text(f"127.0.0.1:{service.port}/generate")
     service.generate("first")
     expect(page.locator("#requests tbody button")).to_have_count(1, timeout=15_000)
     page.locator("#requests tbody button").focus()
@@ -79,7 +83,9 @@ def test_filters_and_records(visitor: Visitor, serve: Serve) -> None:
     rows.first.click()
     dialog = page.locator("dialog")
     expect(dialog.locator(".said").nth(1)).to_have_text("Write a haiku about rain.")
-    expect(dialog.locator("dl")).to_contain_text(re.compile(r"ollama: (timeout|unreachable) \(3.1 ms\), ollama: ok"))
+    expect(dialog.locator(".timeline li")).to_contain_text(
+        [re.compile(r"ollama: (timeout|unreachable) \(3.1 ms\)"), "ollama: ok"]
+    )
     page.keyboard.press("Escape")
     expect(dialog).to_have_count(0)
 
@@ -92,3 +98,93 @@ def test_no_prompts_where_the_log_keeps_none(visitor: Visitor, serve: Serve) -> 
     expect(page.locator("dialog dl")).to_contain_text("temperature")
     assert "capital" not in page.content()
     assert "haiku" not in page.content()
+
+
+def test_nothing_below_the_content(new_page: Callable[..., Page], serve: Serve) -> None:
+    """The document ends where its content does, wide and narrow; a model's row is not cut off at 1280 pixels."""
+    service = serve(LLM_BACKEND="stub", log=hour)
+    for width in (375, 1280):
+        page = Visitor(new_page(viewport={"width": width, "height": 800})).goto(service, "/dashboard")
+        expect(page.locator("#requests button").first).to_be_visible()
+        below = "document.documentElement.scrollHeight - document.querySelector('main').getBoundingClientRect().bottom"
+        assert page.evaluate(below) < 2
+    assert page.locator(".scroll:has(#models)").evaluate("box => box.scrollWidth - box.clientWidth") == 0
+
+
+def test_a_phone_shows_a_record_from_its_left(new_page: Callable[..., Page], serve: Serve) -> None:
+    """A record opens unscrolled, with nothing to scroll sideways, however long its id."""
+    service = serve(LLM_BACKEND="stub", log=hour)
+    page = Visitor(new_page(viewport={"width": 375, "height": 800})).goto(service, "/dashboard")
+    page.locator("#requests button").first.click()
+    expect(page.locator("dialog article")).to_be_visible()
+    dialog = page.locator("dialog")
+    assert dialog.evaluate("box => [box.scrollLeft, box.scrollWidth - box.clientWidth]") == [0, 0]
+
+
+DRAWN = """
+const drawText = CanvasRenderingContext2D.prototype.fillText;
+window.drawn = [];
+CanvasRenderingContext2D.prototype.fillText = function (text, ...where) {
+  window.drawn.push(text);
+  return drawText.call(this, text, ...where);
+};
+"""
+
+
+def labels(page: Page, minutes: int) -> list[str]:
+    """Return what the charts' axes say after that time is chosen."""
+    with page.expect_response(lambda answer: "dashboard/data" in answer.url):
+        page.evaluate("window.drawn = []")
+        page.select_option("#minutes", str(minutes))
+    expect(page.locator("body")).to_have_attribute("aria-busy", "false")
+    page.evaluate("() => new Promise(requestAnimationFrame)")
+    return page.evaluate("window.drawn")
+
+
+def test_axes_fit_what_is_shown(visitor: Visitor, serve: Serve) -> None:
+    """From an hour to 30 days and back, the axis has hours, then days, then hours; and no halves of a request."""
+
+    def log(path: Path) -> None:
+        month = [line(n, time.time() - n * 43_200, random.Random(n)) for n in range(1, 60)]
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("".join(json.dumps(one) + "\n" for one in reversed(month)))
+
+    visitor.page.add_init_script(DRAWN)
+    page = visitor.goto(serve(LLM_BACKEND="stub", log=log), "/dashboard?minutes=1440")
+    expect(page.locator("#requests button").first).to_be_visible()
+    for minutes, shape in ((43_200, r"\d\d-\d\d"), (1440, r"\d\d:\d\d"), (43_200, r"\d\d-\d\d")):
+        said = labels(page, minutes)
+        times = [text for text in said if re.fullmatch(r"\d\d[-:]\d\d", text)]
+        assert times
+        assert [text for text in times if not re.fullmatch(shape, text)] == []
+        assert len(set(times)) > 2
+        assert "0.5" not in said
+
+
+def test_a_record_has_an_address(visitor: Visitor, serve: Serve) -> None:
+    """The link to a record opens it; from there one goes on to the one before and after."""
+    service = serve(LLM_BACKEND="stub", log=hour)
+    page = visitor.goto(service, "/dashboard")
+    page.locator("#requests button").nth(1).click()
+    second = page.locator("dialog h2 bdi").inner_text()
+    expect(page).to_have_url(re.compile(f"record={second}$"))
+    visitor.goto(service, f"/dashboard?record={second}")
+    expect(page.locator("dialog .said").first).to_be_visible()
+    page.keyboard.press("Escape")
+    expect(page).to_have_url(re.compile("/dashboard$"))
+    page.locator("#requests button").nth(1).click()
+    page.get_by_role("button", name="Older").click()
+    expect(page.locator("dialog h2 bdi")).to_have_text(
+        page.locator("#requests button").nth(2).get_attribute("title") or ""
+    )
+    page.get_by_role("button", name="Newer").click()
+    expect(page.locator("dialog h2 bdi")).to_have_text(second)
+
+
+def test_a_click_filters(visitor: Visitor, serve: Serve) -> None:
+    """A backend in the table is a link to its requests alone, and the address has it."""
+    page = visitor.goto(serve(LLM_BACKEND="stub", log=hour), "/dashboard")
+    page.locator("#backends").get_by_role("link", name="openai").click()
+    expect(page).to_have_url(re.compile(r"\?backend=openai$"))
+    expect(page.locator("#backend")).to_have_value("openai")
+    expect(page.locator("#models tbody tr")).to_have_count(1)

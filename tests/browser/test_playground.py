@@ -109,7 +109,7 @@ def test_errors_say_what_is_wrong(visitor: Visitor, serve: Serve) -> None:
     expect(page.locator("#form-problem")).to_contain_text("Temperature")
     expect(page.locator("#prompt")).to_be_focused()
     visitor.send("far too long", temperature="1")
-    expect(page.locator("[data-state=failed] .notice.bad li")).to_contain_text("prompt: ")
+    expect(page.locator("[data-state=failed] .notice.bad p")).to_contain_text("prompt: ")
     expect(page.locator("#prompt")).to_have_value("far too long")
 
 
@@ -171,7 +171,7 @@ def test_two_models_side_by_side(visitor: Visitor, smollm2: Service) -> None:
 
 
 def test_a_key_is_asked_for(new_page: Callable[..., Page], serve: Serve) -> None:
-    """A 401 asks for the key; a wrong one is told, the right one serves, and only in its own tab."""
+    """A 401 asks for the key; a wrong one is told, the right one serves in all tabs until the last is closed."""
     page = new_page()
     visitor = Visitor(page)
     service = serve(LLM_BACKEND="stub", API_KEYS=f"tests:{KEY}")
@@ -193,6 +193,11 @@ def test_a_key_is_asked_for(new_page: Callable[..., Page], serve: Serve) -> None
         expect(page.locator(".opblock, #requests button").first).to_be_visible()
     other = page.context.new_page()
     other.goto(page.url)
+    expect(other.locator("#requests button").first).to_be_visible()
+    expect(other.locator(".key-bar")).to_have_count(0)
+    page.get_by_role("button", name="API key").click()
+    page.get_by_role("button", name="Forget it").click()
+    other.goto(f"http://127.0.0.1:{service.port}/dashboard")
     expect(other.locator(".key-bar")).to_be_visible()
 
 

@@ -1,6 +1,7 @@
 // Swagger UI over the API's own description, with the key that all pages share.
 
-import { keyHeaders, showKeyBar, startHeader } from "./common.js";
+import { startHeader } from "../shared/header.js";
+import { keyHeaders, refused } from "../shared/service.js";
 
 /* global SwaggerUIBundle */
 
@@ -13,7 +14,7 @@ function start() {
     validatorUrl: null,
     requestInterceptor: (request) => Object.assign(request, { headers: { ...keyHeaders(), ...request.headers } }),
     responseInterceptor: (answer) => {
-      if (answer.status === 401) showKeyBar(JSON.parse(answer.text).error.message);
+      if (answer.status === 401) refused(JSON.parse(answer.text).error.message);
       return answer;
     },
   });

@@ -1,6 +1,6 @@
 // What was asked before, in this browser's own storage.
 
-import { scope } from "./common.js";
+import { scope } from "../shared/service.js";
 
 const NAME = `llm_api.history:${scope}`;
 const MOST = 50;

@@ -1,7 +1,9 @@
 // One answer on the page: its text as it comes, who gave it, how fast, and what went wrong.
 
-import { REASONS, copy, count, decimal, make, milliseconds, showProblem } from "./common.js";
-import { Text } from "./text.js";
+import { copy, make } from "../shared/elements.js";
+import { showProblem } from "../shared/problem.js";
+import { Text } from "../shared/text.js";
+import { REASONS, count, decimal, milliseconds } from "../shared/words.js";
 
 const FACTS = ["First chunk", "Total", "Tokens in", "Tokens out", "Tokens/s", "Finish"];
 
@@ -64,7 +66,7 @@ export class Answer {
 
   fail(problem) {
     this.result.problem = problem;
-    this.#notices.append(showProblem(problem));
+    this.#notices.append(showProblem({ ...problem, request_id: null }));
     if (problem.request_id) this.#id.textContent = problem.request_id;
     this.#over("failed");
   }

@@ -1,30 +1,33 @@
 // One chart over time with its table, drawn by uPlot (static/vendor/uplot).
 
-import { make, when } from "./common.js";
+import { make } from "../shared/elements.js";
+import { dayOf, timeOf, when } from "../shared/words.js";
 
 /* global uPlot */
 
 const HEIGHT = 190;
 const DAY = 86_400;
+const WHOLE = [1, 2, 5].flatMap((digit) => Array.from({ length: 12 }, (_, n) => digit * 10 ** n)).sort((a, b) => a - b);
 const dark = matchMedia("(prefers-color-scheme: dark)");
 const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 
 // `series`: {title, colour (a variable of style.css), of(stretch), dash, bar, sparse}; bars stand on each
-// other's heads, a sparse line has no zeros.
+// other's heads, a sparse line has no zeros. `isWhole`: there are no halves of what is counted.
+// `onPick(since, until)` is called with the stretch that was clicked.
 export class Chart {
   #plot = null;
   #data = null;
   #span = [0, 1];
+  #time = make("span", { class: "small muted" });
   #box = make("div", { class: "plot" });
   #table = make("table");
 
-  constructor(title, series, format) {
-    this.title = title;
-    this.series = series;
-    this.format = format;
+  constructor(title, series, format, { isWhole = false, onPick = null } = {}) {
+    Object.assign(this, { title, series, format, isWhole, onPick });
     const rows = make("details", {}, make("summary", {}, "As a table"),
       make("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": `${title}, as a table` }, this.#table));
-    this.element = make("section", { class: "card chart" }, make("h2", {}, title), this.#box, rows);
+    this.element = make("section", { class: "card chart" },
+      make("div", { class: "row spread" }, make("h2", {}, title), this.#time), this.#box, rows);
     new ResizeObserver(() => this.#plot?.setSize(this.#size())).observe(this.#box);
     dark.addEventListener("change", () => this.#draw());
   }
@@ -32,17 +35,17 @@ export class Chart {
   update(stretches, since, until) {
     this.#span = [since, until];
     this.#data = stretches;
-    const values = this.#values();
-    if (this.#plot) {
-      this.#plot.setData([stretches.map(({ timestamp }) => timestamp), ...values]);
-    } else {
-      this.#draw();
-    }
+    if (this.#plot) this.#plot.setData(this.#columns());
+    else this.#draw();
     this.#fillTable();
   }
 
   #size() {
     return { width: this.#box.clientWidth, height: HEIGHT };
+  }
+
+  #columns() {
+    return [this.#data.map(({ timestamp }) => timestamp), ...this.#values()];
   }
 
   // A bar reaches from 0 over those below it; so the last one is drawn first, and lines after all bars.
@@ -64,29 +67,50 @@ export class Chart {
   #draw() {
     if (!this.#data) return;
     this.#plot?.destroy();
-    const many = this.#span[1] - this.#span[0] > DAY;
-    const axis = { stroke: colour("--muted"), grid: { stroke: colour("--line"), width: 1 }, ticks: { show: false }, font: "12px system-ui" };
     const options = {
       ...this.#size(),
       padding: [10, 10, 0, 0],
       cursor: { drag: { x: false, y: false }, points: { size: 6 } },
       scales: { x: { range: () => this.#span }, y: { range: (_, __, most) => [0, (most || 1) * 1.08] } },
-      axes: [
-        { ...axis, size: 30, values: (_, times) => times.map((time) => (many ? dayOf(time) : when(time, false).slice(0, 5))) },
-        { ...axis, size: 62, values: (_, numbers) => numbers.map((number) => this.format(number).replace(/\.0+(?= |$)/, "")) },
-      ],
+      axes: this.#axes(),
       legend: { markers: { fill: (plot, n) => plot.series[n].fill?.() ?? plot.series[n].stroke?.(), width: 0 } },
-      series: [
-        { label: "From", value: (_, time) => (time == null ? "–" : when(time)) },
-        ...this.#order().map((one) => this.#series(one)),
-      ],
+      series: [{ label: "From" }, ...this.#order().map((one) => this.#series(one))],
+      hooks: { setCursor: [({ cursor }) => { this.#time.textContent = this.#stretch(cursor.idx); }] },
     };
-    this.#plot = new uPlot(options, [this.#data.map(({ timestamp }) => timestamp), ...this.#values()], this.#box);
+    this.#plot = new uPlot(options, this.#columns(), this.#box);
+    if (this.onPick) this.#plot.over.addEventListener("click", () => this.#pick(this.#plot.cursor.idx));
+  }
+
+  #axes() {
+    const axis = { stroke: colour("--muted"), grid: { stroke: colour("--line"), width: 1 }, ticks: { show: false }, font: "12px system-ui" };
+    return [
+      { ...axis, size: 30, values: (_, times) => times.map((time) => this.#tick(time)) },
+      { ...axis, size: 62, ...(this.isWhole ? { incrs: WHOLE } : {}), values: (_, numbers) => numbers.map((number) => this.format(number).replace(/\.0+(?= |$)/, "")) },
+    ];
+  }
+
+  #tick(time) {
+    const days = (this.#span[1] - this.#span[0]) / DAY;
+    const clock = timeOf(time).slice(0, 5);
+    if (days <= 1) return clock;
+    return days > 4 || clock === "00:00" ? dayOf(time).slice(5) : clock;
+  }
+
+  #ends(n) {
+    return [this.#data[n].timestamp, this.#data[n + 1]?.timestamp ?? this.#span[1]];
+  }
+
+  #stretch(n) {
+    return n == null ? "" : this.#ends(n).map(when).join(" – ");
+  }
+
+  #pick(n) {
+    if (n != null) this.onPick(...this.#ends(n));
   }
 
   #series({ title, colour: name, of, dash, bar, sparse }) {
     const stroke = colour(name);
-    const value = (_, __, ___, at) => (at == null ? "–" : this.format(this.#data[at].unknown ? null : of(this.#data[at])));
+    const value = (_, __, ___, at) => (at == null ? "" : this.format(this.#data[at].unknown ? null : of(this.#data[at])));
     if (bar) return { label: title, value, fill: stroke, width: 0, points: { show: false }, paths: uPlot.paths.bars({ size: [0.8, 60], align: 1 }) };
     return { label: title, value, stroke, dash, width: 2, spanGaps: !sparse, points: { show: true, size: 4, fill: stroke } };
   }
@@ -99,5 +123,3 @@ export class Chart {
     this.#table.replaceChildren(make("thead", {}, head), make("tbody", {}, ...rows));
   }
 }
-
-const dayOf = (seconds) => new Date(seconds * 1000).toLocaleDateString("sv-SE").slice(5);

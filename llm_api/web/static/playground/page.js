@@ -1,9 +1,12 @@
 // The playground: a prompt or a conversation, asked of one model or two.
 
 import { Answer } from "./answer.js";
-import { ask, askJSON, copy, keyHeaders, make, problemOf, scope, showProblem, startHeader, when } from "./common.js";
+import { copy, make } from "../shared/elements.js";
+import { startHeader } from "../shared/header.js";
+import { NO_CONNECTION, ask, askJSON, key, problemOf } from "../shared/service.js";
+import * as snippets from "../shared/snippets.js";
+import { when } from "../shared/words.js";
 import * as history from "./history.js";
-import * as snippets from "./snippets.js";
 import { chatted, generated } from "./stream.js";
 
 const EXAMPLES = ["What is the capital of France?", "Write a haiku about rain.", "Explain what a hash table is."];
@@ -135,9 +138,9 @@ async function run(answer, path, body, model, signal) {
       if (end) answer.end(end);
       if (error) answer.fail(error);
     }
-  } catch (error) {
+  } catch {
     if (signal.aborted) answer.stop();
-    else answer.fail({ code: "no_connection", message: `The service can’t be reached, or broke off (${error.message}).` });
+    else answer.fail(NO_CONNECTION);
   }
 }
 
@@ -283,7 +286,7 @@ for (const button of document.querySelectorAll("[data-copy]")) {
   button.addEventListener("click", () => {
     if (!isRight()) return;
     const [path, body] = request(field.model.value);
-    copy(snippets[button.dataset.copy](path, body, Boolean(keyHeaders().Authorization)), button);
+    copy(snippets[button.dataset.copy](path, body, Boolean(key())), button);
   });
 }
 addEventListener("keydown", (event) => {

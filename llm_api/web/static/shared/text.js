@@ -1,8 +1,15 @@
 // A stranger's text, as it comes. What is off the screen is not laid out, so a megabyte in one line freezes nothing.
 
-import { make } from "./common.js";
+import { make } from "./elements.js";
 
 const BLOCK = 4096; // characters
+
+export function longText(words, ...classes) {
+  const text = new Text();
+  text.add(words);
+  text.element.classList.add(...classes);
+  return text.element;
+}
 
 export class Text {
   text = "";

@@ -1,0 +1,175 @@
+// The dashboard: the log's numbers, refreshed every few seconds, and each request's record behind a click.
+
+import { make } from "../shared/elements.js";
+import { startHeader } from "../shared/header.js";
+import { showProblem } from "../shared/problem.js";
+import { NO_CONNECTION, ask, key, problemOf } from "../shared/service.js";
+import { curl } from "../shared/snippets.js";
+import { count, decimal, milliseconds, share, when } from "../shared/words.js";
+import { Chart } from "./chart.js";
+import * as filter from "./filter.js";
+import { liveNumbers, notices } from "./notices.js";
+import { openRecord } from "./record.js";
+import { showGroups, showReasons, showRequests } from "./tables.js";
+
+const SECONDS = 5;
+const $ = (id) => document.getElementById(id);
+let paused = false;
+let timer = null;
+let asking = null;
+let shown = null; // the last answer
+let drawn = ""; // the rows of requests that stand on the page
+let record = new URLSearchParams(location.search).get("record"); // the one that is open
+
+const charts = [
+  new Chart("Requests", [
+    { title: "answered", colour: "--accent", bar: true, of: (s) => s.requests - s.errors - s.aborted },
+    { title: "aborted", colour: "--line-strong", bar: true, of: (s) => s.aborted },
+    { title: "errors", colour: "--bad", bar: true, of: (s) => s.errors },
+    { title: "fallbacks", colour: "--warn", dash: [6, 4], sparse: true, of: (s) => s.fallbacks },
+  ], count, { isWhole: true }),
+  new Chart("Latency", [
+    { title: "p50", colour: "--accent", of: (s) => s.p50_ms },
+    { title: "p95", colour: "--warn", dash: [6, 4], of: (s) => s.p95_ms },
+    { title: "p99", colour: "--bad", dash: [2, 3], of: (s) => s.p99_ms },
+  ], milliseconds),
+  new Chart("Time to first chunk", [
+    { title: "p50", colour: "--accent", of: (s) => s.first_chunk_p50_ms },
+    { title: "p95", colour: "--warn", dash: [6, 4], of: (s) => s.first_chunk_p95_ms },
+  ], milliseconds),
+  new Chart("Tokens per second", [{ title: "tokens/s", colour: "--accent", of: (s) => s.tokens_per_second }],
+    (number) => decimal(number)),
+];
+
+// --- asking
+
+async function load() {
+  clearTimeout(timer);
+  asking?.abort();
+  const mine = asking = new AbortController();
+  document.body.setAttribute("aria-busy", "true");
+  const wait = await loaded(mine.signal);
+  if (asking !== mine || wait === null) return;
+  document.body.setAttribute("aria-busy", "false");
+  if (!paused) timer = setTimeout(loadWhenSeen, wait * 1000);
+}
+
+// Returns after how many seconds to ask again; null: when something happens.
+async function loaded(signal) {
+  let found;
+  try {
+    found = await Promise.all([numbers(signal), liveNumbers(signal)]);
+  } catch {
+    return signal.aborted ? null : refused(NO_CONNECTION);
+  }
+  const [{ data, problem }, live] = found;
+  if (problem) return refused(problem);
+  show(data, live);
+  return SECONDS;
+}
+
+async function numbers(signal) {
+  const answer = await ask(`dashboard/data?${filter.query()}`, { signal });
+  return answer.ok ? { data: await answer.json() } : { problem: await problemOf(answer) };
+}
+
+function refused(problem) {
+  $("updated").textContent = shown ? `As of ${when(shown.until)}` : "Nothing read yet.";
+  if (problem.status === 401) {
+    $("updated").textContent = "Waiting for a key.";
+    return null; // the key bar asks for one, and then this is called again
+  }
+  if (problem.status === 503 && problem.retry_after) {
+    $("updated").textContent += " The log is being read for others; asking again.";
+    return problem.retry_after;
+  }
+  $("notices").replaceChildren(showProblem(problem));
+  return SECONDS;
+}
+
+function loadWhenSeen() {
+  if (document.hidden) document.addEventListener("visibilitychange", loadWhenSeen, { once: true });
+  else load();
+}
+
+// --- showing
+
+function show(data, live) {
+  shown = data;
+  const { stats } = data;
+  $("updated").textContent = `As of ${when(data.until)}, ${paused ? "paused" : `every ${SECONDS} s`}`;
+  const isNew = !stats.total.requests && !filter.hasFilter();
+  $("first-step").hidden = !isNew;
+  $("numbers").hidden = isNew;
+  $("notices").replaceChildren(...notices(data, live, filter.hasFilter()));
+  if (isNew) return;
+  showTiles(stats.total, live);
+  showCharts(data);
+  showGroups($("backends"), "Backend", { ...stats.backends, ...(stats.refused.requests ? { "(refused)": stats.refused } : {}), all: stats.total },
+    (name) => (name in stats.backends ? { backend: name } : null));
+  showGroups($("models"), "Model", stats.models, () => null);
+  showReasons($("reasons"), stats.fallback_reasons, stats.total.requests, () => ({ status: "fallback" }));
+  showRows();
+  filter.listBackends(Object.keys(stats.backends));
+}
+
+function showCharts({ stats: { over_time: stretches }, until, complete_since }) {
+  const begin = stretches[0].timestamp;
+  const width = (until - begin) / stretches.length;
+  const known = stretches.map((stretch) => ({ ...stretch, unknown: stretch.timestamp + width <= (complete_since ?? 0) }));
+  for (const chart of charts) chart.update(known, begin, until);
+}
+
+function showTiles(total, live) {
+  const tile = (name, value, more = "") => make("div", { class: "card" }, make("dt", {}, name), make("dd", {}, value), make("dd", { class: "more small muted" }, more));
+  $("tiles").replaceChildren(
+    tile("Requests", count(total.requests), live.running === null ? "" : `${count(live.running)} running`),
+    tile("Errors", count(total.errors), `${share(total.errors, total.requests)}, ${count(total.aborted)} aborted`),
+    tile("Fallbacks", count(total.fallbacks), share(total.fallbacks, total.requests)),
+    tile("Latency p50", milliseconds(total.p50_ms), `p95 ${milliseconds(total.p95_ms)}`),
+    tile("First chunk p50", milliseconds(total.first_chunk_p50_ms), `p95 ${milliseconds(total.first_chunk_p95_ms)}`),
+    tile("Tokens/s", decimal(total.tokens_per_second), `${count(total.output_tokens)} out, ${count(total.input_tokens)} in`));
+}
+
+const rows = () => shown[document.querySelector('input[name="which"]:checked').value];
+
+function showRows() {
+  const text = JSON.stringify(rows());
+  if (text === drawn) return; // do not disturb a reader, or the focus, in the table
+  drawn = text;
+  showRequests($("requests"), rows(), open);
+}
+
+function open(id) {
+  openRecord(id, shown ? rows().map((row) => row.request_id) : [], (now) => {
+    record = now;
+    writeAddress();
+  });
+}
+
+// --- hands
+
+function writeAddress() {
+  const wanted = new URLSearchParams(filter.query());
+  if (record) wanted.set("record", record);
+  history.replaceState(null, "", wanted.size ? `?${wanted}` : location.pathname);
+}
+
+filter.startFilter(() => {
+  writeAddress();
+  load();
+});
+$("pause").addEventListener("click", () => {
+  paused = !paused;
+  $("pause").setAttribute("aria-pressed", String(paused));
+  $("pause").textContent = paused ? "Go on" : "Pause";
+  if (paused) clearTimeout(timer);
+  else load();
+});
+for (const radio of document.querySelectorAll('input[name="which"]')) radio.addEventListener("change", () => shown && showRows());
+addEventListener("llm-api-key", load);
+$("charts").append(...charts.map(({ element }) => element));
+$("first-curl").textContent = curl("generate", { prompt: "Hello" }, Boolean(key()));
+startHeader();
+load();
+if (record) open(record);
