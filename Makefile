@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: run check test test-recorded test-clients test-faults test-gevent test-browser test-deploy test-package bench screenshots vendor \
+.PHONY: run check test test-recorded test-clients test-faults test-browser test-deploy test-package bench screenshots vendor \
   lint types postman postman-collection transformers clean
 
 # Without a .env the packaged model answers; with one, what it says.
@@ -44,11 +44,6 @@ build/clients/.done: tests/clients/requirements.txt | $(VENV)/.python
 test-faults: $(VENV)/.dev
 	$(BIN)/python -m pytest -n 2 --dist loadfile tests/faults -rP
 
-# The same under gevent workers: what goes through gunicorn.
-GEVENT_TESTS := $(patsubst %,tests/e2e/test_%.py,process deadline ollama llama_server) tests/faults
-test-gevent: $(VENV)/.dev
-	TEST_WORKER_CLASS=gevent $(BIN)/python -m pytest -n 2 --dist loadfile $(GEVENT_TESTS) -k "not writer"
-
 # The pages in a real browser, behind nginx too; both come from the system (Debian: chromium, nginx-light).
 test-browser: $(VENV)/.dev build/node_modules/axe-core
 	$(BIN)/python -m pytest tests/browser
@@ -78,7 +73,7 @@ build/prometheus:
 # BENCH=--short only shows that it works; BENCH_LITELLM=1 adds LiteLLM. wrk makes the load (Debian: wrk).
 BENCH ?=
 BENCHMARKS := append model compare growth
-bench: $(patsubst %,build/bench/%/.done,tools core gevent fastapi $(if $(BENCH_LITELLM),litellm))
+bench: $(patsubst %,build/bench/%/.done,tools core fastapi $(if $(BENCH_LITELLM),litellm))
 	for each in $(BENCHMARKS); do build/bench/tools/bin/python -m bench.$$each $(BENCH) || exit; done
 	build/bench/tools/bin/python -m bench.readme $(BENCH)
 

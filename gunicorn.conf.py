@@ -19,23 +19,20 @@ from llm_api.runtime import gunicorn as ours
 ours.make_metrics_folder()  # prometheus_client looks for it once, when create_app imports it
 try:
     settings = llm_api.Settings.load(here / ".env")
-    # gthread by default, although gevent answers more before a backend over HTTP, a tenth with 64 clients and half with
-    # a thousand: whatever does not wait in a socket, a model in the process above all, holds up its worker's requests.
-    worker_class = ours.choose_worker(settings)
     # Made here and thrown away, so that the workers share the memory of all that it imports; it opens nothing.
     llm_api.create_app(settings)
 except ConfigError as error:
     sys.exit(f"llm_api: {error}")
-ours.GThread.max_idle = ours.allow_descriptors(settings.threads)
 
-pre_request, post_request, child_exit = ours.pre_request, ours.post_request, ours.child_exit
+worker_class = ours.GThread
+pre_request, child_exit = ours.pre_request, ours.child_exit
 first_worker = 1
 
 
 def on_starting(server: Any) -> None:
     """Begin with no numbers of an earlier run, and with our workers, which count their connections."""
     if server.cfg.worker_class is not worker_class:
-        sys.exit("llm_api: set WORKER_CLASS instead of -k, --worker-class: gunicorn's own workers hold up clients")
+        sys.exit("llm_api: leave out -k, --worker-class: gunicorn's own workers hold up clients")
     if server.cfg.preload_app:
         sys.exit("llm_api: leave out --preload: a reload would change nothing; the workers share memory without it")
     ours.clear_metrics()
@@ -60,7 +57,7 @@ def post_fork(server: Any, worker: Any) -> None:
     for number in (signal.SIGTERM, signal.SIGQUIT, signal.SIGINT):
         signal.signal(number, signal.SIG_DFL)
     ours.running = ours.effective(settings, server, worker.sockets)
-    ours.GThread.max_idle = ours.allow_descriptors(ours.running.threads)  # --threads may say more
+    _, ours.GThread.max_idle = ours.allow_descriptors(ours.running.threads)  # --threads may say more
     logging.getLogger("llm_api").handlers = server.log.error_log.handlers
 
 
@@ -76,15 +73,14 @@ def post_worker_init(worker: Any) -> None:
 bind = settings.bind
 # Python's lock bounds a worker at about one core. A local model is one process for all of them.
 workers = settings.web_concurrency or 2
-# Requests wait for backends most of the time; threads are what waits. MAX_CONCURRENCY keeps two of them free, which
-# refuse what is too much and answer /health. 16 refuse some of 64 clients; more of them than clients cost no rate; one
-# that waits has 70 kB (docs/scaling.md).
-threads = settings.threads
+# Requests wait for backends most of the time; threads are what waits. They are made when they are needed: more of them
+# than clients cost nothing. MAX_CONCURRENCY keeps two free, which refuse what is too much and answer /health.
+threads, ours.GThread.max_idle = ours.allow_descriptors(settings.threads)
 # A worker takes no more connections than it has threads, so that the other workers get the rest: 16 requests at once on
-# 2 workers of 8 threads never waited so, and in 10 of 15 waves otherwise (gevent's have room for twice as many, and
-# refuse). Twice as many may be kept between requests, without a thread: a new connection for each costs a quarter of
-# its processor time (64 clients got 1,010 answers/s, and 1,306 so).
-worker_connections = 2 * settings.threads
+# 2 workers of 8 threads never waited so, and in 10 of 15 waves otherwise. Twice as many may be kept between requests,
+# without a thread: a new connection for each costs a quarter of its processor time (64 clients got 1,010 answers/s, and
+# 1,306 so).
+worker_connections = 2 * threads
 # Longer than what is in front keeps its own: nginx and balancers 60 s, browsers and most clients' libraries 75 to 90 s.
 # Whoever closes first loses nothing; a request that meets the other one's end is lost.
 keepalive = 95

@@ -11,7 +11,7 @@ here = Path(__file__).parent
 ours = sys.modules.get("llm_api.runtime.gunicorn")
 if "gunicorn.arbiter" in sys.modules and not ours:
     print(
-        f"llm_api: WARNING: gunicorn has not read {here}/gunicorn.conf.py, so BIND, THREADS, WORKER_CLASS and "
+        f"llm_api: WARNING: gunicorn has not read {here}/gunicorn.conf.py, so BIND, THREADS and "
         "WEB_CONCURRENCY do nothing, long answers are cut, and /metrics shows one worker: "
         f"start gunicorn in that folder, or with -c {here}/gunicorn.conf.py",
         file=sys.stderr,

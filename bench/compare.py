@@ -15,7 +15,7 @@ from pathlib import Path
 
 from . import harness, load, services
 from .load import Load
-from .services import GEVENT, GTHREAD, Service
+from .services import Service
 
 SLOW_SECONDS = 2.0
 
@@ -58,7 +58,7 @@ def _cell(taken: Sequence[float], base: Sequence[float], is_base: bool, unit: st
 
 
 def _throughput(c: Comparison) -> None:
-    names = ["gthread", "gevent", "stub", "gevent, stub", "bare Flask", "FastAPI", "LiteLLM"]
+    names = ["ours", "stub", "bare Flask", "FastAPI", "LiteLLM"]
     taken = c.measure(lambda s: load.load(s, 64, c.seconds), names)
     rates = _of(taken, "per_second")
     c.row("requests/s, far end 0 ms, 64 connections", "≥ 0.6, the stub ≥ 0.85", "bare Flask", rates, "/s")
@@ -68,14 +68,14 @@ def _throughput(c: Comparison) -> None:
 
 
 def _waiting(c: Comparison) -> None:
-    taken = c.measure(lambda s: load.load(s, 256, c.seconds, "wait=0.05"), ["gthread", "gevent", "FastAPI", "LiteLLM"])
+    taken = c.measure(lambda s: load.load(s, 256, c.seconds, "wait=0.05"), ["ours", "FastAPI", "LiteLLM"])
     c.row("requests/s, far end 50 ms, 256 connections", "≥ 8", "FastAPI", _of(taken, "per_second"), "/s")
     _note(c, "256 connections", _failed(taken))
 
 
 def _latency(c: Comparison) -> None:
     calls = 20 if c.short else 300
-    taken = c.measure(lambda s: load.seconds_a_call(s, calls), ["gthread", "gevent", "FastAPI", "LiteLLM", "far end"])
+    taken = c.measure(lambda s: load.seconds_a_call(s, calls), ["ours", "FastAPI", "LiteLLM", "far end"])
     c.row("added to one call, 1 connection, p50", "≤ 0.5", "FastAPI", _added(taken), "ms", 1e3)
 
 
@@ -85,13 +85,13 @@ def _first_chunk(c: Comparison) -> None:
             load.stream(service, "wait=0.02 tokens=12 gap=0.01").first for _ in range(2 if c.short else 10)
         )
 
-    taken = c.measure(first, ["gthread", "gevent", "FastAPI", "far end"])
+    taken = c.measure(first, ["ours", "FastAPI", "far end"])
     c.row("added to a stream's first chunk, p50", "≤ 0.7", "FastAPI", _added(taken), "ms", 1e3)
 
 
 def _at_once(c: Comparison) -> None:
     for clients, aim in ((50, "≤ 1.15"),) if c.short else ((500, "≤ 1.15"), (1000, "≤ 1.3")):
-        names = ["gthread", "gevent", "FastAPI", "far end"]
+        names = ["ours", "FastAPI", "far end"]
         taken = c.measure(lambda s, n=clients: load.burst(s, n, SLOW_SECONDS), names)
         seconds = {name: [took for took, _ in values] for name, values in taken.items()}
         c.row(f"{clients:,} clients at once, far end 2 s, until all are done", aim, "far end", seconds, "s")
@@ -103,14 +103,14 @@ def _start(c: Comparison) -> None:
         service.stop()
         return service.start()
 
-    names = ["gthread", "gevent", "FastAPI", "LiteLLM"]
+    names = ["ours", "FastAPI", "LiteLLM"]
     c.row("cold start to the first 200", "≤ 0.45", "FastAPI", c.measure(start, names), "s")
     memory = {name: [c.services[name].memory()] for name in names if name in c.services}
-    c.row("idle memory (PSS), after one request", "≤ 0.6, gevent ≤ 0.7", "FastAPI", memory, "MB")
+    c.row("idle memory (PSS), after one request", "≤ 0.6", "FastAPI", memory, "MB")
 
 
 def _installed(c: Comparison) -> None:
-    sizes = {"gthread": "core", "gevent": "gevent", "FastAPI": "fastapi", "LiteLLM": "litellm"}
+    sizes = {"ours": "core", "FastAPI": "fastapi", "LiteLLM": "litellm"}
     sizes = {name: environment for name, environment in sizes.items() if name in c.services}
     values = {name: [harness.installed_megabytes(environment)] for name, environment in sizes.items()}
     c.row("installed packages", "≤ 20 MB", "FastAPI", values, "MB")
@@ -142,10 +142,8 @@ def _added(taken: Mapping[str, Sequence[float]]) -> dict[str, list[float]]:
 
 def _services(far_end: Service, folder: Path) -> list[Service]:
     made = [
-        services.ours("gthread", far_end, folder, **GTHREAD),
-        services.ours("gevent", far_end, folder, **GEVENT),
-        services.ours("stub", far_end, folder, LLM_BACKEND="stub", **GTHREAD),
-        services.ours("gevent, stub", far_end, folder, LLM_BACKEND="stub", **GEVENT),
+        services.ours("ours", far_end, folder),
+        services.ours("stub", far_end, folder, LLM_BACKEND="stub"),
         services.flask_echo(),
         services.fastapi(far_end, folder),
     ]

@@ -12,7 +12,7 @@ from llm_api import Settings
 from llm_api.log.writer import RequestLog
 
 from . import harness, load, services
-from .services import GEVENT, GTHREAD, Service
+from .services import Service
 
 # Whatever the size, it is taken and logged whole.
 LARGE = {"MAX_PROMPT_CHARS": "2000000", "MAX_BODY_BYTES": "3000000", "LOG_MAX_TEXT": "2000000"}
@@ -101,8 +101,7 @@ def measure(short: bool, stack: ExitStack, folder: Path) -> None:
     """Take all of them."""
     far_end = stack.enter_context(services.provider().running())
     servers = {
-        "gthread": services.ours("gthread", far_end, folder, **LARGE, **GTHREAD),
-        "gevent": services.ours("gevent", far_end, folder, **LARGE, **GEVENT),
+        "ours": services.ours("ours", far_end, folder, **LARGE),
         "FastAPI": services.fastapi(far_end, folder),
     }
     for server in servers.values():

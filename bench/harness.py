@@ -56,7 +56,7 @@ def machine() -> str:
     """Return what the figures were taken on."""
     lines = Path("/proc/cpuinfo").read_text().splitlines()
     model = next((line.partition(": ")[2] for line in lines if line.startswith("model name")), platform.machine())
-    packages = {"core": ("flask", "gunicorn", "requests"), "gevent": ("gevent",)}
+    packages = {"core": ("flask", "gunicorn", "requests")}
     packages |= {"fastapi": ("fastapi", "uvicorn", "httpx"), "litellm": ("litellm",)}
     versions = [f"{name} {_version(env, name)}" for env, names in packages.items() if _installed(env) for name in names]
     where = f"{os.cpu_count()} cores ({model}), Linux {platform.release()}, Python {platform.python_version()}"

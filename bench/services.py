@@ -24,9 +24,6 @@ TICKS = os.sysconf("SC_CLK_TCK")
 KEY = "a-key-for-benchmarks"
 # Everything on that costs something at each request; no request is refused.
 EVERYTHING = {"API_KEYS": f"bench:{KEY}", "RATE_LIMIT": "1000000/second", "LLM_FALLBACK": "none"}
-# As many at once as the rows with the most connections have, so that none is refused.
-GTHREAD = {"THREADS": "1024"}
-GEVENT = {"WORKER_CLASS": "gevent", "THREADS": "1024"}
 
 
 @dataclass
@@ -137,7 +134,7 @@ def ours(name: str, far_end: Service, folder: Path, **settings: str) -> Service:
     """Return this service with everything on, under its own name in `folder`."""
     return Service(
         name,
-        (python("gevent" if "WORKER_CLASS" in settings else "core"), "-m", "gunicorn", "wsgi:app"),
+        (python("core"), "-m", "gunicorn", "wsgi:app"),
         {
             "LLM_BACKEND": "ollama",
             "OLLAMA_URL": f"http://127.0.0.1:{far_end.port}",

@@ -20,7 +20,7 @@ __all__ = ["LLMAPI", "Settings", "create_app"]
 
 
 def __getattr__(name: str) -> Any:
-    """Import the rest when it is asked for: gunicorn.conf.py reads the settings before gevent patches the rest."""
+    """Import the rest when it is asked for: settings can be read without Flask."""
     if name == "LLMAPI":
         from .web.extension import LLMAPI
 

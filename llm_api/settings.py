@@ -40,8 +40,9 @@ OURS = ("LLM_", "OLLAMA_", "HF_", "OPENAI_", "CLAUDE_", "ANTHROPIC_")
 ALIKE = 0.85
 # Names that look like a slip, and are none: Ollama's, OpenAI's, Flask-Limiter's, and one of runtime/gunicorn.py.
 FOREIGN = frozenset({"OLLAMA_MODELS", "OPENAI_ADMIN_KEY", "RATELIMIT_STORAGE_URI", "LLM_API_METRICS_OWNER"})
-# Other programs' names for the same.
+# Other programs' names for the same, and one of our own that is gone: all workers have threads.
 ELSEWHERE = {
+    "WORKER_CLASS": "THREADS",
     **{"PORT": "BIND=HOST:PORT", "OLLAMA_BASE_URL": "OLLAMA_URL", "OPENAI_API_BASE": "OPENAI_BASE_URL"},
     **{"OPENAI_KEY": "OPENAI_API_KEY", "CLAUDE_KEY": "CLAUDE_API_KEY"},
 }
@@ -125,9 +126,8 @@ class Settings:
     log_max_bytes: int = setting(0, number(int, 0, 2**50))
     log_backups: int = setting(5, number(int, 1, 1000))
     bind: str = setting("127.0.0.1:8000", rules.ADDRESS)
-    worker_class: str = setting("gthread", one_of("gthread", "gevent"))
     web_concurrency: int | None = setting(None, number(int, 1, 512))
-    threads: int = setting(64, number(int, 1, 1024))
+    threads: int = setting(1024, number(int, 1, 1024))
 
     def __post_init__(self) -> None:
         """Raise ConfigError where settings contradict each other."""

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import select
 import socket
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -144,18 +143,10 @@ class _Watchdog:
 
 def look(descriptors: Iterable[int], events: int) -> list[tuple[int, int]]:
     """Return what poll() says of the descriptors now."""
-    poll = _native_poll()()
+    poll = select.poll()
     for fd in descriptors:
         poll.register(fd, events)
     return poll.poll(0)
-
-
-def _native_poll() -> Callable[[], select.poll]:
-    """The one of gevent would let others run first, and knows of no hang-up."""
-    if monkey := sys.modules.get("gevent.monkey"):
-        native: Callable[[], select.poll] = monkey.get_original("select", "poll")
-        return native
-    return select.poll
 
 
 # A forked child has no thread of its parent, and may have got a lock that is held for ever.

@@ -15,6 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -22,12 +23,8 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
-from gunicorn.http import get_parser
-from gunicorn.util import close_graceful
-from gunicorn.workers.base import Worker
 from gunicorn.workers.gthread import _DEFER, ThreadWorker
 
-from ..errors import ConfigError
 from ..settings import Settings
 from .deadline import look
 
@@ -36,6 +33,8 @@ MORE_MILLISECONDS = 10
 # Connections that ask nothing now, to each thread; so many of them may be kept between requests, the rest is for those
 # that have asked nothing yet.
 IDLE, KEPT = 3, 2
+# What a thread may have open, and the rest of a worker.
+DESCRIPTORS, OTHER_DESCRIPTORS = 3, 200
 # What a client that has connected has to ask, so that silent ones don't keep others out; kept ones have `keepalive`.
 FIRST_SECONDS = 5.0
 # As gunicorn's threads have it.
@@ -43,6 +42,17 @@ MAX_UNREAD_BYTES = 65_536
 # What this process runs with: gunicorn.conf.py says it, and wsgi.py takes it.
 running: Settings | None = None
 METRICS, OWNER = "PROMETHEUS_MULTIPROC_DIR", "LLM_API_METRICS_OWNER"
+
+
+class _Threads(ThreadPoolExecutor):
+    """Where the system starts no more threads, work waits for one of those there are; gunicorn's worker would end."""
+
+    def _adjust_thread_count(self) -> None:
+        try:
+            super()._adjust_thread_count()
+        except RuntimeError:
+            if not self._threads:
+                raise
 
 
 class GThread(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
@@ -76,9 +86,18 @@ class GThread(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
     def worker_connections(self, _: int) -> None:
         """Ignore the number that gunicorn sets."""
 
+    def get_thread_pool(self) -> ThreadPoolExecutor:
+        """Return what requests run in."""
+        return _Threads(self.cfg.threads)
+
     def handle_quit(self, sig: int, frame: Any) -> None:
-        """Let requests end; see `stop`."""
-        stop(self, sig, frame)
+        """Let requests end, and end at the second Ctrl-C.
+
+        gunicorn's own raises SystemExit wherever the worker is: a traceback, where that is Python's own end already.
+        """
+        if sig == signal.SIGINT and not self.alive:
+            os._exit(0)
+        self.handle_exit(sig, frame)
         time.sleep(0.1)  # SIGQUIT follows SIGINT, and would kill where Python has ended
 
     def handle(self, conn: Any) -> Any:
@@ -152,16 +171,6 @@ class GThread(ThreadWorker):  # type: ignore[misc]  # gunicorn has no types
             listener.close()
 
 
-def stop(worker: Worker, sig: int, frame: Any) -> None:
-    """Let a worker's requests end, and end it at the second Ctrl-C.
-
-    gunicorn's own raises SystemExit wherever the worker is: a traceback, where that is Python's own end already.
-    """
-    if sig == signal.SIGINT and not worker.alive:
-        os._exit(0)
-    worker.handle_exit(sig, frame)
-
-
 def asks_again(conn: Any) -> bool:
     """Whether another request is there already, or comes at once."""
     return bool(conn.parser.unreader.buf.getvalue()) or has_more(conn.sock)
@@ -180,23 +189,6 @@ def is_sending(parser: Any) -> bool:
         return not parser.finish_body(deadline=time.monotonic() + 0.01)
     except Exception:
         return True
-
-
-def choose_worker(settings: Settings) -> type[Worker]:
-    """Return the class of WORKER_CLASS; for gevent's, patch all that blocks, so call it before the service is imported.
-
-    Raises ConfigError where gevent is not installed.
-    """
-    if settings.worker_class == "gthread":
-        return GThread
-    try:
-        from gevent import monkey
-    except ImportError:
-        raise ConfigError("WORKER_CLASS=gevent needs a package: pip install gevent") from None
-    monkey.patch_all()
-    from .gevent import GEvent
-
-    return GEvent
 
 
 def make_metrics_folder() -> None:
@@ -224,20 +216,19 @@ def clear_metrics() -> None:
         file.unlink()
 
 
-def allow_descriptors(threads: int) -> int:
-    """Raise the limit of open files to what a worker needs, if it may be; return how many connections may ask nothing.
+def allow_descriptors(threads: int) -> tuple[int, int]:
+    """Raise the limit of open files, usually 1,024, to what a worker needs, if it may be.
 
-    A request that waits has two descriptors, its client's and its provider's; as many providers' may be kept, and
-    clients' that ask nothing now: where the limit is too low, those are fewer. It is usually 1,024.
+    Return how many threads there are descriptors for, and how many connections may ask nothing. A request that waits
+    has two, its client's and its provider's; as many providers' may be kept, and clients' that ask nothing now.
     """
-    idle = IDLE * threads
-    wanted = 3 * threads + idle + 200
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft >= wanted:
-        return idle
-    limit = min(wanted, hard)  # Linux has no hard limit of infinity here (setrlimit(2), fs.nr_open)
+    # Linux has no hard limit of infinity here (setrlimit(2), fs.nr_open)
+    limit = max(soft, min((DESCRIPTORS + IDLE) * threads + OTHER_DESCRIPTORS, hard))
     resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
-    return max(0, idle - (wanted - limit))
+    left = max(DESCRIPTORS, limit - OTHER_DESCRIPTORS)
+    threads = min(threads, left // DESCRIPTORS)
+    return threads, min(IDLE * threads, left - DESCRIPTORS * threads)
 
 
 def effective(settings: Settings, server: Any, sockets: Iterable[Any]) -> Settings:
@@ -249,8 +240,7 @@ def effective(settings: Settings, server: Any, sockets: Iterable[Any]) -> Settin
     binds = [settings.bind]
     if cfg.bind != binds or server.systemd:
         binds = [str(sock).rpartition("//")[2] for sock in sockets] or cfg.bind
-    threads = min(cfg.threads, cfg.worker_connections)  # the latter bounds gevent's
-    return max((replace(settings, bind=bind, threads=threads) for bind in binds), key=lambda each: each.is_public)
+    return max((replace(settings, bind=bind, threads=cfg.threads) for bind in binds), key=lambda each: each.is_public)
 
 
 def announce(settings: Settings, log: Any) -> None:
@@ -268,8 +258,8 @@ def reload(server: Any) -> None:
     before = server.cfg
     try:
         server.app.reload()  # for trial
-        if (server.app.cfg.address, server.app.cfg.worker_class) != (before.address, before.worker_class):
-            sys.exit("BIND and WORKER_CLASS need a restart")
+        if server.app.cfg.address != before.address:
+            sys.exit("BIND needs a restart")
     except SystemExit as error:
         server.app.cfg = before
         why = error.code if isinstance(error.code, str) else "the lines above say why"
@@ -294,18 +284,6 @@ def pre_request(worker: Any, request: Any) -> None:
     is_long = int(headers.get("CONTENT-LENGTH", 0)) > MAX_UNREAD_BYTES or "TRANSFER-ENCODING" in headers
     if is_long or worker.busy_conns >= worker.cfg.threads:
         request.force_close()
-
-
-def post_request(worker: Any, request: Any, environ: Any, response: Any) -> None:
-    """Let a client that may still be sending have its answer under gevent too, where gunicorn would break it off."""
-    refused = not isinstance(worker, GThread) and response and (response.status_code or 0) >= 400
-    if refused and response.should_close():
-        sock = request.unreader.sock
-        parser = get_parser(worker.cfg, sock, None)  # the worker keeps its own to itself
-        parser.mesg = request
-        if is_sending(parser):
-            # with gunicorn's 64 kB some 413s were still lost, before bodies of 2.6 MB
-            close_graceful(sock, max_drain=1_000_000)
 
 
 def child_exit(server: Any, worker: Any) -> None:

@@ -153,13 +153,11 @@ def _framed(served: Service | Nginx, path: str, fields: dict[str, object]) -> by
         return b"".join(iter(lambda: sock.recv(65_536), b""))
 
 
-@pytest.mark.parametrize("worker_class", ["gthread", "gevent"])
 @pytest.mark.parametrize(("path", "fields"), [("/generate", {"prompt": "Hi"}), ("/v1/chat/completions", CHAT)])
 def test_stream_that_breaks(
     serve_unix: Callable[..., Service],
     behind: Callable[[Script], Upstream],
     front: Callable[..., Nginx],
-    worker_class: str,
     path: str,
     fields: dict[str, object],
 ) -> None:
@@ -169,7 +167,7 @@ def test_stream_that_breaks(
     """
     whole = threading.Event()
     far_end = behind(lambda peer: peer.send(UNTIL_CLOSED + OPENAI.pieces[0] + OPENAI.end * whole.is_set()))
-    service = serve_unix(**OPENAI.settings(far_end), WORKER_CLASS=worker_class)
+    service = serve_unix(**OPENAI.settings(far_end))
     nginx = front(f"unix:{service.path}")
 
     broken = [_framed(served, path, fields) for served in (service, nginx)]

@@ -22,11 +22,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
-from faults.loads import WORKER_CLASS
 
 PROJECT = Path(__file__).parents[2]
 START_SECONDS = 30
-LOCAL = {"LLM_BACKEND": "huggingface", "WORKER_CLASS": "gthread"}
+LOCAL = {"LLM_BACKEND": "huggingface"}
 
 T = TypeVar("T")
 
@@ -105,7 +104,7 @@ class Service:
         # Port 0: the system picks a free one, and gunicorn's output says which.
         # An engine of its own, which no other test's service shares.
         own = {"HOME": str(home), "XDG_RUNTIME_DIR": str(runtime_folder(home))}
-        own |= {"BIND": "127.0.0.1:0", "WORKER_CLASS": WORKER_CLASS}
+        own |= {"BIND": "127.0.0.1:0"}
         env = kept | own | given
         with (home / "output.txt").open("wb") as output:
             command = [sys.executable, "-m", "gunicorn", "wsgi:app"]

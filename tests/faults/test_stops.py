@@ -214,7 +214,7 @@ def test_a_worker_that_stops_while_it_begins(serve: Callable[..., Service], tmp_
     """Who has connected before is answered, by it or by the next one."""
     (tmp_path / "held.conf.py").write_text(HELD)
     conf = ("-c", str(tmp_path / "held.conf.py"))
-    service = serve(*conf, WEB_CONCURRENCY=1, LLM_BACKEND="stub", WORKER_CLASS="gthread")
+    service = serve(*conf, WEB_CONCURRENCY=1, LLM_BACKEND="stub")
     (service.home / "hold").touch()
     [first] = service.workers()
     os.kill(first, signal.SIGKILL)

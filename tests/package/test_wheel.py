@@ -8,7 +8,7 @@ from pathlib import Path
 
 from .conftest import ROOT, Environment
 
-EXTRAS = {"server", "local", "transformers", "hub", "redis", "gevent", "dev"}
+EXTRAS = {"server", "local", "transformers", "hub", "redis", "dev"}
 
 
 def test_files(wheel: Path) -> None:
@@ -39,7 +39,7 @@ for module in pkgutil.walk_packages(llm_api.__path__, "llm_api."):
     try:
         importlib.import_module(module.name)
     except ModuleNotFoundError as missing:
-        assert missing.name in ("gevent", "gunicorn", "huggingface_hub", "torch", "transformers"), missing
+        assert missing.name in ("gunicorn", "huggingface_hub", "torch", "transformers"), missing
 print(llm_api.__file__)
 """
     ran = installed.run("-W", "error", "-c", code)

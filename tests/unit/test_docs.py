@@ -66,7 +66,7 @@ def test_env_example_has_the_defaults(tmp_path: Path, monkeypatch: pytest.Monkey
             monkeypatch.delenv(name, raising=False)
     env = tmp_path / ".env"
     env.write_text(re.sub(r"^#(?=[A-Z_]+=)", "", (ROOT / "env.example").read_text(), flags=re.MULTILINE))
-    assert "\nTHREADS=64\n" in env.read_text()
+    assert "\nTHREADS=1024\n" in env.read_text()
     assert Settings.load(env) == Settings()
 
 

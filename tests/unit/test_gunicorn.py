@@ -19,7 +19,6 @@ from llm_api.runtime.gunicorn import (
     GThread,
     announce,
     asks_again,
-    choose_worker,
     clear_metrics,
     effective,
     has_more,
@@ -119,11 +118,6 @@ def test_what_is_closed_when_its_time_is_over(pair: Pair, worker: GThread, said:
     assert (len(worker.keepalived_conns), len(closed)) == (kept, 1 - kept)
 
 
-def test_gthread_is_the_default() -> None:
-    """Without WORKER_CLASS the workers are threads."""
-    assert choose_worker(Settings()) is GThread
-
-
 def test_numbers_of_an_earlier_run_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A start removes the metrics files that are left, and nothing else."""
     monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path))
@@ -136,15 +130,14 @@ def test_numbers_of_an_earlier_run_go(tmp_path: Path, monkeypatch: pytest.Monkey
 @pytest.mark.parametrize(
     ("given", "sockets", "expected"),
     [
-        ({}, ["http://127.0.0.1:8000"], ("127.0.0.1:8000", 64)),
-        ({"bind": "0.0.0.0:80"}, ["http://0.0.0.0:80"], ("0.0.0.0:80", 64)),
-        ({"bind": ["127.0.0.1:1", "[::]:2"]}, ["http://127.0.0.1:1", "http://[::]:2"], ("[::]:2", 64)),
-        ({"bind": "unix:/run/x"}, ["unix:/run/x"], ("unix:/run/x", 64)),
-        ({"bind": "fd://3"}, ["http://127.0.0.1:9"], ("127.0.0.1:9", 64)),
-        ({"bind": "0.0.0.0:80"}, [], ("0.0.0.0:80", 64)),  # --reuse-port: each worker opens its own
-        ({"systemd": True}, ["http://0.0.0.0:443"], ("0.0.0.0:443", 64)),
+        ({}, ["http://127.0.0.1:8000"], ("127.0.0.1:8000", 1024)),
+        ({"bind": "0.0.0.0:80"}, ["http://0.0.0.0:80"], ("0.0.0.0:80", 1024)),
+        ({"bind": ["127.0.0.1:1", "[::]:2"]}, ["http://127.0.0.1:1", "http://[::]:2"], ("[::]:2", 1024)),
+        ({"bind": "unix:/run/x"}, ["unix:/run/x"], ("unix:/run/x", 1024)),
+        ({"bind": "fd://3"}, ["http://127.0.0.1:9"], ("127.0.0.1:9", 1024)),
+        ({"bind": "0.0.0.0:80"}, [], ("0.0.0.0:80", 1024)),  # --reuse-port: each worker opens its own
+        ({"systemd": True}, ["http://0.0.0.0:443"], ("0.0.0.0:443", 1024)),
         ({"threads": 4}, [], ("127.0.0.1:8000", 4)),
-        ({"worker_connections": 10}, [], ("127.0.0.1:8000", 10)),
     ],
     ids=str,
 )
@@ -154,7 +147,7 @@ def test_the_command_line_is_the_last_word(
     """What gunicorn really listens at and runs is what the service knows."""
     config = Config()
     settings = Settings()
-    said = {"bind": settings.bind, "threads": settings.threads, "worker_connections": 128} | given
+    said = {"bind": settings.bind, "threads": settings.threads} | given
     systemd = said.pop("systemd", False)
     for name, value in said.items():
         config.set(name, value)

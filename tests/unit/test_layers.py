@@ -91,7 +91,7 @@ def importers(pattern: str) -> set[str]:
         (r"(jsonschema|jsonschema_specifications|referencing|regex)(\..*)?", {"exchange"}),
         (r"fcntl(\..*)?", {"log", "backends"}),
         (r"(torch|transformers|xllamacpp)(\..*)?", {"backends"}),
-        (r"(gunicorn|gevent)(\..*)?", {"runtime"}),
+        (r"gunicorn(\..*)?", {"runtime"}),
     ],
 )
 def test_each_foreign_thing_has_one_room(pattern: str, rooms: set[str]) -> None:
