@@ -145,7 +145,7 @@ def test_a_refused_request_frees_nobodys_place(serve: Serve) -> None:
         ({"hf_slots": 3}, 6),
         ({"threads": 8}, 6),
         ({"max_concurrency": 40}, 40),
-        ({"hf_mode": "cloud"}, 62),
+        ({"hf_mode": "cloud"}, 1022),
     ],
     ids=str,
 )
@@ -164,7 +164,7 @@ def test_places_at_a_local_model(settings: dict[str, Any], places: int) -> None:
         ({"threads": 3}, 1),
         ({"threads": 2}, 1),
         ({"threads": 1}, 1),
-        ({}, 62),
+        ({}, 1022),
     ],
     ids=str,
 )
