@@ -6,7 +6,9 @@ import re
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
+
+from .strict_json import as_object
 
 # What a request may need beyond text, each with the field that asks for it.
 NEEDS = {
@@ -88,7 +90,14 @@ class Reasoning:
     made_by: str | None = None
 
 
-Part = Text | Image | ToolCall | ToolResult | Reasoning
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """What a model says in place of an answer."""
+
+    text: str
+
+
+Part = Text | Image | ToolCall | ToolResult | Reasoning | Refusal
 # What an answer to such a part takes; a backend that lacks it in `serves` is not asked.
 PART_NEEDS = {Image: "images", ToolCall: "tools", ToolResult: "tools"}
 
@@ -358,12 +367,14 @@ class Chunk:
         """Whether nothing was said."""
         return not (self.text or self.refusal or self.calls or self.reasoning)
 
-    def pieces(self) -> Iterator[tuple[object, Any]]:
+    def pieces(self) -> Iterator[tuple[object, Part]]:
         """Yield the pieces with what tells apart the parts that they belong to."""
         yield from ((Reasoning, piece) for piece in self.reasoning)
         if self.text:
-            yield Text, self.text
-        yield from ((piece.index, piece) for piece in self.calls)
+            yield Text, Text(self.text)
+        if self.refusal:
+            yield Refusal, Refusal(self.refusal)
+        yield from ((piece.index, ToolCall(piece.id, piece.name, piece.arguments)) for piece in self.calls)
 
 
 @dataclass(frozen=True, slots=True)
@@ -374,28 +385,95 @@ class Embeddings(Chunk):
     vectors: Vectors = ()
 
 
-def fold(chunks: Iterable[Chunk]) -> tuple[Part, ...]:
-    """Return the parts of a whole answer, in the order in which they began."""
-    pieces: dict[tuple[object, int], list[Any]] = {}
-    last: object = None
-    run = 0
-    for chunk in chunks:
+class Step(NamedTuple):
+    """What happens to the part at `place` of an answer: it `began`, empty, `grew` by a piece, or `ended` whole."""
+
+    name: str
+    place: int
+    part: Part
+
+
+class Parts:
+    """The parts of an answer as they grow, one after the other.
+
+    `whole` are those that have ended; once it `is_over`, the last one does. What comes while a call's arguments are not
+    all there waits for the end.
+    """
+
+    def __init__(self) -> None:
+        self.whole: list[Part] = []
+        self.is_over = False
+        self._open: object = None
+        self._pieces: list[Any] = []
+        self._waiting: list[tuple[object, Part]] = []
+
+    def grow(self, chunk: Chunk) -> Iterator[Step]:
+        """Yield what a piece of the answer makes happen; the last one ends all."""
         for kind, piece in chunk.pieces():
-            is_block = kind is Reasoning and piece.data is not None
-            run += kind is not last or is_block
-            pieces.setdefault((kind, 0 if isinstance(kind, int) else run), []).append(piece)
-            last = None if is_block or (kind is Reasoning and piece.signature is not None) else kind
-    return tuple(_joined(found) for found in pieces.values())
+            if kind == self._open or not (self._waiting or self._is_cut()):
+                yield from self._add(kind, piece)
+            else:
+                self._waiting.append((kind, piece))
+        if chunk.finish_reason:
+            # calls one by one, after what else there is
+            for kind, piece in sorted(self._waiting, key=lambda it: it[0] if isinstance(it[0], int) else -1):
+                yield from self._add(kind, piece)
+            self.is_over = True
+            yield from self._end()
+
+    @property
+    def so_far(self) -> list[Part]:
+        """Those that have ended, and what there is of the open one."""
+        return [*self.whole, *([_joined(self._pieces)] if self._pieces else [])]
+
+    def _is_cut(self) -> bool:
+        called = "".join(piece.arguments for piece in self._pieces) if isinstance(self._open, int) else "{}"
+        return not called or as_object(called) is None
+
+    def _add(self, kind: object, piece: Part) -> Iterator[Step]:
+        is_block = isinstance(piece, Reasoning) and piece.data is not None
+        if kind != self._open or is_block:
+            yield from self._end()
+            self._open = kind
+            yield Step("began", len(self.whole), _empty(piece))
+        self._pieces.append(piece)
+        yield Step("grew", len(self.whole), piece)
+        if is_block or (isinstance(piece, Reasoning) and piece.signature is not None):
+            yield from self._end()
+
+    def _end(self) -> Iterator[Step]:
+        if self._pieces:
+            self.whole.append(_joined(self._pieces))
+            self._open, self._pieces = None, []
+            yield Step("ended", len(self.whole) - 1, self.whole[-1])
+
+
+def _empty(piece: Part) -> Part:
+    match piece:
+        case ToolCall():
+            return replace(piece, arguments="")
+        case Reasoning():
+            return Reasoning(data=piece.data)
+        case Refusal():
+            return Refusal("")
+    return Text("")
 
 
 def _joined(pieces: list[Any]) -> Part:
-    first = pieces[0]
-    if isinstance(first, CallPiece):
-        return ToolCall(first.id, first.name, "".join(piece.arguments for piece in pieces))
-    if isinstance(first, Reasoning):
-        last: Reasoning = pieces[-1]
-        return replace(last, text="".join(piece.text for piece in pieces))
-    return Text("".join(pieces))
+    first, last = pieces[0], pieces[-1]
+    if isinstance(first, ToolCall):
+        return replace(first, arguments="".join(piece.arguments for piece in pieces))
+    part: Part = replace(last, text="".join(piece.text for piece in pieces))
+    return part
+
+
+def fold(chunks: Iterable[Chunk]) -> tuple[Part, ...]:
+    """Return the parts of a whole answer."""
+    parts = Parts()
+    for chunk in chunks:
+        for _ in parts.grow(chunk):
+            pass
+    return tuple(parts.whole)
 
 
 @dataclass(frozen=True, slots=True)
@@ -421,7 +499,7 @@ class Head:
 class Answer:
     """A whole answer and its backend; as a string, its words. `duration_ms` counts from the request's arrival.
 
-    `refusal` is what the model said in place of an answer, `vectors` are those of an EmbeddingRequest's texts.
+    `vectors` are those of an EmbeddingRequest's texts.
     """
 
     head: Head
@@ -429,7 +507,6 @@ class Answer:
     finish_reason: str
     usage: Usage
     duration_ms: float
-    refusal: str = ""
     vectors: Vectors = ()
 
     @classmethod
@@ -437,9 +514,8 @@ class Answer:
         """Fold all the chunks of an answer."""
         last = chunks[-1]
         assert last.finish_reason, "the last chunk of a whole answer has its reason"
-        refusal = "".join(chunk.refusal for chunk in chunks)
         vectors = last.vectors if isinstance(last, Embeddings) else ()
-        return cls(head, fold(chunks), last.finish_reason, last.usage, head.elapsed_ms(), refusal, vectors)
+        return cls(head, fold(chunks), last.finish_reason, last.usage, head.elapsed_ms(), vectors)
 
     @property
     def text(self) -> str:
@@ -454,6 +530,11 @@ class Answer:
     def reasoning(self) -> str:
         """What the model thought, as far as it shows it."""
         return "".join(part.text for part in self.parts if isinstance(part, Reasoning))
+
+    @property
+    def refusal(self) -> str:
+        """What the model said in place of an answer."""
+        return "".join(part.text for part in self.parts if isinstance(part, Refusal))
 
     @property
     def request_id(self) -> str:

@@ -12,10 +12,9 @@ from marshmallow import EXCLUDE, Schema, ValidationError, fields, post_load, val
 
 from .. import strict_json
 from ..errors import LLMAPIError
-from ..strict_json import as_object, in_an_object
+from ..strict_json import in_an_object
 from ..types import (
     Answer,
-    CallPiece,
     Chunk,
     Extras,
     GenerationRequest,
@@ -23,8 +22,11 @@ from ..types import (
     Image,
     Message,
     Part,
+    Parts,
     Reasoning,
+    Refusal,
     Request,
+    Step,
     Text,
     Tool,
     ToolCall,
@@ -32,7 +34,7 @@ from ..types import (
     ToolResult,
     Usage,
 )
-from .base import Asked, Conversational
+from .base import Asked, Conversational, event
 from .fields import (
     MAX_EFFORT_CHARS,
     NAME,
@@ -299,28 +301,23 @@ class Messages(Conversational):
     schema_of = MessagesSchema
 
     def whole(self, answer: Answer, asked: Asked) -> dict[str, Any]:
-        refusal = (Text(answer.refusal),) if answer.refusal else ()
-        said = {"content": list(map(_block, (*answer.parts, *refusal)))}
-        return _message(answer.head) | said | _end(answer.finish_reason, bool(refusal)) | _usage(answer.usage, asked)
+        said = {"content": list(map(_block, answer.parts))}
+        return _message(answer.head) | said | _end(answer.finish_reason, answer.parts) | _usage(answer.usage, asked)
 
-    def pieces(self, head: Head, chunks: Iterator[Chunk], asked: Asked) -> Iterator[str]:
+    def frames(self, head: Head, chunks: Iterator[Chunk], asked: Asked) -> Iterator[str]:
         usage = Usage(output_tokens=0)
         yield _event("message_start", message=_message(head) | {"content": []} | NO_END | _usage(usage, asked))
-        blocks, refused = Blocks(), False
-        try:
-            for chunk in chunks:
-                refused = refused or bool(chunk.refusal)
-                yield from blocks.said(chunk)
-                if chunk.finish_reason:
-                    yield from blocks.ended()
-                    end = _end(chunk.finish_reason, refused)
-                    yield _event("message_delta", delta=end, **_usage(chunk.usage, asked))
-                    yield _event("message_stop")
-                elif chunk.is_empty:
-                    yield _event("ping")
-        except LLMAPIError as error:
-            yield self.broken(error)
-            raise
+        parts = Parts()
+        for chunk in chunks:
+            for step in parts.grow(chunk):
+                yield from _frames(step)
+            if chunk.finish_reason:
+                yield _event(
+                    "message_delta", delta=_end(chunk.finish_reason, parts.whole), **_usage(chunk.usage, asked)
+                )
+                yield _event("message_stop")
+            elif chunk.is_empty:
+                yield _event("ping")
 
     def error(self, error: LLMAPIError, request_id: str) -> dict[str, Any]:
         return {"type": "error"} | super().error(error, request_id)
@@ -334,77 +331,25 @@ class Messages(Conversational):
         return super()._public(error) | {"type": kind}
 
 
-class Blocks:
-    """The blocks of a streamed answer: each ends before the next begins.
-
-    What belongs to a call while another's arguments are not all there waits for the end.
-    """
-
-    def __init__(self) -> None:
-        self._count = 0
-        self._open: object = None
-        self._arguments = ""
-        self._waiting: dict[object, list[CallPiece]] = {}
-
-    def said(self, chunk: Chunk) -> Iterator[str]:
-        """Yield the events of a piece of an answer."""
-        for kind, piece in chunk.pieces():
-            if self._must_wait(kind):
-                self._waiting.setdefault(kind, []).append(piece)
-            else:
-                yield from self._piece(kind, piece)
-        if chunk.refusal:
-            yield from self._piece(Text, chunk.refusal)
-
-    def ended(self) -> Iterator[str]:
-        """Yield what waits, and the end of the last block."""
-        for kind, pieces in self._waiting.items():
-            for piece in pieces:
-                yield from self._piece(kind, piece)
-        yield from self._close()
-
-    def _must_wait(self, kind: object) -> bool:
-        if not isinstance(kind, int) or not isinstance(self._open, int) or kind == self._open:
-            return False
-        return kind in self._waiting or not self._arguments or as_object(self._arguments) is None
-
-    def _piece(self, kind: object, piece: Any) -> Iterator[str]:
-        is_data = isinstance(piece, Reasoning) and piece.data
-        if kind != self._open or is_data:
-            yield from self._close()
-            self._open, self._arguments = kind, ""
-            yield _event("content_block_start", index=self._count, content_block=_begun(piece))
-        for delta in _deltas(piece):
-            yield _event("content_block_delta", index=self._count, delta=delta)
-        if isinstance(piece, CallPiece):
-            self._arguments += piece.arguments
-        if is_data or (isinstance(piece, Reasoning) and piece.signature):
-            yield from self._close()
-
-    def _close(self) -> Iterator[str]:
-        if self._open is not None:
-            yield _event("content_block_stop", index=self._count)
-            self._count, self._open = self._count + 1, None
-
-
-def _begun(piece: Any) -> dict[str, Any]:
-    """Return the block that begins with a piece, which its deltas fill."""
-    if isinstance(piece, CallPiece):
-        return _block(ToolCall(piece.id, piece.name, ""))
-    return _block(Reasoning(data=piece.data) if isinstance(piece, Reasoning) else Text(""))
-
-
-def _deltas(piece: Any) -> Iterator[dict[str, str]]:
-    if isinstance(piece, str):
-        yield {"type": "text_delta", "text": piece}
-    elif isinstance(piece, CallPiece):
-        if piece.arguments:
-            yield {"type": "input_json_delta", "partial_json": piece.arguments}
+def _frames(step: Step) -> Iterator[str]:
+    name, place, part = step
+    if name == "began":
+        yield _event("content_block_start", index=place, content_block=_block(part))
+    elif name == "ended":
+        yield _event("content_block_stop", index=place)
     else:
-        if piece.text:
-            yield {"type": "thinking_delta", "thinking": piece.text}
-        if piece.signature:
-            yield {"type": "signature_delta", "signature": piece.signature}
+        yield from (_event("content_block_delta", index=place, delta=delta) for delta in _deltas(part))
+
+
+def _deltas(piece: Part) -> Iterator[dict[str, str]]:
+    match piece:
+        case ToolCall(arguments=arguments):
+            said = {"input_json_delta": ("partial_json", arguments)}
+        case Reasoning(text, signature):
+            said = {"thinking_delta": ("thinking", text), "signature_delta": ("signature", signature or "")}
+        case Text(text) | Refusal(text):
+            said = {"text_delta": ("text", text)}
+    yield from ({"type": kind, name: value} for kind, (name, value) in said.items() if value)
 
 
 def _block(part: Part) -> dict[str, Any]:
@@ -412,7 +357,8 @@ def _block(part: Part) -> dict[str, Any]:
         return thought_block(part)
     if isinstance(part, ToolCall):
         return {"type": "tool_use", "id": part.id, "name": part.name, "input": in_an_object(part.arguments)}
-    return {"type": "text", "text": Message("assistant", (part,)).content}
+    assert isinstance(part, Text | Refusal), "an answer has nothing else"
+    return {"type": "text", "text": part.text}
 
 
 def _message(head: Head) -> dict[str, Any]:
@@ -423,7 +369,8 @@ def _message(head: Head) -> dict[str, Any]:
 NO_END = {"stop_reason": None, "stop_sequence": None}
 
 
-def _end(reason: str, is_refusal: bool) -> dict[str, Any]:
+def _end(reason: str, parts: Iterable[Part]) -> dict[str, Any]:
+    is_refusal = any(isinstance(part, Refusal) for part in parts)
     return NO_END | {"stop_reason": "refusal" if is_refusal else STOPS[reason]}
 
 
@@ -446,4 +393,4 @@ def estimate(request: Request) -> int:
 
 
 def _event(kind: str, **said: Any) -> str:
-    return f"event: {kind}\ndata: {strict_json.dumps({'type': kind} | said)}\n\n"
+    return event({"type": kind} | said, kind)

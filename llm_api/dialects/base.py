@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, ClassVar
 
+from .. import strict_json
 from ..errors import LLMAPIError, ValidationFailed
 from ..types import Answer, Chunk, Head, Request
 from .fields import Limits, Readable
@@ -78,6 +79,14 @@ class Dialect(ABC):
 
     def pieces(self, head: Head, chunks: Iterator[Chunk], asked: Asked) -> Iterator[str]:
         """Yield the texts of a streamed answer. An error of `chunks` becomes the last of them, and is raised again."""
+        try:
+            yield from self.frames(head, chunks, asked)
+        except LLMAPIError as error:
+            yield self.broken(error)
+            raise
+
+    def frames(self, head: Head, chunks: Iterator[Chunk], asked: Asked) -> Iterator[str]:
+        """Yield the texts of a streamed answer that does not break."""
         raise NotImplementedError("what this route answers does not come in pieces")
 
     def status(self, error: LLMAPIError) -> int:
@@ -98,6 +107,17 @@ class Dialect(ABC):
         # the backends call what the model reads the prompt; a body has its own names
         is_theirs = error.param == "prompt" and not isinstance(error, ValidationFailed)
         return said | {"param": self.conversation} if is_theirs else said
+
+
+def line(value: object) -> str:
+    """Return a line of JSON."""
+    return f"{strict_json.dumps(value)}\n"
+
+
+def event(value: object, name: str = "") -> str:
+    """Return a server-sent event, with a `name` or without."""
+    named = f"event: {name}\n" if name else ""
+    return f"{named}data: {strict_json.dumps(value)}\n\n"
 
 
 class Conversational(Dialect):

@@ -8,10 +8,9 @@ from typing import Any
 
 from marshmallow import RAISE, fields, post_load, validate
 
-from .. import strict_json
 from ..errors import LLMAPIError
 from ..types import Answer, Chunk, GenerationRequest, Head, Message, Text, Usage
-from .base import Asked, Dialect
+from .base import Asked, Dialect, line
 from .fields import MAX_IMAGES, NAME, Body, Picture, StrictBoolean
 from .tools import Tooled, tool_fields
 
@@ -64,24 +63,20 @@ class Generate(Dialect):
         said = _said(answer.text, answer.refusal, asked)
         return said | {"details": answer_details(answer)} if asked.shows else said
 
-    def pieces(self, head: Head, chunks: Iterator[Chunk], asked: Asked) -> Iterator[str]:
+    def frames(self, head: Head, chunks: Iterator[Chunk], asked: Asked) -> Iterator[str]:
         beside = []
-        try:
-            for chunk in chunks:
-                if chunk.text or chunk.refusal:
-                    yield _line(_said(chunk.text, chunk.refusal, asked))
-                if chunk.calls or chunk.reasoning:
-                    beside.append(chunk)
-                if chunk.finish_reason:
-                    last = {"response": "", "done": True, "finish_reason": chunk.finish_reason}
-                    shown = answer_details(Answer.of([*beside, chunk], head)) if asked.shows else {}
-                    yield _line(last | ({"details": shown} if asked.shows else {}))
-        except LLMAPIError as error:
-            yield self.broken(error)
-            raise
+        for chunk in chunks:
+            if chunk.text or chunk.refusal:
+                yield line(_said(chunk.text, chunk.refusal, asked))
+            if chunk.calls or chunk.reasoning:
+                beside.append(chunk)
+            if chunk.finish_reason:
+                last = {"response": "", "done": True, "finish_reason": chunk.finish_reason}
+                shown = {"details": answer_details(Answer.of([*beside, chunk], head))} if asked.shows else {}
+                yield line(last | shown)
 
     def broken(self, error: LLMAPIError) -> str:
-        return _line({"error": self._public(error), "done": True})
+        return line({"error": self._public(error), "done": True})
 
 
 def _said(text: str, refusal: str, asked: Asked) -> dict[str, Any]:
@@ -111,7 +106,3 @@ def answer_details(answer: Answer) -> dict[str, Any]:
 def _usage(usage: Usage) -> dict[str, int | None]:
     always = {"input_tokens": usage.input_tokens, "output_tokens": usage.output_tokens}
     return {name: count for name, count in asdict(usage).items() if count is not None} | always
-
-
-def _line(value: object) -> str:
-    return strict_json.dumps(value) + "\n"

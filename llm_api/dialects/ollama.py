@@ -5,7 +5,7 @@ Refused is what would change the meaning: a template, a raw prompt, a suffix, th
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any, ClassVar
 
@@ -22,15 +22,17 @@ from ..types import (
     Head,
     Image,
     Message,
+    Parts,
     Reasoning,
+    Refusal,
     ResponseFormat,
+    Step,
     Text,
     ToolCall,
     ToolResult,
     Usage,
-    fold,
 )
-from .base import Asked, Conversational, Dialect
+from .base import Asked, Conversational, Dialect, line
 from .fields import (
     MAX_DIMENSIONS,
     MAX_IMAGES,
@@ -255,7 +257,7 @@ class OllamaDialect(Dialect):
         return {"error": error.public()["message"]}
 
     def broken(self, error: LLMAPIError) -> str:
-        return _line(self.error(error, ""))
+        return line(self.error(error, ""))
 
 
 class Speaking(OllamaDialect, Conversational):
@@ -277,39 +279,34 @@ class Speaking(OllamaDialect, Conversational):
         return {"model": name, "created_at": _time()} | self.said("") | {"done": True, "done_reason": reason}
 
     def whole(self, answer: Answer, asked: Asked) -> dict[str, Any]:
-        beside: dict[str, Any] = {
-            "thinking": answer.reasoning,
-            "tool_calls": _calls(answer.tool_calls, answer.finish_reason),
-        }
+        called = enumerate(answer.tool_calls)
+        calls = [told for place, call in called for told in _call_out(call, place, answer.finish_reason)]
+        beside = {"thinking": answer.reasoning, "tool_calls": calls}
         said = self.said(answer.text + answer.refusal, **_said(beside))
         return _opening(answer.head) | said | _end(answer.finish_reason, answer.usage, answer.duration_ms)
 
-    def pieces(self, head: Head, chunks: Iterator[Chunk], asked: Asked) -> Iterator[str]:
-        held: list[Chunk] = []
-        began = 0.0
-        try:
-            for chunk in chunks:
-                began = began or head.elapsed_ms()
-                opening = _opening(head)
-                lines = list(self._lines(chunk))
-                held += [Chunk(calls=chunk.calls)] if chunk.calls else []
-                if chunk.finish_reason:
-                    calls = [part for part in fold(held) if isinstance(part, ToolCall)]
-                    lines += [self.said("", tool_calls=[call]) for call in _calls(calls, chunk.finish_reason)]
-                for said in lines:
-                    yield _line(opening | said | {"done": False})
-                if chunk.finish_reason:
-                    end = _end(chunk.finish_reason, chunk.usage, head.elapsed_ms(), began)
-                    yield _line(opening | self.said("") | end)
-        except LLMAPIError as error:
-            yield self.broken(error)
-            raise
+    def frames(self, head: Head, chunks: Iterator[Chunk], asked: Asked) -> Iterator[str]:
+        parts, began = Parts(), 0.0
+        for chunk in chunks:
+            began = began or head.elapsed_ms()
+            opening = _opening(head)
+            for step in parts.grow(chunk):
+                calls = sum(isinstance(part, ToolCall) for part in parts.whole)
+                for said in self._shown(step, calls - 1, chunk.finish_reason):
+                    yield line(opening | said | {"done": False})
+            if chunk.finish_reason:
+                end = _end(chunk.finish_reason, chunk.usage, head.elapsed_ms(), began)
+                yield line(opening | self.said("") | end)
 
-    def _lines(self, chunk: Chunk) -> Iterator[dict[str, Any]]:
-        if thought := "".join(piece.text for piece in chunk.reasoning):
-            yield self.said("", thinking=thought)
-        if words := chunk.text + chunk.refusal:
-            yield self.said(words)
+    def _shown(self, step: Step, place: int, finish_reason: str | None) -> Iterator[dict[str, Any]]:
+        """Yield what lines show of a step: words and thoughts as they come, a call when it is whole."""
+        match step:
+            case Step("grew", _, Reasoning(text)) if text:
+                yield self.said("", thinking=text)
+            case Step("grew", _, Text(text) | Refusal(text)):
+                yield self.said(text)
+            case Step("ended", _, ToolCall() as call):
+                yield from (self.said("", tool_calls=[told]) for told in _call_out(call, place, finish_reason))
 
 
 class OllamaChat(Speaking):
@@ -376,13 +373,11 @@ class OllamaEmbeddings(OllamaEmbed):
         return {"embedding": list(answer.vectors[0])}
 
 
-def _calls(calls: Sequence[ToolCall], finish_reason: str) -> list[dict[str, Any]]:
-    """Return the calls with objects for arguments; one that the token limit has cut has none, and is left out."""
-    return [
-        {"id": call.id, "function": {"index": place, "name": call.name, "arguments": in_an_object(call.arguments)}}
-        for place, call in enumerate(calls)
-        if finish_reason != "length" or as_object(call.arguments) is not None
-    ]
+def _call_out(call: ToolCall, place: int, finish_reason: str | None) -> Iterator[dict[str, Any]]:
+    """Yield a call with an object for arguments; one that the token limit has cut has none, and is left out."""
+    if finish_reason != "length" or as_object(call.arguments) is not None:
+        function = {"index": place, "name": call.name, "arguments": in_an_object(call.arguments)}
+        yield {"id": call.id, "function": function}
 
 
 def _model(head: Head) -> str:
@@ -405,7 +400,3 @@ def _end(finish_reason: str, usage: Usage, total_ms: float, began_ms: float = 0.
     counts = {"prompt_eval_count": usage.input_tokens, "eval_count": usage.output_tokens}
     counted = {name: count for name, count in counts.items() if count is not None}
     return {"done": True, "done_reason": reason} | {n: int(t * NANOSECONDS) for n, t in times.items()} | counted
-
-
-def _line(value: object) -> str:
-    return strict_json.dumps(value) + "\n"

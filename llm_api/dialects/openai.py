@@ -9,13 +9,11 @@ from __future__ import annotations
 import base64
 import sys
 from array import array
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar, TypeGuard
 
 from marshmallow import EXCLUDE, Schema, ValidationError, fields, post_load, validate
 
-from .. import strict_json
 from ..errors import LLMAPIError, ModelNotFound, QuotaExhausted
 from ..types import (
     Answer,
@@ -28,13 +26,14 @@ from ..types import (
     Image,
     Message,
     Part,
+    Parts,
     Reasoning,
     Text,
     ToolCall,
     ToolResult,
     Usage,
 )
-from .base import Asked, Conversational
+from .base import Asked, Conversational, event
 from .fields import (
     MAX_DIMENSIONS,
     NOT_SERVED,
@@ -263,7 +262,7 @@ class OpenAIDialect(Conversational):
         return 429 if isinstance(error, QuotaExhausted) else super().status(error)
 
     def broken(self, error: LLMAPIError) -> str:
-        return _event({"error": self._public(error)})
+        return event({"error": self._public(error)})
 
     def _public(self, error: LLMAPIError) -> dict[str, str | None]:
         said = super()._public(error)
@@ -284,37 +283,33 @@ class Choices(OpenAIDialect):
         """Return what a choice holds of a whole answer."""
         raise NotImplementedError
 
-    def delta(self, chunk: Chunk, blocks: Blocks) -> dict[str, Any]:
-        """Return what a choice holds of a piece; of an empty one, what ends a stream. `blocks` has those before it."""
+    def delta(self, chunk: Chunk, thoughts: Parts) -> dict[str, Any]:
+        """Return what a choice holds of a piece; of an empty one, what ends a stream. `thoughts` are those before."""
         raise NotImplementedError
 
     def whole(self, answer: Answer, asked: Asked) -> dict[str, Any]:
         choice = _choice(self.content(answer), answer.finish_reason)
         return self._object(answer.head, self.whole_object, [choice]) | _usage(answer.usage)
 
-    def pieces(self, head: Head, chunks: Iterator[Chunk], asked: Asked) -> Iterator[str]:
+    def frames(self, head: Head, chunks: Iterator[Chunk], asked: Asked) -> Iterator[str]:
         empty = self._object(head, self.piece_object, [])
         no_usage = {"usage": None} if asked.shows else {}
 
-        def event(choice: dict[str, Any], finish_reason: str | None = None) -> str:
-            return _event(empty | {"choices": [_choice(choice, finish_reason)]} | no_usage)
+        def frame(choice: dict[str, Any], finish_reason: str | None = None) -> str:
+            return event(empty | {"choices": [_choice(choice, finish_reason)]} | no_usage)
 
-        blocks = Blocks()
-        try:
-            yield from map(event, self.first)
-            for chunk in chunks:
-                if not chunk.is_empty:
-                    yield event(self.delta(chunk, blocks))
-                if chunk.finish_reason:
-                    yield event(self.delta(Chunk(), blocks), chunk.finish_reason)
-                    if asked.shows and (counted := _usage(chunk.usage)):
-                        yield _event(empty | counted)
-                    yield "data: [DONE]\n\n"
-                elif chunk.is_empty:
-                    yield KEEP_ALIVE
-        except LLMAPIError as error:
-            yield self.broken(error)
-            raise
+        thoughts = Parts()
+        yield from map(frame, self.first)
+        for chunk in chunks:
+            if not chunk.is_empty:
+                yield frame(self.delta(chunk, thoughts))
+            if chunk.finish_reason:
+                yield frame(self.delta(Chunk(), thoughts), chunk.finish_reason)
+                if asked.shows and (counted := _usage(chunk.usage)):
+                    yield event(empty | counted)
+                yield "data: [DONE]\n\n"
+            elif chunk.is_empty:
+                yield KEEP_ALIVE
 
     def _object(self, head: Head, kind: str, choices: list[dict[str, Any]]) -> dict[str, Any]:
         return {
@@ -346,11 +341,11 @@ class ChatCompletions(Choices):
     def content(self, answer: Answer) -> dict[str, Any]:
         return {"message": message_of(answer)}
 
-    def delta(self, chunk: Chunk, blocks: Blocks) -> dict[str, Any]:
+    def delta(self, chunk: Chunk, thoughts: Parts) -> dict[str, Any]:
         said: dict[str, Any] = {"content": chunk.text, "refusal": chunk.refusal}
         said = {name: words for name, words in said.items() if words}
         if chunk.reasoning:
-            said |= _thought("".join(piece.text for piece in chunk.reasoning), blocks.ended(chunk.reasoning))
+            said |= _thought("".join(piece.text for piece in chunk.reasoning), _ended(chunk.reasoning, thoughts))
         if chunk.calls:
             said["tool_calls"] = [_call_delta(piece) for piece in chunk.calls]
         return {"delta": said}
@@ -372,25 +367,13 @@ def _thought(text: str, blocks: list[dict[str, Any]]) -> dict[str, Any]:
     return {name: value for name, value in said.items() if value}
 
 
-class Blocks:
-    """The blocks of thoughts of a streamed answer, each whole when it ends: a signature is one of all its text.
+def _ended(pieces: tuple[Reasoning, ...], thoughts: Parts) -> list[dict[str, Any]]:
+    """Return the blocks that end with these pieces, each whole: a signature is one of all its text.
 
     OpenAI's client joins the pieces of a list by `index`, and fails where that is missing.
     """
-
-    def __init__(self) -> None:
-        self._count = 0
-        self._text = ""
-
-    def ended(self, pieces: Iterable[Reasoning]) -> list[dict[str, Any]]:
-        """Return the blocks that end with these pieces."""
-        found = []
-        for piece in pieces:
-            self._text += piece.text
-            if _is_ended(piece):
-                found.append({"index": self._count, **thought_block(replace(piece, text=self._text))})
-                self._count, self._text = self._count + 1, ""
-        return found
+    steps = [step for step in thoughts.grow(Chunk(reasoning=pieces)) if step.name == "ended"]
+    return [{"index": step.place, **thought_block(step.part)} for step in steps if _is_ended(step.part)]
 
 
 def _is_ended(part: Part) -> TypeGuard[Reasoning]:
@@ -425,7 +408,7 @@ class Completions(Choices):
     def content(self, answer: Answer) -> dict[str, Any]:
         return {"text": answer.text + answer.refusal}
 
-    def delta(self, chunk: Chunk, blocks: Blocks) -> dict[str, Any]:
+    def delta(self, chunk: Chunk, thoughts: Parts) -> dict[str, Any]:
         return {"text": chunk.text + chunk.refusal}
 
 
@@ -476,7 +459,3 @@ def _usage(usage: Usage) -> dict[str, dict[str, Any]]:
     if usage.reasoning_tokens is not None:
         said["completion_tokens_details"] = {"reasoning_tokens": usage.reasoning_tokens}
     return {"usage": said}
-
-
-def _event(value: object) -> str:
-    return f"data: {strict_json.dumps(value)}\n\n"

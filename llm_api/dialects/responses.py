@@ -7,31 +7,33 @@ and unknown fields are left out.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import count, groupby
-from typing import Any
+from typing import Any, NamedTuple
 
 from marshmallow import ValidationError, fields, post_load, validate
 
-from .. import strict_json
 from ..errors import LLMAPIError
 from ..types import (
     Answer,
-    CallPiece,
     Chunk,
     GenerationRequest,
     Head,
     Image,
     Message,
+    Part,
+    Parts,
     Reasoning,
+    Refusal,
+    Step,
     Text,
     Tool,
     ToolCall,
     ToolResult,
     Usage,
 )
-from .base import Asked
+from .base import Asked, event
 from .fields import MAX_EFFORT_CHARS, FlatFormat, Nullable, StrictBoolean, StrictInteger
 from .openai import KEEP_ALIVE, MAX_MESSAGES, ROLES, Contents, OpenAIBody, OpenAIDialect
 from .tools import MAX_TOOLS, Tooled, ToolSchema, tool_fields
@@ -232,8 +234,10 @@ class ResponsesSchema(OpenAIBody, Tooled):
         return self.asked((*system, *data["input"]), "input", data, is_prompt)
 
 
-@dataclass(frozen=True, eq=False)
-class Kind:
+NOTHING: dict[str, Any] = {}
+
+
+class Kind(NamedTuple):
     """How an item is framed: its `fixed` fields, the events of its text, and the text's name in them.
 
     Where the text is in a `part`, a list named `holder` has that, and `part_event` begins the names of its events.
@@ -246,140 +250,100 @@ class Kind:
     said: str
     holder: str = ""
     part_event: str = ""
-    part: dict[str, Any] = field(default_factory=dict)
-    beside: dict[str, Any] = field(default_factory=dict)
+    part: dict[str, Any] = NOTHING
+    beside: dict[str, Any] = NOTHING
 
 
 SPOKEN = {"type": "message", "role": "assistant"}
-WORDS = Kind(
-    *("msg", SPOKEN, "output_text", "text", "content", "content_part"),
-    {"type": "output_text", "annotations": [], "logprobs": []},
-    {"logprobs": []},
-)
-REFUSAL = Kind("msg", SPOKEN, "refusal", "refusal", "content", "content_part", {"type": "refusal"})
-THOUGHT = Kind(
-    *("rs", {"type": "reasoning"}, "reasoning_summary_text", "text", "summary", "reasoning_summary_part"),
-    {"type": "summary_text"},
-)
-CALL = Kind("fc", {"type": "function_call"}, "function_call_arguments", "arguments")
+KINDS: dict[type[Part], Kind] = {
+    Text: Kind(
+        *("msg", SPOKEN, "output_text", "text", "content", "content_part"),
+        {"type": "output_text", "annotations": [], "logprobs": []},
+        {"logprobs": []},
+    ),
+    Refusal: Kind("msg", SPOKEN, "refusal", "refusal", "content", "content_part", {"type": "refusal"}),
+    Reasoning: Kind(
+        *("rs", {"type": "reasoning"}, "reasoning_summary_text", "text", "summary", "reasoning_summary_part"),
+        {"type": "summary_text"},
+    ),
+    ToolCall: Kind("fc", {"type": "function_call"}, "function_call_arguments", "arguments"),
+}
 Event = tuple[str, dict[str, Any]]
 
 
-class _Item:
-    """An item of an answer, as it grows; each step yields its events."""
-
-    def __init__(self, kind: Kind, place: int, request_id: str, more: dict[str, Any]) -> None:
-        self._kind = kind
-        self._id = f"{kind.prefix}_{request_id}_{place}"
-        self._place = {"output_index": place}
-        self._at: dict[str, Any] = {"item_id": self._id, **self._place}
-        self._at |= {f"{kind.holder}_index": 0} if kind.holder else {}
-        self._texts: list[str] = []
-        self.fields = kind.fixed | more
-
-    def shown(self, status: str) -> dict[str, Any]:
-        said = {"id": self._id, "status": status} | self.fields
-        if not self._kind.holder:
-            return said | self._text()
-        return said | {self._kind.holder: [self._part()] if self._texts else []}
-
-    def begin(self) -> Iterator[Event]:
-        yield "response.output_item.added", self._place | {"item": self.shown("in_progress")}
-
-    def more(self, text: str) -> Iterator[Event]:
-        if self._kind.holder and not self._texts:
-            yield f"response.{self._kind.part_event}.added", self._at | {"part": self._part()}
-        self._texts.append(text)
-        yield f"response.{self._kind.event}.delta", self._at | {"delta": text} | self._kind.beside
-
-    def end(self, status: str) -> Iterator[Event]:
-        if self._texts or not self._kind.holder:
-            yield f"response.{self._kind.event}.done", self._at | self._text() | self._kind.beside
-        if self._texts and self._kind.holder:
-            yield f"response.{self._kind.part_event}.done", self._at | {"part": self._part()}
-        yield "response.output_item.done", self._place | {"item": self.shown(status)}
-
-    def _text(self) -> dict[str, str]:
-        return {self._kind.said: "".join(self._texts)}
-
-    def _part(self) -> dict[str, Any]:
-        return self._kind.part | self._text()
-
-
 class _Output:
-    """The items of an answer. Words and thoughts end where something else begins; calls may grow side by side."""
+    """How the items of one answer are written, and the whole answer."""
 
     def __init__(self, head: Head, asked: Asked) -> None:
         self._head = head
         self._asked = asked
-        self._items: list[_Item] = []
-        self._open: dict[object, _Item] = {}
+        self._with_part = -1
         named = [(space, tool["name"]) for space, tool in _functions(asked.body.get("tools") or ()) if space]
         self._spaces = {_flat(space, name): {"name": name, "namespace": space} for space, name in named}
 
-    def state(self, name: str, status: str, usage: Usage = Usage(), **more: Any) -> Event:  # noqa: B008  (frozen)
-        """Return the event of a state, which has all that there is of the answer."""
+    def state(self, name: str, parts: Sequence[Part] = (), status: str = "in_progress", **more: Any) -> Event:
+        """Return the event of a state, which has all that there is of the answer; unless it is whole, the last is cut.
+
+        `more` are other fields of the answer.
+        """
+        statuses = ["completed"] * (len(parts) - 1) + ["completed" if status == "completed" else "incomplete"]
         said = {
             "id": f"resp_{self._head.request_id}",
             "created_at": int(self._head.created),
             "model": f"{self._head.backend}/{self._head.model}",
             "status": status,
-            "output": [item.shown(self._status(item, status)) for item in self._items],
-            "usage": _usage(usage),
+            "output": [self._item(part, place, statuses[place]) for place, part in enumerate(parts)],
+            "usage": None,
         }
         return f"response.{name}", {"response": _repeated(self._asked, self._named) | said | more}
 
-    def events(self, chunk: Chunk) -> Iterator[Event]:
-        """Yield what a piece of the answer makes happen."""
-        for thought in chunk.reasoning:
-            yield from self._think(thought)
-        if chunk.text:
-            yield from self._grow(WORDS, chunk.text)
-        if chunk.refusal:
-            yield from self._grow(REFUSAL, chunk.refusal)
-        for piece in chunk.calls:
-            yield from self._grow(CALL, piece.arguments, piece)
-        if chunk.finish_reason:
-            yield from self._end(CUTS.get(chunk.finish_reason), chunk.usage)
-
-    def _end(self, cut: str | None, usage: Usage) -> Iterator[Event]:
+    def end(self, finish_reason: str, parts: Sequence[Part], usage: Usage) -> Event:
+        """Return the event that ends a whole answer."""
+        cut = CUTS.get(finish_reason)
         status = "incomplete" if cut else "completed"
-        for item in self._open.values():
-            yield from item.end(self._status(item, status))
-        yield self.state(status, status, usage, incomplete_details={"reason": cut} if cut else None)
+        details = {"reason": cut} if cut else None
+        return self.state(status, parts, status, usage=_usage(usage), incomplete_details=details)
 
-    def _status(self, item: _Item, status: str) -> str:
-        """Return an item's status in an answer of that `status`: the last one is cut where the answer is."""
-        is_last = item is self._items[-1]
-        return "completed" if not is_last else "incomplete" if status == "failed" else status
+    def events(self, step: Step, status: str) -> Iterator[Event]:
+        """Yield what is said of a step; an item that ends has the `status`."""
+        name, place, part = step
+        kind, text, here = KINDS[type(part)], _text(part), {"output_index": place}
+        at: dict[str, Any] = here | {"item_id": self._id(kind, place)}
+        at |= {f"{kind.holder}_index": 0} if kind.holder else {}
+        if name == "began":
+            yield "response.output_item.added", here | {"item": self._item(part, place, "in_progress")}
+        elif name == "grew" and text:
+            if kind.holder and place != self._with_part:
+                self._with_part = place
+                yield f"response.{kind.part_event}.added", at | {"part": kind.part | {kind.said: ""}}
+            yield f"response.{kind.event}.delta", at | {"delta": text} | kind.beside
+        elif name == "ended":
+            if text or not kind.holder:
+                yield f"response.{kind.event}.done", at | {kind.said: text} | kind.beside
+            if text and kind.holder:
+                yield f"response.{kind.part_event}.done", at | {"part": kind.part | {kind.said: text}}
+            yield "response.output_item.done", here | {"item": self._item(part, place, status)}
 
-    def _think(self, thought: Reasoning) -> Iterator[Event]:
-        if thought.data:
-            yield from self._close()
-        yield from self._grow(THOUGHT, thought.text)
-        if sealed := _sealed(thought):
-            self._open[THOUGHT].fields["encrypted_content"] = sealed
-            yield from self._close()
+    def _item(self, part: Part, place: int, status: str) -> dict[str, Any]:
+        kind, text = KINDS[type(part)], _text(part)
+        said: dict[str, Any] = {"id": self._id(kind, place), "status": status} | kind.fixed
+        if isinstance(part, ToolCall):
+            return said | {"call_id": part.id, "arguments": text} | self._named(part.name)
+        sealed = _sealed(part) if isinstance(part, Reasoning) else None
+        said[kind.holder] = [kind.part | {kind.said: text}] if text else []
+        return said | ({"encrypted_content": sealed} if sealed else {})
 
-    def _grow(self, kind: Kind, text: str, piece: CallPiece | None = None) -> Iterator[Event]:
-        key = piece.index if piece else kind
-        yield from self._close(key)
-        if key not in self._open:
-            called = {"call_id": piece.id} | self._named(piece.name) if piece else {}
-            self._open[key] = _Item(kind, len(self._items), self._head.request_id, called)
-            self._items.append(self._open[key])
-            yield from self._open[key].begin()
-        if text:
-            yield from self._open[key].more(text)
-
-    def _close(self, but: object = None) -> Iterator[Event]:
-        """End what is open and no call, but for that of the key `but`."""
-        for other in [key for key in self._open if isinstance(key, Kind) and key is not but]:
-            yield from self._open.pop(other).end("completed")
+    def _id(self, kind: Kind, place: int) -> str:
+        return f"{kind.prefix}_{self._head.request_id}_{place}"
 
     def _named(self, name: str) -> dict[str, Any]:
         """Return the name of a tool as the client has it."""
         return self._spaces.get(name, {"name": name})
+
+
+def _text(part: Any) -> str:
+    text: str = part.arguments if isinstance(part, ToolCall) else part.text
+    return text
 
 
 def _repeated(asked: Asked, named: Callable[[str], dict[str, Any]]) -> dict[str, Any]:
@@ -441,9 +405,8 @@ class Responses(OpenAIDialect):
         return replace(asked, ignored=tuple(sorted(unknown)), body=body)
 
     def whole(self, answer: Answer, asked: Asked) -> dict[str, Any]:
-        output = _Output(answer.head, asked)
-        *_, (_, last) = [event for chunk in _chunks(answer) for event in output.events(chunk)]
-        response: dict[str, Any] = last["response"]
+        _, said = _Output(answer.head, asked).end(answer.finish_reason, answer.parts, answer.usage)
+        response: dict[str, Any] = said["response"]
         return response
 
     def pieces(self, head: Head, chunks: Iterator[Chunk], asked: Asked) -> Iterator[str]:
@@ -456,16 +419,20 @@ class Responses(OpenAIDialect):
 
     def _events(self, output: _Output, chunks: Iterator[Chunk]) -> Iterator[Event]:
         """Yield the events of a stream; one without a name where there is only silence."""
+        parts = Parts()
         try:
-            for name in ("created", "in_progress"):
-                yield output.state(name, "in_progress")
+            yield from map(output.state, ("created", "in_progress"))
             for chunk in chunks:
-                yield from output.events(chunk)
-                if chunk.is_empty and not chunk.finish_reason:
+                for step in parts.grow(chunk):
+                    is_cut = parts.is_over and chunk.finish_reason in CUTS
+                    yield from output.events(step, "incomplete" if is_cut else "completed")
+                if chunk.finish_reason:
+                    yield output.end(chunk.finish_reason, parts.whole, chunk.usage)
+                elif chunk.is_empty:
                     yield "", {}
         except LLMAPIError as error:
             failure = {"code": "server_error", "message": error.public()["message"]}
-            yield output.state("failed", "failed", error=failure)
+            yield output.state("failed", parts.so_far, "failed", error=failure)
             yield "error", self._error(error)
             raise
 
@@ -475,19 +442,5 @@ class Responses(OpenAIDialect):
         return {name: said[name] for name in ("code", "message", "param")} | {"error": said}
 
 
-def _chunks(answer: Answer) -> Iterator[Chunk]:
-    """Yield an answer's parts as if they came just now."""
-    calls = count()
-    for part in answer.parts:
-        match part:
-            case Text(text):
-                yield Chunk(text)
-            case Reasoning():
-                yield Chunk(reasoning=(part,))
-            case ToolCall(call_id, name, arguments):
-                yield Chunk(calls=(CallPiece(next(calls), call_id, name, arguments),))
-    yield Chunk("", answer.finish_reason, answer.usage, refusal=answer.refusal)
-
-
 def _frame(name: str, number: int, said: Mapping[str, Any]) -> str:
-    return f"event: {name}\ndata: {strict_json.dumps({'type': name, 'sequence_number': number, **said})}\n\n"
+    return event({"type": name, "sequence_number": number, **said}, name)

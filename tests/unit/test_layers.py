@@ -25,7 +25,8 @@ ROWS = (
     {"log", "runtime"},
     {"settings"},
     {"rules"},
-    {"types", "strict_json"},
+    {"types"},
+    {"strict_json"},
     {"errors"},
 )
 LAYERS = {room: number for number, row in enumerate(ROWS) for room in row}
