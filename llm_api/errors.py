@@ -9,19 +9,21 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Callable, Iterator, Mapping
+from types import MappingProxyType
 from typing import ClassVar
 
 
 class LLMAPIError(Exception):
     """Root of all errors that end a request.
 
-    `status` is the HTTP status of the answer, `type` and `code` its words (OpenAI's vocabulary), `param` the
-    field that is to blame, `retry_after` the seconds after which another try makes sense.
+    `status` is the HTTP status of the answer, `type` and `code` its words (OpenAI's vocabulary), `headers` what it has
+    beside them, `param` the field that is to blame, `retry_after` the seconds after which another try makes sense.
     """
 
     status: int = 500
     type: ClassVar[str] = "server_error"
     code: str = "internal_error"
+    headers: Mapping[str, str] = MappingProxyType({})
     # whether a client sees `detail`: what a provider says of the account is its owner's business
     detail_is_public: ClassVar[bool] = True
 
@@ -109,6 +111,8 @@ class NoSuchModel(RequestError, status=404, code="model_not_found"):
 class Unauthorized(RequestError, status=401, code="invalid_api_key"):
     """The key is missing or not known."""
 
+    headers = MappingProxyType({"WWW-Authenticate": "Bearer"})
+
 
 class UnknownHost(RequestError, code="unknown_host"):
     """The service has no keys, and was called by a name that is not its own."""
@@ -123,10 +127,7 @@ class ModelForbidden(RequestError, status=403, code="model_not_allowed"):
 
 
 class RateLimitExceeded(RequestError, status=429, type="rate_limit_error", code="rate_limit_exceeded"):
-    """The caller asks more often than RATE_LIMIT allows.
-
-    `headers` say so to a client.
-    """
+    """The caller asks more often than RATE_LIMIT allows."""
 
     def __init__(self, message: str, *, retry_after: float, headers: Mapping[str, str]) -> None:
         super().__init__(message, retry_after=retry_after)
@@ -154,6 +155,8 @@ class BackendError(LLMAPIError, status=502, type="backend_error", code="server_e
     retryable: bool = False
     busy: bool = False
     trips: ClassVar[bool] = False
+    # our own retries are used up; the SDKs' on top of them would make nine of three (docs/providers.md, 1.5)
+    headers = MappingProxyType({"x-should-retry": "false"})
 
 
 class Unreachable(BackendError, status=503, code="unreachable", retryable=True, trips=True):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from pkgutil import resolve_name
 from typing import Any
 
@@ -16,7 +17,7 @@ from ..backends import Backend
 from ..errors import ConfigError, LLMAPIError
 from ..exchange.chain import Hooks
 from ..settings import Settings
-from .http import frame_no_route, host_error_answer, http_error_answer
+from .http import answer_error, answer_hosts_error, frame_no_route
 from .routes import blueprint
 from .service import Service
 
@@ -81,10 +82,8 @@ class LLMAPI:
     ) -> None:
         self._url_prefix = url_prefix
         self._settings = settings
-        self._caller = caller
-        self._operator = operator
-        self._hooks = Hooks(may_use, redact)
-        self._backends = backends
+        hooks = Hooks(may_use, redact)
+        self._service = partial(Service, hooks=hooks, caller=caller, operator=operator, backends=backends)
         self._csrf_exempt = csrf_exempt
         self._handle_errors = handle_errors
         self._given = given
@@ -102,7 +101,7 @@ class LLMAPI:
         prefix = _free_prefix(url_prefix or self._url_prefix or "", mounts)
         name = f"llm_api{len(mounts) + 1}" if mounts else "llm_api"
         settings = self._settings or self._load(app)
-        here = Service(settings, self._hooks, self._caller, self._backends, prefix, self._operator)
+        here = self._service(settings, prefix=prefix)
         app.register_blueprint(blueprint, name=name, url_prefix=prefix or None, fronts=settings.fronts)
         app.extensions["llm_api"] = mounts | {name: here}
         if not mounts:
@@ -113,7 +112,7 @@ class LLMAPI:
                 if endpoint.startswith(f"{name}."):
                     self._csrf_exempt(view)
         if self._handle_errors:
-            app.register_error_handler(LLMAPIError, host_error_answer)
+            app.register_error_handler(LLMAPIError, answer_hosts_error)
 
     @staticmethod
     def of(app: Flask, url_prefix: str | None = None) -> Service:
@@ -144,7 +143,7 @@ def make_app(settings: Settings, backends: Iterable[Backend] | None = None) -> F
     app = Flask("llm_api", static_folder=None)
     app.url_map.merge_slashes = False  # a redirect would be Werkzeug's own page, and say nothing of the API
     LLMAPI(app, settings=settings, backends=backends)
-    app.register_error_handler(HTTPException, http_error_answer)
+    app.register_error_handler(HTTPException, answer_error)
     return app
 
 

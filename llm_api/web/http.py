@@ -6,7 +6,7 @@ import errno
 import re
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from flask import Response, current_app, request
@@ -16,16 +16,13 @@ from werkzeug.routing import RequestRedirect
 from .. import strict_json
 from ..dialects import Asked, Dialect
 from ..errors import (
-    BackendError,
     BodyTooLarge,
     ClientGone,
     InternalError,
     LLMAPIError,
     MalformedBody,
     QuotaExhausted,
-    RateLimitExceeded,
     RequestError,
-    Unauthorized,
     UnsupportedMedia,
     stack_of,
 )
@@ -46,23 +43,19 @@ BREAK_SECONDS = 0.2
 # In the environ, once a request is counted: the headers that say how many more its caller may make.
 RATES = "llm_api.rates"
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+# W3C Trace Context, section 3.2; the group is the trace id.
 TRACEPARENT = re.compile(r"(?!ff|00.{54})[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(?:-|$)")
-
-
-def _trace_id(traceparent: str) -> str | None:
-    """Return the trace id of `traceparent` (W3C Trace Context, section 3.2), None where it is missing or not valid."""
-    found = TRACEPARENT.match(traceparent)
-    return found[1] if found else None
 
 
 def client(here: Service) -> Client:
     """Return where the current request comes from."""
     environ = request.environ  # looked up once, and the headers in it: what `request` does costs more than the rest
     peer, forwarded_for = environ.get("REMOTE_ADDR"), environ.get("HTTP_X_FORWARDED_FOR", "")
+    trace = TRACEPARENT.match(environ.get("HTTP_TRACEPARENT", ""))
     return Client(
         request_id(),
         client_address(peer, forwarded_for, here.settings.trusted_proxies),
-        _trace_id(environ.get("HTTP_TRACEPARENT", "")),
+        trace[1] if trace else None,
         environ.get("gunicorn.socket") or environ.get("werkzeug.socket"),
     )
 
@@ -88,12 +81,7 @@ def read_body(limit: int) -> dict[str, object]:
         raise UnsupportedMedia("send JSON in UTF-8, with the header Content-Type: application/json")
     if environ.get("HTTP_CONTENT_ENCODING", "identity") != "identity":
         raise UnsupportedMedia("send the body without Content-Encoding")
-    body = _read_bytes(limit)
-    if len(body) > limit:
-        raise _too_large(limit)
-    if len(body) < (request.content_length or 0):
-        raise ClientGone("the client went away before its request was complete")
-    return strict_json.loads(body)
+    return strict_json.loads(_read_bytes(limit))
 
 
 def _is_json() -> bool:
@@ -105,20 +93,21 @@ def _read_bytes(limit: int) -> bytes:
     # One more than allowed: at its limit Werkzeug silently cuts a chunked body, and what is left may be valid.
     request.max_content_length = limit + 1
     try:
-        return request.get_data(cache=False)
+        body = request.get_data(cache=False)
+        if len(body) > limit:
+            raise RequestEntityTooLarge
+        if len(body) < (request.content_length or 0):
+            raise ClientDisconnected
     except RequestEntityTooLarge:
-        raise _too_large(limit) from None
+        raise BodyTooLarge(f"the body is larger than {limit:,} bytes (MAX_BODY_BYTES)") from None
     except ClientDisconnected:
         raise ClientGone("the client went away before its request was complete") from None
     except Exception as error:  # each WSGI server has its own errors for a broken chunked body
         raise MalformedBody(f"the body can't be read ({type(error).__name__})") from error
+    return body
 
 
-def _too_large(limit: int) -> BodyTooLarge:
-    return BodyTooLarge(f"the body is larger than {limit:,} bytes (MAX_BODY_BYTES)")
-
-
-def json_answer(body: object, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+def json_answer(body: object, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
     """Return `body` as an answer in JSON."""
     # Not jsonify: a host application's JSON provider may write it otherwise.
     return Response(strict_json.dumps(body) + "\n", status, headers, mimetype="application/json")
@@ -128,10 +117,8 @@ def stream_answer(parts: Iterator[str], media_type: str, headers: dict[str, str]
     """Return `parts` as an answer that no proxy holds back."""
     # Each server says what it is (RFC 3875, 4.1.17); a test's client has no connection, and wants to see the event.
     is_served = "SERVER_SOFTWARE" in request.environ
-    response = Response(_to_the_break(parts, is_served), mimetype=media_type, headers=headers)
-    response.headers["X-Accel-Buffering"] = "no"
-    response.headers["Cache-Control"] = "no-cache"
-    return response
+    headers = headers | {"X-Accel-Buffering": "no", "Cache-Control": "no-cache"}
+    return Response(_to_the_break(parts, is_served), mimetype=media_type, headers=headers)
 
 
 def _to_the_break(parts: Iterator[str], is_served: bool) -> Iterator[str]:
@@ -192,40 +179,37 @@ def _preflight() -> dict[str, str]:
 
 
 def answer_error(error: Exception) -> Response:
-    """Answer any error of our views as JSON; a host's own error pages stay its own."""
-    if isinstance(error, LLMAPIError):
-        return error_answer(error)
-    if isinstance(error, HTTPException):
-        return http_error_answer(error)
-    current_app.logger.error("request %s met an unexpected %s", request_id(), stack_of(error))
-    return error_answer(InternalError())
-
-
-def error_answer(error: LLMAPIError) -> Response:
-    """Return the JSON envelope for one of our errors."""
-    dialect = _dialect()
+    """Answer any error of our views, and of their routing, as JSON; a host's own error pages stay its own."""
+    said, dialect = _as_ours(error), _dialect()
     # a client that left while it sent its request may have closed one direction only
-    status = 400 if isinstance(error, ClientGone) else dialect.status(error)
-    return _refusal(error, status, dialect.error(error, request_id()))
+    status = 400 if isinstance(said, ClientGone) else dialect.status(said)
+    return name_request(_refusal(said, status, dialect.error(said, request_id())))
 
 
-def host_error_answer(error: LLMAPIError) -> Response:
+def answer_hosts_error(error: LLMAPIError) -> Response:
     """Return one of our errors as JSON for a view of the host's, whose request is not the one in the log."""
     return _refusal(error, error.status, {"error": error.public()})
 
 
+def _as_ours(error: Exception) -> LLMAPIError:
+    if isinstance(error, LLMAPIError):
+        return error
+    if not isinstance(error, HTTPException):
+        current_app.logger.error("request %s met an unexpected %s", request_id(), stack_of(error))
+        return InternalError()
+    status = error.code or 500
+    words = _no_route() if isinstance(error, NotFound) and request.routing_exception else error.description
+    said = (RequestError if status < 500 else LLMAPIError)(words or "", code=re.sub(r"\W+", "_", error.name.lower()))
+    said.status = status
+    said.headers = {name: value for name, value in error.get_headers() if name != "Content-Type"}  # 405 has Allow
+    return said
+
+
 def _refusal(error: LLMAPIError, status: int, body: dict[str, Any]) -> Response:
-    response = json_answer(body, status)
-    if isinstance(error, RateLimitExceeded):
-        response.headers.update(error.headers)
+    response = json_answer(body, status, error.headers)
     # where a used-up quota is a 429, it must not look as if it came back
     if status in (429, 503) and not (status == 429 and isinstance(error, QuotaExhausted)):
-        response.headers["Retry-After"] = str(round(min(max(1, error.retry_after or 1), MAX_RETRY_AFTER)))
-    if isinstance(error, Unauthorized):
-        response.headers["WWW-Authenticate"] = "Bearer"
-    if isinstance(error, BackendError):
-        # Our own retries are used up; the SDKs' on top of them would make nine of three (docs/providers.md, 1.5).
-        response.headers["x-should-retry"] = "false"
+        response.headers.setdefault("Retry-After", str(round(min(max(1, error.retry_after or 1), MAX_RETRY_AFTER))))
     return response
 
 
@@ -247,7 +231,7 @@ def frame_no_route() -> None:
     error = request.routing_exception
     # without a prefix the rest is the host's
     if error and request.path.startswith(f"{service().prefix or '/v1'}/") and not isinstance(error, RequestRedirect):
-        request.routing_exception = HTTPException(response=http_error_answer(error))
+        request.routing_exception = HTTPException(response=answer_error(error))
 
 
 def _no_route() -> str:
@@ -258,13 +242,3 @@ def _no_route() -> str:
     begin = here.prefix + "/" + request.path.removeprefix(here.prefix).split("/")[1] + "/"
     known = [rule for rule in rules if rule.startswith(begin)] or rules
     return f"there is no route {request.path!r}; those there are: {', '.join(known)}"
-
-
-def http_error_answer(error: HTTPException) -> Response:
-    """Return the JSON envelope for an error of the framework's, keeping its headers (405 has Allow)."""
-    status = error.code or 500
-    words = _no_route() if isinstance(error, NotFound) and request.routing_exception else error.description
-    said = (RequestError if status < 500 else LLMAPIError)(words or "", code=re.sub(r"\W+", "_", error.name.lower()))
-    said.status = status
-    kept = [(name, value) for name, value in error.get_headers() if name not in ("Content-Type", "Content-Length")]
-    return name_request(json_answer(_dialect().error(said, request_id()), status, dict(kept)))
