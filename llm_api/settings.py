@@ -125,6 +125,8 @@ class Settings:
     log_fsync: bool = setting(False, rules.BOOLEAN)
     log_max_bytes: int = setting(0, number(int, 0, 2**50))
     log_backups: int = setting(5, number(int, 1, 1000))
+    traces: bool = setting(False, rules.BOOLEAN)
+    trace_texts: bool = setting(False, rules.BOOLEAN)
     bind: str = setting("127.0.0.1:8000", rules.ADDRESS)
     web_concurrency: int | None = setting(None, number(int, 1, 512))
     threads: int = setting(1024, number(int, 1, 1024))

@@ -6,7 +6,8 @@ import math
 import re
 from abc import ABC, abstractmethod
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextvars import ContextVar
 from dataclasses import replace
 from typing import ClassVar
 
@@ -16,6 +17,8 @@ from ..settings import Settings
 from ..types import Chunk, EmbeddingRequest, Embeddings, GenerationRequest, Usage, Vectors
 
 HALF = re.compile("[\ud800-\udfff]")
+# What a call tells a provider of the trace that it is part of.
+TRACE_HEADERS: ContextVar[Mapping[str, str]] = ContextVar("llm_api.trace_headers", default={})  # noqa: B039  (read only)
 # Of so many texts a server's answer, written out in digits, is still no larger than an answer may be.
 BATCH = 128
 

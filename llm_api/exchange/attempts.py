@@ -1,17 +1,20 @@
-"""The attempts: how often one backend is asked, and how its breaker learns of it. The only retry loop there is."""
+"""The attempts: how often one backend is asked, how its breaker learns of it, and what an answer must keep to.
+
+The only retry loop there is.
+"""
 
 from __future__ import annotations
 
 import math
 import random
-import threading
+import secrets
 import time
-from collections import deque
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain
+from typing import Any
 
 from ..backends import Backend
 from ..backends.base import whole_characters
@@ -28,21 +31,16 @@ from ..errors import (
     TimedOut,
     Unsupported,
 )
-from ..log.record import Attempt
+from ..log.record import Attempt, End
 from ..runtime.deadline import Deadline
-from ..types import NEEDS, Chunk, EmbeddingRequest, Request
+from ..types import NEEDS, CallPiece, Chunk, EmbeddingRequest, GenerationRequest, Request
 from . import metrics
-from .breaker import Breaker
-from .choice import kept
+from .breaker import Breaker, Retries
 
 # What the official SDKs do: docs/providers.md, 1.5.
 FIRST_PAUSE = 0.5
 LONGEST_PAUSE = 8.0
 LONGEST_RETRY_AFTER = 120.0
-# Retries to requests, over these seconds, and how many there may be in any case.
-SHARE, BUDGET_SECONDS, FLOOR = 0.2, 10.0, 3
-
-Note = Callable[[Attempt], object]
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,44 +54,38 @@ class Begun:
     fallback_reason: str | None = None
 
 
-class Retries:
-    """How often a backend may be asked again: `most` times a request, and all requests of a process within a share.
+class Attempts:
+    """The attempts of one request: `made` has them in order."""
 
-    Of a provider in trouble they would make three times what it is asked.
-    """
+    def __init__(self) -> None:
+        self.made: list[Attempt] = []
 
-    def __init__(self, most: int) -> None:
-        self.most = most
-        self._lock = threading.Lock()
-        # not bounded by time while nothing is retried
-        self._requests: deque[float] = deque(maxlen=10_000)
-        self._retries: deque[float] = deque()
+    @contextmanager
+    def attempt(self, backend: Backend, request: Request) -> Iterator[Attempt]:
+        """Note one, which lasts as long as the block, and why it failed where it did."""
+        started = time.monotonic()
+        attempt = Attempt(backend.name)
+        try:
+            yield attempt
+        except Exception as error:
+            attempt.fail(_known(error))
+            raise
+        finally:
+            attempt.duration_ms = round((time.monotonic() - started) * 1000, 3)
+            self.made.append(attempt)
 
-    def count(self) -> None:
-        """Count a request."""
-        self._requests.append(time.monotonic())
-
-    def take(self) -> bool:
-        """Return whether one more retry is within the share, and count it then."""
-        now = time.monotonic()
-        with self._lock:
-            for counted in (self._requests, self._retries):
-                while counted and now - counted[0] > BUDGET_SECONDS:
-                    counted.popleft()
-            within = len(self._retries) < max(FLOOR, SHARE * len(self._requests))
-            if within:
-                self._retries.append(now)
-            return within
+    def over(self, end: End, line: Mapping[str, Any] | None) -> None:
+        """Take note of the request's end; `line` is that of the log, where it was written."""
 
 
 def ask(
-    backend: Backend, breaker: Breaker, request: Request, deadline: Deadline, note: Note, retries: Retries
+    backend: Backend, breaker: Breaker, request: Request, deadline: Deadline, attempts: Attempts, retries: Retries
 ) -> Begun:
-    """Ask `backend`, again where that is due; `note` is told of each attempt. Raises LLMAPIError."""
+    """Ask `backend`, again where that is due. Raises LLMAPIError."""
     asked = 0
     while True:
         try:
-            with _noted(backend.name, note) as attempt:
+            with attempts.attempt(backend, request) as attempt:
                 return _begin(backend, breaker, request, deadline, attempt)
         except ParameterDropped:
             continue  # it can be dropped only once
@@ -125,20 +117,6 @@ def _waits(error: BackendError, asked: int, breaker: Breaker, refused: float, re
     if asked >= retries.most and not (error.busy and retries.most):
         return False
     return (error.busy and not isinstance(error, RateLimited)) or breaker.serves_since(refused)
-
-
-@contextmanager
-def _noted(backend: str, note: Note) -> Iterator[Attempt]:
-    started = time.monotonic()
-    attempt = Attempt(backend)
-    try:
-        yield attempt
-    except Exception as error:
-        attempt.fail(_known(error))
-        raise
-    finally:
-        attempt.duration_ms = round((time.monotonic() - started) * 1000, 3)
-        note(attempt)
 
 
 def _begin(backend: Backend, breaker: Breaker, request: Request, deadline: Deadline, attempt: Attempt) -> Begun:
@@ -219,7 +197,7 @@ def _chunks(backend: Backend, request: Request, deadline: Deadline) -> Iterator[
     if isinstance(request, EmbeddingRequest):
         return iter([backend.vectors(request, deadline)])
     chunks = whole_characters(backend.stream(request, deadline))
-    return kept(chunks, request) if request.offered else chunks
+    return _kept(chunks, request) if request.offered else chunks
 
 
 def _trips(error: LLMAPIError, begun: bool) -> bool:
@@ -233,3 +211,43 @@ def _pause(retry_after: float | None, retries: int) -> float:
     if retry_after is None or retry_after <= 0:
         return min(FIRST_PAUSE * 2.0**retries, LONGEST_PAUSE) * random.uniform(0.75, 1)
     return retry_after if retry_after <= LONGEST_RETRY_AFTER else math.inf
+
+
+def _kept(chunks: Iterator[Chunk], request: GenerationRequest) -> Generator[Chunk, None, None]:
+    """Pass on an answer to a request that offers tools. Raises InvalidAnswer where it does not keep to the choice."""
+    calls = _Calls(request)
+    has_words = False
+    for chunk in chunks:
+        has_words = has_words or bool(chunk.text.strip() or chunk.refusal)
+        taken = calls.taken(chunk.calls) if chunk.calls else ()
+        finish = chunk.finish_reason and calls.ended(chunk.finish_reason, has_words, bool(chunk.refusal))
+        yield replace(chunk, calls=taken, finish_reason=finish) if chunk.calls or finish else chunk
+
+
+class _Calls:
+    def __init__(self, request: GenerationRequest) -> None:
+        self._choice = request.tool_choice
+        self._ids: dict[int, str] = {}
+
+    def taken(self, pieces: tuple[CallPiece, ...]) -> tuple[CallPiece, ...]:
+        """Return the pieces with their ids, without those of a second call where one is wanted."""
+        return tuple(self._with_id(piece) for piece in pieces if not piece.index or self._choice.parallel is not False)
+
+    def _with_id(self, piece: CallPiece) -> CallPiece:
+        if piece.index in self._ids:
+            return piece
+        if not piece.name or self._choice.name not in (None, piece.name):
+            raise InvalidAnswer("the model called another tool than the one it had to", detail=piece.name or None)
+        is_new = piece.id and piece.id not in self._ids.values()
+        self._ids[piece.index] = piece.id if is_new else f"call_{secrets.token_hex(12)}"
+        return replace(piece, id=self._ids[piece.index])
+
+    def ended(self, reason: str, has_words: bool, is_refusal: bool) -> str:
+        """Return the reason for which the answer ends, by whether it has calls."""
+        if self._ids:
+            return "tool_calls" if reason == "stop" else reason
+        if reason == "tool_calls":
+            raise InvalidAnswer("the model's answer says that it called a tool, and has no call")
+        if self._choice.is_forced and (reason == "stop" or (reason == "length" and has_words)) and not is_refusal:
+            raise InvalidAnswer("the model did not call the tool that it had to")
+        return reason

@@ -1,10 +1,14 @@
-"""Circuit breakers: a model that keeps failing is left alone for a while, so that its fallback answers at once."""
+"""Circuit breakers: a model that keeps failing is left alone for a while, so that its fallback answers at once.
+
+And the budget of retries.
+"""
 
 from __future__ import annotations
 
 import math
 import threading
 import time
+from collections import deque
 from itertools import count
 
 FAILURES = 5
@@ -16,6 +20,8 @@ ALIVE_SECONDS = 10.0
 MAX_PLACES = 16
 # Models that clients named, in one backend.
 MAX_MODELS = 64
+# Retries to requests, over these seconds, and how many there may be in any case.
+SHARE, BUDGET_SECONDS, FLOOR = 0.2, 10.0, 3
 
 
 class Breaker:
@@ -134,3 +140,33 @@ class Breakers:
             if len(self._named) > MAX_MODELS:
                 del self._named[next(iter(self._named))]
             return breaker
+
+
+class Retries:
+    """How often a backend may be asked again: `most` times a request, and all requests of a process within a share.
+
+    Of a provider in trouble they would make three times what it is asked.
+    """
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        self._lock = threading.Lock()
+        # not bounded by time while nothing is retried
+        self._requests: deque[float] = deque(maxlen=10_000)
+        self._retries: deque[float] = deque()
+
+    def count(self) -> None:
+        """Count a request."""
+        self._requests.append(time.monotonic())
+
+    def take(self) -> bool:
+        """Return whether one more retry is within the share, and count it then."""
+        now = time.monotonic()
+        with self._lock:
+            for counted in (self._requests, self._retries):
+                while counted and now - counted[0] > BUDGET_SECONDS:
+                    counted.popleft()
+            within = len(self._retries) < max(FLOOR, SHARE * len(self._requests))
+            if within:
+                self._retries.append(now)
+            return within

@@ -19,8 +19,8 @@ from ..runtime.deadline import Deadline
 from ..runtime.per_process import PerProcess
 from ..settings import Settings
 from ..types import EmbeddingRequest, Request
-from .attempts import Begun, Note, Retries, ask
-from .breaker import Breaker, Breakers
+from .attempts import Attempts, Begun, ask
+from .breaker import Breaker, Breakers, Retries
 
 # A backend that hangs must leave time for those behind it: each of them keeps this share of the whole.
 KEPT_FOR_FALLBACK = 0.1
@@ -166,7 +166,7 @@ class Chain:
         allowed = [x for x in others if self.hooks.permit(caller, f"{x.backend.name}/{x.backend.model}")]
         return Route([first, *allowed], route.request)
 
-    def begin(self, route: Route, deadline: Deadline, note: Note) -> Begun:
+    def begin(self, route: Route, deadline: Deadline, attempts: Attempts) -> Begun:
         """Ask the backends of `route` in turn; return the answer that has begun.
 
         Raises the first backend's error when none can serve, RequestRefused when the request itself is wrong,
@@ -179,7 +179,7 @@ class Chain:
             try:
                 with deadline.keeping(behind * KEPT_FOR_FALLBACK * self.settings.request_timeout):
                     breaker = link.breaker(request.model)
-                    begun = ask(link.backend, breaker, request, deadline, note, self._retries)
+                    begun = ask(link.backend, breaker, request, deadline, attempts, self._retries)
             except BackendError as error:
                 failures.append(error)
                 _remember(link, request, error)

@@ -10,13 +10,13 @@ from types import TracebackType
 from typing import Any
 
 from ..errors import ClientGone, InternalError, LLMAPIError, LogUnavailable, NoCapacity, stack_of
-from ..log.record import Attempt, End, Record
+from ..log.record import End, Record
 from ..log.writer import RequestLog
 from ..runtime.deadline import Deadline
 from ..runtime.read_ahead import ReadAhead
 from ..types import Answer, Chunk, Head, Request, Usage
 from . import metrics
-from .attempts import Begun
+from .attempts import Attempts, Begun
 from .chain import Chain, Route
 
 logger = logging.getLogger(__name__)
@@ -36,6 +36,7 @@ class Exchange:
         log: RequestLog,
         record: Record,
         deadline: Deadline,
+        attempts: Attempts,
         status_of: Callable[[LLMAPIError], int] = lambda error: error.status,
     ) -> None:
         self.record = record
@@ -48,7 +49,7 @@ class Exchange:
         self._requested = chain.first.name
         self._begun: Begun | None = None
         self._ahead: ReadAhead[Chunk] | None = None
-        self._attempts: list[Attempt] = []
+        self._attempts = attempts
         self._first_chunk_ms: float | None = None
         self._last = Chunk()
         self._places = chain.places()
@@ -170,7 +171,7 @@ class Exchange:
             metrics.over()
 
     def _begin(self, route: Route) -> Begun:
-        begun = self._begun = self._chain.begin(route, self._deadline, self._attempts.append)
+        begun = self._begun = self._chain.begin(route, self._deadline, self._attempts)
         answering = begun.backend, self._chain.settings.redact(begun.model), begun.fallback_reason
         self.head = Head(self.record.request_id, self.record.timestamp, self._started, *answering)
         return begun
@@ -198,10 +199,10 @@ class Exchange:
     def _end(self, status: str, http_status: int, error: LLMAPIError | None = None) -> None:
         if self._written:
             return
-        self._written, logged = True, False
+        self._written, logged, line = True, False, None
         end = self._summary(status, http_status, error)
         try:
-            logged = self._log.append(self._line(end))
+            logged = self._log.append(line := self._line(end))
         except LogUnavailable as unlogged:
             end = end._replace(status="error", http_status=unlogged.status)
             raise
@@ -211,10 +212,11 @@ class Exchange:
             raise
         finally:
             metrics.ended(self.record.operation, end, logged=logged)
+            self._attempts.over(end, line)
 
     def _summary(self, status: str, http_status: int, error: LLMAPIError | None) -> End:
         finish, usage = self._last.finish_reason, self._last.usage if self._last.finish_reason else Usage()
-        times, more = (self._milliseconds(), self._first_chunk_ms), (tuple(self._attempts), self.record.tool_calls)
+        times, more = (self._milliseconds(), self._first_chunk_ms), (tuple(self._attempts.made), self.record.tool_calls)
         return End(status, http_status, error, self.head, self._requested, finish, usage, *times, *more)
 
     def _line(self, end: End) -> dict[str, Any]:

@@ -43,19 +43,25 @@ BREAK_SECONDS = 0.2
 # In the environ, once a request is counted: the headers that say how many more its caller may make.
 RATES = "llm_api.rates"
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
-# W3C Trace Context, section 3.2; the group is the trace id.
-TRACEPARENT = re.compile(r"(?!ff|00.{54})[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(?:-|$)")
+TRACEPARENT = re.compile(r"(?!ff|00.{54})[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(?:-|$)")
+
+
+def _trace(environ: Mapping[str, Any]) -> dict[str, str]:
+    """Return the headers of W3C Trace Context, none where `traceparent` is missing or not valid (section 3.2)."""
+    traceparent = environ.get("HTTP_TRACEPARENT", "")
+    if not TRACEPARENT.match(traceparent):
+        return {}
+    return {"traceparent": traceparent, "tracestate": environ.get("HTTP_TRACESTATE", "")}
 
 
 def client(here: Service) -> Client:
     """Return where the current request comes from."""
     environ = request.environ  # looked up once, and the headers in it: what `request` does costs more than the rest
     peer, forwarded_for = environ.get("REMOTE_ADDR"), environ.get("HTTP_X_FORWARDED_FOR", "")
-    trace = TRACEPARENT.match(environ.get("HTTP_TRACEPARENT", ""))
     return Client(
         request_id(),
         client_address(peer, forwarded_for, here.settings.trusted_proxies),
-        trace[1] if trace else None,
+        _trace(environ),
         environ.get("gunicorn.socket") or environ.get("werkzeug.socket"),
     )
 

@@ -19,6 +19,7 @@ from ..errors import BackendError, LLMAPIError, ValidationFailed
 from ..exchange.chain import Chain, Hooks
 from ..exchange.exchange import Exchange
 from ..exchange.health import Health
+from ..exchange.traces import Traces
 from ..log.recent import Dashboard
 from ..log.record import Record, TextPolicy
 from ..log.writer import RequestLog
@@ -33,12 +34,20 @@ Turns = Sequence[Mapping[str, Any] | Answer]
 
 
 class Client(NamedTuple):
-    """Where a request comes from; `sock` is the connection to its client, where there is one."""
+    """Where a request comes from. `sock` is the connection to its client, where there is one.
+
+    `trace` has the headers traceparent and tracestate, where they are valid.
+    """
 
     request_id: str
     address: str | None = None
-    trace_id: str | None = None
+    trace: Mapping[str, str] = {}
     sock: socket.socket | None = None
+
+    @property
+    def trace_id(self) -> str | None:
+        """The trace's id."""
+        return self.trace["traceparent"].split("-")[1] if self.trace else None
 
 
 class Fields(TypedDict, total=False):
@@ -86,6 +95,7 @@ class Service:
         self.health = Health(self.chain, self.log)
         self.dashboard = Dashboard(settings)
         self.rate_limits = RateLimits(settings)
+        self.traces = Traces(settings)
         bounds = settings.max_prompt_chars, settings.max_image_bytes
         self.dialects: dict[str, Dialect] = {kind.name: kind(*bounds) for kind in DIALECTS}
         self._policy = TextPolicy(settings.log_prompts, settings.log_max_text)
@@ -143,8 +153,9 @@ class Service:
     def exchange(self, dialect: Dialect, client: Client) -> Exchange:
         """Begin a request's life."""
         record = Record(self._policy, dialect.operation, client.request_id, client.address, client.trace_id)
+        attempts = self.traces.begin(record, client.trace)
         deadline = Deadline(self.settings.request_timeout, client.sock)
-        return Exchange(self.chain, self.log, record, deadline, dialect.status)
+        return Exchange(self.chain, self.log, record, deadline, attempts, dialect.status)
 
     def begin(self) -> None:
         """Begin what the first request would wait for. Does not wait; /health says what fails."""

@@ -138,14 +138,9 @@ class Service:
     def stop(self) -> None:
         """Stop it and wait for its end."""
         self.terminate()
-        give_up = time.monotonic() + 30
-        while self.process.poll() is None and time.monotonic() < give_up:
-            # gunicorn tells its workers once, and one that was just being started has not heard it.
-            for pid in self.workers():
-                with suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGTERM)
-            time.sleep(0.05)
-        if self.process.poll() is None:
+        try:
+            self.process.wait(30)
+        except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
             pytest.fail(f"gunicorn did not stop within 30 s: {self.output()}")

@@ -26,8 +26,14 @@ class Peer:
         self._sock = sock
         self.upstream = upstream
         self.head = head
-        self.wish: dict[str, Any] = json.loads(body or b"{}")
+        self.body = body
         self.stays = False
+
+    @property
+    def wish(self) -> dict[str, Any]:
+        """The body, where it is JSON."""
+        wish: dict[str, Any] = json.loads(self.body or b"{}")
+        return wish
 
     @property
     def port(self) -> int:

@@ -14,7 +14,7 @@ from flask.testing import FlaskClient
 from providers import PROVIDERS, FarEnd
 
 from llm_api.errors import Overloaded, RateLimited, ServerError, Unreachable
-from llm_api.exchange import attempts
+from llm_api.exchange import attempts, breaker
 from llm_api.runtime.deadline import Deadline
 from llm_api.types import Chunk
 
@@ -73,7 +73,7 @@ def test_busy_opens_nothing(serve: Serve, error: Exception) -> None:
 
 def test_busy_for_longer_than_max_retries(serve: Serve, log_lines: Log, monkeypatch: pytest.MonkeyPatch) -> None:
     """A server that asks for patience has it, up to the deadline."""
-    monkeypatch.setattr(attempts, "FLOOR", 20)
+    monkeypatch.setattr(breaker, "FLOOR", 20)
     one = Fake("one", turns=[busy()] * 7)
     assert ask(serve(one, Fake("two"), max_retries=1)).get_json() == {"response": "one"}
     assert outcomes(log_lines()[0]) == [("one", "overloaded")] * 7 + [("one", "ok")]
@@ -174,8 +174,8 @@ def test_retries_within_the_budget(serve: Serve, monkeypatch: pytest.MonkeyPatch
 def test_a_budget_of_ten_seconds(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
     """What was retried before that is forgotten, and so are the requests."""
     clock = Clock()
-    monkeypatch.setattr(attempts, "time", clock)
-    budget = attempts.Retries(2)
+    monkeypatch.setattr(breaker, "time", clock)
+    budget = breaker.Retries(2)
     for _ in range(100):
         budget.count()
     assert [budget.take() for _ in range(21)] == [True] * 20 + [False]

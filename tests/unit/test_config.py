@@ -172,6 +172,8 @@ RULES: dict[str, dict[str, Any]] = {
     "log_fsync": BOOLEANS,
     "log_max_bytes": whole(0, 2**50),
     "log_backups": whole(1, 1000),
+    "traces": BOOLEANS,
+    "trace_texts": BOOLEANS,
     "bind": {
         "good": {b: b for b in ("127.0.0.1:8000", "0.0.0.0:80", "[::]:8000", "h:65535", "unix:/run/x.sock")},
         "bad": ["8000", "localhost", "h:", ":x", "h:99999", "h:65536", "two words:80", "unix:", "h:-1", "http://h:80"],

@@ -35,7 +35,7 @@ from ...runtime.deadline import Deadline
 from ...runtime.per_process import PerProcess
 from ...settings import Settings
 from ...types import Chunk, GenerationRequest
-from ..base import Backend, cut_at_stop
+from ..base import TRACE_HEADERS, Backend, cut_at_stop
 from ..faults import REFUSED
 from .connections import Adapter, Call, Received, authority
 from .replies import Reply, error_for, error_in, output_limit
@@ -164,7 +164,7 @@ class HttpBackend(Backend):
             raise self._error(reply, payload, deadline)
 
     def _call(self, path: str, payload: Mapping[str, Any] | None, deadline: Deadline) -> Call:
-        headers = {**HEADERS, **self.headers(), **authority(urlsplit(self.base_url))}
+        headers = {**HEADERS, **TRACE_HEADERS.get(), **self.headers(), **authority(urlsplit(self.base_url))}
         body = b""
         if payload is not None:
             headers["Content-Type"] = "application/json"
