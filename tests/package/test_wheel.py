@@ -8,7 +8,7 @@ from pathlib import Path
 
 from .conftest import ROOT, Environment
 
-EXTRAS = {"server", "local", "transformers", "hub", "redis", "dev"}
+EXTRAS = {"server", "local", "transformers", "hub", "redis", "otel"}
 
 
 def test_files(wheel: Path) -> None:
