@@ -261,6 +261,20 @@ def _parse_networks(text: str) -> tuple[Network | None, ...]:
     return tuple(None if name == "unix" else ipaddress.ip_network(name) for name in _entries(text))
 
 
+def unmapped(address: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
+    """Return an address; raises ValueError. To a socket of both families an IPv4 client has an IPv6 one."""
+    ip = ipaddress.ip_address(address)
+    return getattr(ip, "ipv4_mapped", None) or ip
+
+
+def is_loopback(host: str) -> bool | None:
+    """Return whether an address, which may have brackets, is this machine's own; None for a name."""
+    try:
+        return unmapped(host.strip("[]")).is_loopback
+    except ValueError:
+        return None
+
+
 def _named_networks(networks: tuple[Network | None, ...]) -> list[str]:
     return [str(network or "unix") for network in networks]
 

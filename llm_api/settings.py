@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import ipaddress
 import json
 import logging
 import os
@@ -25,7 +24,7 @@ from decouple import RepositoryEnv
 
 from . import rules
 from .errors import ConfigError
-from .rules import ApiKey, Network, Rule, number, one_of, slip, unquoted
+from .rules import ApiKey, Network, Rule, is_loopback, number, one_of, slip, unquoted
 
 REDACTED = "[redacted]"
 STDOUT = frozenset({"-", "/dev/stdout", "/dev/fd/1", "/proc/self/fd/1"})
@@ -172,11 +171,8 @@ class Settings:
     @property
     def is_public(self) -> bool:
         """Whether BIND can be reached from other machines."""
-        host = self.bind.rpartition(":")[0].strip("[]")
-        try:
-            return not ipaddress.ip_address(host).is_loopback
-        except ValueError:
-            return host not in ("unix", "localhost")
+        host = self.bind.rpartition(":")[0]
+        return host not in ("unix", "localhost") and not is_loopback(host)
 
     @property
     def logs_to_stdout(self) -> bool:

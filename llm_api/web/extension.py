@@ -16,12 +16,10 @@ from werkzeug.exceptions import HTTPException
 from ..backends import Backend
 from ..errors import ConfigError, LLMAPIError
 from ..exchange.chain import Hooks
-from ..settings import Settings
+from ..settings import PREFIX, Settings
 from .http import answer_error, answer_hosts_error, frame_no_route
 from .routes import blueprint
 from .service import Service
-
-PREFIX = "LLM_API_"
 
 
 class _Commands(click.Group):
@@ -134,8 +132,7 @@ class LLMAPI:
 
     def _load(self, app: Flask) -> Settings:
         given = {name.upper(): value for name, value in self._given.items()}
-        config = {name.removeprefix(PREFIX): value for name, value in app.config.items() if name.startswith(PREFIX)}
-        return Settings.load(None, given, config)
+        return Settings.load(None, given, app.config.get_namespace(PREFIX, lowercase=False))
 
 
 def make_app(settings: Settings, backends: Iterable[Backend] | None = None) -> Flask:

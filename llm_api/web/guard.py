@@ -12,8 +12,7 @@ from typing import TypeVar
 from flask import current_app, request
 
 from ..errors import OperatorsOnly, Unauthorized, UnknownHost
-from ..rules import ApiKey
-from .limits import unmapped
+from ..rules import ApiKey, is_loopback
 from .service import Service, service
 
 View = TypeVar("View", bound=Callable[..., object])
@@ -75,11 +74,11 @@ def _is_ours(host: str, listener: str, bind: str, allowed: tuple[str, ...]) -> b
     found = HOST.fullmatch(host.lower())
     name = found[1] if found else ""
     bound = bind.rpartition(":")[0].lower()
-    names = (".localhost", *allowed, *([bound] if _is_loopback(bound) is None else []))
-    if any(_fits(name, pattern) for pattern in names) or _is_loopback(name):
+    names = (".localhost", *allowed, *([bound] if is_loopback(bound) is None else []))
+    if any(_fits(name, pattern) for pattern in names) or is_loopback(name):
         return True
     # of another address we know no better than that we listen on more than loopback
-    return _is_loopback(name) is False and _is_loopback(listener) is False
+    return is_loopback(name) is False and is_loopback(listener) is False
 
 
 def _fits(name: str, pattern: str) -> bool:
@@ -87,13 +86,6 @@ def _fits(name: str, pattern: str) -> bool:
     if pattern.startswith("*"):
         return name.endswith(pattern[1:])
     return name == pattern or (pattern.startswith(".") and f".{name}".endswith(pattern))
-
-
-def _is_loopback(address: str) -> bool | None:
-    try:
-        return unmapped(address.strip("[]")).is_loopback
-    except ValueError:
-        return None
 
 
 def _is_operator(here: Service) -> bool:

@@ -13,19 +13,9 @@ from flask import Response, current_app, request
 from werkzeug.exceptions import ClientDisconnected, HTTPException, NotFound, RequestEntityTooLarge
 from werkzeug.routing import RequestRedirect
 
-from .. import strict_json
+from .. import errors, strict_json
 from ..dialects import Asked, Dialect
-from ..errors import (
-    BodyTooLarge,
-    ClientGone,
-    InternalError,
-    LLMAPIError,
-    MalformedBody,
-    QuotaExhausted,
-    RequestError,
-    UnsupportedMedia,
-    stack_of,
-)
+from ..errors import LLMAPIError
 from ..types import Head
 from .limits import client_address
 from .service import Client, Service, service
@@ -84,9 +74,9 @@ def read_body(limit: int) -> dict[str, object]:
     """
     environ = request.environ
     if environ.get("CONTENT_TYPE") != "application/json" and not _is_json():
-        raise UnsupportedMedia("send JSON in UTF-8, with the header Content-Type: application/json")
+        raise errors.UnsupportedMedia("send JSON in UTF-8, with the header Content-Type: application/json")
     if environ.get("HTTP_CONTENT_ENCODING", "identity") != "identity":
-        raise UnsupportedMedia("send the body without Content-Encoding")
+        raise errors.UnsupportedMedia("send the body without Content-Encoding")
     return strict_json.loads(_read_bytes(limit))
 
 
@@ -105,11 +95,11 @@ def _read_bytes(limit: int) -> bytes:
         if len(body) < (request.content_length or 0):
             raise ClientDisconnected
     except RequestEntityTooLarge:
-        raise BodyTooLarge(f"the body is larger than {limit:,} bytes (MAX_BODY_BYTES)") from None
+        raise errors.BodyTooLarge(f"the body is larger than {limit:,} bytes (MAX_BODY_BYTES)") from None
     except ClientDisconnected:
-        raise ClientGone("the client went away before its request was complete") from None
+        raise errors.ClientGone("the client went away before its request was complete") from None
     except Exception as error:  # each WSGI server has its own errors for a broken chunked body
-        raise MalformedBody(f"the body can't be read ({type(error).__name__})") from error
+        raise errors.MalformedBody(f"the body can't be read ({type(error).__name__})") from error
     return body
 
 
@@ -188,7 +178,7 @@ def answer_error(error: Exception) -> Response:
     """Answer any error of our views, and of their routing, as JSON; a host's own error pages stay its own."""
     said, dialect = _as_ours(error), _dialect()
     # a client that left while it sent its request may have closed one direction only
-    status = 400 if isinstance(said, ClientGone) else dialect.status(said)
+    status = 400 if isinstance(said, errors.ClientGone) else dialect.status(said)
     return name_request(_refusal(said, status, dialect.error(said, request_id())))
 
 
@@ -201,11 +191,12 @@ def _as_ours(error: Exception) -> LLMAPIError:
     if isinstance(error, LLMAPIError):
         return error
     if not isinstance(error, HTTPException):
-        current_app.logger.error("request %s met an unexpected %s", request_id(), stack_of(error))
-        return InternalError()
+        current_app.logger.error("request %s met an unexpected %s", request_id(), errors.stack_of(error))
+        return errors.InternalError()
     status = error.code or 500
     words = _no_route() if isinstance(error, NotFound) and request.routing_exception else error.description
-    said = (RequestError if status < 500 else LLMAPIError)(words or "", code=re.sub(r"\W+", "_", error.name.lower()))
+    kind, code = errors.RequestError if status < 500 else LLMAPIError, re.sub(r"\W+", "_", error.name.lower())
+    said = kind(words or "", code=code)
     said.status = status
     said.headers = {name: value for name, value in error.get_headers() if name != "Content-Type"}  # 405 has Allow
     return said
@@ -214,7 +205,7 @@ def _as_ours(error: Exception) -> LLMAPIError:
 def _refusal(error: LLMAPIError, status: int, body: dict[str, Any]) -> Response:
     response = json_answer(body, status, error.headers)
     # where a used-up quota is a 429, it must not look as if it came back
-    if status in (429, 503) and not (status == 429 and isinstance(error, QuotaExhausted)):
+    if status in (429, 503) and not (status == 429 and isinstance(error, errors.QuotaExhausted)):
         response.headers.setdefault("Retry-After", str(round(min(max(1, error.retry_after or 1), MAX_RETRY_AFTER))))
     return response
 

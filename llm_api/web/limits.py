@@ -15,7 +15,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, NamedTuple
 
 from ..errors import ConfigError, LimitsUnavailable, RateLimitExceeded
-from ..rules import Network, Rate, rates
+from ..rules import Network, Rate, rates, unmapped
 from ..runtime.per_process import PerProcess
 from ..settings import Settings
 
@@ -52,12 +52,6 @@ def _is_trusted(address: str | None, proxies: tuple[Network | None, ...]) -> boo
     except ValueError:
         return False
     return any(ip in network for network in proxies if network)
-
-
-def unmapped(address: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
-    """Return an address; raises ValueError. To a socket of both families an IPv4 client has an IPv6 one."""
-    ip = ipaddress.ip_address(address)
-    return getattr(ip, "ipv4_mapped", None) or ip
 
 
 @lru_cache(maxsize=1024)

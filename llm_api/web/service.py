@@ -114,7 +114,7 @@ class Service:
         the system message and the pictures in them.
         Needs no app context; works in threads, commands and forked workers. `caller` is for the log and `may_use`.
         """
-        with self._asked(prompt, messages, caller, dict(fields)) as exchange:
+        with self._opened(*_conversation(prompt, messages), caller, fields) as exchange:
             return exchange.answer()
 
     def embed(
@@ -142,7 +142,7 @@ class Service:
         **fields: Unpack[Fields],
     ) -> Generator[str, None, Answer]:
         """Yield the answer in pieces, as `generate`; return it whole. Close the iterator to stop early."""
-        with self._asked(prompt, messages, caller, {"stream": True} | fields) as exchange:
+        with self._opened(*_conversation(prompt, messages), caller, {"stream": True} | fields) as exchange:
             said: list[Chunk] = []
             for chunk in exchange.chunks():
                 said.append(chunk)
@@ -172,24 +172,13 @@ class Service:
         return numbers
 
     @contextmanager
-    def _asked(
-        self, prompt: str | None, messages: Turns | None, caller: str | None, fields: Mapping[str, Any]
-    ) -> Iterator[Exchange]:
-        if (prompt is None) is (messages is None):
-            raise TypeError("give a prompt or messages")
-        name = "generate" if messages is None else "chat_completions"
-        body = {"prompt": prompt} if messages is None else {"model": UNNAMED[0], "messages": list(map(_turn, messages))}
-        with self._opened(name, body, caller, fields) as exchange:
-            yield exchange
-
-    @contextmanager
     def _opened(
-        self, name: str, body: Mapping[str, Any], caller: str | None, fields: Mapping[str, Any]
+        self, name: str, body: dict[str, Any], caller: str | None, fields: Mapping[str, Any]
     ) -> Iterator[Exchange]:
         dialect = self.dialects[name]
         with self.exchange(dialect, Client(secrets.token_hex(16))) as exchange:
             exchange.record.caller = caller
-            said = {**body} | {name: value for name, value in fields.items() if value is not None}
+            said = body | {name: value for name, value in fields.items() if value is not None}
             if unknown := sorted(said.keys() - dialect.schema.fields.keys()):
                 # Chat Completions' clients may send what they like; a slip in Python would be lost
                 words = f"{unknown[0]}: Unknown field beside {dialect.conversation}."
@@ -199,8 +188,14 @@ class Service:
             yield exchange
 
 
-def _turn(message: Mapping[str, Any] | Answer) -> Mapping[str, Any]:
-    return message_of(message) if isinstance(message, Answer) else message
+def _conversation(prompt: str | None, messages: Turns | None) -> tuple[str, dict[str, Any]]:
+    """Return the dialect in which either is said, and the body that says it."""
+    if (prompt is None) is (messages is None):
+        raise TypeError("give a prompt or messages")
+    if messages is None:
+        return "generate", {"prompt": prompt}
+    turns = [message_of(turn) if isinstance(turn, Answer) else turn for turn in messages]
+    return "chat_completions", {"model": UNNAMED[0], "messages": turns}
 
 
 def service() -> Service:
