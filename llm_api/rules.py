@@ -331,15 +331,13 @@ def texts(value: object) -> list[str]:
     return [text for item in items for text in texts(item)]
 
 
-def _without_password(address: str) -> str:
-    url = urlsplit(address)
+def _without_password(address: str | None) -> str | None:
+    url = urlsplit(address or "")
     return url._replace(netloc=url.netloc.rpartition("@")[2]).geturl() if "@" in url.netloc else address
 
 
-def _address(parse: Callable[[str], str], allowed: str) -> Rule:
-    return Rule(parse, allowed, hides=passwords, shows=lambda address: address and _without_password(address))
-
-
+_address = partial(Rule, hides=passwords, shows=_without_password)
+_secret = partial(Rule, is_secret=True, hides=texts)
 BOOLEAN = Rule(_parse_boolean, "true or false")
 URL = _address(_parse_url, "an http:// or https:// address")
 OLLAMA_ADDRESS = _address(_parse_ollama_url, "an http:// or https:// address")
@@ -348,28 +346,21 @@ STORAGE = _address(_parse_storage, "memory:// or redis://HOST:PORT/NUMBER")
 BACKEND = Rule(_parse_backend, f"one of {', '.join(BACKENDS)}, a plugin's name, or module:Class")
 CHAIN = Rule(_parse_chain, "none, or backend names separated by commas, each only once")
 # What a header may carry; it also keeps a key that was pasted with a line break from reaching an exception's text.
-SECRET = Rule(
-    _matching(r"((?![\"';])[!-~])+"),
-    "printable ASCII without spaces, quotes and ;",
-    is_secret=True,
-    hides=lambda key: [key],
-)
+SECRET = _secret(_matching(r"((?![\"';])[!-~])+"), "printable ASCII without spaces, quotes and ;")
 TEXT = Rule(_matching(r"[^\x00-\x1f\x7f]+"), "one line of text")
 FILE = Rule(_parse_file, TEXT.allowed)
 PROSE = Rule(TEXT.parse, TEXT.allowed, is_free=True)
 DATE = Rule(_parse_date, "a date in the form YYYY-MM-DD")
-KEYS = Rule(
+KEYS = _secret(
     _parse_keys,
     "KEY, NAME:KEY or NAME:sha256:HEX, separated by commas; a KEY has 8 characters or more, no quotes, no ;",
-    is_secret=True,
     hides=lambda keys: [key.secret for key in keys],
 )
 RATES = Rule(_parse_rates, "60/minute, 2 per minute, 100/2 hours, and so on up to year, separated by semicolons")
 # any of their texts may be a key
-_extra = partial(Rule, is_free=True, is_secret=True, hides=texts)
-EXTRA_BODY = _extra(_parse_extra_body, "a JSON object without messages, stream, stream_options or keys")
-EXTRA_HEADERS = _extra(
-    _parse_extra_headers, "a JSON object of names and texts, without keys, Host, Content-* and the like"
+EXTRA_BODY = _secret(_parse_extra_body, "a JSON object without messages, stream, stream_options or keys", is_free=True)
+EXTRA_HEADERS = _secret(
+    _parse_extra_headers, "a JSON object of names and texts, without keys, Host, Content-* and the like", is_free=True
 )
 NETWORKS = Rule(
     _parse_networks, "addresses, networks such as 10.0.0.0/8, or unix, separated by commas", shows=_named_networks

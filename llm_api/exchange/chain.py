@@ -75,10 +75,14 @@ class Route(NamedTuple):
 
 @dataclass(frozen=True)
 class Hooks:
-    """What a host decides: whether its caller may use `backend/model`, and how a line of the log is written."""
+    """What a host decides: whether a caller may use `backend/model`, how a line of the log is written, who asks in the
+    current request, and whether that one sees everybody's requests.
+    """
 
     may_use: Callable[[str | None, str], bool] | None = None
     redact: Callable[[dict[str, Any]], dict[str, Any]] | None = None
+    caller: Callable[[], str | None] | None = None
+    operator: Callable[[], bool] | None = None
 
     def permit(self, caller: str | None, model: str) -> bool:
         """Return whether `caller` may use `model`."""

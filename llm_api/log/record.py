@@ -7,32 +7,15 @@ import hashlib
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from types import NoneType
 from typing import Any, NamedTuple
 
-from .. import strict_json
+from .. import strict_json, types
 from ..errors import LLMAPIError, RequestError
-from ..types import (
-    Chunk,
-    EmbeddingRequest,
-    Embeddings,
-    GenerationRequest,
-    Head,
-    Image,
-    Message,
-    Part,
-    Reasoning,
-    Request,
-    Text,
-    ToolCall,
-    ToolResult,
-    Usage,
-)
 
 SCHEMA_VERSION = 2
 MORE_TOKENS = ("cached_tokens", "reasoning_tokens")
 _ANY = (object,)
-_TEXT, _NUMBER, _OBJECT, _LIST = ((*types, NoneType) for types in ((str,), (int, float), (dict,), (list,)))
+_TEXT, _NUMBER, _OBJECT, _LIST = ((*kinds, type(None)) for kinds in ((str,), (int, float), (dict,), (list,)))
 # The fields of a line, and the types a reader may find in them: a line with others was not written by this service.
 FIELDS: dict[str, tuple[type, ...]] = {
     "timestamp": (int, float),
@@ -86,10 +69,10 @@ class End(NamedTuple):
     status: str
     http_status: int
     error: LLMAPIError | None
-    head: Head | None
+    head: types.Head | None
     requested_backend: str
     finish_reason: str | None
-    usage: Usage
+    usage: types.Usage
     duration_ms: float
     time_to_first_chunk_ms: float | None
     attempts: tuple[Attempt, ...]
@@ -137,7 +120,7 @@ class Record:
     client_ip: str | None = None
     trace_id: str | None = None
     caller: str | None = None
-    request: Request | None = None
+    request: types.Request | None = None
     timestamp: float = field(default_factory=time.time)
 
     def __post_init__(self) -> None:
@@ -146,9 +129,9 @@ class Record:
         self._calls: dict[int, tuple[str, str, LoggedText]] = {}
         self._dimensions: int | None = None
 
-    def add(self, chunk: Chunk) -> None:
+    def add(self, chunk: types.Chunk) -> None:
         """Note a piece of the answer."""
-        if isinstance(chunk, Embeddings):
+        if isinstance(chunk, types.Embeddings):
             self._dimensions = len(chunk.vectors[0])
         self._response.add(chunk.text or chunk.refusal)
         for piece in chunk.reasoning:
@@ -200,7 +183,7 @@ class Record:
         request = self.request
         if not request:
             return {"prompt": None, "system": None, "parameters": {}}
-        if isinstance(request, EmbeddingRequest):
+        if isinstance(request, types.EmbeddingRequest):
             wanted = {"dimensions": request.dimensions} if request.dimensions else {}
             return {"inputs": [self._logged("text", text) for text in request.texts], "parameters": wanted}
         said = self._prompt(request) if request.is_prompt else {"messages": list(map(self._message, request.messages))}
@@ -219,44 +202,44 @@ class Record:
             told["tool_calls"] = [_call(*call) for call in self._calls.values()]
         return told
 
-    def _prompt(self, request: GenerationRequest) -> dict[str, Any]:
+    def _prompt(self, request: types.GenerationRequest) -> dict[str, Any]:
         turn = request.turns[-1]
         prompt = self._logged("prompt", turn.content) | self._parts(turn.parts)
         return prompt | ({"system": None} if request.system is None else self._logged("system", request.system))
 
-    def _message(self, message: Message) -> dict[str, Any]:
+    def _message(self, message: types.Message) -> dict[str, Any]:
         said = {"role": message.role} | (self._logged("name", message.name) if message.name else {})
         for part in message.parts:
-            if isinstance(part, ToolResult):
+            if isinstance(part, types.ToolResult):
                 return said | self._result(part)
         return said | self._logged("content", message.content) | self._parts(message.parts)
 
-    def _result(self, result: ToolResult) -> dict[str, Any]:
+    def _result(self, result: types.ToolResult) -> dict[str, Any]:
         failed = {"is_error": True} if result.is_error else {}
-        content = self._logged("content", Message("tool", result.parts).content)
+        content = self._logged("content", types.Message("tool", result.parts).content)
         return {"tool_call_id": result.call_id} | failed | content | self._parts(result.parts)
 
-    def _parts(self, parts: Sequence[Part]) -> dict[str, Any]:
+    def _parts(self, parts: Sequence[types.Part]) -> dict[str, Any]:
         """What is beside the text: images without their data, calls, thoughts."""
-        if len(parts) == 1 and isinstance(parts[0], Text):
+        if len(parts) == 1 and isinstance(parts[0], types.Text):
             return {}
         told: dict[str, Any] = {}
-        if images := [self._image(part) for part in parts if isinstance(part, Image)]:
+        if images := [self._image(part) for part in parts if isinstance(part, types.Image)]:
             told["images"] = images
-        if calls := [part for part in parts if isinstance(part, ToolCall)]:
+        if calls := [part for part in parts if isinstance(part, types.ToolCall)]:
             told["tool_calls"] = [_call(c.id, c.name, LoggedText(self.policy, c.arguments)) for c in calls]
-        if thoughts := [part.text for part in parts if isinstance(part, Reasoning)]:
+        if thoughts := [part.text for part in parts if isinstance(part, types.Reasoning)]:
             told |= self._logged("reasoning", "".join(thoughts))
         return told
 
-    def _image(self, image: Image) -> dict[str, Any]:
+    def _image(self, image: types.Image) -> dict[str, Any]:
         """What tells an image apart from others; its data is not kept."""
         if image.data is None:
             return {"media_type": image.media_type} | self._logged("url", image.url or "")
         data = base64.b64decode(image.data)
         return {"media_type": image.media_type, "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
 
-    def _parameters(self, request: GenerationRequest) -> dict[str, Any]:
+    def _parameters(self, request: types.GenerationRequest) -> dict[str, Any]:
         parameters: dict[str, Any] = {}
         for name, value in request.parameters.items():
             # words are the caller's, as the prompt is

@@ -80,8 +80,7 @@ class LLMAPI:
     ) -> None:
         self._url_prefix = url_prefix
         self._settings = settings
-        hooks = Hooks(may_use, redact)
-        self._service = partial(Service, hooks=hooks, caller=caller, operator=operator, backends=backends)
+        self._service = partial(Service, hooks=Hooks(may_use, redact, caller, operator), backends=backends)
         self._csrf_exempt = csrf_exempt
         self._handle_errors = handle_errors
         self._given = given

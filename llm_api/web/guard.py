@@ -48,7 +48,7 @@ def whose(here: Service) -> str | None:
 
 def operators_only(here: Service) -> None:
     """Raise OperatorsOnly for others, where there are operators."""
-    if (here.settings.operators or here.operator) and not _is_operator(here):
+    if (here.settings.operators or here.hooks.operator) and not _is_operator(here):
         raise OperatorsOnly("only operators may see this (OPERATORS)")
 
 
@@ -60,7 +60,7 @@ def known_host(here: Service) -> None:
     """
     environ, settings = request.environ, here.settings
     said = environ.get("HTTP_HOST")
-    if not said or settings.api_keys or here.caller:
+    if not said or settings.api_keys or here.hooks.caller:
         return
     # on a unix socket, where clients have no address, gunicorn takes this from Host
     listener = environ.get("REMOTE_ADDR") and environ.get("SERVER_NAME")
@@ -89,9 +89,9 @@ def _fits(name: str, pattern: str) -> bool:
 
 
 def _is_operator(here: Service) -> bool:
-    if here.operator and here.operator():
+    if here.hooks.operator and here.hooks.operator():
         return True
-    tells_apart = here.settings.api_keys or here.caller or here.operator
+    tells_apart = here.settings.api_keys or here.hooks.caller or here.hooks.operator
     return not tells_apart or _names(here)[1] in here.settings.operators
 
 
@@ -101,7 +101,7 @@ def _names(here: Service) -> tuple[str | None, str | None]:
     if CALLER not in environ:
         known_host(here)
         key = named_key(here.settings.api_keys, _said_key()) if here.settings.api_keys else None
-        environ[CALLER] = here.caller() if here.caller else key, key
+        environ[CALLER] = here.hooks.caller() if here.hooks.caller else key, key
     names: tuple[str | None, str | None] = environ[CALLER]
     return names
 

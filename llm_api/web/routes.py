@@ -36,7 +36,6 @@ UNKNOWN_TIME = "1970-01-01T00:00:00Z"
 CAPABILITIES = {"tools": "tools", "images": "vision"}
 
 View = TypeVar("View", bound=Callable[..., Response])
-_routes: list[tuple[set[str], str, str, Callable[..., Response], dict[str, Any]]] = []
 
 blueprint = Blueprint("llm_api", __name__)
 blueprint.register_blueprint(pages.blueprint)
@@ -49,18 +48,14 @@ def route(rule: str, *fronts: str, name: str | None = None, **options: Any) -> C
     """Make a view the one of `rule` in apps that serve one of the `fronts`."""
 
     def keep(view: View) -> View:
-        _routes.append((set(fronts), rule, name or view.__name__, view, options))
+        def hang(state: BlueprintSetupState) -> None:
+            if not set(fronts).isdisjoint(state.options["fronts"]):
+                state.add_url_rule(rule, name or view.__name__, view, **options)
+
+        blueprint.record(hang)
         return view
 
     return keep
-
-
-@blueprint.record
-def hang(state: BlueprintSetupState) -> None:
-    """Hang the routes of the fronts that the app serves into it."""
-    for fronts, rule, name, view, options in _routes:
-        if not fronts.isdisjoint(state.options["fronts"]):
-            state.add_url_rule(rule, name, view, **options)
 
 
 def view(kind: type[Dialect]) -> Callable[[], Response]:

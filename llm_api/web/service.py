@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 import socket
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, NamedTuple, TypedDict, Unpack
 
@@ -70,8 +70,7 @@ class Fields(TypedDict, total=False):
 
 
 class Service:
-    """Shared by all threads. `caller()` returns who asks in the current request; without it the key's name says so.
-    `operator()` whether that one sees everybody's requests.
+    """Shared by all threads. `hooks` are what the host decides; without its `caller` the key's name says who asks.
 
     `backends` replaces those that `settings` name. `prefix` is where the routes hang, "" for the top.
     """
@@ -80,15 +79,12 @@ class Service:
         self,
         settings: Settings,
         hooks: Hooks = Hooks(),  # noqa: B008  (frozen)
-        caller: Callable[[], str | None] | None = None,
         backends: Iterable[Backend] | None = None,
         prefix: str = "",
-        operator: Callable[[], bool] | None = None,
     ) -> None:
         self.settings = settings
+        self.hooks = hooks
         self.prefix = prefix
-        self.caller = caller
-        self.operator = operator
         self.log = RequestLog(settings)
         self.log.refuse_what_is_no_file()
         self.chain = Chain(settings, hooks, backends)
