@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping
-from functools import partial
 from pkgutil import resolve_name
 from typing import Any
 
@@ -80,7 +79,8 @@ class LLMAPI:
     ) -> None:
         self._url_prefix = url_prefix
         self._settings = settings
-        self._service = partial(Service, hooks=Hooks(may_use, redact, caller, operator), backends=backends)
+        self._hooks = Hooks(may_use, redact, caller, operator)
+        self._backends = backends
         self._csrf_exempt = csrf_exempt
         self._handle_errors = handle_errors
         self._given = given
@@ -98,7 +98,7 @@ class LLMAPI:
         prefix = _free_prefix(url_prefix or self._url_prefix or "", mounts)
         name = f"llm_api{len(mounts) + 1}" if mounts else "llm_api"
         settings = self._settings or self._load(app)
-        here = self._service(settings, prefix=prefix)
+        here = Service(settings, self._hooks, self._backends, prefix)
         app.register_blueprint(blueprint, name=name, url_prefix=prefix or None, fronts=settings.fronts)
         app.extensions["llm_api"] = mounts | {name: here}
         if not mounts:

@@ -75,13 +75,7 @@ class Service:
     `backends` replaces those that `settings` name. `prefix` is where the routes hang, "" for the top.
     """
 
-    def __init__(
-        self,
-        settings: Settings,
-        hooks: Hooks = Hooks(),  # noqa: B008  (frozen)
-        backends: Iterable[Backend] | None = None,
-        prefix: str = "",
-    ) -> None:
+    def __init__(self, settings: Settings, hooks: Hooks, backends: Iterable[Backend] | None, prefix: str) -> None:
         self.settings = settings
         self.hooks = hooks
         self.prefix = prefix
