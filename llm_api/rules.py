@@ -184,31 +184,37 @@ def _parse_key(entry: str) -> ApiKey:
 RATE_UNITS = {"second": 1, "minute": 60, "hour": 3600, "day": 86_400, "month": 30 * 86_400, "year": 360 * 86_400}
 # As `limits` has it, whose strings Flask-Limiter takes (limits.util.parse_many); its month has 30 days, its year 360.
 RATE = re.compile(
-    rf"\s*([1-9]\d{{0,8}})\s*(?:/|per)\s*([1-9]\d{{0,3}})?\s*({'|'.join(RATE_UNITS)})s?\s*", re.ASCII | re.IGNORECASE
+    rf"\s*([1-9]\d{{0,8}})\s*(requests|tokens)?\s*(?:/|per)\s*([1-9]\d{{0,3}})?\s*({'|'.join(RATE_UNITS)})s?\s*",
+    re.ASCII | re.IGNORECASE,
 )
 
 
 @dataclass(frozen=True)
 class Rate:
-    """So many requests in each stretch of `multiple` units; `unit` is one of RATE_UNITS."""
+    """So many requests, or tokens, in each stretch of `multiple` units; `unit` is one of RATE_UNITS."""
 
     amount: int
     unit: str
     multiple: int = 1
+    counts: str = "requests"
 
     @property
     def seconds(self) -> int:
         return RATE_UNITS[self.unit] * self.multiple
 
     def __str__(self) -> str:
-        return f"{self.amount} per {self.multiple} {self.unit}"
+        return f"{self.amount}{' tokens' if self.counts == 'tokens' else ''} per {self.multiple} {self.unit}"
 
 
 def rates(text: str) -> tuple[Rate, ...]:
-    """Read `60/minute;1000/day`, or `60 per minute, 1000 per 1 day`. Raises ValueError."""
+    """Read `60/minute;100000 tokens/day`, or `60 per minute, 1000 per 1 day`. Raises ValueError."""
     found = [RATE.fullmatch(rate) for rate in re.split("[;,|]", text)]
     _hold(all(found))
-    return tuple(Rate(int(match[1]), match[3].lower(), int(match[2] or 1)) for match in found if match)
+    return tuple(_rate(*match.groups()) for match in found if match)
+
+
+def _rate(amount: str, counts: str | None, multiple: str | None, unit: str) -> Rate:
+    return Rate(int(amount), unit.lower(), int(multiple or 1), (counts or "requests").lower())
 
 
 def _parse_rates(text: str) -> str:
@@ -356,7 +362,10 @@ KEYS = _secret(
     "KEY, NAME:KEY or NAME:sha256:HEX, separated by commas; a KEY has 8 characters or more, no quotes, no ;",
     hides=lambda keys: [key.secret for key in keys],
 )
-RATES = Rule(_parse_rates, "60/minute, 2 per minute, 100/2 hours, and so on up to year, separated by semicolons")
+RATES = Rule(
+    _parse_rates,
+    "60/minute, 100000 tokens/day, 2 per minute, 100/2 hours, and so on up to year, separated by semicolons",
+)
 # any of their texts may be a key
 EXTRA_BODY = _secret(_parse_extra_body, "a JSON object without messages, stream, stream_options or keys", is_free=True)
 EXTRA_HEADERS = _secret(

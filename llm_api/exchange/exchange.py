@@ -27,7 +27,7 @@ class Exchange:
 
     Its line is in the log before the last chunk is handed out, or when it fails or is closed. An error leaves the
     block as the one to answer with. After `hand_over` the block's end does not close it. `status_of` is the status with
-    which an error is answered.
+    which an error is answered; `use` is told how many tokens were used.
     """
 
     def __init__(
@@ -41,6 +41,7 @@ class Exchange:
     ) -> None:
         self.record = record
         self.head: Head | None = None
+        self.use: Callable[[int], None] = lambda tokens: None
         self._chain = chain
         self._log = log
         self._deadline = deadline
@@ -213,6 +214,7 @@ class Exchange:
         finally:
             metrics.ended(self.record.operation, end, logged=logged)
             self._attempts.over(end, line)
+            self.use((end.usage.input_tokens or 0) + (end.usage.output_tokens or 0))
 
     def _summary(self, status: str, http_status: int, error: LLMAPIError | None) -> End:
         finish, usage = self._last.finish_reason, self._last.usage if self._last.finish_reason else Usage()

@@ -26,7 +26,8 @@ MAX_RETRY_AFTER = 3600
 EXPOSED = {
     "Access-Control-Expose-Headers": "X-Request-ID, X-LLM-Backend, X-LLM-Model, X-LLM-Fallback, X-LLM-Ignored, "
     "Retry-After, "
-    "x-ratelimit-limit-requests, x-ratelimit-remaining-requests, x-ratelimit-reset-requests"
+    "x-ratelimit-limit-requests, x-ratelimit-remaining-requests, x-ratelimit-reset-requests, "
+    "x-ratelimit-limit-tokens, x-ratelimit-remaining-tokens, x-ratelimit-reset-tokens"
 }
 # Between a stream's error and the break: a browser forgets what it has not handed to its page when a connection breaks.
 BREAK_SECONDS = 0.2

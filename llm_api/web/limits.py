@@ -1,4 +1,4 @@
-"""How often a caller may ask, counted by key or by address."""
+"""How often a caller may ask, and how many tokens it may use, counted by key or by address."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import threading
 import time
 from bisect import bisect
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from importlib import import_module
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from ..errors import ConfigError, LimitsUnavailable, RateLimitExceeded
 from ..rules import Network, Rate, rates, unmapped
@@ -27,6 +27,8 @@ STORAGE_TIMEOUT = 0.5
 LEFT_ALONE = 1.0
 # Of an IPv6 address, what one customer has in full (RFC 6177).
 IPV6_PREFIX = 64
+
+T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
 
@@ -64,7 +66,7 @@ def _counted(address: str) -> str:
 
 class Standing(NamedTuple):
     """A caller's state under a rate after a request: `wait` is 0 where it counted, else the seconds until one would;
-    `remaining` more may be made now, and in `reset` seconds one more than that.
+    `remaining` more may be made or used now, and in `reset` seconds more than that.
     """
 
     rate: Rate
@@ -75,7 +77,7 @@ class Standing(NamedTuple):
     def headers(self) -> dict[str, str]:
         """Return what OpenAI's clients look for; its page on rate limits has the names and the form of the time."""
         said = {"limit": self.rate.amount, "remaining": self.remaining, "reset": _go_duration(math.ceil(self.reset))}
-        return {f"x-ratelimit-{name}-requests": str(value) for name, value in said.items()}
+        return {f"x-ratelimit-{name}-{self.rate.counts}": str(value) for name, value in said.items()}
 
 
 def _go_duration(seconds: int) -> str:
@@ -132,8 +134,62 @@ class RedisWindow:
         return Standing(self._rate, 0 if counts else reset, found.remaining, reset)
 
 
+class Quota:
+    """A rate of tokens in this process. What it lasts for begins with the first of them."""
+
+    def __init__(self, rate: Rate) -> None:
+        self._rate = rate
+        self._lock = threading.Lock()
+        # until when, and how many; what ends first is the first
+        self._used: OrderedDict[str, tuple[float, int]] = OrderedDict()
+
+    def hit(self, who: str) -> Standing:
+        """Say whether there are tokens left: how many a request needs is known at its end."""
+        with self._lock:
+            return _quota(self._rate, *self._standing(who))
+
+    def use(self, who: str, tokens: int) -> None:
+        """Count what a request has used."""
+        with self._lock:
+            seconds, used = self._standing(who)
+            self._used[who] = (time.monotonic() + seconds, used + tokens)
+
+    def _standing(self, who: str) -> tuple[float, int]:
+        now = time.monotonic()
+        while self._used and next(iter(self._used.values()))[0] <= now:
+            self._used.popitem(last=False)
+        until, used = self._used.get(who, (now + self._rate.seconds, 0))
+        return until - now, used
+
+
+class RedisQuota:
+    """A rate of tokens in a Redis. Raises limits' StorageError where that is away."""
+
+    def __init__(self, rate: Rate, limiter: RateLimiter) -> None:
+        self._rate = rate
+        self._storage = limiter.storage
+
+    def hit(self, who: str) -> Standing:
+        """As Quota.hit."""
+        key = self._key(who)
+        used = self._storage.get(key)
+        return _quota(self._rate, self._storage.get_expiry(key) - time.time() if used else self._rate.seconds, used)
+
+    def use(self, who: str, tokens: int) -> None:
+        """As Quota.use."""
+        self._storage.incr(self._key(who), self._rate.seconds, amount=tokens)
+
+    def _key(self, who: str) -> str:
+        return f"LLM_API/{who}/{self._rate}"
+
+
+def _quota(rate: Rate, seconds: float, used: int) -> Standing:
+    left = max(rate.amount - used, 0)
+    return Standing(rate, 0 if left else max(seconds, 0.001), left, seconds)
+
+
 class RateLimits:
-    """Counts requests a key or an address against RATE_LIMIT, in RATE_LIMIT_STORAGE.
+    """Counts requests and tokens a key or an address against RATE_LIMIT, in RATE_LIMIT_STORAGE.
 
     Making one raises ConfigError where a package is missing. Imports `limits` only for a Redis.
     """
@@ -141,39 +197,51 @@ class RateLimits:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._away_until = 0.0
-        # what a short one refuses is not to count for a longer one
-        self._rates = sorted(rates(settings.rate_limit) if settings.rate_limit else (), key=lambda rate: rate.seconds)
+        # what one without tokens, or a short one, refuses is not to count for a longer one
+        said = rates(settings.rate_limit) if settings.rate_limit else ()
+        self._rates = sorted(said, key=lambda rate: (rate.counts == "requests", rate.seconds))
         self._is_shared = settings.rate_limit_storage != "memory://"
         if self._rates and self._is_shared:
             _load_packages()
-        self._here = PerProcess(lambda: {rate: Window(rate) for rate in self._rates})
+        self._here = PerProcess(lambda: {rate: _HERE[rate.counts](rate) for rate in self._rates})
         self._limiter = PerProcess(self._make_limiter)
-        self._shared = PerProcess(lambda: {rate: RedisWindow(rate, self._limiter()) for rate in self._rates})
+        self._shared = PerProcess(lambda: {rate: _SHARED[rate.counts](rate, self._limiter()) for rate in self._rates})
 
     def count(self, key: str | None, address: str | None) -> dict[str, str]:
-        """Count one request; return the headers that give the caller's state under the rate that is used up first.
+        """Count one request; return the headers that give the caller's state under the rates that are used up first.
 
         Raises RateLimitExceeded, or LimitsUnavailable where that is what a lost storage means.
         """
         if not self._rates:
             return {}
-        who = f"key {key}" if key else f"address {_counted(address or '')}"
-        return self._count_shared(who) if self._is_shared else _count(self._here(), who)
+        who = _who(key, address)
+        if not self._is_shared:
+            return _count(self._here(), who)
+        headers = self._ask_storage(lambda: _count(self._shared(), who))
+        return self._count_without(who) if headers is None else headers
+
+    def use(self, key: str | None, address: str | None, tokens: int) -> None:
+        """Count what a request has used; in this process while the storage is away."""
+        if tokens and any(rate.counts == "tokens" for rate in self._rates):
+            who = _who(key, address)
+            if not self._is_shared or self._ask_storage(lambda: _use(self._shared(), who, tokens)) is None:
+                _use(self._here(), who, tokens)
 
     def storage_answers(self) -> bool:
         """Say whether the Redis can be reached."""
         return bool(self._limiter().storage.check())
 
-    def _count_shared(self, who: str) -> dict[str, str]:
+    def _ask_storage(self, ask: Callable[[], T]) -> T | None:
+        """Return what it answers; None while it is away."""
         from limits.errors import StorageError
 
         if time.monotonic() >= self._away_until:
             try:
-                return _count(self._shared(), who)
+                return ask()
             except StorageError as error:
                 self._away_until = time.monotonic() + LEFT_ALONE
                 logger.error("the storage of the rate limits is away (%s)", type(error.storage_error).__name__)
-        return self._count_without(who)
+        return None
 
     def _count_without(self, who: str) -> dict[str, str]:
         match self._settings.rate_limit_on_failure:
@@ -202,12 +270,30 @@ def _load_packages() -> None:
         raise ConfigError(needed) from None
 
 
-def _count(windows: Mapping[Rate, Window] | Mapping[Rate, RedisWindow], who: str) -> dict[str, str]:
-    standings = []
+_HERE: Mapping[str, Callable[[Rate], Any]] = {"requests": Window, "tokens": Quota}
+_SHARED: Mapping[str, Callable[[Rate, RateLimiter], Any]] = {"requests": RedisWindow, "tokens": RedisQuota}
+
+
+def _who(key: str | None, address: str | None) -> str:
+    return f"key {key}" if key else f"address {_counted(address or '')}"
+
+
+def _count(windows: Mapping[Rate, Any], who: str) -> dict[str, str]:
+    standings: list[Standing] = []
     for rate, window in windows.items():
         standing = window.hit(who)
         if standing.wait:
             words = f"more than {rate} (RATE_LIMIT)"
             raise RateLimitExceeded(words, retry_after=math.ceil(standing.wait), headers=standing.headers())
         standings.append(standing)
-    return min(standings, key=lambda standing: standing.remaining).headers()
+    headers: dict[str, str] = {}
+    for standing in sorted(standings, key=lambda standing: -standing.remaining):
+        headers |= standing.headers()
+    return headers
+
+
+def _use(windows: Mapping[Rate, Any], who: str, tokens: int) -> bool:
+    for rate, window in windows.items():
+        if rate.counts == "tokens":
+            window.use(who, tokens)
+    return True

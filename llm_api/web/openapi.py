@@ -319,9 +319,15 @@ GENERATED = {
     "X-LLM-Model": _header("With which model"),
     "X-LLM-Ignored": _header("What of the body was left out for it; absent where nothing was"),
     "X-LLM-Fallback": _header("Why it was not the configured backend; absent where it was"),
-    "x-ratelimit-limit-requests": _header("With RATE_LIMIT: how many requests the rate allows that is used up first"),
-    "x-ratelimit-remaining-requests": _header("How many of them are left"),
-    "x-ratelimit-reset-requests": _header("When one more will be, such as 6m0s"),
+    **{
+        f"x-ratelimit-{name}-{counted}": _header(about)
+        for counted in ("requests", "tokens")
+        for name, about in (
+            ("limit", f"With RATE_LIMIT: how many {counted} the rate allows that is used up first"),
+            ("remaining", "How many of them are left"),
+            ("reset", "When there will be more, such as 6m0s"),
+        )
+    },
 }
 WAIT = {"Retry-After": _header("Seconds; absent where a quota is used up")}
 

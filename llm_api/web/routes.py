@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable, Iterator
-from functools import wraps
+from functools import partial, wraps
 from typing import Any, TypeVar
 
 from flask import Blueprint, Response, current_app, request
@@ -76,6 +76,7 @@ def answer(here: Service, dialect: Dialect, exchange: Exchange) -> Response:
     record = exchange.record
     record.caller = caller(here)
     request.environ[RATES] = here.rate_limits.count(record.caller, record.client_ip)
+    exchange.use = partial(here.rate_limits.use, record.caller, record.client_ip)
     body = sent(here, dialect)
     if idle := dialect.idle(body):
         exchange.idle()

@@ -115,7 +115,9 @@ def test_a_page_may_read_the_answer(make_client: Serve, path: str, fields: dict[
     readable = {name.strip() for name in answer.headers["Access-Control-Expose-Headers"].split(",")}
     assert {name for name in dict(answer.headers) if name.startswith("X-LLM")} | {"X-Request-ID"} <= readable
     assert "Retry-After" in readable
-    assert {f"x-ratelimit-{name}-requests" for name in ("limit", "remaining", "reset")} <= readable
+    assert {
+        f"x-ratelimit-{name}-{what}" for name in ("limit", "remaining", "reset") for what in ("requests", "tokens")
+    } <= readable
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from asking import GENERATE, Log, Serve, ask
-from fakes import Clock
+from fakes import Clock, Fake
 from flask.testing import FlaskClient
 from limits import parse_many
 from limits.errors import StorageError
@@ -19,6 +19,7 @@ from werkzeug.test import TestResponse
 from llm_api import Settings
 from llm_api.errors import ConfigError, RateLimitExceeded
 from llm_api.rules import ApiKey, rates
+from llm_api.types import Chunk, Usage
 from llm_api.web.limits import RateLimits
 
 ROOT = Path(__file__).parents[2]
@@ -46,6 +47,16 @@ class Away(MemoryStorage):
         if self.is_away:
             raise StorageError(ConnectionError("canary-password"))
         return super().acquire_entry(*args, **kwargs)
+
+    def get(self, key: str) -> int:
+        if self.is_away:
+            raise StorageError(ConnectionError("canary-password"))
+        return super().get(key)
+
+    def incr(self, key: str, expiry: float, amount: int = 1) -> int:
+        if self.is_away:
+            raise StorageError(ConnectionError("canary-password"))
+        return super().incr(key, expiry, amount)
 
 
 @pytest.fixture
@@ -375,3 +386,76 @@ def test_what_redis_would_refuse_ends_the_start(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setenv("RATE_LIMIT_STORAGE", "redis://:canary@h:99999/0")
     with pytest.raises(ConfigError, match=r"^RATE_LIMIT_STORAGE='its value' is not valid: it must be memory:// or"):
         Settings.load(None)
+
+
+# Tokens
+
+
+@pytest.fixture(params=["memory://", "redis://shared"])
+def where(request: pytest.FixtureRequest, storage: Away) -> str:
+    """Return where they are counted: here, or in a storage for all workers."""
+    storage.is_away = False
+    return str(request.param)
+
+
+def used(tokens: int) -> Fake:
+    """Return a backend whose answers use so many tokens."""
+    return Fake("one", Chunk("x", "stop", Usage(1, tokens - 1)))
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("path", GENERATE)
+def test_tokens(make_client: Serve, clock: Clock, where: str, path: str, stream: bool) -> None:
+    """Who has used them up gets a 429 that says when there are more: a window after the first was used."""
+    client = make_client(used(40), rate_limit="100 tokens/minute", rate_limit_storage=where)
+    assert statuses(client, 1, path=path, stream=stream) == [200]
+    clock.now += 20
+    assert statuses(client, 2, path=path, stream=stream) == [200, 200]
+    answer = ask(client, path)
+    assert (answer.status_code, answer.headers["Retry-After"]) == (429, "40")
+    assert "more than 100 tokens per 1 minute (RATE_LIMIT)" in answer.text
+    clock.now += 40.1
+    assert statuses(client, 1, path=path) == [200]
+
+
+def test_headers_of_tokens(make_client: Serve, clock: Clock, where: str) -> None:
+    """OpenAI's headers tell of both kinds, each as it was when the request came."""
+    client = make_client(used(40), rate_limit="9/minute, 100 tokens/hour, 1000 tokens/day", rate_limit_storage=where)
+    statuses(client, 1)
+    clock.now += 600
+    answer = ask(client)
+    said = [answer.headers[f"x-ratelimit-{name}-tokens"] for name in ("limit", "remaining", "reset")]
+    assert said == ["100", "60", "50m0s"]
+    assert answer.headers["x-ratelimit-remaining-requests"] == "8"
+
+
+def test_whose_tokens(make_client: Serve, where: str) -> None:
+    """Each address has its own; what no backend counts is not counted; a refused request counts for no other rate."""
+    client = make_client(used(40), rate_limit="3/minute, 10 tokens/day", rate_limit_storage=where)
+    assert [ask(client, address=ip).status_code for ip in ("1.1.1.1", "2.2.2.2", "1.1.1.1")] == [200, 200, 429]
+    assert ask(client, address="1.1.1.1").headers["x-ratelimit-limit-tokens"] == "10"
+    unknown = make_client(Fake("one", Chunk("x", "stop")), rate_limit="1 tokens/day", rate_limit_storage=where)
+    assert statuses(unknown, 3) == [200] * 3
+
+
+def test_tokens_while_the_storage_is_away(make_client: Serve, clock: Clock, storage: Away) -> None:
+    """A storage that goes away fails no answer: tokens are then counted in the worker."""
+    client = make_client(used(40), rate_limit="40 tokens/day", rate_limit_storage="redis://shared")
+    assert statuses(client, 2) == [200, 429]
+    storage.is_away = False
+    clock.now += 1.5
+    assert statuses(client, 2) == [200, 429]
+
+
+def test_one_worker_forgets_who_used_none(clock: Clock) -> None:
+    """What a key has used is forgotten when its window is over."""
+    limits = RateLimits(Settings(rate_limit="10 tokens/minute"))
+    tracemalloc.start()
+    for second in range(3):
+        for number in range(2000):
+            limits.use(f"key {second} {number}", None, 1)
+        clock.now += 61
+    limits.count(None, "1.2.3.4")
+    grown, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert grown < 400_000  # 6,000 take 2,000,000
