@@ -100,6 +100,7 @@ class Settings:
     allow_model_choice: bool = setting(False, rules.BOOLEAN)
     model_aliases: Mapping[str, str] | None = setting(None, rules.ALIASES)
     request_timeout: float = setting(120.0, number(float, 0.1, 3600))
+    first_chunk_timeout: float | None = setting(None, number(float, 0.1, 3600))
     connect_timeout: float = setting(5.0, number(float, 0.1, 60))
     max_retries: int = setting(2, number(int, 0, 10))
     max_prompt_chars: int = setting(100_000, number(int, 1, 10_000_000))

@@ -181,7 +181,8 @@ class Chain:
         request = route.request
         for behind, link in zip(reversed(range(len(route.links))), route.links, strict=True):
             try:
-                with deadline.keeping(behind * KEPT_FOR_FALLBACK * self.settings.request_timeout):
+                kept = behind * KEPT_FOR_FALLBACK * self.settings.request_timeout
+                with deadline.keeping(kept, self._patience(request) if behind else math.inf):
                     breaker = link.breaker(request.model)
                     begun = ask(link.backend, breaker, request, deadline, attempts, self._retries)
             except BackendError as error:
@@ -200,6 +201,11 @@ class Chain:
                 return dataclasses.replace(begun, fallback_reason=reason)
         words = "; ".join(failure.message for failure in failures)
         raise _first(failures) or RequestRefused(words, code="unsupported_parameter", param=failures[0].param)
+
+    def _patience(self, request: Request) -> float:
+        """Return the seconds that a backend has to begin, where its beginning can be told from its whole answer."""
+        begins = request.stream and not request.response_format and not request.tool_choice.is_forced
+        return self.settings.first_chunk_timeout or math.inf if begins else math.inf
 
     def named(self, name: str | None) -> tuple[Link, str | None]:
         """Return the link that a request's model names, and the model's name there; None: the configured one's.

@@ -8,6 +8,7 @@ is cut off a little later.
 
 from __future__ import annotations
 
+import math
 import select
 import socket
 import threading
@@ -21,6 +22,8 @@ from .per_process import PerProcess
 TICK = 0.05
 # What a client has after the deadline to read what is there, before it is cut off: it holds a thread meanwhile.
 READ_SECONDS = 5.0
+WHOLE = "no complete answer within the time a request may take (REQUEST_TIMEOUT)"
+FIRST_CHUNK = "no beginning of an answer within the time of a first chunk (FIRST_CHUNK_TIMEOUT)"
 # Linux says so when the peer has closed its side; elsewhere poll() reports only the full close (POLLHUP).
 HANG_UP = getattr(select, "POLLRDHUP", 0)
 
@@ -31,6 +34,7 @@ class Deadline:
     def __init__(self, seconds: float, client: socket.socket | None = None) -> None:
         self._end = time.monotonic() + seconds
         self._until = self._end
+        self._words = WHOLE
         self._stop: Callable[[], object] | None = None
         self._gone = False
         self._kept = False
@@ -55,17 +59,22 @@ class Deadline:
         if self._gone:
             raise ClientGone
         if self.remaining() <= 0:
-            raise TimedOut("no complete answer within the time a request may take (REQUEST_TIMEOUT)")
+            raise TimedOut(self._words)
 
     @contextmanager
-    def keeping(self, seconds: float) -> Iterator[None]:
-        """Inside, the deadline comes `seconds` earlier, so that something is left for what follows."""
-        self._until = self._end - seconds
+    def keeping(self, seconds: float, at_most: float = math.inf) -> Iterator[None]:
+        """Inside, the deadline comes `seconds` earlier, so that something is left for what follows.
+
+        Or `at_most` seconds from now, the time of a first chunk.
+        """
+        first = time.monotonic() + at_most
+        self._until = min(self._end - seconds, first)
+        self._words = FIRST_CHUNK if self._until == first else WHOLE
         try:
             self.check()
             yield
         finally:
-            self._until = self._end
+            self._until, self._words = self._end, WHOLE
 
     @contextmanager
     def stopping(self, stop: Callable[[], object]) -> Iterator[None]:

@@ -159,6 +159,7 @@ RULES: dict[str, dict[str, Any]] = {
     "replay_miss": {"good": {"error": "error", "Fallback": "fallback"}, "bad": ["ok", "1"]},
     "allow_model_choice": BOOLEANS,
     "request_timeout": real(0.1, 3600),
+    "first_chunk_timeout": real(0.1, 3600),
     "connect_timeout": real(0.1, 60),
     "max_retries": whole(0, 10),
     "max_prompt_chars": whole(1, 10_000_000),

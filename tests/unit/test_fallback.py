@@ -8,7 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from asking import Log, Serve, ask
+from asking import Log, Serve, ask, lines_of
 from fakes import END, FAILURES, PATIENCE, Clock, Fake, Turn
 from flask.testing import FlaskClient
 
@@ -307,6 +307,39 @@ def test_a_stream_may_use_the_share_kept_for_fallback(serve: Serve, clock: Clock
 
     answer = ask(serve(Slow("one"), Fake("two"), request_timeout=100.0), stream=True)
     assert json.loads(answer.data.splitlines()[-1])["finish_reason"] == "stop"
+
+
+IN_TIME = {"request_timeout": 100.0, "first_chunk_timeout": 5.0}
+
+
+def test_who_does_not_begin_in_time_leaves_it_to_the_next(serve: Serve, clock: Clock, log_lines: Log) -> None:
+    """With FIRST_CHUNK_TIMEOUT a stream that has not begun goes to the next backend; the last one has all the time."""
+    seen: list[float] = []
+    backends = [Fake(name, turns=[hanging(clock, seen)]) for name in ("one", "two", "three")]
+    ask(serve(*backends, **IN_TIME), stream=True)
+    assert seen == [5, 5, 90]
+    attempts = log_lines()[0]["attempts"]
+    assert ["FIRST_CHUNK_TIMEOUT" in attempt["message"] for attempt in attempts] == [True, True, False]
+
+
+def test_what_has_begun_in_time_goes_on(serve: Serve, clock: Clock) -> None:
+    """The limit is for the beginning only."""
+
+    def slow(deadline: Deadline) -> None:
+        clock.now += 50
+
+    answer = ask(serve(Fake("one", Chunk("a"), slow, Chunk("b", "stop")), Fake("two"), **IN_TIME), stream=True)
+    assert [line.get("response") for line in lines_of(answer)][:2] == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    "said", [{}, {"stream": True, "response_format": {"type": "json_object"}}, {"stream": True, "fallback": False}]
+)
+def test_a_beginning_that_can_not_be_told(serve: Serve, clock: Clock, said: dict[str, Any]) -> None:
+    """An answer that is waited for as a whole has the time of a whole; so has one that has no fallback."""
+    seen: list[float] = []
+    ask(serve(Fake("one", turns=[hanging(clock, seen)]), Fake("two"), **IN_TIME), **said)
+    assert seen == [100 if "fallback" in said else 90]
 
 
 # --- the breaker
