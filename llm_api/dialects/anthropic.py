@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, ClassVar
 
-from marshmallow import EXCLUDE, Schema, ValidationError, fields, post_load, validate
+from marshmallow import EXCLUDE, ValidationError, fields, post_load, validate
 
 from .. import strict_json
 from ..errors import LLMAPIError
@@ -39,7 +39,9 @@ from .fields import (
     MAX_EFFORT_CHARS,
     NAME,
     FlatFormat,
+    Nullable,
     StrictBoolean,
+    TextOr,
     VendorBody,
     check_said,
     named_model,
@@ -70,36 +72,21 @@ CHARS_A_TOKEN = 4
 IMAGE_TOKENS = 1_600
 
 
-class Content(fields.Field[tuple[Part, ...]]):
-    """A text, or a list of blocks; those that only Claude takes are left out."""
+class Block(fields.Field[Part | None]):
+    """A block; None for one that only Claude takes."""
 
-    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> tuple[Part, ...]:
-        return _parts(value)
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> Part | None:
+        return None if _left_out(value) else _part(value)
 
 
-class System(Content):
-    """The same, of texts alone."""
+class TextBlock(Block):
+    """A block of text."""
 
-    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> tuple[Part, ...]:
-        parts = super()._deserialize(value, attr, data, **kwargs)
-        if not all(isinstance(part, Text) for part in parts):
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> Part | None:
+        part = super()._deserialize(value, attr, data, **kwargs)
+        if not isinstance(part, Text | None):
             raise ValidationError("The system has texts only.")
-        return parts
-
-
-def _parts(content: Any) -> tuple[Part, ...]:
-    if isinstance(content, str):
-        return (Text(content),)
-    if not isinstance(content, list):
-        raise ValidationError("Not a text or a list of blocks.")
-    found = []
-    for place, block in enumerate(content):
-        try:
-            if not _left_out(block):
-                found.append(_part(block))
-        except ValidationError as error:
-            raise ValidationError({place: error.messages}) from None
-    return tuple(found)
+        return part
 
 
 def _left_out(block: Any) -> str | None:
@@ -129,7 +116,7 @@ def _part(block: Any) -> Part:
         case {"type": "tool_use", "id": str(call_id), "name": str(name), "input": dict(value)} if call_id and name:
             return ToolCall(call_id, name, strict_json.dumps(value))
         case {"type": "tool_result", "tool_use_id": str(call_id)} if call_id:
-            said = _parts(block.get("content", []))
+            said = CONTENT.deserialize(block.get("content", []))
             shown = tuple(part for part in said if isinstance(part, Text | Image))
             if len(shown) < len(said):
                 raise ValidationError("A result has texts and images only.")
@@ -137,14 +124,14 @@ def _part(block: Any) -> Part:
     raise ValidationError('Not a block such as {"type": "text", "text": "…"}, or one with a wrong field.')
 
 
-class TurnSchema(Schema):
+CONTENT = TextOr(Block())
+
+
+class TurnSchema(Nullable):
     """One message; `role` may be `system` too."""
 
-    class Meta:
-        unknown = EXCLUDE
-
     role = fields.String(required=True, validate=validate.OneOf(ROLES, error="Only user, assistant and system speak."))
-    content = Content(required=True)
+    content = TextOr(Block(), required=True)
 
     @post_load
     def make_messages(self, data: dict[str, Any], **kwargs: Any) -> list[Message]:
@@ -157,17 +144,14 @@ class TurnSchema(Schema):
         return [*results, Message(role, said)] if said else results
 
 
-class ClientToolSchema(Schema):
+class ClientToolSchema(Nullable):
     """A tool that the client runs; one with another `type` is Claude's own."""
 
-    class Meta:
-        unknown = EXCLUDE
-
-    type = fields.String(allow_none=True)
+    type = fields.String()
     name = fields.String(validate=NAME)
-    description = fields.String(allow_none=True)
+    description = fields.String()
     input_schema = fields.Dict(keys=fields.String())
-    strict = StrictBoolean(allow_none=True)
+    strict = StrictBoolean()
 
     @post_load
     def make_tool(self, data: dict[str, Any], **kwargs: Any) -> Tool | None:
@@ -194,14 +178,8 @@ class Choice(fields.Field[ToolChoice]):
         raise ValidationError("Not of the type auto, any, none, or tool with a name.")
 
 
-class OutputSchema(Schema):
-    """`output_config`."""
-
-    class Meta:
-        unknown = EXCLUDE
-
-    effort = fields.String(validate=validate.Length(1, MAX_EFFORT_CHARS), allow_none=True)
-    format = FlatFormat(allow_none=True)
+EFFORT = fields.String(validate=validate.Length(1, MAX_EFFORT_CHARS))
+OutputSchema = Nullable.from_dict({"effort": EFFORT, "format": FlatFormat()}, name="OutputSchema")
 
 
 class MessagesSchema(VendorBody):
@@ -212,7 +190,7 @@ class MessagesSchema(VendorBody):
         exclude = ("stop", "seed", "response_format", "reasoning_effort")
 
     messages = fields.List(fields.Nested(TurnSchema), required=True, validate=validate.Length(1, MAX_MESSAGES))
-    system = System()
+    system = TextOr(TextBlock())
     stop_sequences = fields.List(fields.String(validate=validate.Length(1)))
     tools = fields.List(fields.Nested(ClientToolSchema), validate=validate.Length(max=MAX_TOOLS))
     tool_choice = Choice()
@@ -238,11 +216,7 @@ class MessagesSchema(VendorBody):
             reasoning_effort=_effort(data.get("thinking", {}), output.get("effort")),
             extras=Extras(CLAUDE, {name: came[name] for name in EXTRAS if name in came}, came),
             **tool_fields(offered),
-            **{
-                name: data[name]
-                for name in ("max_tokens", "temperature", "top_p", "stream", "fallback")
-                if name in data
-            },
+            **{name: data[name] for name in SCALARS if name in data},
         )
         return Asked(request, ignored=tuple(dict.fromkeys(_ignored(original, self.fields))))
 

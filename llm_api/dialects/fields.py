@@ -7,14 +7,14 @@ import re
 from collections.abc import Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 from marshmallow import EXCLUDE, Schema, ValidationError, fields, pre_load, validate
 from marshmallow.exceptions import SCHEMA
 
 from ..errors import ValidationFailed
 from ..rules import picture_address
-from ..types import Image, Message, ResponseFormat, ToolResult
+from ..types import Image, Message, ResponseFormat, Text, ToolResult
 
 # The configured model: a body must name one. huggingface_hub's InferenceClient puts in `dummy` by itself.
 UNNAMED = ("default", "dummy")
@@ -86,6 +86,21 @@ class Stop(fields.Field[tuple[str, ...]]):
         if not few or not all(isinstance(text, str) and text for text in texts):
             raise ValidationError("Not a text or a list of up to 4 texts, none of them empty.")
         return tuple(texts)
+
+
+class TextOr(fields.List[Any]):
+    """A text, or a list; what is None in it is left out."""
+
+    def alone(self, text: str) -> Any:
+        """Return what stands for a text."""
+        return Text(text)
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> Any:
+        if isinstance(value, str):
+            return (self.alone(value),)
+        if not isinstance(value, list):
+            raise ValidationError("Not a text or a list.")
+        return tuple(part for part in super()._deserialize(value, attr, data, **kwargs) if part is not None)
 
 
 class Texts(fields.Field[tuple[str, ...]]):
@@ -236,26 +251,32 @@ class Readable(Schema):
 
 
 class Nullable(Schema):
-    """An object in which null means not said, as answers have it that are sent back; unknown fields are ignored."""
+    """An object in which null means not said, as answers have it that are sent back; unknown fields are ignored.
+
+    So do all values that are `unsaid`.
+    """
 
     class Meta:
         unknown = EXCLUDE
 
+    unsaid: ClassVar[tuple[Any, ...]] = (None,)
+
     @pre_load
-    def leave_out_nulls(self, data: Any, **kwargs: Any) -> Any:
+    def leave_out_unsaid(self, data: Any, **kwargs: Any) -> Any:
         """Leave them out before any field is read."""
-        return {name: value for name, value in data.items() if value is not None} if isinstance(data, dict) else data
+        if not isinstance(data, dict):
+            return data
+        return {name: value for name, value in data.items() if value not in self.unsaid}
+
+    def on_bind_field(self, field_name: str, field_obj: fields.Field[Any]) -> None:
+        """Let the description say so."""
+        field_obj.allow_none = not field_obj.required
 
 
 class NamedBody(Nullable, Readable):
-    """A vendor's: it has a model, null for what is not said, and more fields than we know."""
+    """A vendor's: it has a model."""
 
     model = fields.String(required=True, validate=NAME)
-
-    def __init__(self) -> None:
-        super().__init__()
-        for field in self.fields.values():
-            field.allow_none = not field.required
 
 
 class Body(Readable):

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any, ClassVar
 
-from marshmallow import EXCLUDE, Schema, ValidationError, fields, post_load, pre_load, validate
+from marshmallow import ValidationError, fields, post_load, validate
 
 from .. import strict_json
 from ..errors import LLMAPIError
@@ -38,6 +38,7 @@ from .fields import (
     MAX_IMAGES,
     CutFormat,
     NamedBody,
+    Nullable,
     Picture,
     Stop,
     StrictBoolean,
@@ -77,20 +78,10 @@ class Think(fields.Field[str]):
         return EFFORTS[value]
 
 
-class Unsaid(Schema):
-    """What is empty means not said, and fields may be more than we know."""
+class Unsaid(Nullable):
+    """What is empty means not said."""
 
-    class Meta:
-        unknown = EXCLUDE
-
-    @pre_load
-    def leave_out_unsaid(self, data: Any, **kwargs: Any) -> Any:
-        """Return the fields that say something."""
-        return _said(data) if isinstance(data, dict) else data
-
-
-def _said(data: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in data.items() if value not in UNSAID}
+    unsaid = UNSAID
 
 
 class OllamaOptionsSchema(Unsaid):
@@ -136,9 +127,6 @@ class OllamaMessageSchema(Unsaid):
 
 class OllamaBody(Unsaid, NamedBody):
     """What its bodies have in common."""
-
-    class Meta:
-        unknown = EXCLUDE
 
 
 class Generating(OllamaBody):
@@ -282,7 +270,7 @@ class Speaking(OllamaDialect, Conversational):
         called = enumerate(answer.tool_calls)
         calls = [told for place, call in called for told in _call_out(call, place, answer.finish_reason)]
         beside = {"thinking": answer.reasoning, "tool_calls": calls}
-        said = self.said(answer.text + answer.refusal, **_said(beside))
+        said = self.said(answer.text + answer.refusal, **{name: value for name, value in beside.items() if value})
         return _opening(answer.head) | said | _end(answer.finish_reason, answer.usage, answer.duration_ms)
 
     def frames(self, head: Head, chunks: Iterator[Chunk], asked: Asked) -> Iterator[str]:
@@ -355,7 +343,8 @@ class OllamaEmbed(OllamaDialect):
     def whole(self, answer: Answer, asked: Asked) -> dict[str, Any]:
         said = {"model": _model(answer.head), "embeddings": list(map(list, answer.vectors))}
         times = {"total_duration": int(answer.duration_ms * NANOSECONDS), "load_duration": 0}
-        return _said(said | times | {"prompt_eval_count": answer.usage.input_tokens})
+        tokens = answer.usage.input_tokens
+        return said | times | ({} if tokens is None else {"prompt_eval_count": tokens})
 
 
 class OllamaEmbeddings(OllamaEmbed):

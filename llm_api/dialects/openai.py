@@ -12,7 +12,7 @@ from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar, TypeGuard
 
-from marshmallow import EXCLUDE, Schema, ValidationError, fields, post_load, validate
+from marshmallow import ValidationError, fields, post_load, validate
 
 from ..errors import LLMAPIError, ModelNotFound, QuotaExhausted
 from ..types import (
@@ -40,9 +40,11 @@ from .fields import (
     Body,
     CutFormat,
     NamedBody,
+    Nullable,
     StrictBoolean,
     StrictFloat,
     StrictInteger,
+    TextOr,
     Texts,
     VendorBody,
     check_said,
@@ -62,30 +64,17 @@ EXTRAS = (
 KEEP_ALIVE = ": keep-alive\n\n"
 
 
-class Contents(fields.Field[tuple[Text | Image, ...]]):
-    """A string, or a list of parts: texts, pictures, and an assistant's refusals."""
+class ChatPart(fields.Field[Text | Image]):
+    """A text, a picture, or an assistant's refusal."""
 
-    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> tuple[Text | Image, ...]:
-        if isinstance(value, str):
-            return (Text(value),)
-        if not isinstance(value, list):
-            raise ValidationError("Not a text or a list of parts.")
-        return tuple(self._part(place, part) for place, part in enumerate(value))
-
-    def _part(self, place: int, part: Any) -> Text | Image:
-        try:
-            return _part(part)
-        except ValidationError as error:
-            raise ValidationError({place: error.messages}) from None
-
-
-def _part(part: Any) -> Text | Image:
-    kind = part.get("type") if isinstance(part, dict) else None
-    if kind == "image_url":
-        return image_part(part)
-    if kind not in ("text", "refusal") or not isinstance(part.get(kind), str):
-        raise ValidationError(NOT_SERVED.get(str(kind), 'Only parts such as {"type": "text", "text": "…"} are served.'))
-    return Text(part[kind])
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> Text | Image:
+        kind = value.get("type") if isinstance(value, dict) else None
+        if kind == "image_url":
+            return image_part(value)
+        if kind not in ("text", "refusal") or not isinstance(value.get(kind), str):
+            only = 'Only parts such as {"type": "text", "text": "…"} are served.'
+            raise ValidationError(NOT_SERVED.get(str(kind), only))
+        return Text(value[kind])
 
 
 class Functions(fields.Field[None]):
@@ -110,16 +99,13 @@ class Prompt(fields.String):
         return text
 
 
-class ThoughtSchema(Schema):
+class ThoughtSchema(Nullable):
     """A block of Claude's thoughts as an answer has it, which comes back unchanged."""
-
-    class Meta:
-        unknown = EXCLUDE
 
     type = fields.String(required=True, validate=validate.OneOf(["thinking", "redacted_thinking"]))
     thinking = fields.String(load_default="")
-    signature = fields.String(load_default=None, allow_none=True)
-    data = fields.String(load_default=None, allow_none=True)
+    signature = fields.String(load_default=None)
+    data = fields.String(load_default=None)
 
     @post_load
     def make_thought(self, data: dict[str, Any], **kwargs: Any) -> Reasoning:
@@ -127,35 +113,32 @@ class ThoughtSchema(Schema):
         return Reasoning(data["thinking"], data["signature"], data["data"], "claude")
 
 
-class MessageSchema(Schema):
+class MessageSchema(Nullable):
     """One message; `content` may be null."""
-
-    class Meta:
-        unknown = EXCLUDE
 
     role = fields.String(
         required=True,
         validate=validate.OneOf(ROLES, error="Only system, developer, user, assistant and tool are served."),
     )
-    content = Contents(allow_none=True)
-    refusal = fields.String(allow_none=True)
-    name = fields.String(allow_none=True)
-    tool_call_id = fields.String(allow_none=True)
-    tool_calls = fields.List(fields.Nested(CallSchema), allow_none=True)
-    reasoning_content = fields.String(allow_none=True)
-    thinking_blocks = fields.List(fields.Nested(ThoughtSchema), allow_none=True)
+    content = TextOr(ChatPart())
+    refusal = fields.String()
+    name = fields.String()
+    tool_call_id = fields.String()
+    tool_calls = fields.List(fields.Nested(CallSchema))
+    reasoning_content = fields.String()
+    thinking_blocks = fields.List(fields.Nested(ThoughtSchema))
 
     @post_load
     def make_message(self, data: dict[str, Any], **kwargs: Any) -> Message:
         """Return the type for a valid message."""
         role = ROLES[data["role"]]
-        parts = data.get("content") or (Text(data.get("refusal") or ""),)
+        parts = data.get("content") or (Text(data.get("refusal", "")),)
         if role == "tool":
             return Message(role, (_result(data, parts),))
         if role != "user" and any(isinstance(part, Image) for part in parts):
             raise ValidationError("Only a user's message has images.", "content")
         if role == "assistant":
-            parts = (*_thoughts(data), *parts, *(data.get("tool_calls") or ()))
+            parts = (*_thoughts(data), *parts, *data.get("tool_calls", ()))
         return Message(role, parts, data.get("name"))
 
 
@@ -171,13 +154,7 @@ def _thoughts(data: Mapping[str, Any]) -> list[Reasoning]:
     return data.get("thinking_blocks") or ([Reasoning(text)] if text else [])
 
 
-class StreamOptions(Schema):
-    """`stream_options`."""
-
-    class Meta:
-        unknown = EXCLUDE
-
-    include_usage = StrictBoolean(allow_none=True)
+StreamOptions = Nullable.from_dict({"include_usage": StrictBoolean()}, name="StreamOptions")
 
 
 class OpenAIBody(VendorBody):
@@ -202,7 +179,7 @@ class OpenAIBody(VendorBody):
         extras = Extras("openai", said) if said else None
         model = named_model(data["model"])
         request = GenerationRequest(messages, model=model, extras=extras, is_prompt=is_prompt, **known)
-        return Asked(request, (data.get("stream_options") or {}).get("include_usage") or False)
+        return Asked(request, data.get("stream_options", {}).get("include_usage", False))
 
 
 class ChatSchema(OpenAIBody, Tooled):

@@ -34,8 +34,8 @@ from ..types import (
     Usage,
 )
 from .base import Asked, event
-from .fields import MAX_EFFORT_CHARS, FlatFormat, Nullable, StrictBoolean, StrictInteger
-from .openai import KEEP_ALIVE, MAX_MESSAGES, ROLES, Contents, OpenAIBody, OpenAIDialect
+from .fields import MAX_EFFORT_CHARS, FlatFormat, Nullable, StrictBoolean, StrictInteger, TextOr
+from .openai import KEEP_ALIVE, MAX_MESSAGES, ROLES, ChatPart, OpenAIBody, OpenAIDialect
 from .tools import MAX_TOOLS, Tooled, ToolSchema, tool_fields
 
 STATELESS = "Nothing is stored here: send the whole conversation as input."
@@ -53,11 +53,11 @@ SEALED = re.compile(r"(\w+):(signature|data):(.+)", re.DOTALL)
 CUTS = {"length": "max_output_tokens", "content_filter": "content_filter"}
 
 
-class ItemContents(Contents):
-    """A string, or a list of parts, whose types have other names here."""
+class ItemPart(ChatPart):
+    """The same, whose types have other names here."""
 
-    def _part(self, place: int, part: Any) -> Text | Image:
-        return super()._part(place, _chat_part(part) if isinstance(part, dict) else part)
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> Text | Image:
+        return super()._deserialize(_chat_part(value) if isinstance(value, dict) else value, attr, data, **kwargs)
 
 
 def _chat_part(part: dict[str, Any]) -> dict[str, Any]:
@@ -72,13 +72,13 @@ class ItemSchema(Nullable):
 
     type = fields.String(load_default="message")
     role = fields.String(validate=validate.OneOf(ROLES.keys() - {"tool"}))
-    content = ItemContents()
+    content = TextOr(ItemPart())
     name = fields.String(validate=validate.Length(1))
     namespace = fields.String()
     call_id = fields.String(validate=validate.Length(1))
     arguments = fields.String(load_default="")
-    output = ItemContents()
-    summary = ItemContents()
+    output = TextOr(ItemPart())
+    summary = TextOr(ItemPart())
     encrypted_content = fields.String()
 
     @post_load
@@ -120,23 +120,22 @@ def _sealed(thought: Reasoning) -> str | None:
 ITEM = ItemSchema()
 
 
-class Input(fields.Field[tuple[Message, ...]]):
+class Item(fields.Field[Message | None]):
+    """An item; None for one of another kind."""
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> Message | None:
+        message: Message | None = ITEM.load(value) if _kind(value, "message") in ITEMS else None
+        return message
+
+
+class Input(TextOr):
     """A text, or a list of items. The answer of a model is several of those, and one message."""
 
-    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> tuple[Message, ...]:
-        if isinstance(value, str):
-            return (Message.of("user", value),)
-        if not isinstance(value, list) or not 0 < len(value) <= MAX_MESSAGES:
-            raise ValidationError(f"Not a text or a list of 1 to {MAX_MESSAGES:,} items.")
-        found = [self._read(place, item) for place, item in enumerate(value) if _kind(item, "message") in ITEMS]
-        return tuple(_joined(found))
+    def alone(self, text: str) -> Message:
+        return Message.of("user", text)
 
-    def _read(self, place: int, item: Any) -> Message:
-        try:
-            message: Message = ITEM.load(item)
-        except ValidationError as error:
-            raise ValidationError({place: error.messages}) from None
-        return message
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> Any:
+        return tuple(_joined(super()._deserialize(value, attr, data, **kwargs)))
 
 
 def _kind(value: Any, default: str = "") -> str:
@@ -150,7 +149,7 @@ def _kind(value: Any, default: str = "") -> str:
     return kind
 
 
-def _joined(messages: list[Message]) -> Iterator[Message]:
+def _joined(messages: Iterable[Message]) -> Iterator[Message]:
     for role, turns in groupby(messages, key=lambda message: message.role):
         if role == "assistant":
             yield Message(role, tuple(part for message in turns for part in message.parts))
@@ -186,13 +185,9 @@ def _flat(namespace: str | None, name: str) -> str:
     return f"{namespace}__{name}" if namespace else name
 
 
-TextSchema = Nullable.from_dict(
-    {"format": FlatFormat(allow_none=True), "verbosity": fields.String(allow_none=True)}, name="TextSchema"
-)
-EFFORT = fields.String(allow_none=True, validate=validate.Length(1, MAX_EFFORT_CHARS))
-ReasoningSchema = Nullable.from_dict(
-    {"effort": EFFORT, "summary": fields.String(allow_none=True)}, name="ReasoningSchema"
-)
+TextSchema = Nullable.from_dict({"format": FlatFormat(), "verbosity": fields.String()}, name="TextSchema")
+EFFORT = fields.String(validate=validate.Length(1, MAX_EFFORT_CHARS))
+ReasoningSchema = Nullable.from_dict({"effort": EFFORT, "summary": fields.String()}, name="ReasoningSchema")
 
 
 class Stored(fields.Field[None]):
@@ -205,7 +200,7 @@ class Stored(fields.Field[None]):
 class ResponsesSchema(OpenAIBody, Tooled):
     """The body of `POST /v1/responses`."""
 
-    input = Input(required=True)
+    input = Input(Item(), required=True, validate=validate.Length(1, MAX_MESSAGES))
     instructions = fields.String()
     tools = Offered(validate=validate.Length(max=MAX_TOOLS))  # type: ignore[assignment]  # flat, unlike Tooled's
     max_output_tokens = StrictInteger(validate=validate.Range(1, 2**31 - 1))

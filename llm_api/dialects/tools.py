@@ -4,60 +4,48 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
-from marshmallow import EXCLUDE, Schema, ValidationError, fields, post_load, validate
+from marshmallow import Schema, ValidationError, fields, post_load, validate
 
 from ..types import Tool, ToolCall, ToolChoice
-from .fields import NAME, StrictBoolean
+from .fields import NAME, Nullable, StrictBoolean
 
 MAX_TOOLS = 1_000
 ONLY_FUNCTIONS = "Only functions are served."
 
 
-class CalledSchema(Schema):
+class CalledSchema(Nullable):
     """Which function was called."""
 
-    class Meta:
-        unknown = EXCLUDE
-
     name = fields.String(required=True, validate=validate.Length(1))
-    arguments = fields.String(load_default="", allow_none=True)
+    arguments = fields.String(load_default="")
 
 
-class CallSchema(Schema):
+class CallSchema(Nullable):
     """A call that the model made, in the history."""
 
-    class Meta:
-        unknown = EXCLUDE
-
     id = fields.String(required=True, validate=validate.Length(1))
-    type = fields.String(validate=validate.OneOf(["function"], error=ONLY_FUNCTIONS), allow_none=True)
+    type = fields.String(validate=validate.OneOf(["function"], error=ONLY_FUNCTIONS))
     function = fields.Nested(CalledSchema, required=True)
 
     @post_load
     def make_call(self, data: dict[str, Any], **kwargs: Any) -> ToolCall:
         """Return the type for a valid call."""
-        return ToolCall(data["id"], data["function"]["name"], data["function"]["arguments"] or "")
+        return ToolCall(data["id"], data["function"]["name"], data["function"]["arguments"])
 
 
-class FunctionSchema(Schema):
+class FunctionSchema(Nullable):
     """What the model may call; `parameters` is a JSON Schema."""
 
-    class Meta:
-        unknown = EXCLUDE
-
     name = fields.String(required=True, validate=NAME)
-    description = fields.String(allow_none=True)
-    parameters = fields.Dict(keys=fields.String(), allow_none=True)
-    strict = StrictBoolean(allow_none=True)
+    description = fields.String()
+    parameters = fields.Dict(keys=fields.String())
+    strict = StrictBoolean()
 
 
-class ToolSchema(Schema):
+class ToolSchema(Nullable):
     """A tool."""
-
-    class Meta:
-        unknown = EXCLUDE
 
     type = fields.String(required=True, validate=validate.OneOf(["function"], error=ONLY_FUNCTIONS))
     function = fields.Nested(FunctionSchema, required=True)
@@ -77,10 +65,6 @@ class Chosen(NamedTuple):
 
 class Choice(fields.Field[Chosen]):
     """`auto`, `none`, `required`, the name of a function, or which tools are allowed, as OpenAI has it."""
-
-    DESCRIPTION: ClassVar = {
-        "anyOf": [{"type": "string", "enum": ["auto", "none", "required"]}, {"type": "object", "required": ["type"]}]
-    }
 
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> Chosen:
         try:

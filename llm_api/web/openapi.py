@@ -15,12 +15,12 @@ from flask import Flask
 from marshmallow import fields, validate
 
 from ..dialects import Dialect
-from ..dialects.anthropic import BLOCKS, Content, MessagesSchema, System
+from ..dialects.anthropic import BLOCKS, Block, MessagesSchema, TextBlock
 from ..dialects.anthropic import Choice as MessagesChoice
-from ..dialects.fields import MAX_STOPS, MAX_TEXTS, FlatFormat, Format, Picture, Stop, Texts
+from ..dialects.fields import MAX_STOPS, MAX_TEXTS, FlatFormat, Format, Picture, Stop, TextOr, Texts
 from ..dialects.ollama import OllamaFormat, Think
-from ..dialects.openai import ChatSchema, CompletionSchema, Contents, Functions
-from ..dialects.responses import ITEMS, SERVED_TOOLS, Input, Offered, ResponsesSchema, Stored
+from ..dialects.openai import ChatPart, ChatSchema, CompletionSchema, Functions
+from ..dialects.responses import ITEMS, SERVED_TOOLS, Item, Offered, ResponsesSchema, Stored
 from ..dialects.tools import Choice
 from ..errors import words_for
 from .service import Service
@@ -56,16 +56,27 @@ SUBSCHEMA = {"anyOf": [SCHEMA, {"type": "boolean"}]}
 OPEN = {"additionalProperties": True}
 HEALTH = _one_of("healthy", "degraded", "unhealthy")
 FINISH = {"finish_reason": _one_of("stop", "length", "tool_calls", "content_filter")}
-CHOICE = {"index": COUNT, **FINISH, "logprobs": {}}
-VECTOR = {"type": "array", "items": {"type": "number"}}
-# Its clients know the other fields.
-OLLAMA = OPEN
-OBJECT = {"id": TEXT, "object": TEXT, "created": COUNT}
 ANSWERED = {"request_id": TEXT, "backend": TEXT, "model": TEXT, **FINISH, "usage": _ref("Tokens"), "duration_ms": TIME}
 FELL_BACK = {"fallback": {"type": "boolean"}, "fallback_reason": NULLABLE_TEXT}
-COUNTED = ("input_tokens", "output_tokens", "cache_creation_input_tokens", "cache_read_input_tokens")
+# What the vendors' answers always have; what it is, and what else there may be, their documentation says.
+VENDORS = {
+    **dict.fromkeys(("ChatCompletion", "TextCompletion"), ("id", "object", "created", "model", "choices")),
+    "Embedded": ("object", "data", "model"),
+    "Model": ("id", "object", "created", "owned_by", "type", "display_name", "created_at", "serves"),
+    "ModelList": ("object", "data", "has_more", "first_id", "last_id"),
+    "MessageAnswer": ("id", "type", "role", "model", "content", "stop_reason", "stop_sequence", "usage"),
+    "ResponseObject": ("id", "object", "created_at", "model", "output", "status"),
+    "OllamaChatted": ("model", "created_at", "message", "done"),
+    "OllamaGenerated": ("model", "created_at", "response", "done"),
+    "OllamaEmbedded": ("model", "embeddings"),
+    "OllamaEmbedding": ("embedding",),
+    "OllamaModels": ("models",),
+    "OllamaShown": ("model_info", "capabilities", "details"),
+    "OllamaVersion": ("version",),
+}
 # Each with its fields and no others, unless it says so.
 COMPONENTS = {
+    **{name: _object({key: {} for key in said}) | OPEN for name, said in VENDORS.items()},
     "JSONSchema": _object(
         {},
         type=_one_of("object", "array", "string", "number", "integer", "boolean", "null"),
@@ -86,84 +97,20 @@ COMPONENTS = {
     "Health": _object({"status": HEALTH, "backend": TEXT, "timestamp": TIME}, reason=TEXT),
     # The four that clients rely on; the others are as many as there are settings.
     "Config": _object(dict.fromkeys(("backend", "ollama_model", "ollama_url", "log_file"), TEXT)) | OPEN,
-    "Usage": _object(
-        dict.fromkeys(("prompt_tokens", "completion_tokens", "total_tokens"), COUNT),
-        prompt_tokens_details=_object({"cached_tokens": COUNT}),
-        completion_tokens_details=_object({"reasoning_tokens": COUNT}),
-    ),
-    "FunctionCall": _object(
-        {"id": TEXT, "type": _one_of("function"), "function": _object({"name": TEXT, "arguments": TEXT})}
-    ),
-    "ShownThought": _object(
-        {"type": _one_of("thinking", "redacted_thinking")}, thinking=TEXT, signature=TEXT, data=TEXT
-    ),
-    "Spoken": _object(
-        {"role": TEXT, "content": NULLABLE_TEXT, "refusal": NULLABLE_TEXT},
-        tool_calls=_list(_ref("FunctionCall")),
-        reasoning_content=TEXT,
-        thinking_blocks=_list(_ref("ShownThought")),
-    ),
-    "ChatChoice": _object({**CHOICE, "message": _ref("Spoken")}),
-    "TextChoice": _object({**CHOICE, "text": TEXT}),
-    "ChatCompletion": _object({**OBJECT, "model": TEXT, "choices": _list(_ref("ChatChoice"))}, usage=_ref("Usage")),
-    "TextCompletion": _object({**OBJECT, "model": TEXT, "choices": _list(_ref("TextChoice"))}, usage=_ref("Usage")),
-    "Model": _object(
-        {**OBJECT, **dict.fromkeys(("owned_by", "type", "display_name", "created_at", "lifecycle"), TEXT)}
-        | {"serves": _list(TEXT)}
-    ),
-    "ModelList": _object(
-        {"object": TEXT, "data": _list(_ref("Model")), "has_more": {"type": "boolean"}}
-        | {"first_id": NULLABLE_TEXT, "last_id": NULLABLE_TEXT}
-    ),
-    "Block": _object(
-        {"type": _one_of("text", "thinking", "redacted_thinking", "tool_use")},
-        **dict.fromkeys(("text", "thinking", "signature", "data", "id", "name"), TEXT),
-        input={"type": "object"},
-    ),
-    "MessageAnswer": _object(
-        {"id": TEXT, "type": TEXT, "role": TEXT, "model": TEXT, "content": _list(_ref("Block"))}
-        | {"stop_reason": TEXT, "stop_sequence": NULLABLE_TEXT, "usage": _object(dict.fromkeys(COUNTED, COUNT))}
-    ),
     "TokenCount": _object({"input_tokens": COUNT}),
-    "ResponseObject": _object(
-        {"id": TEXT, "object": TEXT, "created_at": COUNT, "model": TEXT, "output": _list({"type": "object"})},
-        status=_one_of("completed", "incomplete"),
-    )
-    | OPEN,
-    "Embedding": _object({"object": TEXT, "index": COUNT, "embedding": {"anyOf": [VECTOR, TEXT]}}),
-    "Embedded": _object(
-        {"object": TEXT, "data": _list(_ref("Embedding")), "model": TEXT},
-        usage=_object({"prompt_tokens": COUNT, "total_tokens": COUNT}),
-    ),
-    "OllamaChatted": OLLAMA | _object({"model": TEXT, "created_at": TEXT, "message": {"type": "object"}, "done": {}}),
-    "OllamaGenerated": OLLAMA | _object({"model": TEXT, "created_at": TEXT, "response": TEXT, "done": {}}),
-    "OllamaEmbedded": OLLAMA | _object({"model": TEXT, "embeddings": _list(VECTOR)}),
-    "OllamaEmbedding": _object({"embedding": VECTOR}),
-    "OllamaModels": _object({"models": _list({"type": "object"})}),
-    "OllamaShown": OLLAMA | _object({"model_info": {"type": "object"}, "capabilities": _list(TEXT)}),
-    "OllamaVersion": _object({"version": TEXT}),
     "OllamaError": _object({"error": TEXT}),
 }
 
 # What apispec can't read from a field: our own kinds, and what is checked of a body as a whole.
 TEXT_PART = _object({"type": _one_of("text"), "text": TEXT})
 REFUSAL_PART = _object({"type": _one_of("refusal"), "refusal": TEXT})
-# How the files of pictures begin, in base64.
-FILES = {
-    "jpeg": "/9j/",
-    "png": "iVBORw0KGg[o-r][A-Za-z0-9+/]",
-    "gif": "R0lGOD[dl]h",
-    "webp": "UklGR[g-v][A-Za-z0-9+/]{4}[BFJNRVZdhlptx159]XRUJQ",
-}
-REST = "([A-Za-z0-9+/]{4})*([A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?$"
-PICTURE = TEXT | {"pattern": f"^({'|'.join(FILES.values())}){REST}"}
-DATA_URL = "|".join(f"image/{kind};base64,{begin}" for kind, begin in FILES.items())
-PICTURE_URLS = [
-    TEXT | {"pattern": f"^data:({DATA_URL}){REST}"},
-    TEXT | {"pattern": r"^https?://[A-Za-z0-9.-]+(:[1-9][0-9]{0,3})?([/?][!#-\[\]-~]*)?$"},
-]
-PICTURE_OBJECT = _object({"url": {"anyOf": PICTURE_URLS}}, detail=NULLABLE_TEXT)
-PICTURE_PART = _object({"type": _one_of("image_url"), "image_url": PICTURE_OBJECT})
+# How the files of JPEG, PNG, GIF and WebP begin in base64, and how base64 ends.
+FILE = "(/9j/|iVBORw0KGg[o-r][A-Za-z0-9+/]|R0lGOD[dl]h|UklGR[g-v][A-Za-z0-9+/]{4}[BFJNRVZdhlptx159]XRUJQ)"
+FILE += "([A-Za-z0-9+/]{4})*([A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?$"
+PICTURE = TEXT | {"pattern": f"^{FILE}"}
+ADDRESS = TEXT | {"pattern": r"^https?://[A-Za-z0-9.-]+(:[1-9][0-9]{0,3})?([/?][!#-\[\]-~]*)?$"}
+PICTURE_URL = {"anyOf": [ADDRESS, TEXT | {"pattern": f"^data:image/(jpeg|png|gif|webp);base64,{FILE}"}]}
+PICTURE_PART = _object({"type": _one_of("image_url"), "image_url": _object({"url": PICTURE_URL}, detail=NULLABLE_TEXT)})
 NAMED_FUNCTION = _object({"type": _one_of("function"), "function": _object({"name": NOT_EMPTY})})
 ALLOWED = _object({"mode": _one_of("auto", "required"), "tools": _list(NAMED_FUNCTION)})
 NAMED_SCHEMA = _object(
@@ -178,17 +125,8 @@ FLAT = _object(
     {"type": _one_of("json_schema"), "schema": SCHEMA}, name=NULLABLE_TEXT, strict={"type": ["boolean", "null"]}
 )
 SOURCES = [
-    *(
-        _object(
-            {
-                "type": _one_of("base64"),
-                "media_type": _one_of(f"image/{kind}"),
-                "data": TEXT | {"pattern": f"^{begin}{REST}"},
-            }
-        )
-        for kind, begin in FILES.items()
-    ),
-    _object({"type": _one_of("url"), "url": PICTURE_URLS[1]}),
+    _object({"type": _one_of("base64"), "media_type": _one_of("image/jpeg", "image/png"), "data": PICTURE}),
+    _object({"type": _one_of("url"), "url": ADDRESS}),
     _object({"type": _one_of("file")}),
 ]
 IMAGE_BLOCK = _object({"type": _one_of("image"), "source": {"anyOf": SOURCES}})
@@ -215,8 +153,6 @@ FUNCTION = _object(
     {"type": _one_of("function"), "name": TOOL_NAME},
     parameters={"type": ["object", "null"]},
 )
-CALLED = {"properties": {"type": _one_of("function_call", "function_call_output")}, "required": ["type"]}
-SPOKEN = {"properties": {"content": NOT_EMPTY, "type": _one_of("message")}, "required": ["role", "content"]}
 
 
 def _other(*served: str) -> Json:
@@ -225,22 +161,16 @@ def _other(*served: str) -> Json:
 
 
 KINDS: dict[type, list[Json]] = {
-    Input: [
-        NOT_EMPTY,
-        _list(
-            {"anyOf": [SAID, CALL, RESULT, THOUGHT, _other(*ITEMS, "item_reference")]},
-            contains={"anyOf": [SPOKEN, CALLED]},
-        ),
-    ],
+    Item: [SAID, CALL, RESULT, THOUGHT, _other(*ITEMS, "item_reference")],
     Offered: [_list({"anyOf": [FUNCTION, _other(*sorted(SERVED_TOOLS))]})],
     Stored: [],
     Stop: [NOT_EMPTY, _list(NOT_EMPTY, maxItems=MAX_STOPS)],
-    Contents: [TEXT, _list({"anyOf": [TEXT_PART, REFUSAL_PART, PICTURE_PART]})],
+    ChatPart: [TEXT_PART, REFUSAL_PART, PICTURE_PART],
     FlatFormat: [FORMATS[0], FLAT, FORMATS[2]],
     OllamaFormat: [_one_of("json"), SCHEMA | {"minProperties": 1}],
     Format: FORMATS,
-    System: [TEXT, _list({"anyOf": [TEXT_PART, OTHER_BLOCK]})],
-    Content: [TEXT, _list({"anyOf": BLOCK_KINDS})],
+    TextBlock: [TEXT_PART, OTHER_BLOCK],
+    Block: BLOCK_KINDS,
     MessagesChoice: [
         _object({"type": _one_of("auto", "any", "none")}),
         _object({"type": _one_of("tool"), "name": TEXT}),
@@ -255,44 +185,11 @@ KINDS: dict[type, list[Json]] = {
         _object({"type": _one_of("allowed_tools"), "allowed_tools": ALLOWED}),
     ],
 }
-WORDED = [
-    {"properties": {"type": {"const": kind}, kind: NOT_EMPTY}, "required": ["type", kind]}
-    for kind in ("text", "refusal")
-]
-SHOWN = {"properties": {"type": {"const": "image_url"}}, "required": ["type"]}
-IN_CONTENT = {"anyOf": [NOT_EMPTY, {"type": "array", "contains": {"anyOf": [*WORDED, SHOWN]}}]}
-REFUSING = {"properties": {"refusal": NOT_EMPTY}, "required": ["refusal"]}
-CALLING = {
-    "properties": {"role": {"const": "assistant"}, "tool_calls": {"type": "array", "minItems": 1}},
-    "required": ["role", "tool_calls"],
-}
-SPEAKING = {"anyOf": [{"properties": {"content": IN_CONTENT}, "required": ["content"]}, REFUSING, CALLING]}
-ANSWERING = {
-    "if": {"properties": {"role": {"const": "tool"}}},
-    "then": {"properties": {"tool_call_id": NOT_EMPTY}, "required": ["tool_call_id"]},
-}
-IN_BLOCKS = {
-    "anyOf": [
-        NOT_EMPTY,
-        {"type": "array", "contains": {"anyOf": [_object({"type": _one_of("text"), "text": NOT_EMPTY}), IMAGE_BLOCK]}},
-    ]
-}
+TOGETHER = {"description": "All texts together have 1 to MAX_PROMPT_CHARS characters."}
 OTHER_TOOL = {"properties": {"type": TEXT | {"not": {"const": "custom"}}}, "required": ["type"]}
 WHOLES: dict[tuple[type, str], Json] = {
-    (ChatSchema, "messages"): {
-        "description": "All texts together have 1 to MAX_PROMPT_CHARS characters.",
-        # of one alone, tools make up as many messages as are allowed, for minutes
-        "allOf": [{"contains": {"type": "object"}}, {"contains": SPEAKING}, {"items": ANSWERING}],
-    },
-    (MessagesSchema, "messages"): {
-        "description": "All texts together have 1 to MAX_PROMPT_CHARS characters.",
-        "allOf": [
-            {"contains": {"type": "object"}},
-            {"contains": {"properties": {"content": IN_BLOCKS}, "required": ["content"]}},
-        ],
-    },
+    **dict.fromkeys(((ChatSchema, "messages"), (MessagesSchema, "messages"), (ResponsesSchema, "input")), TOGETHER),
     (MessagesSchema, "tools"): {"allOf": [{"items": {"anyOf": [{"required": ["name", "input_schema"]}, OTHER_TOOL]}}]},
-    (ResponsesSchema, "input"): {"description": "All texts together have 1 to MAX_PROMPT_CHARS characters."},
     (CompletionSchema, "prompt"): {"description": "At most MAX_PROMPT_CHARS characters.", "minLength": 1},
 }
 
@@ -305,7 +202,6 @@ STREAMS = {
         "description": "Server-sent events up to `[DONE]`, or Anthropic's `message_stop`; or to an `error`: it breaks."
     },
 }
-ERROR = _ref("Error")
 REFUSALS, FAILURES = (400, 401, 403, 404, 413, 415, 429), (500, 502, 503, 504)
 
 
@@ -352,7 +248,7 @@ class Operation(NamedTuple):
     tag: str
     answer: Json
     errors: tuple[int, ...] = ()
-    error: Json = ERROR
+    error: str = "Error"
     media_type: str = JSON
     reads: str | None = None
     body: Json | None = None
@@ -361,7 +257,7 @@ class Operation(NamedTuple):
 # By the endpoint inside the blueprint.
 OPERATIONS = {
     "generate": Operation("Generate", _ref("Generated")),
-    "health": Operation("State", _ref("Health"), (503,), error=_ref("Health")),
+    "health": Operation("State", _ref("Health"), (503,), error="Health"),
     "live": Operation("State", _ref("Health")),
     "config": Operation("State", _ref("Config"), (401,)),
     "metrics": Operation("State", TEXT, (401,), media_type="text/plain"),
@@ -371,20 +267,14 @@ OPERATIONS = {
     "count_tokens": Operation("Anthropic", _ref("TokenCount"), reads="messages"),
     "responses": Operation("OpenAI", _ref("ResponseObject")),
     "embeddings": Operation("OpenAI", _ref("Embedded")),
-    "ollama_chat": Operation("Ollama", _ref("OllamaChatted"), error=_ref("OllamaError")),
-    "ollama_generate": Operation("Ollama", _ref("OllamaGenerated"), error=_ref("OllamaError")),
-    "ollama_embed": Operation("Ollama", _ref("OllamaEmbedded"), error=_ref("OllamaError")),
-    "ollama_embeddings": Operation("Ollama", _ref("OllamaEmbedding"), error=_ref("OllamaError")),
-    "ollama_tags": Operation("Ollama", _ref("OllamaModels"), (401, 502, 503, 504), error=_ref("OllamaError")),
-    "ollama_ps": Operation("Ollama", _ref("OllamaModels"), (401,), error=_ref("OllamaError")),
-    "ollama_show": Operation(
-        "Ollama",
-        _ref("OllamaShown"),
-        (*REFUSALS, 502, 503, 504),
-        error=_ref("OllamaError"),
-        body=_object({"model": TEXT}),
-    ),
-    "ollama_version": Operation("Ollama", _ref("OllamaVersion"), (401,), error=_ref("OllamaError")),
+    "ollama_chat": Operation("Ollama", _ref("OllamaChatted")),
+    "ollama_generate": Operation("Ollama", _ref("OllamaGenerated")),
+    "ollama_embed": Operation("Ollama", _ref("OllamaEmbedded")),
+    "ollama_embeddings": Operation("Ollama", _ref("OllamaEmbedding")),
+    "ollama_tags": Operation("Ollama", _ref("OllamaModels"), (401, 502, 503, 504)),
+    "ollama_ps": Operation("Ollama", _ref("OllamaModels"), (401,)),
+    "ollama_show": Operation("Ollama", _ref("OllamaShown"), (*REFUSALS, 502, 503, 504), body=_object({"model": TEXT})),
+    "ollama_version": Operation("Ollama", _ref("OllamaVersion"), (401,)),
     "models": Operation("OpenAI", _ref("ModelList"), (401, 502, 503, 504)),
     "model": Operation("OpenAI", _ref("Model"), (401, 404, 502, 503, 504)),
 }
@@ -456,8 +346,9 @@ def _exchanged(name: str, said: Operation, dialect: Dialect | None) -> Json:
         statuses |= {*REFUSALS, dialect.wrong_field, *(FAILURES if generates else ())}
     answers = {200: _answer("Answered", contents, GENERATED if generates else {})}
     for status in sorted(statuses):
-        waits = status in (429, 503) and said.error is ERROR
-        answers[status] = _answer(words_for(status), {JSON: {"schema": said.error}}, WAIT if waits else {})
+        error = "OllamaError" if said.tag == "Ollama" else said.error
+        waits = status in (429, 503) and error == "Error"
+        answers[status] = _answer(words_for(status), {JSON: {"schema": _ref(error)}}, WAIT if waits else {})
     return sent | {"responses": answers}
 
 
@@ -468,6 +359,9 @@ def _answer(words: str, contents: Json, headers: Json) -> Json:
 def _beyond(converter: object, field: fields.Field[Any], ret: Json) -> Json:
     """Return what apispec does not see in `field`; the signature is apispec's, `ret` what it has seen."""
     said = dict(WHOLES.get((type(field.parent), field.name or ""), {}))
+    if isinstance(field, TextOr):
+        ret.pop("type")
+        said["anyOf"] = [TEXT, _list(ret.pop("items")), *([{"type": "null"}] if field.allow_none else [])]
     forms = next((forms for kind, forms in KINDS.items() if isinstance(field, kind)), None)
     if not all(isinstance(value, str) for value in ret.get("enum", ())):
         # What makes clients from a description knows enumerations of texts only.

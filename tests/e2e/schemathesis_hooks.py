@@ -14,6 +14,8 @@ REFUSED = (
     "Two tools have the same name.",
     "Only a user's message",
     "Has no text.",
+    "A tool's message needs the id",
+    "The picture is ",
     "(MAX_PROMPT_CHARS)",
     "This role has no such block.",
     "are no JSON Schema",
