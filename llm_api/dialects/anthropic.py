@@ -37,6 +37,7 @@ from ..types import (
 from .base import Asked, Conversational, event
 from .fields import (
     MAX_EFFORT_CHARS,
+    MAX_MESSAGES,
     NAME,
     FlatFormat,
     Nullable,
@@ -48,7 +49,7 @@ from .fields import (
     picture,
     picture_at,
 )
-from .openai import MAX_MESSAGES, thought_block
+from .openai import thought_block
 from .tools import MAX_TOOLS, Chosen, tool_fields
 
 CLAUDE = "claude"

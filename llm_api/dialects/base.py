@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any, ClassVar
 
@@ -128,7 +128,10 @@ class Conversational(Dialect):
     heartbeat: ClassVar[float | None] = HEARTBEAT_SECONDS
 
     def read(self, body: Mapping[str, Any]) -> Asked:
-        """As Dialect's; the texts of a conversation are bounded together. Agents shorten it where the code says so."""
+        """As Dialect's; the texts of a conversation are bounded together. Agents shorten it where the code says so.
+
+        A client of a vendor's dialect learns from the answer's end that its JSON is cut.
+        """
         asked = super().read(body)
         chars = sum(message.chars for message in asked.request.messages)
         if chars > self.limits.prompt_chars:
@@ -140,4 +143,7 @@ class Conversational(Dialect):
                 fields={self.conversation: [words]},
                 status=self.wrong_field,
             )
+        if wanted := asked.request.response_format:
+            wanted = replace(wanted, may_be_cut=True)
+            asked = replace(asked, request=replace(asked.request, response_format=wanted))
         return asked

@@ -6,7 +6,6 @@ import base64
 import re
 from collections.abc import Mapping, Sequence
 from contextvars import ContextVar
-from dataclasses import replace
 from typing import Any, ClassVar, NamedTuple
 
 from marshmallow import EXCLUDE, Schema, ValidationError, fields, pre_load, validate
@@ -27,6 +26,7 @@ MAX_EFFORT_CHARS = 20
 MAX_TEXTS = 2_048
 MAX_DIMENSIONS = 65_536
 NAME = (validate.Length(1, 200), validate.Regexp(r"[^\x00-\x1f\x7f]+\Z"))
+MAX_MESSAGES = 10_000
 # Anthropic's limit for most of its models.
 MAX_IMAGES = 100
 
@@ -139,15 +139,7 @@ class Format(fields.Field[ResponseFormat | None]):
         return ResponseFormat(_schema(value))
 
 
-class CutFormat(Format):
-    """A client of a vendor's dialect learns from the answer's end that its JSON is cut."""
-
-    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> ResponseFormat | None:
-        wanted = super()._deserialize(value, attr, data, **kwargs)
-        return wanted and replace(wanted, may_be_cut=True)
-
-
-class FlatFormat(CutFormat):
+class FlatFormat(Format):
     """{"type": "json_schema", "schema": {…}}, and what Format takes."""
 
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> ResponseFormat | None:
@@ -178,10 +170,12 @@ def _schema(value: dict[str, Any]) -> dict[str, Any]:
 
 
 def check_said(messages: Sequence[Message], param: str) -> None:
-    """Raise ValidationError for `param` where a conversation has no words, or more pictures than the providers take."""
+    """Raise ValidationError for `param` where a conversation has no words, or pictures that no provider takes."""
     shown = {Image, ToolResult}
     if not any(message.chars or not shown.isdisjoint(map(type, message.parts)) for message in messages):
         raise ValidationError("Has no text.", param)
+    if any(isinstance(part, Image) for message in messages if message.role != "user" for part in message.parts):
+        raise ValidationError("Only a user's message has images.", param)
     parts = [part for message in messages for part in message.parts]
     parts += [inner for part in parts if isinstance(part, ToolResult) for inner in part.parts]
     if sum(isinstance(part, Image) for part in parts) > MAX_IMAGES:

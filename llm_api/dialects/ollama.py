@@ -36,7 +36,8 @@ from .base import Asked, Conversational, Dialect, line
 from .fields import (
     MAX_DIMENSIONS,
     MAX_IMAGES,
-    CutFormat,
+    MAX_MESSAGES,
+    Format,
     NamedBody,
     Nullable,
     Picture,
@@ -50,7 +51,6 @@ from .fields import (
 )
 from .tools import ToolSchema, tool_fields
 
-MAX_MESSAGES = 10_000
 UNSAID: tuple[Any, ...] = (None, "", [])
 # Its words for how much is thought, by ours.
 EFFORTS = {False: "none", True: "medium", "low": "low", "medium": "medium", "high": "high", "max": "xhigh"}
@@ -62,7 +62,7 @@ def model_name(said: str) -> str:
     return said.removesuffix(":latest")
 
 
-class OllamaFormat(CutFormat):
+class OllamaFormat(Format):
     """`json`, or a JSON schema."""
 
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> ResponseFormat | None:
@@ -207,8 +207,6 @@ def _messages(said: Iterable[Mapping[str, Any]]) -> Iterator[Message]:
     """Yield the conversation. A result is that of the call whose id it has, else of its tool's, else of the next."""
     number, unanswered = 0, list[ToolCall]()
     for one in said:
-        if one["images"] and one["role"] not in ("user", "tool"):
-            raise ValidationError("Only a user's message, or a tool's, has images.", "messages")
         parts: tuple[Text | Image, ...] = (*one["images"], Text(one["content"]))
         if one["role"] == "tool":
             yield Message("tool", (ToolResult(_answered(one, unanswered), parts),))

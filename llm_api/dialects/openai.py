@@ -36,9 +36,9 @@ from ..types import (
 from .base import Asked, Conversational, event
 from .fields import (
     MAX_DIMENSIONS,
+    MAX_MESSAGES,
     NOT_SERVED,
     Body,
-    CutFormat,
     NamedBody,
     Nullable,
     StrictBoolean,
@@ -54,13 +54,14 @@ from .fields import (
 from .tools import CallSchema, Tooled, tool_fields
 
 ROLES = {"system": "system", "developer": "system", **{role: role for role in ("user", "assistant", "tool")}}
-MAX_MESSAGES = 10_000
 FIELDS = (*Body().fields, "tools", "tool_choice")
 # What is said to the model and the vendor in words that only this dialect has.
 EXTRAS = (
     *("presence_penalty", "frequency_penalty", "logit_bias", "user", "safety_identifier", "prompt_cache_key"),
     "verbosity",
 )
+NO_FUNCTIONS = "Functions are not served: send them as tools."
+ONE_TEXT = "Only one text is served, alone or in a list."
 KEEP_ALIVE = ": keep-alive\n\n"
 
 
@@ -77,25 +78,10 @@ class ChatPart(fields.Field[Text | Image]):
         return Text(value[kind])
 
 
-class Functions(fields.Field[None]):
-    """What `tools` have taken the place of, which asks for nothing."""
-
-    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> None:
-        if value not in ("none", "auto", []):
-            raise ValidationError("Functions are not served: send them as tools.")
-
-
-class Prompt(fields.String):
+class Prompt(TextOr):
     """A text; as LangChain sends it, also in a list of one."""
 
-    DESCRIPTION: ClassVar = {
-        "anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}, "minItems": 1, "maxItems": 1}]
-    }
-
-    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> str:
-        text = value[0] if isinstance(value, list) and len(value) == 1 else value
-        if not isinstance(text, str):
-            raise ValidationError("Only one text is served, alone or in a list.")
+    def alone(self, text: str) -> str:
         return text
 
 
@@ -135,8 +121,6 @@ class MessageSchema(Nullable):
         parts = data.get("content") or (Text(data.get("refusal", "")),)
         if role == "tool":
             return Message(role, (_result(data, parts),))
-        if role != "user" and any(isinstance(part, Image) for part in parts):
-            raise ValidationError("Only a user's message has images.", "content")
         if role == "assistant":
             parts = (*_thoughts(data), *parts, *data.get("tool_calls", ()))
         return Message(role, parts, data.get("name"))
@@ -161,7 +145,6 @@ class OpenAIBody(VendorBody):
     """What the bodies of OpenAI's routes have in common."""
 
     top_p = StrictFloat(validate=validate.Range(0, 1))
-    response_format = CutFormat()
     presence_penalty = StrictFloat()
     frequency_penalty = StrictFloat()
     logit_bias = fields.Dict(keys=fields.String(), values=StrictFloat())
@@ -188,8 +171,8 @@ class ChatSchema(OpenAIBody, Tooled):
     messages = fields.List(fields.Nested(MessageSchema), required=True, validate=validate.Length(1, MAX_MESSAGES))
     max_completion_tokens = StrictInteger(validate=validate.Range(1, 2**31 - 1))
     verbosity = fields.String()
-    functions = Functions()
-    function_call = Functions()
+    functions = fields.List(fields.Raw(), validate=validate.Length(max=0, error=NO_FUNCTIONS))
+    function_call = fields.Raw(validate=validate.OneOf(["none", "auto"], error=NO_FUNCTIONS))
     logprobs = StrictBoolean(validate=validate.OneOf([False], error="Log probabilities are not served."))
     modalities = fields.List(fields.String(validate=validate.OneOf(["text"], error="Only text is served.")))
 
@@ -204,7 +187,7 @@ class ChatSchema(OpenAIBody, Tooled):
 class CompletionSchema(OpenAIBody):
     """The body of `POST /v1/completions`."""
 
-    prompt = Prompt(required=True, metadata=Prompt.DESCRIPTION)
+    prompt = Prompt(fields.String(), required=True, validate=validate.Length(1, 1, error=ONE_TEXT))
     best_of = StrictInteger(validate=validate.OneOf([1], error="Only one choice is served."))
     echo = StrictBoolean(validate=validate.OneOf([False], error="Echo is not served."))
     suffix = fields.String(validate=validate.Length(max=0, error="A suffix is not served."))
@@ -213,7 +196,7 @@ class CompletionSchema(OpenAIBody):
     @post_load
     def make_asked(self, data: dict[str, Any], **kwargs: Any) -> Asked:
         """Return the types for a valid body."""
-        return self.asked((Message.of("user", data["prompt"]),), "prompt", data, is_prompt=True)
+        return self.asked((Message.of("user", *data["prompt"]),), "prompt", data, is_prompt=True)
 
 
 class EmbeddingsSchema(NamedBody):

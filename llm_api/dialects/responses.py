@@ -34,8 +34,8 @@ from ..types import (
     Usage,
 )
 from .base import Asked, event
-from .fields import MAX_EFFORT_CHARS, FlatFormat, Nullable, StrictBoolean, StrictInteger, TextOr
-from .openai import KEEP_ALIVE, MAX_MESSAGES, ROLES, ChatPart, OpenAIBody, OpenAIDialect
+from .fields import MAX_EFFORT_CHARS, MAX_MESSAGES, FlatFormat, Nullable, StrictBoolean, StrictInteger, TextOr
+from .openai import KEEP_ALIVE, ROLES, ChatPart, OpenAIBody, OpenAIDialect
 from .tools import MAX_TOOLS, Tooled, ToolSchema, tool_fields
 
 STATELESS = "Nothing is stored here: send the whole conversation as input."
@@ -46,6 +46,7 @@ ITEMS: dict[str, tuple[str, ...]] = {
     "function_call": ("call_id", "name"),
     "function_call_output": ("call_id", "output"),
 }
+ITEM_ROLES = ROLES.keys() - {"tool"}
 SERVED_TOOLS = {"function", "namespace"}
 TEXTS = ("input_text", "output_text", "reasoning_text", "summary_text")
 # What only a model's provider can read of its thoughts, in the one text that clients send back for it.
@@ -71,7 +72,7 @@ class ItemSchema(Nullable):
     """One item: what was said, thought or called, or what a call gave."""
 
     type = fields.String(load_default="message")
-    role = fields.String(validate=validate.OneOf(ROLES.keys() - {"tool"}))
+    role = fields.String(validate=validate.OneOf(ITEM_ROLES))
     content = TextOr(ItemPart())
     name = fields.String(validate=validate.Length(1))
     namespace = fields.String()
@@ -89,20 +90,13 @@ class ItemSchema(Nullable):
                 raise ValidationError("Missing data for required field.", name)
         match data["type"]:
             case "message":
-                return _said(data)
+                return Message(ROLES[data["role"]], data["content"])
             case "reasoning":
                 return Message("assistant", (_thought(data),))
             case "function_call":
                 name = _flat(data.get("namespace"), data["name"])
                 return Message("assistant", (ToolCall(data["call_id"], name, data["arguments"]),))
         return Message("tool", (ToolResult(data["call_id"], data["output"]),))
-
-
-def _said(data: Mapping[str, Any]) -> Message:
-    role, parts = ROLES[data["role"]], data["content"]
-    if role != "user" and any(isinstance(part, Image) for part in parts):
-        raise ValidationError("Only a user's message has images.", "content")
-    return Message(role, parts)
 
 
 def _thought(data: Mapping[str, Any]) -> Reasoning:
@@ -190,11 +184,7 @@ EFFORT = fields.String(validate=validate.Length(1, MAX_EFFORT_CHARS))
 ReasoningSchema = Nullable.from_dict({"effort": EFFORT, "summary": fields.String()}, name="ReasoningSchema")
 
 
-class Stored(fields.Field[None]):
-    """What asks for something that is stored."""
-
-    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> None:
-        raise ValidationError(STATELESS)
+STORED = validate.OneOf((), error=STATELESS)
 
 
 class ResponsesSchema(OpenAIBody, Tooled):
@@ -209,9 +199,9 @@ class ResponsesSchema(OpenAIBody, Tooled):
     metadata = fields.Dict(keys=fields.String(), values=fields.String())
     top_logprobs = StrictInteger(validate=validate.OneOf([0], error="Log probabilities are not served."))
     background = StrictBoolean(validate=validate.OneOf([False], error=STATELESS))
-    previous_response_id = Stored()
-    conversation = Stored()
-    prompt = Stored()
+    previous_response_id = fields.Raw(validate=STORED)
+    conversation = fields.Raw(validate=STORED)
+    prompt = fields.Raw(validate=STORED)
 
     @post_load
     def make_asked(self, data: dict[str, Any], **kwargs: Any) -> Asked:

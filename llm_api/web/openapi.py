@@ -19,8 +19,8 @@ from ..dialects.anthropic import BLOCKS, Block, MessagesSchema, TextBlock
 from ..dialects.anthropic import Choice as MessagesChoice
 from ..dialects.fields import MAX_STOPS, MAX_TEXTS, FlatFormat, Format, Picture, Stop, TextOr, Texts
 from ..dialects.ollama import OllamaFormat, Think
-from ..dialects.openai import ChatPart, ChatSchema, CompletionSchema, Functions
-from ..dialects.responses import ITEMS, SERVED_TOOLS, Item, Offered, ResponsesSchema, Stored
+from ..dialects.openai import ChatPart, ChatSchema, CompletionSchema
+from ..dialects.responses import ITEM_ROLES, ITEMS, SERVED_TOOLS, Item, Offered, ResponsesSchema
 from ..dialects.tools import Choice
 from ..errors import words_for
 from .service import Service
@@ -41,6 +41,11 @@ def _list(items: Json, **limits: Any) -> Json:
 
 def _one_of(*texts: str) -> Json:
     return {"type": "string", "enum": list(texts)}
+
+
+def _kind(*types: str, **required: Json) -> Json:
+    """Describe an object of a `type` that has these fields."""
+    return _object({"type": _one_of(*types)} | required)
 
 
 def _ref(name: str) -> Json:
@@ -102,57 +107,26 @@ COMPONENTS = {
 }
 
 # What apispec can't read from a field: our own kinds, and what is checked of a body as a whole.
-TEXT_PART = _object({"type": _one_of("text"), "text": TEXT})
-REFUSAL_PART = _object({"type": _one_of("refusal"), "refusal": TEXT})
+TEXT_PART = _kind("text", text=TEXT)
 # How the files of JPEG, PNG, GIF and WebP begin in base64, and how base64 ends.
 FILE = "(/9j/|iVBORw0KGg[o-r][A-Za-z0-9+/]|R0lGOD[dl]h|UklGR[g-v][A-Za-z0-9+/]{4}[BFJNRVZdhlptx159]XRUJQ)"
 FILE += "([A-Za-z0-9+/]{4})*([A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?$"
 PICTURE = TEXT | {"pattern": f"^{FILE}"}
 ADDRESS = TEXT | {"pattern": r"^https?://[A-Za-z0-9.-]+(:[1-9][0-9]{0,3})?([/?][!#-\[\]-~]*)?$"}
 PICTURE_URL = {"anyOf": [ADDRESS, TEXT | {"pattern": f"^data:image/(jpeg|png|gif|webp);base64,{FILE}"}]}
-PICTURE_PART = _object({"type": _one_of("image_url"), "image_url": _object({"url": PICTURE_URL}, detail=NULLABLE_TEXT)})
-NAMED_FUNCTION = _object({"type": _one_of("function"), "function": _object({"name": NOT_EMPTY})})
+NAMED_FUNCTION = _kind("function", function=_object({"name": NOT_EMPTY}))
 ALLOWED = _object({"mode": _one_of("auto", "required"), "tools": _list(NAMED_FUNCTION)})
-NAMED_SCHEMA = _object(
-    {"schema": SCHEMA}, name=NULLABLE_TEXT, description=NULLABLE_TEXT, strict={"type": ["boolean", "null"]}
-)
-FORMATS = [
-    _object({"type": _one_of("text", "json_object")}),
-    _object({"type": _one_of("json_schema"), "json_schema": NAMED_SCHEMA}),
-    SCHEMA | {"minProperties": 1},
-]
-FLAT = _object(
-    {"type": _one_of("json_schema"), "schema": SCHEMA}, name=NULLABLE_TEXT, strict={"type": ["boolean", "null"]}
-)
+NAMES = {"name": NULLABLE_TEXT, "description": NULLABLE_TEXT, "strict": {"type": ["boolean", "null"]}}
+ANY_JSON, OWN_SCHEMA = _kind("text", "json_object"), SCHEMA | {"minProperties": 1}
 SOURCES = [
     _object({"type": _one_of("base64"), "media_type": _one_of("image/jpeg", "image/png"), "data": PICTURE}),
-    _object({"type": _one_of("url"), "url": ADDRESS}),
-    _object({"type": _one_of("file")}),
+    *(_kind("url", url=ADDRESS), _kind("file")),
 ]
-IMAGE_BLOCK = _object({"type": _one_of("image"), "source": {"anyOf": SOURCES}})
 OTHER_BLOCK = _object({"type": NOT_EMPTY | {"not": _one_of(*BLOCKS)}})
-SHOWN_BLOCKS = [TEXT_PART, IMAGE_BLOCK, OTHER_BLOCK]
-BLOCK_KINDS = [
-    *SHOWN_BLOCKS,
-    _object({"type": _one_of("thinking"), "thinking": TEXT}),
-    _object({"type": _one_of("redacted_thinking"), "data": TEXT}),
-    _object({"type": _one_of("tool_use"), "id": NOT_EMPTY, "name": NOT_EMPTY, "input": {"type": "object"}}),
-    _object(
-        {"type": _one_of("tool_result"), "tool_use_id": NOT_EMPTY},
-        content={"anyOf": [TEXT, _list({"anyOf": SHOWN_BLOCKS})]},
-    ),
-]
-# The items that Responses reads.
-SAID = _object({"role": _one_of("system", "developer", "user", "assistant"), "content": TEXT}, type=_one_of("message"))
-CALL = _object({"type": _one_of("function_call"), "call_id": NOT_EMPTY, "name": NOT_EMPTY}, arguments=NULLABLE_TEXT)
-RESULT = _object({"type": _one_of("function_call_output"), "call_id": NOT_EMPTY, "output": TEXT})
-SUMMARY = _list(_object({"type": _one_of("summary_text"), "text": TEXT}))
+SHOWN_BLOCKS = [TEXT_PART, _kind("image", source={"anyOf": SOURCES}), OTHER_BLOCK]
+RESULT = _kind("tool_result", tool_use_id=NOT_EMPTY)
+RESULT["properties"]["content"] = {"anyOf": [TEXT, _list({"anyOf": SHOWN_BLOCKS})]}
 TOOL_NAME = TEXT | {"minLength": 1, "maxLength": 200, "pattern": r"^[^\x00-\x1f\x7f]+$"}
-THOUGHT = _object({"type": _one_of("reasoning"), "summary": SUMMARY}, encrypted_content=NULLABLE_TEXT)
-FUNCTION = _object(
-    {"type": _one_of("function"), "name": TOOL_NAME},
-    parameters={"type": ["object", "null"]},
-)
 
 
 def _other(*served: str) -> Json:
@@ -161,29 +135,35 @@ def _other(*served: str) -> Json:
 
 
 KINDS: dict[type, list[Json]] = {
-    Item: [SAID, CALL, RESULT, THOUGHT, _other(*ITEMS, "item_reference")],
-    Offered: [_list({"anyOf": [FUNCTION, _other(*sorted(SERVED_TOOLS))]})],
-    Stored: [],
-    Stop: [NOT_EMPTY, _list(NOT_EMPTY, maxItems=MAX_STOPS)],
-    ChatPart: [TEXT_PART, REFUSAL_PART, PICTURE_PART],
-    FlatFormat: [FORMATS[0], FLAT, FORMATS[2]],
-    OllamaFormat: [_one_of("json"), SCHEMA | {"minProperties": 1}],
-    Format: FORMATS,
-    TextBlock: [TEXT_PART, OTHER_BLOCK],
-    Block: BLOCK_KINDS,
-    MessagesChoice: [
-        _object({"type": _one_of("auto", "any", "none")}),
-        _object({"type": _one_of("tool"), "name": TEXT}),
+    Item: [
+        _object({"role": _one_of(*sorted(ITEM_ROLES)), "content": TEXT}, type=_one_of("message")),
+        _kind("function_call", call_id=NOT_EMPTY, name=NOT_EMPTY),
+        _kind("function_call_output", call_id=NOT_EMPTY, output=TEXT),
+        _kind("reasoning", summary=_list(_kind("summary_text", text=TEXT))),
+        _other(*ITEMS, "item_reference"),
     ],
+    Offered: [_list({"anyOf": [_kind("function", name=TOOL_NAME), _other(*sorted(SERVED_TOOLS))]})],
+    Stop: [NOT_EMPTY, _list(NOT_EMPTY, maxItems=MAX_STOPS)],
+    ChatPart: [
+        *(TEXT_PART, _kind("refusal", refusal=TEXT)),
+        _kind("image_url", image_url=_object({"url": PICTURE_URL}, detail=NULLABLE_TEXT)),
+    ],
+    FlatFormat: [ANY_JSON, _object({"type": _one_of("json_schema"), "schema": SCHEMA}, **NAMES), OWN_SCHEMA],
+    OllamaFormat: [_one_of("json"), OWN_SCHEMA],
+    Format: [ANY_JSON, _kind("json_schema", json_schema=_object({"schema": SCHEMA}, **NAMES)), OWN_SCHEMA],
+    TextBlock: [TEXT_PART, OTHER_BLOCK],
+    Block: [
+        *SHOWN_BLOCKS,
+        _kind("thinking", thinking=TEXT),
+        _kind("redacted_thinking", data=TEXT),
+        _kind("tool_use", id=NOT_EMPTY, name=NOT_EMPTY, input={"type": "object"}),
+        RESULT,
+    ],
+    MessagesChoice: [_kind("auto", "any", "none"), _kind("tool", name=TEXT)],
     Picture: [PICTURE],
     Texts: [NOT_EMPTY, _list(NOT_EMPTY, minItems=1, maxItems=MAX_TEXTS)],
     Think: [{"type": "boolean"}, _one_of("low", "medium", "high", "max")],
-    Functions: [_one_of("none", "auto"), _list({}, maxItems=0)],
-    Choice: [
-        _one_of("auto", "none", "required"),
-        NAMED_FUNCTION,
-        _object({"type": _one_of("allowed_tools"), "allowed_tools": ALLOWED}),
-    ],
+    Choice: [_one_of("auto", "none", "required"), NAMED_FUNCTION, _kind("allowed_tools", allowed_tools=ALLOWED)],
 }
 TOGETHER = {"description": "All texts together have 1 to MAX_PROMPT_CHARS characters."}
 OTHER_TOOL = {"properties": {"type": TEXT | {"not": {"const": "custom"}}}, "required": ["type"]}
