@@ -311,7 +311,7 @@ def test_what_is_stored_is_refused(serve: Serve, said: dict[str, Any], param: st
         ({"input": [{"type": "function_call_output", "call_id": "c"}]}, "input[0].output"),
         ({"input": [{"role": "user", "content": [{"type": "input_file", "file_id": "f"}]}]}, "input[0].content[0]"),
         ({"input": [{"role": "user", "content": [{"type": "input_image", "file_id": "f"}]}]}, "input[0].content[0]"),
-        ({"input": [{"role": "system", "content": ITEMS[1]["content"]}]}, "input[0].content"),
+        ({"input": [{"role": "system", "content": ITEMS[1]["content"]}]}, "input"),
         ({"input": [{"type": 5}]}, "input"),
         ({"input": [{"type": "", "role": "user", "content": "Hi"}]}, "input"),
         ({"tools": 5}, "tools"),
