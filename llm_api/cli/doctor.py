@@ -6,7 +6,6 @@ import http.client
 import math
 import re
 import shutil
-import socket
 import stat
 import subprocess
 import sys
@@ -15,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import closing, suppress
 from dataclasses import replace
 from datetime import date
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,6 +22,7 @@ from flask import current_app
 
 from .. import strict_json
 from ..backends import Backend
+from ..backends.http.connections import UnixConnection
 from ..errors import LLMAPIError
 from ..exchange.chain import Chain, Names
 from ..exchange.health import REMEDY, reason_of
@@ -176,12 +177,8 @@ def _told(bind: str) -> dict[str, Any]:
 
 def _get(bind: str, path: str) -> dict[str, Any]:
     host, _, port = bind.rpartition(":")
-    with closing(http.client.HTTPConnection(host.strip("[]"), timeout=CHECK_SECONDS)) as connection:
-        if host == "unix":
-            connection.sock = socket.socket(socket.AF_UNIX)
-            connection.sock.connect(port)
-        else:
-            connection.port = int(port)
+    by_name = partial(http.client.HTTPConnection, host.strip("[]"), timeout=CHECK_SECONDS)
+    with closing(UnixConnection(port, CHECK_SECONDS) if host == "unix" else by_name(int(port))) as connection:
         connection.request("GET", path, headers={"Host": "localhost"})
         return strict_json.loads(connection.getresponse().read())
 

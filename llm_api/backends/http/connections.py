@@ -125,7 +125,7 @@ def _read_line(file: BinaryIO) -> str:
     return line.decode("latin-1").rstrip("\r\n")
 
 
-class _UnixConnection(http.client.HTTPConnection):
+class UnixConnection(http.client.HTTPConnection):
     """One to the socket `path` of this machine."""
 
     def __init__(self, path: str, seconds: float) -> None:
@@ -244,7 +244,7 @@ class Adapter(HTTPAdapter):
 
     def _new(self, seconds: float) -> http.client.HTTPConnection:
         if self._unix:
-            return _UnixConnection(self._unix, seconds)
+            return UnixConnection(self._unix, seconds)
         first = self._proxy or self._server
         host = first.hostname or ""
         if not self._tls:
