@@ -30,6 +30,7 @@ class LLMAPIError(Exception):
     def __init_subclass__(cls, **words: object) -> None:
         """Take a class's own words and traits from its first line, so that the classes read as a table."""
         for name, value in words.items():
+            assert hasattr(cls, name), name
             setattr(cls, name, value)
 
     def __init__(

@@ -79,7 +79,7 @@ def number(kind: type[int] | type[float], low: float, high: float) -> Rule:
 
 
 def _hold(truth: object) -> None:
-    """Raise ValueError unless `truth` is one."""
+    """Raise ValueError where it does not hold."""
     if not truth:
         raise ValueError
 
