@@ -54,14 +54,21 @@ test-browser: $(VENV)/.dev build/node_modules/axe-core
 screenshots: $(VENV)/.dev
 	PYTHONPATH=.:tests $(BIN)/python -m browser.screenshots
 
-# The one library that the pages bring along: the dashboard's charts (MIT), as npm has it.
-UPLOT := llm_api/web/static/vendor/uplot
+# The libraries that the pages bring along, as npm has them: charts (uPlot), Markdown's lexer (marked) and the lexers of
+# programming languages (Prism, made a module), all MIT.
+VENDORED := uplot@1.6.32 marked@18.2.1 prismjs@1.30.0
+LANGUAGES := markup css clike javascript typescript python bash json sql yaml go rust java c cpp diff
+VENDOR := llm_api/web/static/vendor
 vendor:
-	mkdir -p build $(UPLOT)
-	npm pack --silent --pack-destination build uplot@1.6.32
-	tar -xzf build/uplot-1.6.32.tgz -C $(UPLOT) --strip-components 1 --no-same-owner package/LICENSE
-	tar -xzf build/uplot-1.6.32.tgz -C $(UPLOT) --strip-components 2 --no-same-owner \
-	  package/dist/uPlot.iife.min.js package/dist/uPlot.min.css
+	rm -rf build/vendor $(VENDOR) && mkdir -p build/vendor $(VENDOR)/uplot $(VENDOR)/marked $(VENDOR)/prism
+	npm pack --silent --pack-destination build/vendor $(VENDORED)
+	cd build/vendor && for each in *.tgz; do mkdir "$${each%-*}" && tar -xzf "$$each" -C "$${each%-*}" --strip-components 1; done
+	cd build/vendor/uplot && cp LICENSE dist/uPlot.iife.min.js dist/uPlot.min.css $(CURDIR)/$(VENDOR)/uplot
+	cp build/vendor/marked/LICENSE $(VENDOR)/marked
+	grep -v sourceMappingURL build/vendor/marked/lib/marked.esm.js > $(VENDOR)/marked/marked.js
+	cp build/vendor/prismjs/LICENSE $(VENDOR)/prism
+	cd build/vendor/prismjs/components && cat $(patsubst %,prism-%.min.js,core $(LANGUAGES)) > $(CURDIR)/$(VENDOR)/prism/prism.js
+	echo 'export default Prism;' >> $(VENDOR)/prism/prism.js
 
 # deploy/ with real nginx, Redis, systemd, Prometheus and buildah; .ci/run has what to install.
 test-deploy: $(VENV)/.dev $(TOOLS)/.done build/wheels/.done

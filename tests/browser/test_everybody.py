@@ -101,7 +101,7 @@ def test_a_phone_shows_all_of_it(
     visitor = Visitor(new_page(viewport={"width": 390, "height": 800}, has_touch=True))
     page = visitor.goto(service, path)
     if path == "/":
-        page.locator("#parameters summary").click()
+        page.locator("#side > summary").click()
     use(visitor)
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
 

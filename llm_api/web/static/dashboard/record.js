@@ -2,7 +2,8 @@
 
 import { button, copyButton, make, showDialog } from "../shared/elements.js";
 import { showProblem } from "../shared/problem.js";
-import { NO_CONNECTION, ask, problemOf } from "../shared/service.js";
+import { NO_CONNECTION, ask, key, problemOf } from "../shared/service.js";
+import { curl } from "../shared/snippets.js";
 import { longText } from "../shared/text.js";
 import { exactly, milliseconds } from "../shared/words.js";
 
@@ -94,6 +95,24 @@ function track(begin, width, isOk) {
 // --- what to do with it
 
 function hands(record) {
-  const permalink = new URL(`dashboard?record=${encodeURIComponent(record.request_id)}`, location.href).href;
-  return make("div", { class: "row" }, copyButton("Copy link", () => permalink));
+  const id = encodeURIComponent(record.request_id);
+  const permalink = new URL(`dashboard?record=${id}`, location.href).href;
+  const asked = requestOf(record);
+  return make("div", { class: "row" },
+    asked ? make("a", { class: "button", href: `./?record=${id}` }, "Open in the playground") : null,
+    asked ? copyButton("Copy as curl", () => curl(...asked, Boolean(key()))) : null,
+    copyButton("Copy link", () => permalink));
+}
+
+// The path and the body that ask the same again; null where the log has not the words.
+function requestOf({ prompt, system, messages, parameters, request_model: model }) {
+  const more = { ...(model && { model }), ...parameters };
+  if (typeof prompt === "string") return ["generate", { prompt, ...(system && { system }), ...more }];
+  if (!messages?.every(({ role, content }) => role && content !== undefined)) return null;
+  return ["v1/chat/completions", { model: "default", messages: messages.map(messageOf), ...more }];
+}
+
+function messageOf({ role, content, tool_call_id, tool_calls }) {
+  const calls = tool_calls?.map(({ id, name, arguments: given }) => ({ id, type: "function", function: { name, arguments: given } }));
+  return { role, content, ...(tool_call_id && { tool_call_id }), ...(calls?.length && { tool_calls: calls }) };
 }

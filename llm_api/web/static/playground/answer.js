@@ -1,35 +1,61 @@
 // One answer on the page: its text as it comes, who gave it, how fast, and what went wrong.
 
-import { copy, make } from "../shared/elements.js";
+import { button, copyButton, make } from "../shared/elements.js";
+import { Markdown } from "../shared/markdown.js";
 import { showProblem } from "../shared/problem.js";
-import { Text } from "../shared/text.js";
+import { Text, longText } from "../shared/text.js";
 import { REASONS, count, decimal, milliseconds } from "../shared/words.js";
 
 const FACTS = ["First chunk", "Total", "Tokens in", "Tokens out", "Tokens/s", "Finish"];
+const LEFT = { code: "left", message: "The page was left before all of the answer came." };
 
+// `result` is what is kept of it: {asked, raw, text, reasoning, thoughts, calls, state, …}. `hands(answer)` returns more
+// buttons, `reason()` why an answer may have to be waited for.
 export class Answer {
-  #said = new Text();
+  #said;
+  #thoughts = new Text();
+  #calls = make("div", { class: "calls" });
   #state = make("span", { class: "state" }, "waiting");
   #who;
   #notices = make("div", { class: "notices" });
   #facts = Object.fromEntries(FACTS.map((name) => [name, make("dd", {}, "–")]));
   #id = make("bdi", { class: "mono" }, "–");
   #started = performance.now();
+  #timer = null;
 
-  constructor(asked) {
-    this.asked = asked;
-    this.result = { asked, text: "", state: "waiting", firstChunk: null };
+  constructor(asked, { raw = false, hands = () => [], reason = () => "" } = {}) {
+    this.result = { asked, raw, text: "", reasoning: "", thoughts: [], calls: [], state: "waiting", firstChunk: null };
+    this.reason = reason;
+    this.#said = raw ? new Text() : new Markdown();
     this.#who = make("h2", {}, make("bdi", {}, asked));
-    const button = make("button", { type: "button", class: "quiet", onclick: () => copy(this.text, button) }, "Copy text");
-    this.element = make("article", { class: "card answer", "aria-busy": "true" },
-      make("header", { class: "row spread" }, this.#who, make("div", { class: "row" }, this.#state, button)),
-      this.#notices, this.#said.element,
+    this.thinking = make("details", { class: "thoughts", hidden: true }, make("summary", {}, "Reasoning"), this.#thoughts.element);
+    this.element = make("article", { class: "card answer", "aria-busy": "true", "data-state": "waiting" },
+      make("header", { class: "row spread" }, this.#who, this.#state),
+      this.#notices, this.thinking, this.#said.element, this.#calls,
       make("dl", { class: "facts" }, ...FACTS.map((name) => make("div", {}, make("dt", {}, name), this.#facts[name]))),
-      make("p", { class: "request-id small muted" }, "Request ", this.#id));
+      make("footer", { class: "row spread small muted" },
+        make("span", { class: "request-id" }, "Request ", this.#id),
+        make("span", { class: "row" }, ...hands(this), raw ? null : this.#rawSwitch(), copyButton("Copy text", () => this.result.text))));
   }
 
-  get text() {
-    return this.#said.text;
+  #rawSwitch() {
+    const shown = button("Raw", () => {
+      const isRaw = shown.getAttribute("aria-pressed") !== "true";
+      shown.setAttribute("aria-pressed", String(isRaw));
+      this.element.querySelector(".as-it-came")?.remove();
+      if (isRaw) this.#said.element.after(longText(this.result.text, "as-it-came"));
+      this.#said.element.hidden = isRaw;
+    }, { "aria-pressed": "false" });
+    return shown;
+  }
+
+  begin() {
+    const tell = () => {
+      const seconds = Math.floor((performance.now() - this.#started) / 1000);
+      const reason = this.reason();
+      if (this.result.state === "waiting") this.#state.textContent = `waiting ${seconds} s${reason ? `, ${reason}` : ""}`;
+    };
+    this.#timer = setInterval(tell, 1000);
   }
 
   // `who` has backend, model, fallback_reason, request_id; `wanted` is the backend that was to answer
@@ -46,13 +72,37 @@ export class Answer {
       make("bdi", {}, who.backend ?? "another one"), "."));
   }
 
-  add(piece) {
-    if (this.result.firstChunk === null) {
-      this.result.firstChunk = performance.now() - this.#started;
-      this.#facts["First chunk"].textContent = milliseconds(this.result.firstChunk);
-      this.#to("streaming");
-    }
-    this.#said.add(piece);
+  add({ text, reasoning, thoughts, calls }) {
+    if (!text && !reasoning && !calls) return;
+    this.#first();
+    if (text) this.#say(text);
+    if (reasoning) this.#think(reasoning);
+    if (thoughts) this.result.thoughts.push(...thoughts);
+    for (const call of calls ?? []) this.#call(call);
+  }
+
+  #first() {
+    if (this.result.firstChunk !== null) return;
+    this.result.firstChunk = performance.now() - this.#started;
+    this.#facts["First chunk"].textContent = milliseconds(this.result.firstChunk);
+    this.#to("streaming");
+  }
+
+  #say(text) {
+    this.result.text += text;
+    this.#said.add(text);
+  }
+
+  #think(text) {
+    this.result.reasoning += text;
+    this.thinking.hidden = false;
+    this.#thoughts.add(text);
+  }
+
+  #call({ index, id, name, arguments: given }) {
+    const call = this.result.calls[index] ??= { id, name, arguments: "" };
+    call.arguments += given ?? "";
+    this.#calls.replaceChildren(...this.result.calls.map(callView));
   }
 
   end({ usage, finish_reason } = {}) {
@@ -77,9 +127,10 @@ export class Answer {
   }
 
   #over(state) {
+    clearInterval(this.#timer);
     this.#to(state);
-    if (this.result.total === undefined) this.result.total = performance.now() - this.#started;
-    this.result.text = this.text;
+    this.result.total ??= performance.now() - this.#started;
+    this.#said.end?.();
     const { total, usage, finish_reason } = this.result;
     this.#facts.Total.textContent = milliseconds(total);
     this.#facts["Tokens in"].textContent = count(usage?.input_tokens);
@@ -89,14 +140,30 @@ export class Answer {
     this.element.setAttribute("aria-busy", "false");
   }
 
-  static of(kept) {
-    const answer = new Answer(String(kept.asked));
-    answer.result = { ...kept };
+  static of(kept, options) {
+    const answer = new Answer(String(kept.asked), { ...options, raw: kept.raw });
     if (kept.backend) answer.from(kept, kept.wanted);
-    answer.#said.add(String(kept.text));
+    answer.#say(String(kept.text ?? ""));
+    if (kept.reasoning) answer.#think(kept.reasoning);
+    for (const [index, call] of (kept.calls ?? []).entries()) answer.#call({ index, ...call });
+    answer.result = kept;
     answer.#facts["First chunk"].textContent = milliseconds(kept.firstChunk);
-    if (kept.problem) answer.#notices.append(showProblem(kept.problem));
-    answer.#over(kept.state);
+    const isOver = ["done", "stopped", "failed"].includes(kept.state);
+    if (!isOver) answer.fail(LEFT);
+    else if (kept.problem) answer.fail(kept.problem);
+    else answer.#over(kept.state);
     return answer;
+  }
+}
+
+function callView({ name, arguments: given }) {
+  return make("div", { class: "call" }, make("strong", {}, "Calls ", make("code", {}, name)), longText(indented(given), "mono"));
+}
+
+function indented(text) {
+  try {
+    return JSON.stringify(JSON.parse(text || "{}"), null, 2);
+  } catch {
+    return text;
   }
 }

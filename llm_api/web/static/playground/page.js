@@ -1,263 +1,141 @@
 // The playground: a prompt or a conversation, asked of one model or two.
 
-import { Answer } from "./answer.js";
-import { copy, make } from "../shared/elements.js";
+import { button, copy, make } from "../shared/elements.js";
 import { startHeader } from "../shared/header.js";
-import { NO_CONNECTION, ask, askJSON, key, problemOf } from "../shared/service.js";
+import { ask, key, problemOf, scope } from "../shared/service.js";
 import * as snippets from "../shared/snippets.js";
-import { when } from "../shared/words.js";
-import * as history from "./history.js";
-import { chatted, generated } from "./stream.js";
+import { startFollowing } from "./follow.js";
+import { field, fit, form, giveExampleOfTools, isChat, isRight, setModels, setValues, system, values } from "./form.js";
+import { askToForget, download, listPast, markdownOf, plainTurns } from "./past.js";
+import { pictures, setPictures, startPictures } from "./pictures.js";
+import { request } from "./request.js";
+import { turnsOf, valuesOf } from "./recorded.js";
+import { Talk } from "./talk.js";
+import * as threads from "./threads.js";
 
-const EXAMPLES = ["What is the capital of France?", "Write a haiku about rain.", "Explain what a hash table is."];
-const SCHEMA = {
-  type: "object",
-  properties: { city: { type: "string" }, country: { type: "string" } },
-  required: ["city", "country"],
-};
-const NUMBERS = ["max_tokens", "temperature", "top_p", "seed"];
-
+const EXAMPLES = ["What is the capital of France?", "Write a haiku about rain.", "Explain what a hash table is, with a table and some code."];
+const DRAFT = `llm_api.draft:${scope}`;
 const $ = (id) => document.getElementById(id);
-const form = $("form");
-const field = form.elements;
-let configured = ""; // the backend that answers unless a model of another one is chosen
-let messages = []; // of the conversation
-let results = []; // of its answers
-let conversation = crypto.getRandomValues(new Uint32Array(2)).join("-");
-let running = null;
+let health = {};
+let edited = null; // the turn that the prompt is to replace
 
-// --- what is asked
-
-const isChat = () => field.mode.value === "chat";
-
-function parameters() {
-  const given = Object.fromEntries(NUMBERS.filter((name) => field[name].value !== "").map((name) => [name, Number(field[name].value)]));
-  const stop = field.stop_words.value.split("\n").filter((word) => word !== "");
-  if (stop.length) given.stop = stop;
-  const format = responseFormat();
-  if (format) given.response_format = format;
-  if (!field.fallback.checked) given.fallback = false;
-  return given;
-}
-
-function responseFormat() {
-  if (field.format.value === "text") return null;
-  if (field.format.value === "json_object") return { type: "json_object" };
-  return { type: "json_schema", json_schema: { name: "answer", schema: JSON.parse(field.schema.value) } };
-}
-
-// the path and the body that asks `model`
-function request(model) {
-  const system = field.system.value.trim() ? field.system.value : null;
-  const prompt = field.prompt.value;
-  if (!isChat()) return ["generate", { prompt, ...(system && { system }), ...(model && { model }), ...parameters() }];
-  const said = [...(system ? [{ role: "system", content: system }] : []), ...messages];
-  return ["v1/chat/completions", {
-    model: model || "default",
-    messages: prompt.trim() ? [...said, { role: "user", content: prompt }] : said,
-    ...parameters(),
-  }];
-}
-
-const streamed = (path, body) =>
-  path === "generate" ? { ...body, stream: true, details: true } : { ...body, stream: true, stream_options: { include_usage: true } };
-
-// --- what is wrong with it, before it is sent
-
-function problems() {
-  const wrong = [];
-  const check = (input, words) => {
-    input.setAttribute("aria-invalid", String(Boolean(words)));
-    if (words) wrong.push([input, words]);
-  };
-  check(field.prompt, field.prompt.value.trim() ? "" : "Write a prompt.");
-  for (const name of NUMBERS) {
-    const label = document.querySelector(`label[for="${name}"]`).textContent;
-    check(field[name], field[name].validity.valid ? "" : `${label}: ${field[name].validationMessage}`);
-  }
-  let schema = "";
-  try {
-    responseFormat();
-  } catch (error) {
-    schema = `The JSON schema is not JSON: ${error.message}`;
-  }
-  check(field.schema, schema);
-  return wrong;
-}
-
-function isRight() {
-  const wrong = problems();
-  $("form-problem").replaceChildren(...(wrong.length
-    ? [make("div", { class: "notice bad" }, ...wrong.map(([, words]) => make("p", {}, words)))] : []));
-  wrong[0]?.[0].focus();
-  return !wrong.length;
-}
+const talk = new Talk({
+  configured: () => health.backend ?? "",
+  reason: () => (health.status === "healthy" ? "" : health.reason ?? ""),
+  change,
+  edit(turn) {
+    setEdited(turn);
+    field.prompt.value = turn.asked;
+    setPictures(turn.pictures);
+    fit();
+    field.prompt.focus();
+  },
+});
 
 // --- asking
 
 async function send() {
-  if (running || !isRight()) return;
-  running = new AbortController();
-  setRunning(true);
-  const chat = isChat();
-  const asked = field.prompt.value;
-  const values = formValues();
-  const models = [field.model.value, ...(chat || field.compare.value === "none" ? [] : [field.compare.value])];
-  const requests = models.map(request);
-  const answers = models.map((model) => new Answer(model || "default"));
-  show(chat ? [said(asked), ...answers.map(({ element }) => element)] : answers.map(({ element }) => element), chat);
+  if (talk.isRunning || !isRight()) return;
+  const turn = newTurn();
+  const instead = edited;
+  setEdited(null);
+  setPictures([]);
+  const asked = talk.ask(turn, instead);
+  if (isChat()) field.prompt.value = "";
+  fit();
+  keepDraft();
   $("status").textContent = "Sent.";
-  await Promise.all(answers.map((answer, n) => run(answer, ...requests[n], models[n], running.signal)));
-  running = null;
-  setRunning(false);
-  if (chat) took(asked, answers[0]);
-  const id = chat ? conversation : crypto.getRandomValues(new Uint32Array(2)).join("-");
-  if (!chat || messages.length) {
-    history.keep({ id, at: Date.now() / 1000, values, messages: chat ? messages : null, answers: chat ? results : answers.map(({ result }) => result) });
-  }
-  listHistory();
+  const answers = await asked;
+  // A turn that came to nothing is there to be sent again.
+  if (isChat() && answers[0].result.state === "failed" && !answers[0].result.text && !field.prompt.value) field.prompt.value = turn.asked;
+  look();
   $("status").textContent = answers.map(({ result }) =>
     `${result.state}${result.fallback_reason ? `, by fallback, ${result.fallback_reason}` : ""}.`).join(" ");
 }
 
-async function run(answer, path, body, model, signal) {
+const newTurn = () => ({ asked: field.prompt.value, pictures: pictures(), results: null, answers: [] });
+
+function setEdited(turn) {
+  edited = turn;
+  $("editing").hidden = !turn;
+}
+
+// Something was asked, answered or taken away.
+async function change() {
+  $("send").disabled = talk.isRunning;
+  $("stop").disabled = !talk.isRunning;
+  $("export").hidden = !talk.turns.length;
+  if (talk.turns.length) {
+    const { id } = talk;
+    const thread = { id, at: Date.now() / 1000, values: values(), turns: plainTurns(talk.turns) };
+    const kept = await threads.keep(structuredClone(thread)).catch(() => id);
+    if (talk.id === id) talk.id = kept;
+  }
+  keepDraft();
+  listPast(restore);
+}
+
+// --- what a reload must not lose
+
+function keepDraft() {
   try {
-    const said = await askJSON(path, streamed(path, body), signal);
-    if (!said.ok) {
-      answer.fail(await problemOf(said));
-      return;
-    }
-    answer.from({
-      backend: said.headers.get("X-LLM-Backend"),
-      model: said.headers.get("X-LLM-Model"),
-      fallback_reason: said.headers.get("X-LLM-Fallback"),
-      request_id: said.headers.get("X-Request-ID"),
-    }, model.includes("/") ? model.split("/")[0] : configured);
-    for await (const { text, end, error } of path === "generate" ? generated(said) : chatted(said)) {
-      if (text) answer.add(text);
-      if (end) answer.end(end);
-      if (error) answer.fail(error);
-    }
-  } catch {
-    if (signal.aborted) answer.stop();
-    else answer.fail(NO_CONNECTION);
-  }
+    sessionStorage.setItem(DRAFT, JSON.stringify({ values: values(), id: talk.turns.length ? talk.id : null }));
+  } catch { /* no room: it was a draft */ }
 }
 
-// A turn that came to nothing is taken back, so that it can be sent again.
-function took(asked, answer) {
-  if (answer.text) {
-    results = [...results, answer.result];
-    messages = [...messages, { role: "user", content: asked }, { role: "assistant", content: answer.text }];
-    if (field.prompt.value === asked) field.prompt.value = "";
-  }
+async function restoreDraft() {
+  const draft = JSON.parse(sessionStorage.getItem(DRAFT) ?? "null");
+  if (!draft) return;
+  setValues(draft.values);
+  const thread = draft.id && await threads.read(draft.id).catch(() => null);
+  if (thread) talk.show(thread.turns, thread.id);
+  $("export").hidden = !talk.turns.length;
 }
 
-function setRunning(is) {
-  $("send").disabled = is;
-  $("stop").disabled = !is;
+function restore(thread) {
+  if (talk.isRunning) return;
+  setValues({ ...thread.values, prompt: thread.values.mode === "chat" ? "" : thread.turns[0].asked });
+  talk.show(thread.turns, thread.id);
+  $("export").hidden = false;
+  keepDraft();
+  field.prompt.focus();
 }
 
-// --- what is shown
-
-function said(text) {
-  const words = make("div", { class: "said" }, make("div", {}, text));
-  return make("article", { class: "turn", "aria-label": "You" }, words);
+function begin() {
+  if (talk.isRunning) return;
+  setEdited(null);
+  talk.show([]);
+  $("export").hidden = true;
+  keepDraft();
+  field.prompt.focus();
 }
 
-function show(elements, added = false) {
-  $("empty").hidden = true;
-  const box = $("answers");
-  if (!added) box.replaceChildren($("empty"));
-  box.classList.toggle("two", !isChat() && elements.length === 2);
-  box.append(...elements);
-  elements.at(-1)?.scrollIntoView({ block: "nearest" });
+// A request of the log, to be asked again: ?record=ID
+async function openRecord(id) {
+  history.replaceState(null, "", location.pathname);
+  const answer = await ask(`dashboard/record/${encodeURIComponent(id)}`);
+  const { records: [record] = [] } = answer.ok ? await answer.json() : {};
+  if (!record) return;
+  setValues(valuesOf(record));
+  talk.show(turnsOf(record));
+  keepDraft();
 }
 
-function clear() {
-  messages = [];
-  results = [];
-  conversation = crypto.getRandomValues(new Uint32Array(2)).join("-");
-  show([]);
-  $("empty").hidden = false;
-}
-
-function fitMode() {
-  $("compare-field").hidden = isChat();
-  $("new").hidden = !isChat();
-  $("prompt-label").textContent = isChat() ? "Message" : "Prompt";
-}
-
-function fitFormat() {
-  $("schema-field").hidden = field.format.value !== "json_schema";
-  if (!field.schema.value) field.schema.value = JSON.stringify(SCHEMA, null, 2);
-}
+// --- models, and how the service is
 
 async function listModels() {
   const note = $("models-note");
-  try {
-    const answer = await ask("v1/models");
-    note.hidden = answer.ok;
-    if (!answer.ok) {
-      note.textContent = `The models can’t be listed: ${(await problemOf(answer)).message}`;
-      return;
-    }
-    const names = (await answer.json()).data.map(({ id }) => id);
-    fill(field.model, ["", "default", ...names]);
-    fill(field.compare, ["none", "nothing", ...names]);
-  } catch {
-    note.hidden = false;
-    note.textContent = "The models can’t be listed: no answer.";
-  }
+  const answer = await ask("v1/models").catch(() => null);
+  note.hidden = Boolean(answer?.ok);
+  if (answer?.ok) setModels((await answer.json()).data.map(({ id }) => id));
+  else note.textContent = `The models can’t be listed: ${answer ? (await problemOf(answer)).message : "no answer."}`;
 }
 
-function fill(select, [value, text, ...names]) {
-  const chosen = select.value;
-  select.replaceChildren(new Option(text, value), ...names.map((name) => new Option(name, name)));
-  select.value = names.includes(chosen) ? chosen : value;
-}
-
-// --- history
-
-const formValues = () => Object.fromEntries([...form.elements]
-  .filter(({ name, type }) => name && (type !== "radio"))
-  .map((input) => [input.name, input.type === "checkbox" ? input.checked : input.value]).concat([["mode", field.mode.value]]));
-
-function listHistory() {
-  const items = history.all();
-  $("forget").hidden = !items.length;
-  $("history-note").textContent = items.length ? "Kept in this browser only." : "Kept in this browser only. Nothing yet.";
-  $("history").replaceChildren(...items.map((item) => make("li", {},
-    make("button", { type: "button", class: "quiet", onclick: () => restore(item) },
-      make("bdi", { class: "excerpt" }, excerptOf(item)),
-      make("span", { class: "small muted" }, `${when(item.at)} · ${item.messages ? "conversation" : item.answers[0]?.backend ?? "failed"}`)))));
-}
-
-const excerptOf = ({ messages: turns, values }) => String(turns ? turns[0].content : values.prompt).slice(0, 120);
-
-function restore(item) {
-  if (running) return;
-  for (const [name, value] of Object.entries(item.values)) {
-    const input = field[name];
-    if (input?.type === "checkbox") input.checked = value;
-    else if (input) input.value = value;
-  }
-  if (field.model.selectedIndex < 0) field.model.value = ""; // a model that is gone
-  if (field.compare.selectedIndex < 0) field.compare.value = "none";
-  fitMode();
-  fitFormat();
-  clear();
-  if (item.messages) {
-    messages = item.messages;
-    results = item.answers;
-    conversation = item.id;
-    field.prompt.value = "";
-    show(results.flatMap((kept, n) => [said(messages[2 * n].content), Answer.of(kept).element]));
-  } else {
-    show(item.answers.map((kept) => Answer.of(kept).element));
-  }
-  field.prompt.focus();
-}
+const look = startHeader((said) => {
+  health = { ...health, ...said, reason: said.reason };
+  $("health-note").hidden = said.status === "healthy";
+  $("health-note").textContent = said.status === "healthy" ? "" : `${said.status}: ${said.reason ?? "no reason is known"}`;
+});
 
 // --- hands
 
@@ -265,28 +143,33 @@ form.addEventListener("submit", (event) => {
   event.preventDefault();
   send();
 });
-$("stop").addEventListener("click", () => running?.abort());
-$("new").addEventListener("click", () => {
-  if (!running) clear();
-  field.prompt.focus();
+form.addEventListener("input", () => {
+  fit();
+  keepDraft();
 });
-$("forget").addEventListener("click", () => {
-  history.forget();
-  listHistory();
-  field.prompt.focus();
+form.addEventListener("change", () => {
+  fit();
+  keepDraft();
 });
-for (const radio of field.mode) {
-  radio.addEventListener("change", () => {
-    fitMode();
-    if (!running) clear();
-  });
-}
-field.format.addEventListener("change", fitFormat);
-for (const button of document.querySelectorAll("[data-copy]")) {
-  button.addEventListener("click", () => {
+$("stop").addEventListener("click", () => talk.stop());
+$("new").addEventListener("click", begin);
+$("no-edit").addEventListener("click", () => setEdited(null));
+$("attach").addEventListener("click", () => $("file").click());
+$("example-tools").addEventListener("click", () => {
+  giveExampleOfTools();
+  keepDraft();
+});
+$("forget").addEventListener("click", () => askToForget(() => listPast(restore)));
+$("export-markdown").addEventListener("click", () => download("conversation.md", markdownOf(talk.turns, system()), "text/markdown"));
+$("export-json").addEventListener("click", () => {
+  const said = { system: system(), turns: plainTurns(talk.turns) };
+  download("conversation.json", `${JSON.stringify(said, null, 2)}\n`, "application/json");
+});
+for (const pressed of document.querySelectorAll("[data-copy]")) {
+  pressed.addEventListener("click", () => {
     if (!isRight()) return;
-    const [path, body] = request(field.model.value);
-    copy(snippets[button.dataset.copy](path, body, Boolean(key())), button);
+    const [path, body] = request(field.model.value, newTurn(), talk.turns);
+    copy(snippets[pressed.dataset.copy](path, body, Boolean(key())), pressed);
   });
 }
 addEventListener("keydown", (event) => {
@@ -295,20 +178,22 @@ addEventListener("keydown", (event) => {
     event.preventDefault();
     send();
   }
-  if (event.key === "Escape") running?.abort();
+  if (event.key === "Escape") talk.stop();
 });
 addEventListener("llm-api-key", listModels);
+threads.onChange(() => listPast(restore));
 
-$("examples").append(...EXAMPLES.map((text) => make("button", {
-  type: "button",
-  onclick: () => {
-    field.prompt.value = text;
-    field.prompt.focus();
-  },
-}, text)));
-if (matchMedia("(max-width: 60rem)").matches) $("parameters").open = false;
-startHeader(({ backend }) => { configured = backend ?? configured; });
-fitMode();
-fitFormat();
+$("examples").append(...EXAMPLES.map((text) => button(text, () => {
+  field.prompt.value = text;
+  fit();
+  field.prompt.focus();
+}, { class: "" })));
+$("side").open = !matchMedia("(max-width: 60rem)").matches;
+startPictures($("file"));
+startFollowing($("answers"));
+fit();
 listModels();
-listHistory();
+listPast(restore);
+const record = new URLSearchParams(location.search).get("record");
+if (record) openRecord(record);
+else restoreDraft();

@@ -1,4 +1,5 @@
-// Streamed answers, piece by piece: {text}, then {end}, or {error}. One that ends without either was cut.
+// Streamed answers, piece by piece: {text}, {reasoning}, {thoughts}, {calls}, then {end}, or {error}. One that ends
+// without either was cut.
 
 const CUT = { code: "cut", message: "The answer was cut off: the connection ended before it was done." };
 
@@ -19,6 +20,8 @@ export async function* generated(answer) {
   for await (const line of lines(answer)) {
     const { response, refusal, error, done, details, finish_reason } = JSON.parse(line);
     if (response || refusal) yield { text: response || refusal };
+    if (details?.reasoning) yield { reasoning: details.reasoning };
+    if (details?.tool_calls) yield { calls: details.tool_calls.map((call, index) => ({ index, ...call })) };
     if (error) yield { error };
     else if (done) yield { end: { ...details, finish_reason } };
     if (done) return;
@@ -26,14 +29,9 @@ export async function* generated(answer) {
   yield { error: CUT };
 }
 
-// /v1/chat/completions: server-sent events
+// /v1/chat/completions: server-sent events. `calls` are pieces of calls, to be joined by their index.
 export async function* chatted(answer) {
-  const end = {
-    request_id: answer.headers.get("X-Request-ID"),
-    backend: answer.headers.get("X-LLM-Backend"),
-    model: answer.headers.get("X-LLM-Model"),
-    fallback_reason: answer.headers.get("X-LLM-Fallback"),
-  };
+  const end = {};
   for await (const line of lines(answer)) {
     if (line === "data: [DONE]") {
       yield { end };
@@ -46,10 +44,18 @@ export async function* chatted(answer) {
       return;
     }
     const [choice] = choices;
-    const text = choice?.delta.content || choice?.delta.refusal;
-    if (text) yield { text };
+    if (choice) yield pieceOf(choice.delta);
     if (choice?.finish_reason) end.finish_reason = choice.finish_reason;
     if (usage) end.usage = { input_tokens: usage.prompt_tokens, output_tokens: usage.completion_tokens };
   }
   yield { error: CUT };
+}
+
+function pieceOf({ content, refusal, reasoning_content: reasoning, thinking_blocks: thoughts, tool_calls: calls }) {
+  return {
+    text: content || refusal,
+    reasoning,
+    thoughts,
+    calls: calls?.map(({ index, id, function: { name, arguments: given } }) => ({ index, id, name, arguments: given })),
+  };
 }

@@ -1,0 +1,222 @@
+// Markdown as it comes: marked's lexer finds what is meant, and elements are made of it here, with text nodes only. A
+// block that is over stays; only the last one is made again when more of it comes.
+
+import { Marked } from "../vendor/marked/marked.js";
+import { copyButton, make } from "./elements.js";
+import { highlight } from "./highlight.js";
+
+const MOST_CHARS = 8192; // of a block that is made again with each piece; a longer one is cut at a line
+const FRAME = 50; // milliseconds of work before the page has its turn
+const PAUSE = 3; // times what the last writing took, so that the page is idle most of the time
+const DEEPEST = 40;
+const FENCE = /^ {0,3}(`{3,}|~{3,})([^\n`]*)\n/;
+const LINKS = ["http:", "https:", "mailto:"];
+
+// Formulas are left as they were written: their stars and underscores are no emphasis.
+const MATH = /^(?:\$\$[^]{1,2000}?\$\$|\\\[[^]{1,2000}?\\\]|\\\([^]{1,2000}?\\\)|\$(?![\s$])[^$\n]{0,200}[^\s$\\]\$(?!\d))/;
+const math = {
+  name: "math",
+  level: "inline",
+  start: (text) => text.match(/\$|\\[[(]/)?.index,
+  tokenizer(text) {
+    const found = MATH.exec(text);
+    if (found) return { type: "math", raw: found[0], text: found[0] };
+  },
+};
+const marked = new Marked({ gfm: true, breaks: true, extensions: [math] });
+
+export class Markdown {
+  text = "";
+  element = make("div", { class: "said markdown", dir: "auto" });
+  #rest = ""; // what is not written for good
+  #last = null; // the element of the block that it begins with
+  #code = null; // {code, lang, end} of a program that has not ended
+  #due = false;
+  #pause = 0;
+  #over = false;
+
+  add(piece) {
+    this.text += piece;
+    this.#rest += piece.replace(/\r\n?/g, "\n"); // as the lexer has it
+    this.#schedule();
+  }
+
+  // No more will come.
+  end() {
+    this.#over = true;
+    this.#schedule();
+  }
+
+  #schedule() {
+    if (this.#due) return;
+    this.#due = true;
+    setTimeout(() => requestAnimationFrame(() => this.#write()), this.#pause);
+  }
+
+  #write() {
+    const began = performance.now();
+    let took = 0;
+    let more = true;
+    while (more && took < FRAME) {
+      more = this.#step();
+      took = performance.now() - began;
+    }
+    this.#due = false;
+    this.#pause = more ? 0 : PAUSE * took;
+    if (more) this.#schedule();
+  }
+
+  // Write a part for good; returns whether there is more that can be.
+  #step() {
+    if (!this.#rest) return false;
+    if (this.#code) return this.#writeCode();
+    const part = this.#part();
+    const isAll = part.length === this.#rest.length;
+    const tokens = lexed(part);
+    const last = isAll && this.#over ? tokens.length : tokens.findLastIndex(({ type }) => type !== "space");
+    let done = 0;
+    for (const [n, token] of tokens.entries()) {
+      if (n === last && FENCE.test(token.raw)) return this.#openCode(done);
+      this.#put(token);
+      if (n >= last && (isAll || last > 0)) break; // it may go on
+      done += token.raw.length;
+      if (token.type === "code") highlight(this.#last.querySelector("code"), token.lang);
+      this.#last = null;
+    }
+    this.#rest = this.#rest.slice(done);
+    return !isAll;
+  }
+
+  // What is looked at in one go: lines, where they are not too long.
+  #part() {
+    if (this.#rest.length <= MOST_CHARS) return this.#rest;
+    const line = this.#rest.lastIndexOf("\n", MOST_CHARS);
+    return this.#rest.slice(0, line > 0 ? line + 1 : MOST_CHARS);
+  }
+
+  #put(token) {
+    const element = blockOf(token);
+    if (element) this.element.insertBefore(element, this.#last);
+    this.#last?.remove();
+    this.#last = element;
+  }
+
+  #openCode(at) {
+    const [opening, fence, lang] = FENCE.exec(this.#rest.slice(at));
+    const box = codeBox("", lang.trim());
+    this.#last?.remove();
+    this.#last = null;
+    this.element.append(box);
+    this.#code = { code: box.querySelector("code"), lang, end: new RegExp(`^ {0,3}${fence[0]}{${fence.length},}[ \\t]*(?:\\n|$)`, "m") };
+    this.#rest = this.#rest.slice(at + opening.length);
+    return true;
+  }
+
+  #writeCode() {
+    const { code, lang, end } = this.#code;
+    const closing = end.exec(this.#rest);
+    // its last line may be the beginning of what closes it
+    const upTo = closing?.index ?? (this.#over ? this.#rest.length : this.#rest.lastIndexOf("\n") + 1);
+    code.append(make("span", { class: "chunk" }, this.#rest.slice(0, upTo)));
+    this.#rest = this.#rest.slice(upTo + (closing?.[0].length ?? 0));
+    if (!closing && !this.#over) return false;
+    highlight(code, lang);
+    this.#code = null;
+    return true;
+  }
+}
+
+function lexed(text) {
+  try {
+    return marked.lexer(text);
+  } catch {
+    return [{ type: "paragraph", raw: text, tokens: [{ type: "text", text }] }]; // nested too deeply
+  }
+}
+
+// --- blocks
+
+const inside = (tokens, kinds) => (tokens ?? []).map((token) => elementOf(token, kinds)).filter((one) => one !== null);
+const blockOf = (token) => elementOf(token, BLOCKS);
+const inline = (tokens) => inside(tokens, INLINES);
+
+let depth = 0;
+
+// What is not known, or too deep, is shown as it was written.
+function elementOf(token, kinds) {
+  const maker = Object.hasOwn(kinds, token.type) && depth < DEEPEST ? kinds[token.type] : null;
+  if (!maker) return document.createTextNode(token.raw);
+  depth += 1;
+  try {
+    return maker(token);
+  } finally {
+    depth -= 1;
+  }
+}
+
+const BLOCKS = {
+  space: () => null,
+  def: () => null,
+  hr: () => make("hr"),
+  heading: ({ depth, tokens }) => make("h3", { class: `depth-${depth}`, dir: "auto" }, ...inline(tokens)),
+  paragraph: ({ tokens }) => make("p", { dir: "auto" }, ...inline(tokens)),
+  text: ({ tokens, text }) => make("span", {}, ...(tokens ? inline(tokens) : [text])),
+  html: ({ raw }) => make("p", { dir: "auto", class: "as-written" }, raw),
+  blockquote: ({ tokens }) => make("blockquote", { dir: "auto" }, ...inside(tokens, BLOCKS)),
+  code: ({ text, lang }) => codeBox(text, lang),
+  list: ({ ordered, start, items }) => make(ordered ? "ol" : "ul", { dir: "auto", start: ordered && start !== 1 ? start : null },
+    ...items.map(itemOf)),
+  table: tableOf,
+};
+
+function itemOf({ task, checked, tokens }) {
+  const mark = task ? `${checked ? "☑" : "☐"} ` : "";
+  return make("li", { dir: "auto", class: task ? "task" : null }, mark, ...inside(tokens.filter(({ type }) => type !== "checkbox"), BLOCKS));
+}
+
+function codeBox(text, lang) {
+  const code = make("code", {}, text);
+  return make("div", { class: "code" },
+    make("div", { class: "row spread small muted" }, make("span", {}, lang || "text"), copyButton("Copy code", () => code.textContent)),
+    make("pre", { tabindex: "0", dir: "ltr" }, code));
+}
+
+function tableOf({ header, rows }) {
+  // an empty heading heads nothing
+  const cell = (tag) => ({ tokens, align, text }) => make(text ? tag : "td", { dir: "auto", class: align ? `to-${align}` : null }, ...inline(tokens));
+  return make("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "Table" }, make("table", {},
+    make("thead", {}, make("tr", {}, ...header.map(cell("th")))),
+    make("tbody", {}, ...rows.map((row) => make("tr", {}, ...row.map(cell("td")))))));
+}
+
+// --- inside of blocks
+
+const INLINES = {
+  text: ({ tokens, text }) => (tokens ? make("span", {}, ...inline(tokens)) : document.createTextNode(decoded(text))),
+  escape: ({ text }) => document.createTextNode(text),
+  strong: ({ tokens }) => make("strong", {}, ...inline(tokens)),
+  em: ({ tokens }) => make("em", {}, ...inline(tokens)),
+  del: ({ tokens }) => make("del", {}, ...inline(tokens)),
+  codespan: ({ text }) => make("code", {}, text),
+  br: () => make("br"),
+  math: ({ text }) => make("span", { class: "math", dir: "ltr" }, text),
+  link: ({ href, tokens, raw }) => linkTo(href, inline(tokens), raw),
+  // fetched, it would tell another host of the answer
+  image: ({ href, text, raw }) => linkTo(href, [`picture: ${text || href}`], raw),
+};
+
+function linkTo(href, content, raw) {
+  const isSafe = URL.canParse(href) && LINKS.includes(new URL(href).protocol);
+  if (!isSafe) return document.createTextNode(raw);
+  return make("a", { href, target: "_blank", rel: "noopener noreferrer nofollow", title: href }, ...content);
+}
+
+const ENTITIES = { amp: "&", lt: "<", gt: ">", quot: '"', apos: "'", nbsp: "\u00a0" };
+
+function decoded(text) {
+  return text.replace(/&(?:#(\d{1,7})|#x([\da-f]{1,6})|(\w{1,8}));/gi, (all, decimal, hex, name) => {
+    if (name) return ENTITIES[name] ?? all;
+    const code = decimal ? Number(decimal) : parseInt(hex, 16);
+    return code > 0 && code <= 0x10ffff ? String.fromCodePoint(code) : all;
+  });
+}
