@@ -45,9 +45,9 @@ def beginning(*pieces: str) -> bytes:
     return head + b"".join(said)
 
 
-def ending(*pieces: str, finish_reason: str = "stop", **delta: Any) -> bytes:
+def ending(*pieces: str, model: str = "far", finish_reason: str = "stop", **delta: Any) -> bytes:
     said = b"".join(event({"delta": {"content": piece}, "finish_reason": None}) for piece in pieces)
-    return said + event({"delta": delta, "finish_reason": finish_reason}) + b"data: [DONE]\n\n"
+    return said + event({"delta": delta, "finish_reason": finish_reason}, model) + b"data: [DONE]\n\n"
 
 
 def speaks(*pieces: str, model: str = "far") -> Callable[[Peer], None]:
@@ -57,7 +57,7 @@ def speaks(*pieces: str, model: str = "far") -> Callable[[Peer], None]:
         peer.send(beginning())
         for piece in pieces:
             peer.send(event({"delta": {"content": piece}, "finish_reason": None}, model))
-        peer.send(ending())
+        peer.send(ending(model=model))
 
     return script
 
