@@ -55,6 +55,11 @@ class Backend(ABC):
     def begin(self) -> None:  # noqa: B027  (most have nothing to begin)
         """Begin, in this process, what the first request would wait for. Returns at once; raises a BackendError."""
 
+    @property
+    def is_begun(self) -> bool:
+        """Whether what answers runs, so that `check` has asked it. Raises a BackendError."""
+        return True
+
     def numbers(self, deadline: Deadline) -> dict[str, float]:
         """Return what /metrics is to show of it besides, by names as Prometheus wants them. Raises as `check` does."""
         return {}
@@ -145,15 +150,15 @@ class Stops:
     """
 
     def __init__(self, stop: tuple[str, ...]) -> None:
-        self._stop = stop
+        self._stop = re.compile("|".join(map(re.escape, stop)) or "(?!)")
         self._keep = max(map(len, stop), default=1) - 1
         self._held = ""
 
     def cut(self, text: str, is_last: bool) -> tuple[str, bool]:
         """Return what of the answer may go out, and whether a stop text has ended it."""
         held = self._held + text
-        if (end := _first(held, self._stop)) >= 0:
-            return held[:end], True
+        if found := self._stop.search(held):
+            return held[: found.start()], True
         ready = held if is_last else held[: max(0, len(held) - self._keep)]
         self._held = held[len(ready) :]
         return ready, False
@@ -182,27 +187,16 @@ def cut_at_stop(chunks: Iterator[Chunk], stop: tuple[str, ...]) -> Iterator[Chun
             yield chunk
 
 
-class _Halves:
-    """One text of an answer, which an upstream may cut between the halves of a surrogate pair."""
-
-    held = ""
-
-    def join(self, piece: str, is_last: bool) -> str:
-        """Return the piece with its halves joined; U+FFFD is for one that stays alone."""
-        text = self.held + piece
-        self.held = text[-1:] if "\ud800" <= text[-1:] < "\udc00" and not is_last else ""
-        ready = text[: len(text) - len(self.held)]
-        return ready.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-
-
 def whole_characters(chunks: Iterator[Chunk]) -> Iterator[Chunk]:
-    """Yield the chunks with texts that can be encoded: JSON may hold half a character (RFC 8259, section 8.2)."""
-    halves: dict[object, _Halves] = defaultdict(_Halves)
+    """Yield the chunks with texts that can be encoded: JSON may hold half a character (RFC 8259, section 8.2).
+
+    Halves that an upstream has cut apart are joined; U+FFFD is for one that stays alone.
+    """
+    held = defaultdict[object, str](str)
     for chunk in chunks:
-        if any(half.held for half in halves.values()) or any(map(HALF.search, _texts(chunk))):
-            yield _whole(chunk, halves, bool(chunk.finish_reason))
-        else:
-            yield chunk
+        if any(held.values()) or any(map(HALF.search, _texts(chunk))):
+            chunk = _whole(chunk, held)
+        yield chunk
 
 
 def _texts(chunk: Chunk) -> tuple[str, ...]:
@@ -210,9 +204,11 @@ def _texts(chunk: Chunk) -> tuple[str, ...]:
     return (chunk.text, chunk.refusal, *calls, *thoughts)
 
 
-def _whole(chunk: Chunk, halves: dict[object, _Halves], is_last: bool) -> Chunk:
+def _whole(chunk: Chunk, held: dict[object, str]) -> Chunk:
     def join(name: object, piece: str) -> str:
-        return halves[name].join(piece, is_last)
+        text = held[name] + piece
+        held[name] = text[-1:] if "\ud800" <= text[-1:] < "\udc00" and not chunk.finish_reason else ""
+        return text.removesuffix(held[name]).encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
     return replace(
         chunk,
@@ -221,7 +217,3 @@ def _whole(chunk: Chunk, halves: dict[object, _Halves], is_last: bool) -> Chunk:
         calls=tuple(replace(call, arguments=join(call.index, call.arguments)) for call in chunk.calls),
         reasoning=tuple(replace(thought, text=join("reasoning", thought.text)) for thought in chunk.reasoning),
     )
-
-
-def _first(text: str, stop: tuple[str, ...]) -> int:
-    return min((at for word in stop if (at := text.find(word)) >= 0), default=-1)

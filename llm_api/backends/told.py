@@ -51,7 +51,8 @@ def told(request: GenerationRequest) -> GenerationRequest:
     system = [request.system] if request.system else []
     if may_call(request):
         system.append(
-            TELLING.format("\n".join(map(_as_json, request.offered))) + (MUST if request.tool_choice.is_forced else MAY)
+            TELLING.format("\n".join(strict_json.dumps(described(tool)) for tool in request.offered))
+            + (MUST if request.tool_choice.is_forced else MAY)
         )
     if system:
         messages = [Message.of("system", "\n\n".join(system)), *messages]
@@ -63,9 +64,10 @@ def may_call(request: GenerationRequest) -> bool:
     return bool(request.offered) and (request.tool_choice.is_forced or request.messages[-1].role != "tool")
 
 
-def _as_json(tool: Tool) -> str:
+def described(tool: Tool) -> dict[str, Any]:
+    """Return what a model is told of the tool, in OpenAI's words."""
     said = {"name": tool.name, "description": tool.description, "parameters": tool.parameters or NO_PARAMETERS}
-    return strict_json.dumps({name: value for name, value in said.items() if value})
+    return {name: value for name, value in said.items() if value}
 
 
 def _in_words(message: Message, names: Mapping[str, str]) -> Message:

@@ -95,11 +95,12 @@ def _backend(backend: Backend, *, is_first: bool) -> Iterator[Finding]:
         has_model = backend.has_model(Deadline(CHECK_SECONDS))
         listed = [] if has_model else backend.list_models(Deadline(CHECK_SECONDS))
         caveat = backend.caveat(Deadline(CHECK_SECONDS))
+        had = "answers, and has" if backend.is_begun else "is not begun, so it is not known whether it can load"
     except Exception as error:
         yield Finding(level, f"{backend.name} can't serve: {reason_of(backend, error)}", REMEDY)
         return
     if has_model:
-        yield Finding("ok", f"{backend.name} answers, and has {backend.model}")
+        yield Finding("ok", f"{backend.name} {had} {backend.model}")
     else:
         some = ", ".join([*listed[:5], "…"])
         yield Finding(level, f"{backend.name} does not list the model {backend.model!r}", f"take one of its: {some}")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import re
+import shutil
 import signal
 import struct
 import subprocess
@@ -399,6 +401,27 @@ def test_folder_that_others_can_enter(monkeypatch: pytest.MonkeyPatch, tmp_path:
     folder.symlink_to("/")
     with pytest.raises(NotConfigured, match="open to other users, or another's"):
         ask()
+
+
+def test_what_is_left_for_a_day_is_swept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Each model and setting leaves a folder: old ones go when one is made, a living engine's and new ones stay."""
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(runtime_folder(tmp_path)))
+    root = runtime_folder(tmp_path) / f"llm-api-{os.geteuid()}"
+    root.mkdir(0o700)
+    names = ("old", "held", "new")
+    for name in names:
+        (root / name).mkdir()
+        (root / name / "lock").touch()
+    for name in ("old", "held"):
+        os.utime(root / name, (0, 0))
+    engine = make_backend("huggingface", Settings())
+    with (root / "held" / "lock").open() as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        engine.check(Deadline(5))
+    assert {name for name in names if (root / name).exists()} == {"held", "new"}
+    for folder in root.iterdir():
+        shutil.rmtree(folder)  # as another service would
+    ask(engine)
 
 
 def engine_numbers(service: Service) -> dict[str, float]:

@@ -633,14 +633,19 @@ def test_key_in_an_error(
 
 
 @every_keyed_provider
-def test_key_in_a_broken_stream(make_client: Serve, far_end: FarEnd, log_path: Path, provider: Provider) -> None:
-    """The same in the middle of a stream."""
+@pytest.mark.parametrize("where", ["message", "type", "cut"])
+def test_key_in_a_broken_stream(
+    make_client: Serve, far_end: FarEnd, log_path: Path, provider: Provider, where: str
+) -> None:
+    """The same in the middle of a stream, where there is no status that could be told."""
     assert provider.key
-    error = json.dumps({"type": "error", "error": {"message": f"Bad key {provider.key}", "type": provider.key}})
+    error = json.dumps({"type": "error", "error": echo(provider.key, where)["error"] | {"code": 500}})
     far_end.post(provider.url, body=provider.cut("Hel") + f"data: {error}\n\n".encode())
     reply = ask(make_client(**provider.settings), stream=True)
-    assert lines_of(reply)[-1]["error"]["code"] == "server_error"
-    assert provider.key.encode() not in reply.data + log_path.read_bytes()
+    told = lines_of(reply)[-1]["error"]
+    assert told["code"] == "server_error"
+    assert told["message"].startswith(f"{provider.name} broke off with an error")
+    assert provider.key[:-1].encode() not in reply.data + log_path.read_bytes()
 
 
 @every_keyed_provider

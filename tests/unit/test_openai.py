@@ -407,18 +407,17 @@ def test_max_tokens_above_the_models(make_client: Serve, far_end: FarEnd, base: 
     assert asked == [100_000, 16384, 16384]
 
 
-def test_what_is_left_out_is_logged(make_client: Serve, far_end: FarEnd, log_lines: Log) -> None:
+@pytest.mark.parametrize(("name", "value"), [("temperature", 0.3), ("reasoning_effort", "low")])
+def test_what_is_left_out_is_logged(
+    make_client: Serve, far_end: FarEnd, log_lines: Log, name: str, value: object
+) -> None:
     """Once a model is known to refuse a parameter, the log says that it was not sent."""
-    far_end.post(CLUSTER_URL, **refusal("temperature"))
+    far_end.post(CLUSTER_URL, **refusal(name))
     far_end.post(CLUSTER_URL, json=openai_answer("Hello"))
     client = make_client(**OPENAI.at(CLUSTER))
     for _ in range(2):
-        ask(client, temperature=0.3, seed=1)
-    assert [attempt.get("left_out") for line in log_lines() for attempt in line["attempts"]] == [
-        None,
-        ["temperature"],
-        ["temperature"],
-    ]
+        ask(client, seed=1, **{name: value})
+    assert [attempt.get("left_out") for line in log_lines() for attempt in line["attempts"]] == [None, [name], [name]]
 
 
 def test_a_server_that_does_not_stream(make_client: Serve, far_end: FarEnd) -> None:

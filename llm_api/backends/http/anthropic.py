@@ -31,8 +31,8 @@ from ..told import NO_PARAMETERS
 from .base import Vendor
 from .connections import Call
 from .openai import listed_ids
-from .replies import Reply, error_for, error_in, stream_error
-from .streams import event_data, finish_reason, json_object
+from .replies import Reply, error_for
+from .streams import at, finish_reason
 
 # `max_tokens` is required; thinking counts too and the newer tokenizers need more of them (docs/providers.md, 4.7).
 DEFAULT_MAX_TOKENS = 4096
@@ -72,18 +72,11 @@ class Claude(Vendor):
 
     def payload(self, request: GenerationRequest) -> dict[str, Any]:
         model = request.model or self.model
+        most = self.allowed(model, request.max_tokens or DEFAULT_MAX_TOKENS)
+        fields: dict[str, Any] = {"model": model, "max_tokens": most, "stream": request.stream}
         if (came := request.as_it_came(self.name)) is not None:
-            most = self.allowed(model, request.max_tokens or DEFAULT_MAX_TOKENS)
-            messages = list(_taken_back(came["messages"]))
-            return {**came, "model": model, "max_tokens": most, "stream": request.stream, "messages": messages}
-        fields: dict[str, Any] = {
-            "model": model,
-            "max_tokens": self.allowed(model, request.max_tokens or DEFAULT_MAX_TOKENS),
-            "stream": request.stream,
-            **_conversation(request),
-            **_tools(request),
-            **(_thinking(request, model) or {}),
-        }
+            return {**came, **fields, "messages": list(_taken_back(came["messages"]))}
+        fields |= _conversation(request) | _tools(request) | (_thinking(request, model) or {})
         if fields.get("thinking", OFF) == OFF:  # thinking takes no other temperature
             fields |= _sampling(request)
         if stops := [stop for stop in request.stop if not stop.isspace()]:
@@ -110,10 +103,8 @@ class Claude(Vendor):
 
     def pieces(self, lines: Iterator[bytes]) -> Iterator[Chunk]:
         blocks, counts, stop_reason = _Blocks(), dict[str, Any](), None
-        for event in map(json_object, event_data(lines)):
+        for event in self.events(lines):
             chunk = NOTHING
-            if error_in(event):
-                raise stream_error(self.name, event)
             match event["type"]:
                 case "message_start":
                     blocks.model = event["message"].get("model")
@@ -143,8 +134,6 @@ class Claude(Vendor):
         return call
 
     def error(self, reply: Reply, payload: Mapping[str, Any] | None, deadline: Deadline) -> LLMAPIError:
-        if payload and (lowered := self.lowered(reply, payload, "max_tokens")):
-            return lowered
         if reply.status == 429 and _is_spent(reply):
             return QuotaExhausted(f"{self.name} has no budget left for this key (spend limit)", detail=reply.detail)
         return error_for(self.name, reply)
@@ -229,9 +218,9 @@ def _tools(request: GenerationRequest) -> dict[str, Any]:
 
 
 def _tool(tool: Tool) -> dict[str, Any]:
-    said = {"name": _plain(tool.name), "input_schema": {"type": "object"} | dict(tool.parameters or NO_PARAMETERS)}
-    said |= {"description": tool.description} if tool.description else {}
-    return said | ({"strict": True} if tool.strict else {})
+    schema = {"type": "object"} | dict(tool.parameters or NO_PARAMETERS)
+    said = {"name": _plain(tool.name), "input_schema": schema, "description": tool.description, "strict": tool.strict}
+    return {name: value for name, value in said.items() if value}
 
 
 def _thinking(request: GenerationRequest, model: str) -> dict[str, Any] | None:
@@ -259,25 +248,24 @@ class _Ids:
 
     def __init__(self) -> None:
         self._times: dict[str, int] = {}
-        self._waiting: dict[str, list[str]] = {}
+        self._waiting: list[tuple[str, str]] = []
 
     def of_call(self, said: str) -> str:
         self._times[said] = times = self._times.get(said, 0) + 1
         written = _plain(said if times == 1 else f"{said}.{times}")
-        self._waiting.setdefault(said, []).append(written)
+        self._waiting.append((said, written))
         return written
 
     def of_result(self, said: str) -> str:
-        if said not in self._waiting:
+        call = next((call for call in self._waiting if call[0] == said), None)
+        if call is None:
             raise RequestRefused(f"the result for {said[:64]!r} has no such call before it", param="messages")
-        first, *rest = self._waiting.pop(said)
-        if rest:
-            self._waiting[said] = rest
-        return first
+        self._waiting.remove(call)
+        return call[1]
 
     def check(self) -> None:
         """Raise RequestRefused where a call has no result."""
-        for said in self._waiting:
+        for said, _ in self._waiting:
             raise RequestRefused(f"the call {said[:64]!r} has no result right after it", param="messages")
 
 
@@ -296,21 +284,17 @@ def _taken_back(messages: Iterable[Mapping[str, Any]]) -> Iterator[dict[str, Any
     Thoughts without a signature are another's, and so are ids with characters that it does not know.
     """
     ids = _Ids()
+    written = {"tool_use": ("id", ids.of_call), "tool_result": ("tool_use_id", ids.of_result)}
     for message in messages:
         content = message["content"]
         if not isinstance(content, str):
-            content = [_own(block, ids) for block in content if block["type"] != "thinking" or block.get("signature")]
+            content = [dict(block) for block in content if block["type"] != "thinking" or block.get("signature")]
+            for block in content:
+                if block["type"] in written:
+                    name, of = written[block["type"]]
+                    block[name] = of(block[name])
         if content:
             yield {**message, "content": content}
-
-
-def _own(block: Mapping[str, Any], ids: _Ids) -> Mapping[str, Any]:
-    match block["type"]:
-        case "tool_use":
-            return {**block, "id": ids.of_call(block["id"])}
-        case "tool_result":
-            return {**block, "tool_use_id": ids.of_result(block["tool_use_id"])}
-    return block
 
 
 def _turns(messages: Iterable[Message]) -> list[dict[str, Any]]:
@@ -321,26 +305,21 @@ def _turns(messages: Iterable[Message]) -> list[dict[str, Any]]:
         if message.role != "tool":
             ids.check()
         content = _content(message.parts, ids)
-        if content and message.role != "assistant" and _has_results(turns):
-            turns[-1]["content"] += [{"type": "text", "text": content}] if isinstance(content, str) else content
+        last = turns[-1]["content"] if turns and message.role != "assistant" else ""
+        if content and not isinstance(last, str) and last[0]["type"] == "tool_result":
+            last += [{"type": "text", "text": content}] if isinstance(content, str) else content
         elif content:
             turns.append({"role": "user" if message.role == "tool" else message.role, "content": content})
     ids.check()
     return turns
 
 
-def _has_results(turns: list[dict[str, Any]]) -> bool:
-    last = turns[-1]["content"] if turns else ""
-    return not isinstance(last, str) and last[0]["type"] == "tool_result"
-
-
 def _content(parts: tuple[Part, ...], ids: _Ids) -> str | list[dict[str, Any]]:
     """Return the parts as blocks, or as a text where they are no more than that; "" where it is empty."""
-    texts = [part.text for part in parts if isinstance(part, Text)]
-    if len(texts) == len(parts):
-        text = "".join(texts)
-        return text if text.strip() else ""
-    return [block for part in parts if (block := _block(part, ids))]
+    if not all(isinstance(part, Text) for part in parts):
+        return [block for part in parts if (block := _block(part, ids))]
+    text = Message("", parts).content
+    return text if text.strip() else ""
 
 
 def _block(part: Part, ids: _Ids) -> dict[str, Any] | None:
@@ -381,10 +360,10 @@ def _counts(message: Mapping[str, Any]) -> dict[str, Any]:
 def _usage(counts: Mapping[str, Any]) -> Usage:
     """Return the counts; `input_tokens` lacks what the cache was read or written (docs/providers.md, 1.4)."""
     names = ("input_tokens", "cache_creation_input_tokens", "cache_read_input_tokens")
-    read = [Usage.of(counts.get(name) or 0, None).input_tokens for name in names]
-    total = None if counts.get("input_tokens") is None or None in read else sum(filter(None, read))
-    details = counts.get("output_tokens_details")
-    thought = details.get("thinking_tokens") if isinstance(details, dict) else None
+    sent = counts.get(names[0]), *(counts.get(name) or 0 for name in names[1:])
+    read = [Usage.of(count).input_tokens for count in sent]
+    thought = at(counts, "output_tokens_details", "thinking_tokens")
+    total = None if None in read else sum(filter(None, read))
     return Usage.of(total, counts.get("output_tokens"), counts.get(names[2]), thought)
 
 
@@ -393,6 +372,6 @@ def _is_spent(reply: Reply) -> bool:
 
     An error inside an answer has no headers to tell.
     """
-    details = reply.error.get("details")
-    said = details.get("error_code") if isinstance(details, dict) else None
-    return said in SPENT or bool(reply.headers and "retry-after" not in reply.headers)
+    return at(reply.error, "details", "error_code") in SPENT or bool(
+        reply.headers and "retry-after" not in reply.headers
+    )

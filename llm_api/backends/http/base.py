@@ -12,7 +12,7 @@ import http.client
 import ipaddress
 import socket
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Set
 from contextlib import contextmanager, suppress
 from typing import Any, ClassVar, TypeVar
 from urllib.parse import urlsplit
@@ -28,6 +28,7 @@ from ...errors import (
     LLMAPIError,
     NotConfigured,
     ParameterDropped,
+    RateLimited,
     ServerError,
     Unreachable,
 )
@@ -36,13 +37,13 @@ from ...runtime.per_process import PerProcess
 from ...settings import Settings
 from ...types import Chunk, GenerationRequest
 from ..base import TRACE_HEADERS, Backend, cut_at_stop
-from ..faults import REFUSED
 from .connections import Adapter, Call, Received, authority
-from .replies import Reply, error_for, error_in, output_limit
-from .streams import in_shape, json_object, split_lines
+from .replies import REFUSED, Reply, error_for, error_in, error_of, output_limit, said_status
+from .streams import event_data, in_shape, json_object, split_lines
 
 MAX_ANSWER_BYTES = 16 * 1024 * 1024
 READ_BYTES = 65_536
+MOST_TOKENS = ("max_tokens", "max_completion_tokens")
 LEFT_OUT = ("temperature", "top_p", "seed")
 HEADERS = {"User-Agent": "llm-api", "Accept-Encoding": "identity"}
 
@@ -59,6 +60,9 @@ class HttpBackend(Backend):
     def __init__(self, settings: Settings) -> None:
         super().__init__(settings)
         self._adapter = PerProcess(self._make_adapter)
+        # What every request has beside `payload` and `headers`.
+        self.extra_body: Mapping[str, Any] = {}
+        self.extra_headers: Mapping[str, str] = {}
 
     @property
     @abstractmethod
@@ -88,15 +92,21 @@ class HttpBackend(Backend):
         """Translate an error reply to `payload`; a provider with more than a status to go by says so here."""
         return error_for(self.name, reply)
 
-    @property
-    def extra_body(self) -> Mapping[str, Any]:
-        """What every request has beside what `payload` says."""
-        return {}
+    def broken(self, event: Mapping[str, Any]) -> LLMAPIError:
+        """Return the error for an event that ends a stream.
 
-    @property
-    def extra_headers(self) -> Mapping[str, str]:
-        """What every request has beside `headers`."""
-        return {}
+        Only where the rate is limited it is asked again: else the provider has begun, and may have billed.
+        """
+        error = self.error(self._within(error_in(event)), None, Deadline(0))
+        if isinstance(error, ServerError):
+            error.message = f"{self.name} broke off with an error"  # the status came before it
+        if isinstance(error, BackendError) and not isinstance(error, RateLimited):
+            error.retryable = False
+        return error
+
+    def _within(self, error: Mapping[str, Any]) -> Reply:
+        """Return the reply for an error inside an answer with status 200: the status is the one that the error says."""
+        return Reply(said_status(error), {}, error, self.settings.redact)
 
     def unsent_stops(self, request: GenerationRequest, payload: Mapping[str, Any]) -> tuple[str, ...]:
         """Return the stop texts that the provider was not told; the answer is cut at them here."""
@@ -112,13 +122,12 @@ class HttpBackend(Backend):
         return cut_at_stop(chunks, self.unsent_stops(request, payload))
 
     def _chunks(self, payload: Mapping[str, Any], streamed: bool, deadline: Deadline) -> Iterator[Chunk]:
+        if not streamed:
+            whole = self.post(self.path, payload, deadline, self.whole)
+            yield from [whole] if isinstance(whole, Chunk) else whole
+            return
         with self._sent(self.path, payload, deadline) as response:
-            parts = _read(response, deadline)
-            if not streamed:
-                whole = in_shape(self.whole, self._object(parts, payload, deadline))
-                yield from [whole] if isinstance(whole, Chunk) else whole
-                return
-            pieces = self.pieces(split_lines(parts))
+            pieces = self.pieces(split_lines(_read(response, deadline)))
             while chunk := in_shape(next, pieces, None):
                 yield chunk
 
@@ -130,14 +139,10 @@ class HttpBackend(Backend):
         self, path: str, payload: Mapping[str, Any] | None, deadline: Deadline, read: Callable[[dict[str, Any]], T]
     ) -> T:
         """Return what `read` makes of the JSON object that answers `payload`. Raises as `stream` does."""
-        with self._sent(path, payload, deadline) as response:
-            return in_shape(read, self._object(_read(response, deadline), payload, deadline))
-
-    def _object(self, parts: Iterator[bytes], payload: Mapping[str, Any] | None, deadline: Deadline) -> dict[str, Any]:
-        body = json_object(b"".join(parts))
+        body = json_object(self.fetch(path, deadline, payload))
         if error := error_in(body):
-            raise self._error(Reply.within(error, self.settings.redact), payload, deadline)
-        return body
+            raise self._error(self._within(error), payload, deadline)
+        return in_shape(read, body)
 
     def _error(self, reply: Reply, payload: Mapping[str, Any] | None, deadline: Deadline) -> LLMAPIError:
         is_ours = payload is not None and reply.status in REFUSED and reply.param not in payload
@@ -183,10 +188,10 @@ class HttpBackend(Backend):
             raise _failure(self.name, error) from None
 
     def _reply(self, response: Received, deadline: Deadline) -> Reply:
-        body = b""
+        error: dict[str, Any] = {}
         with suppress(InvalidAnswer):  # the status says enough
-            body = b"".join(_read(response, deadline))
-        return Reply.read(response.status_code, response.headers, body, self.settings.redact)
+            error = error_of(b"".join(_read(response, deadline)), response.status_code)
+        return Reply(response.status_code, response.headers, error, self.settings.redact)
 
     def _make_adapter(self) -> Adapter:
         proxy = None if _is_loopback(self.base_url) else self.settings.http_proxy_url
@@ -204,7 +209,11 @@ class Vendor(HttpBackend):
 
     def __init__(self, settings: Settings) -> None:
         super().__init__(settings)
+        # What models have refused: a parameter, or more tokens in an answer.
+        self._refused: dict[str, frozenset[str]] = {}
         self._most_tokens: dict[str, int] = {}
+        self.extra_body = getattr(settings, f"{self.prefix}_extra_body", None) or {}
+        self.extra_headers = getattr(settings, f"{self.prefix}_extra_headers", None) or {}
 
     @property
     def model(self) -> str:
@@ -220,28 +229,44 @@ class Vendor(HttpBackend):
         url: str = getattr(self.settings, f"{self.prefix}_{self.address}")
         return url
 
-    @property
-    def extra_body(self) -> Mapping[str, Any]:
-        return getattr(self.settings, f"{self.prefix}_extra_body", None) or {}
-
-    @property
-    def extra_headers(self) -> Mapping[str, str]:
-        return getattr(self.settings, f"{self.prefix}_extra_headers", None) or {}
+    def events(self, lines: Iterator[bytes]) -> Iterator[dict[str, Any]]:
+        """Yield what server-sent events say. Raises the error that one of them is."""
+        for data in event_data(lines):
+            if data == b"[DONE]":  # OpenAI's
+                return
+            event = json_object(data)
+            if error_in(event):
+                raise self.broken(event)
+            yield event
 
     def left_out(self, request: GenerationRequest) -> tuple[str, ...]:
         said = [name for name in LEFT_OUT if getattr(request, name) is not None]
         sent = self.payload(request) if said else {}
-        return tuple(name for name in said if name not in sent and name not in sent.get("options", ()))
+        left = tuple(name for name in said if name not in sent and name not in sent.get("options", ()))
+        is_unsaid = request.reasoning_effort not in (None, "none") and "reasoning_effort" in self.refused(request.model)
+        return (*left, "reasoning_effort") if is_unsaid else left
+
+    def refused(self, model: str | None) -> frozenset[str]:
+        """Return the parameters that `model`, or where that is None its own, is known to refuse."""
+        return self._refused.get(model or self.model, frozenset())
+
+    def dropped(self, model: str, names: Set[str], reply: Reply) -> ParameterDropped:
+        """Note that `model` refuses these parameters, and return the error for it."""
+        # a new set each time, since other threads may be reading the old one
+        self._refused[model] = self.refused(model) | names
+        words = ", ".join(sorted(names))
+        return ParameterDropped(f"this model of {self.name} refuses {words}", param=min(names), detail=reply.detail)
 
     def allowed(self, model: str, max_tokens: int) -> int:
         """Return `max_tokens`, or the most that `model` is known to allow."""
         return min(max_tokens, self._most_tokens.get(model, max_tokens))
 
-    def lowered(self, reply: Reply, payload: Mapping[str, Any], name: str) -> ParameterDropped | None:
-        """Note the most tokens that the model allows, where `reply` says that the field `name` asks for more."""
+    def _error(self, reply: Reply, payload: Mapping[str, Any] | None, deadline: Deadline) -> LLMAPIError:
+        """Translate an error reply; where the request asks for more tokens than the model allows, note how many."""
+        name = next((name for name in MOST_TOKENS if name in (payload or ())), None)
         most = output_limit(reply)
-        if not most or most >= payload.get(name, 0):
-            return None
+        if not (payload and name and most and most < payload[name]):
+            return super()._error(reply, payload, deadline)
         self._most_tokens[payload["model"]] = most
         return ParameterDropped(f"this model of {self.name} allows at most {most:,} tokens in an answer", param=name)
 
@@ -309,19 +334,13 @@ def _read(response: Received, deadline: Deadline) -> Iterator[bytes]:
     if response.headers.get("content-encoding", "identity") != "identity":
         raise InvalidAnswer("the answer is compressed, which was not asked for")
     size = 0
-    while data := _read_some(response, deadline):
-        size += len(data)
-        if size > MAX_ANSWER_BYTES:
-            raise InvalidAnswer(f"the answer is longer than {MAX_ANSWER_BYTES:,} bytes")
-        yield data
-
-
-def _read_some(response: Received, deadline: Deadline) -> bytes:
     try:
-        data: bytes = response.raw.read1(READ_BYTES, decode_content=False)
+        while data := response.raw.read1(READ_BYTES, decode_content=False):
+            size += len(data)
+            if size > MAX_ANSWER_BYTES:
+                raise InvalidAnswer(f"the answer is longer than {MAX_ANSWER_BYTES:,} bytes")
+            yield data
     except (urllib3.exceptions.HTTPError, http.client.HTTPException, OSError):
         deadline.check()
         raise InvalidAnswer("the connection broke in the middle of the answer") from None
-    if not data:
-        deadline.check()
-    return data
+    deadline.check()

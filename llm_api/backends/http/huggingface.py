@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 from urllib.parse import quote
 
-from ...errors import LLMAPIError
 from ...runtime.deadline import Deadline
 from ...types import EmbeddingRequest, Embeddings
 from .openai import OpenAIWire
-from .replies import Reply, error_for
 from .streams import in_shape, json_object
 
 DEFAULT_MODEL = "openai/gpt-oss-20b"
@@ -28,14 +26,18 @@ class HuggingFaceCloud(OpenAIWire):
         return self.settings.hf_model or DEFAULT_MODEL
 
     def embed(self, request: EmbeddingRequest, deadline: Deadline) -> Embeddings:
+        """Ask the router's models for search, which are beside OpenAI's wire there and count no tokens."""
         if not self.is_official:
             return super().embed(request, deadline)
         self.key()
-        return self._inference.embed(request, deadline)
+        model = request.model or self.embed_model
+        path = f"/hf-inference/models/{quote(model or '')}/pipeline/feature-extraction"
+        rows = self._above.fetch(path, deadline, {"inputs": request.texts})
+        return in_shape(_embeddings, json_object(b'{"rows": %s}' % rows), model)
 
     @cached_property
-    def _inference(self) -> _Inference:
-        return _Inference(self.settings)
+    def _above(self) -> HuggingFaceCloud:
+        return HuggingFaceCloud(replace(self.settings, hf_base_url=self.base_url.removesuffix("/v1")))
 
     def means(self, model: str, listed: str) -> bool:
         return super().means(model, listed) or model.partition(":")[0] == listed  # whose provider `:groq` chooses
@@ -50,23 +52,6 @@ class HuggingFaceCloud(OpenAIWire):
             or (model["id"] == name and way in {*POLICIES, *(said["provider"] for said in model.get("providers", ()))})
             for model in body["data"]
         )
-
-
-class _Inference(HuggingFaceCloud):
-    """What the router has beside OpenAI's wire: models for search, without a count of tokens."""
-
-    @property
-    def base_url(self) -> str:
-        return super().base_url.removesuffix("/v1")
-
-    def embed(self, request: EmbeddingRequest, deadline: Deadline) -> Embeddings:
-        model = request.model or self.embed_model
-        path = f"/hf-inference/models/{quote(model or '')}/pipeline/feature-extraction"
-        rows = self.fetch(path, deadline, {"inputs": request.texts})
-        return in_shape(_embeddings, json_object(b'{"rows": %s}' % rows), model)
-
-    def error(self, reply: Reply, payload: Mapping[str, Any] | None, deadline: Deadline) -> LLMAPIError:
-        return error_for(self.name, reply)
 
 
 def _embeddings(body: dict[str, Any], model: str | None) -> Embeddings:

@@ -10,7 +10,7 @@ from contextlib import suppress
 from typing import Any
 
 from ... import strict_json
-from ...errors import BackendError, LLMAPIError, ModelNotFound, NotConfigured, ParameterDropped, Unsupported
+from ...errors import LLMAPIError, ModelNotFound, NotConfigured, Unsupported
 from ...runtime.deadline import Deadline
 from ...settings import Settings
 from ...strict_json import in_an_object
@@ -23,22 +23,16 @@ from ...types import (
     Image,
     Message,
     Reasoning,
-    Tool,
     ToolCall,
     ToolResult,
     Usage,
 )
-from ..told import NO_PARAMETERS, call_schema, told, with_call
+from ..told import call_schema, described, told, with_call
 from .base import Vendor
-from .replies import Reply, error_for, error_in
+from .replies import Reply, error_for, error_of
 from .streams import finish_reason, json_object
 
 OPTIONS = {"max_tokens": "num_predict", "temperature": "temperature", "top_p": "top_p", "seed": "seed"}
-# docs/providers.md, 2.4: what comes with status 500, and is about the request.
-BAD_FORMAT = re.compile(r"invalid JSON schema in format|invalid format: |pars\w+ grammar", re.IGNORECASE)
-BAD_OPTION = re.compile(r'option "\w+" must be ')
-# What comes with status 400, and is about the model.
-BAD_MODEL = re.compile(r"invalid model name|does not support (chat|generate|completion)")
 NO_THINKING = re.compile(r"does not support thinking")
 # What we need of a model, by Ollama's words for it.
 ABILITIES = {"tools": "tools", "vision": "images"}
@@ -57,7 +51,6 @@ class Ollama(Vendor):
     def __init__(self, settings: Settings) -> None:
         super().__init__(settings)
         self._shown: dict[str, tuple[float, list[str]]] = {}
-        self._thoughtless: set[str] = set()
 
     def headers(self) -> dict[str, str]:
         return {}
@@ -84,7 +77,7 @@ class Ollama(Vendor):
     def payload(self, request: GenerationRequest) -> dict[str, Any]:
         model = request.model or self.model
         options = {theirs: value for ours, theirs in OPTIONS.items() if (value := getattr(request, ours)) is not None}
-        effort = None if model in self._thoughtless else request.reasoning_effort
+        effort = None if "reasoning_effort" in self.refused(model) else request.reasoning_effort
         fields: dict[str, Any] = {
             "model": model,
             "messages": _messages(request.messages),
@@ -106,7 +99,7 @@ class Ollama(Vendor):
 
         A model that takes no tools is told them in words, and its call comes as text.
         """
-        tools = {"tools": list(map(_tool, request.offered))}
+        tools = {"tools": [{"type": "function", "function": described(tool)} for tool in request.offered]}
         if request.tool_choice.is_forced:
             takes_tools = "tools" in self._shown.get(model, (0, []))[1]
             said = tools if takes_tools else {"messages": _messages(told(request).messages)}
@@ -119,10 +112,6 @@ class Ollama(Vendor):
             )
         return tools
 
-    def left_out(self, request: GenerationRequest) -> tuple[str, ...]:
-        unsaid = request.reasoning_effort not in (None, "none") and (request.model or self.model) in self._thoughtless
-        return super().left_out(request) + (("reasoning_effort",) if unsaid else ())
-
     def embed(self, request: EmbeddingRequest, deadline: Deadline) -> Embeddings:
         kept = {name: self.extra_body[name] for name in ("options", "keep_alive") if name in self.extra_body}
         # left out, truncate means that a text that is too long silently loses its end
@@ -130,13 +119,10 @@ class Ollama(Vendor):
         payload |= {"dimensions": request.dimensions} if request.dimensions else {}
         return self.post("/api/embed", payload, deadline, _embeddings)
 
-    def whole(self, body: dict[str, Any]) -> Chunk:
-        return self._chunk(body, 0)
-
-    def _chunk(self, body: dict[str, Any], called: int) -> Chunk:
-        """Translate an answer or a line of one; `called` calls came before."""
+    def whole(self, body: dict[str, Any], called: int = 0) -> Chunk:
+        """Translate an answer, or a line of one; `called` calls came before."""
         if body.get("error"):
-            raise self._broke_off(body)
+            raise self.broken(body)
         said = body["message"]
         usage = Usage.of(body.get("prompt_eval_count"), body.get("eval_count"))
         finish = finish_reason(body.get("done_reason")) if body["done"] else None
@@ -147,7 +133,7 @@ class Ollama(Vendor):
     def pieces(self, lines: Iterator[bytes]) -> Iterator[Chunk]:
         called = 0
         for line in filter(None, lines):
-            chunk = self._chunk(json_object(line), called)
+            chunk = self.whole(json_object(line), called)
             called += len(chunk.calls)
             if chunk.finish_reason or not chunk.is_empty:
                 yield chunk
@@ -158,9 +144,14 @@ class Ollama(Vendor):
         if payload and reply.status == 404 and reply.error:
             return self._not_pulled(payload["model"], deadline)
         if payload and payload.get("think") and NO_THINKING.search(reply.detail or ""):
-            self._thoughtless.add(payload["model"])
-            return ParameterDropped(f"this model of {self.name} can't think", param="reasoning_effort")
-        return self._failure(reply)
+            return self.dropped(payload["model"], {"reasoning_effort"}, reply)
+        # from 0.34 on the runner's own error is in Ollama's text as JSON
+        if message := error_of(str(reply.error.get("message")).encode(), reply.status).get("message"):
+            reply.error = {"message": message}
+        error = error_for(self.name, reply)
+        if error.code == "context_length_exceeded":
+            error.message = f"{error.message} ({LONGER})"
+        return error
 
     def check(self, deadline: Deadline) -> None:
         can = self.post("/api/show", {"model": self.model}, deadline, _capabilities)
@@ -173,33 +164,6 @@ class Ollama(Vendor):
 
     def list_models(self, deadline: Deadline) -> list[str]:
         return self.get("/api/tags", deadline, _names)
-
-    def _broke_off(self, body: Mapping[str, Any]) -> LLMAPIError:
-        """Return the error for a `body` with status 200: by then its words are all there is."""
-        error = self._failure(Reply.within(error_in(body), self.settings.redact))
-        if isinstance(error, BackendError):
-            error.message = f"{self.name} broke off with an error"
-            error.retryable = False  # it has begun
-        return error
-
-    def _failure(self, reply: Reply) -> LLMAPIError:
-        """Return the error for `reply`, with Ollama's reason."""
-        text = str(reply.error.get("message")).encode()
-        # from 0.34 on the runner's own error is in Ollama's text as JSON
-        if message := Reply.read(reply.status, reply.headers, text, str).error.get("message"):
-            reply.error = {"message": message}
-        detail = reply.detail or ""
-        if reply.status == 400 and BAD_MODEL.search(detail):
-            return ModelNotFound("ollama can't answer with this model", param="model", detail=detail)
-        is_format = BAD_FORMAT.search(detail)
-        if reply.status == 500 and (is_format or BAD_OPTION.search(detail)):
-            reply.status = 400
-        error = error_for(self.name, reply)
-        error.detail = error.detail or reply.detail
-        error.param = "response_format" if is_format else error.param
-        if error.code == "context_length_exceeded":
-            error.message = f"{error.message} ({LONGER})"
-        return error
 
     def _not_pulled(self, model: str, deadline: Deadline) -> ModelNotFound:
         pulled = "not known"
@@ -266,11 +230,6 @@ def _result(result: ToolResult, names: Mapping[str, str]) -> dict[str, Any]:
 def _called(call: ToolCall) -> dict[str, Any]:
     function = {"name": call.name, "arguments": in_an_object(call.arguments)}
     return {"id": call.id, "type": "function", "function": function}
-
-
-def _tool(tool: Tool) -> dict[str, Any]:
-    function = {"name": tool.name, "parameters": tool.parameters or NO_PARAMETERS}
-    return {"type": "function", "function": function | ({"description": tool.description} if tool.description else {})}
 
 
 def _call(said: Mapping[str, Any], index: int) -> CallPiece:

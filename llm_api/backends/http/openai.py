@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import base64
 import re
-import sys
-from array import array
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
-from itertools import takewhile
+import struct
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 from urllib.parse import urlsplit
 
-from ...errors import LLMAPIError, ParameterDropped
+from ... import strict_json
+from ...errors import LLMAPIError
 from ...runtime.deadline import Deadline
-from ...settings import Settings
+from ...strict_json import as_object
 from ...types import (
     IDENTIFIERS,
     NEEDS,
+    CallPiece,
     Chunk,
     EmbeddingRequest,
     Embeddings,
@@ -32,11 +32,10 @@ from ...types import (
     ToolResult,
     Usage,
 )
-from ..calls import CallReader
 from .base import Vendor
 from .ollama import answers_at
-from .replies import Reply, error_for, error_in, stream_error
-from .streams import event_data, finish_reason, json_object
+from .replies import Reply, error_for, error_in
+from .streams import at, finish_reason
 
 
 class OpenAIWire(Vendor):
@@ -45,10 +44,6 @@ class OpenAIWire(Vendor):
     path = "/chat/completions"
     embed_path = "/embeddings"
     serves = frozenset(NEEDS)
-
-    def __init__(self, settings: Settings) -> None:
-        super().__init__(settings)
-        self._refused: dict[str, frozenset[str]] = {}
 
     def headers(self) -> dict[str, str]:
         key = self.key()
@@ -60,7 +55,7 @@ class OpenAIWire(Vendor):
         if "max_tokens" in fields:
             fields["max_tokens"] = self.allowed(model, fields["max_tokens"])
         self.adapt(fields)
-        for name in self._refused.get(model, ()):
+        for name in self.refused(model):
             _rename(fields, name, RENAMED.get(name))
         if "stream" not in fields:
             fields["stream"] = False
@@ -83,38 +78,34 @@ class OpenAIWire(Vendor):
         # Azure leaves out a message that it filters
         message = choice.get("message", {}) if choice.get("finish_reason") == "content_filter" else choice["message"]
         said = self._said(message)
-        calls = CallReader().whole(message.get("tool_calls"))
+        calls = _Calls().read(message.get("tool_calls") or (), is_whole=True)
         finish = finish_reason(choice.get("finish_reason"))
         return replace(said, finish_reason=finish, usage=usage(body), model=body.get("model"), calls=calls)
 
     def pieces(self, lines: Iterator[bytes]) -> Iterator[Chunk]:
         """The usage comes after the finish reason, so that waits for it."""
         finish, counted, model = None, Usage(), None
-        calls = CallReader()
-        for event in map(json_object, takewhile(lambda data: data != b"[DONE]", event_data(lines))):
-            if error_in(event):
-                raise stream_error(self.name, event)
+        calls = _Calls()
+        for event in self.events(lines):
             model = event.get("model") or model
             counted = usage(event) if event.get("usage") else counted
             for choice in (event.get("choices") or [])[:1]:
                 if error_in(choice):  # OpenRouter's
-                    raise stream_error(self.name, choice)
+                    raise self.broken(choice)
                 finish = finish or choice.get("finish_reason")
                 # a server that does not stream has a message; Perplexity has both, of which the message is all so far
                 delta = choice.get("delta" if "delta" in choice else "message") or {}
                 said = self._said(delta, model)
                 if delta.get("tool_calls"):
-                    said = replace(said, calls=calls.pieces(delta["tool_calls"]))
+                    said = replace(said, calls=calls.read(delta["tool_calls"]))
                 if not said.is_empty:
                     yield said
         if finish:
             yield Chunk("", finish_reason(finish), counted, model)
 
     def embed(self, request: EmbeddingRequest, deadline: Deadline) -> Embeddings:
-        payload: dict[str, Any] = {"model": request.model or self.embed_model, "input": request.texts}
-        payload |= {"encoding_format": "base64"}
-        payload |= {"dimensions": request.dimensions} if request.dimensions else {}
-        return self.post(self.embed_path, payload, deadline, _embeddings)
+        asked = {"model": request.model or self.embed_model, "input": request.texts, "encoding_format": "base64"}
+        return self.post(self.embed_path, _known(asked | {"dimensions": request.dimensions}), deadline, _embeddings)
 
     def _said(self, message: Mapping[str, Any], model: str | None = None) -> Chunk:
         """Return what a message or a piece of one says; the thoughts have one of two names."""
@@ -127,22 +118,11 @@ class OpenAIWire(Vendor):
     def error(self, reply: Reply, payload: Mapping[str, Any] | None, deadline: Deadline) -> LLMAPIError:
         if not payload:
             return error_for(self.name, reply)
-        name = next((name for name in RENAMED if name in payload), "max_tokens")
-        if lowered := self.lowered(reply, payload, name):
-            return lowered
         param = _refused_parameter(reply, payload)
-        if param and self._can_do_without(payload["model"], param):
-            return ParameterDropped(f"this model of {self.name} refuses {param}", param=param, detail=reply.detail)
+        # one that is the new name of another that is refused too can't be done without
+        if param and RENAMED.get(param) not in self.refused(payload["model"]):
+            return self.dropped(payload["model"], SAMPLING if param in SAMPLING else {param}, reply)
         return error_for(self.name, reply)
-
-    def _can_do_without(self, model: str, param: str) -> bool:
-        """Note the refused parameter; false where it was the new name of one that is refused too."""
-        known = self._refused.get(model, frozenset())
-        if RENAMED.get(param) in known:
-            return False
-        # a new set each time, since other threads may be reading the old one
-        self._refused[model] = known | (SAMPLING if param in SAMPLING else {param})
-        return True
 
     def check(self, deadline: Deadline) -> None:
         self.list_models(deadline)
@@ -198,6 +178,7 @@ OPTIONAL = {
     *("parallel_tool_calls", "presence_penalty", "frequency_penalty", "logit_bias", *SAMPLING, *IDENTIFIERS),
 }
 RENAMED = {"max_tokens": "max_completion_tokens", "max_completion_tokens": "max_tokens"}
+UNSUPPORTED_CODES = frozenset({"unsupported_parameter", "unsupported_value"})
 # OpenAI's, FastAPI's and Mistral's, Azure's words; the code is null in some of OpenAI's replies.
 UNSUPPORTED = re.compile(
     r"^unsupported|unrecognized request argument|extra (inputs|fields) (are )?not permitted|unknown (field|parameter)",
@@ -212,7 +193,7 @@ def _refused_parameter(reply: Reply, payload: Mapping[str, Any]) -> str | None:
         return None
     if payload.get("stream") and (reply.param == "stream" or NO_STREAM.search(reply.wording)):
         return "stream"
-    if reply.code not in ("unsupported_parameter", "unsupported_value") and not UNSUPPORTED.search(reply.wording):
+    if not UNSUPPORTED_CODES & {*reply.codes} and not UNSUPPORTED.search(reply.wording):
         return "stream_options" if "stream_options" in payload and "stream_options" in reply.wording else None
     named = [reply.param] if reply.param else re.findall(r"\w+", reply.wording)
     return next((name for name in named if name in OPTIONAL and name in payload), None)
@@ -227,35 +208,29 @@ def _rename(fields: dict[str, Any], name: str, new_name: str | None) -> None:
 
 def chat_fields(request: GenerationRequest, with_thoughts: bool) -> dict[str, Any]:
     """Return the request in OpenAI's words, without `model` and `stream`."""
-    messages = [said for message in request.messages for said in _messages(message, with_thoughts)]
-    fields: dict[str, Any] = {"messages": messages, **request.extras_for("openai")}
-    for name in ("max_tokens", "temperature", "top_p", "seed", "reasoning_effort"):
-        if (value := getattr(request, name)) is not None:
-            fields[name] = value
-    if request.stop:
-        fields["stop"] = list(request.stop)
-    if request.response_format:
-        fields["response_format"] = _format(request.response_format)
-    if request.tools:
-        fields |= _tool_fields(request)
-    if request.stream:
-        fields["stream_options"] = {"include_usage": True}
-    return fields
+    choice, as_said = request.tool_choice, ("max_tokens", "temperature", "top_p", "seed", "reasoning_effort")
+    named = {"type": "function", "function": {"name": choice.name}} if choice.name else choice.mode
+    fields = {
+        "messages": [said for message in request.messages for said in _messages(message, with_thoughts)],
+        **request.extras_for("openai"),
+        **{name: getattr(request, name) for name in as_said},
+        "stop": list(request.stop) or None,
+        "response_format": request.response_format and _format(request.response_format),
+        "tools": list(map(_tool, request.tools)) or None,
+        "tool_choice": named if request.tools and choice.mode != "auto" else None,
+        "parallel_tool_calls": choice.parallel if request.tools else None,
+        "stream_options": {"include_usage": True} if request.stream else None,
+    }
+    return _known(fields)
 
 
-def _tool_fields(request: GenerationRequest) -> dict[str, Any]:
-    choice = request.tool_choice
-    fields: dict[str, Any] = {"tools": [_tool(tool) for tool in request.tools]}
-    if choice.mode == "named":
-        fields["tool_choice"] = {"type": "function", "function": {"name": choice.name}}
-    elif choice.mode != "auto":
-        fields["tool_choice"] = choice.mode
-    return fields if choice.parallel is None else fields | {"parallel_tool_calls": choice.parallel}
+def _known(fields: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in fields.items() if value is not None}
 
 
 def _tool(tool: Tool) -> dict[str, Any]:
     said = {"name": tool.name, "description": tool.description, "parameters": tool.parameters, "strict": tool.strict}
-    return {"type": "function", "function": {name: value for name, value in said.items() if value is not None}}
+    return {"type": "function", "function": _known(said)}
 
 
 def _messages(message: Message, with_thoughts: bool) -> Iterator[dict[str, Any]]:
@@ -280,16 +255,15 @@ def _messages(message: Message, with_thoughts: bool) -> Iterator[dict[str, Any]]
 def _part(part: Text | Image) -> dict[str, Any]:
     if isinstance(part, Text):
         return {"type": "text", "text": part.text}
-    image = {"url": part.url or f"data:{part.media_type};base64,{part.data}"}
-    return {"type": "image_url", "image_url": image | ({"detail": part.detail} if part.detail else {})}
+    url = part.url or f"data:{part.media_type};base64,{part.data}"
+    return {"type": "image_url", "image_url": _known({"url": url, "detail": part.detail})}
 
 
 def _format(wanted: ResponseFormat) -> dict[str, Any]:
     if wanted.schema is None:
         return {"type": "json_object"}
-    said = {"strict": wanted.strict, "description": wanted.description}
-    more = {name: value for name, value in said.items() if value is not None}
-    return {"type": "json_schema", "json_schema": {"name": wanted.name or "answer", "schema": wanted.schema, **more}}
+    said = {"name": wanted.name or "answer", "schema": wanted.schema, "strict": wanted.strict}
+    return {"type": "json_schema", "json_schema": _known(said | {"description": wanted.description})}
 
 
 def _text(parts: list[dict[str, Any]]) -> str:
@@ -300,6 +274,60 @@ def _text(parts: list[dict[str, Any]]) -> str:
 def _thought(content: str | list[dict[str, Any]]) -> str:
     thoughts = [] if isinstance(content, str) else [part.get("thinking") or "" for part in content]
     return "".join(thought if isinstance(thought, str) else _text(thought) for thought in thoughts)
+
+
+@dataclass
+class _Call:
+    index: int
+    key: object
+    id: str
+    name: str = ""
+    said: list[str] = field(default_factory=list)
+
+    @property
+    def is_whole(self) -> bool:
+        text = "".join(self.said)  # of which there may be none yet
+        return bool(text) and as_object(text) is not None
+
+
+class _Calls:
+    """The calls of one answer. Pieces belong to the call of their index, which servers repeat, shuffle or leave out."""
+
+    def __init__(self) -> None:
+        self._calls: list[_Call] = []
+
+    def read(self, calls: Iterable[Mapping[str, Any]], is_whole: bool = False) -> tuple[CallPiece, ...]:
+        """Return what a `delta` says of calls; of a call that has no name yet, nothing.
+
+        Of a message that `is_whole` each entry is one, whatever its index.
+        """
+        found = ((said, (not is_whole and self._of(said)) or self._begun(said)) for said in calls)
+        return tuple(piece for said, call in found for piece in self._read(said, call))
+
+    def _of(self, said: Mapping[str, Any]) -> _Call | None:
+        """Return the call that this goes on with, None where it begins one."""
+        key, name = said.get("index"), (said.get("function") or {}).get("name")
+        fitting = [call for call in self._calls if key is None or call.key == key]
+        if key is None and said.get("id"):
+            fitting = [call for call in fitting if call.id == said["id"]]
+        if not fitting or (said.get("id") and fitting[-1].id and said["id"] != fitting[-1].id):
+            return None
+        return None if name and not said.get("id") and fitting[-1].name and fitting[-1].is_whole else fitting[-1]
+
+    def _begun(self, said: Mapping[str, Any]) -> _Call:
+        self._calls.append(_Call(len(self._calls), said.get("index"), said.get("id") or ""))
+        return self._calls[-1]
+
+    def _read(self, said: Mapping[str, Any], call: _Call) -> Iterable[CallPiece]:
+        function = said["function"]
+        text = function.get("arguments") or ""
+        text = text if isinstance(text, str) else strict_json.dumps(text)
+        call.said.append(text)
+        if call.name:
+            yield CallPiece(call.index, arguments=text)
+        elif name := function.get("name"):
+            call.name = name
+            yield CallPiece(call.index, call.id or said.get("id") or "", name, "".join(call.said))
 
 
 def listed_ids(body: Mapping[str, Any]) -> list[str]:
@@ -319,23 +347,18 @@ def _vector(said: str | list[float]) -> Sequence[float]:
     """Return a vector, which not every server writes as it is asked to: in base64, of little-endian numbers."""
     if not isinstance(said, str):
         return said
-    numbers = array("f", base64.b64decode(said, validate=True))
-    if sys.byteorder == "big":
-        numbers.byteswap()
-    return numbers.tolist()
+    data = base64.b64decode(said, validate=True)
+    return struct.unpack(f"<{len(data) // 4}f", data)
 
 
 def usage(body: Mapping[str, Any]) -> Usage:
     """Return the usage in `body`, as far as it is there."""
-    counts = body.get("usage")
-    if not isinstance(counts, dict):
-        return Usage()
-    sent, made = (counts.get(f"{kind}_tokens_details") for kind in ("prompt", "completion"))
-    cached = sent.get("cached_tokens") if isinstance(sent, dict) else None
-    thought = made.get("reasoning_tokens") if isinstance(made, dict) else None
-    said = Usage.of(counts.get("prompt_tokens"), counts.get("completion_tokens"), cached, thought)
+    counts = at(body, "usage")
+    cached = at(counts, "prompt_tokens_details", "cached_tokens")
+    thought = at(counts, "completion_tokens_details", "reasoning_tokens")
+    said = Usage.of(at(counts, "prompt_tokens"), at(counts, "completion_tokens"), cached, thought)
     if said.reasoning_tokens and said.input_tokens is not None and said.output_tokens is not None:
         apart = said.output_tokens + said.reasoning_tokens
-        if said.input_tokens + apart == counts.get("total_tokens"):
+        if said.input_tokens + apart == at(counts, "total_tokens"):
             return replace(said, output_tokens=apart)  # xAI's, which count the thoughts beside the rest
     return said

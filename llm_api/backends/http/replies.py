@@ -1,4 +1,4 @@
-"""Reading what providers say when they don't answer, in any of their shapes; ../faults.py knows what it means."""
+"""Reading what providers say when they don't answer, in any of their shapes, and what it means by faults.toml."""
 
 from __future__ import annotations
 
@@ -6,22 +6,15 @@ import email.utils
 import math
 import re
 import time
-from collections.abc import Callable, Mapping
+import tomllib
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
-from typing import Any
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
 
-from ...errors import (
-    BackendError,
-    InvalidAnswer,
-    LLMAPIError,
-    ModelNotFound,
-    Overloaded,
-    QuotaExhausted,
-    RateLimited,
-    RequestRefused,
-)
-from ..faults import OUTPUT_LIMIT, REFUSALS, REFUSED, STATUSES, Rule, rule_for
-from .streams import json_object
+from ... import errors
+from .streams import at, json_object
 
 MAX_DETAIL_CHARS = 500
 # What is searched for a provider's wording.
@@ -33,51 +26,74 @@ ANSWERS = frozenset({"choices", "content", "done", "data", "models"})
 # What servers say that will take the request later (Ollama, llama.cpp, Anthropic, Hugging Face); a proxy before one
 # that is dead says 503 too, but not so.
 BUSY = re.compile(r"busy|try again|loading|overloaded|capacity|high demand|too many|queue", re.IGNORECASE)
+FINAL = (errors.QuotaExhausted, errors.ModelNotFound, errors.InvalidAnswer)
+REFUSED = frozenset({400, 413, 422})
+# vLLM's, when there is room for the answer, but not after this prompt.
+ROOM = re.compile(r"is too large: (\d+)\D.*maximum context length is (\d+)")
 
 
+def _any(wordings: Iterable[str]) -> re.Pattern[str]:
+    return re.compile("|".join(wordings), re.IGNORECASE)
+
+
+class Rule(NamedTuple):
+    """A kind of error and how providers say it; faults.toml explains the fields."""
+
+    kind: type[errors.RequestRefused] | type[errors.BackendError]
+    words: str
+    code: str | None
+    param: str | None
+    codes: frozenset[str]
+    statuses: re.Pattern[str]
+    wordings: re.Pattern[str]
+    unless: re.Pattern[str]
+
+    def fits(self, status: int, codes: Iterable[str], said: str) -> bool:
+        """Whether it is what a reply means that has `status` and names `codes`."""
+        if not self.codes.isdisjoint(codes):
+            return True
+        is_said = self.statuses.fullmatch(str(status)) and self.wordings.search(said)
+        return bool(is_said) and not self.unless.search(said)
+
+
+def _rule(said: Mapping[str, Any]) -> Rule:
+    kind, codes = getattr(errors, said["kind"]), frozenset(said.get("codes", ()))
+    patterns = _any([said["statuses"]]), _any(said.get("wordings", ())), _any(said.get("unless", ["(?!)"]))
+    return Rule(kind, said["words"], said.get("code"), said.get("param"), codes, *patterns)
+
+
+_SAID: dict[str, Any] = tomllib.loads(Path(__file__).with_name("faults.toml").read_text("utf-8"))
+RULES = tuple(map(_rule, _SAID["rules"]))
+REFUSALS = frozenset(_SAID["others"]["refusals"])
+OUTPUT_LIMIT = _any(_SAID["others"]["output_limits"])
+STATUSES = {word: int(status) for status, words in _SAID["words"].items() for word in words}
+
+
+@dataclass
 class Reply:
     """A provider's answer that is an error: its status, headers and error object ({} where it sent none)."""
 
-    def __init__(
-        self, status: int, headers: Mapping[str, str], error: Mapping[str, Any], redact: Callable[[str], str] = str
-    ) -> None:
-        self.status = status
-        self.headers = headers
-        self.error = error
-        self._redact = redact
-
-    @classmethod
-    def read(cls, status: int, headers: Mapping[str, str], body: bytes, redact: Callable[[str], str]) -> Reply:
-        """Return the reply that has `body`."""
-        return cls(status, headers, error_in(_object_or_empty(body), status), redact)
-
-    @classmethod
-    def within(cls, error: Mapping[str, Any], redact: Callable[[str], str] = str) -> Reply:
-        """Return the reply for an error inside an answer with status 200: the status is the one the error says."""
-        return cls(_said_status(error), {}, error, redact)
+    status: int
+    headers: Mapping[str, str]
+    error: Mapping[str, Any]
+    redact: Callable[[str], str]
 
     @property
     def wording(self) -> str:
         """The provider's own words, those of the server behind it too, in one line: to be searched, not to be shown."""
-        behind = self.error.get("metadata")  # OpenRouter's
-        raw = behind.get("raw") if isinstance(behind, Mapping) else None
+        raw = at(self.error, "metadata", "raw")  # OpenRouter's
         words = f"{_words(self.error)} {raw}" if isinstance(raw, str) else _words(self.error)
         return " ".join(words[:MAX_SEARCHED_CHARS].split())
 
     @property
     def detail(self) -> str | None:
         """The provider's own words in one bounded line; they may quote our key."""
-        return " ".join(self._redact(_words(self.error)).split())[:MAX_DETAIL_CHARS] or None
+        return " ".join(self.redact(_words(self.error)).split())[:MAX_DETAIL_CHARS] or None
 
     @property
-    def code(self) -> str | None:
-        """The provider's `error.code`, else its `error.type`."""
-        return self._word("code") or self._word("type")
-
-    @property
-    def codes(self) -> set[str]:
-        """All words by which the provider names the error."""
-        return {word for name in ("code", "type", "status") if (word := self._word(name))}
+    def codes(self) -> list[str]:
+        """All words by which the provider names the error, its `code` first."""
+        return [word for name in ("code", "type", "status") if (word := self._word(name))]
 
     @property
     def param(self) -> str | None:
@@ -86,7 +102,7 @@ class Reply:
 
     def _word(self, name: str) -> str | None:
         word = self.error.get(name)
-        return word if isinstance(word, str) and re.fullmatch(r"[\w.-]{1,64}", self._redact(word)) else None
+        return word if isinstance(word, str) and re.fullmatch(r"[\w.-]{1,64}", self.redact(word)) else None
 
 
 def error_in(body: Mapping[str, Any], status: int = 200) -> dict[str, Any]:
@@ -105,35 +121,35 @@ def error_in(body: Mapping[str, Any], status: int = 200) -> dict[str, Any]:
     return {**body, "message": said or body.get("message")} if said or body.get("object") == "error" else {}
 
 
-def stream_error(backend: str, event: Mapping[str, Any]) -> LLMAPIError:
-    """Return the error for an event that ends a stream.
+def error_of(body: bytes, status: int) -> dict[str, Any]:
+    """Return the error object of a reply, {} where it sent none that can be read."""
+    with suppress(errors.InvalidAnswer):
+        # Gemini's is in a list
+        return error_in(json_object(re.sub(rb"^\s*\[(.*)\]\s*$", rb"\1", body, flags=re.DOTALL)), status)
+    return {}
 
-    Only where the rate is limited it is asked again: else the provider has begun, and may have billed.
-    """
-    error = error_for(backend, Reply.within(error_in(event)))
-    if isinstance(error, BackendError) and not isinstance(error, RateLimited):
-        error.retryable = False
+
+def error_for(backend: str, reply: Reply) -> errors.LLMAPIError:
+    """Return the error that a reply means (docs/providers.md, 1.5 and 1.6)."""
+    rule = _rule_for(reply)
+    message = f"{backend} {rule.words.format(status=reply.status)}"
+    error = rule.kind(message, code=rule.code, param=rule.param, detail=reply.detail)
+    if isinstance(error, errors.BackendError):
+        error.retry_after = retry_after(reply.headers)
+        error.retryable = _may_be_retried(reply) and not isinstance(error, FINAL)
+        error.busy |= isinstance(error, errors.Overloaded) and bool(BUSY.search(reply.wording))
+    elif not rule.code:
+        error.code = next((word for word in reply.codes if word in REFUSALS), error.code)
+        error.param = rule.param or reply.param
     return error
 
 
-def error_for(backend: str, reply: Reply) -> LLMAPIError:
-    """Return the error for a reply: the first rule that fits, else by its status (docs/providers.md, 1.5 and 1.6)."""
-    rule = rule_for(reply.status, reply.codes, reply.wording)
-    if issubclass(rule.kind, RequestRefused):
-        return _refusal(rule, backend, reply)
-    param, wait = "model" if rule.kind is ModelNotFound else None, retry_after(reply.headers)
-    error = rule.kind(f"{backend} {rule.words}", param=param, detail=reply.detail, retry_after=wait)
-    error.retryable = _may_be_retried(reply) and rule.kind not in (QuotaExhausted, ModelNotFound, InvalidAnswer)
-    error.busy = rule.kind is RateLimited or (rule.kind is Overloaded and bool(BUSY.search(reply.wording)))
-    return error
-
-
-def _refusal(rule: Rule, backend: str, reply: Reply) -> RequestRefused:
-    message = f"{backend} {rule.words}"
-    if rule.words != "refused the request":
-        return RequestRefused(message, code="context_length_exceeded", param="prompt", detail=reply.detail)
-    code = next((word for word in (reply.code, *sorted(reply.codes)) if word in REFUSALS), None)
-    return RequestRefused(message, code=code, param=reply.param, detail=reply.detail)
+def _rule_for(reply: Reply) -> Rule:
+    said = reply.wording
+    room = ROOM.search(said)
+    if room and int(room[1]) < int(room[2]):
+        said = said.replace("is too large", "")
+    return next(rule for rule in RULES if rule.fits(reply.status, reply.codes, said))
 
 
 def output_limit(reply: Reply) -> int | None:
@@ -142,8 +158,8 @@ def output_limit(reply: Reply) -> int | None:
     return int(next(filter(None, found.groups()))) if found else None
 
 
-def _said_status(error: Mapping[str, Any]) -> int:
-    """Return the status that an error names, as a number or by its word; 500 where it names none."""
+def said_status(error: Mapping[str, Any]) -> int:
+    """Return the status that the error inside an answer names, as a number or by its word; 500 where it names none."""
     names = ("code", "status", "status_code", "statusCode", "http_status_code", "type")
     said = [str(error[name]) for name in names if isinstance(error.get(name), str | int)]
     for word in said:
@@ -178,9 +194,8 @@ def _place(problem: Mapping[str, Any]) -> list[str]:
 
 
 def _first_place(message: object) -> str | None:
-    if isinstance(message, Mapping):
-        message = message.get("detail")
-    problems = message if isinstance(message, list) else []
+    problems = at(message, "detail") or message
+    problems = problems if isinstance(problems, list) else []
     places = [_place(problem) for problem in problems if isinstance(problem, Mapping)]
     return next((place[0] for place in places if place and re.fullmatch(r"[a-z_]{1,64}", place[0])), None)
 
@@ -201,10 +216,3 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
     with suppress(ValueError, OverflowError):
         return email.utils.parsedate_to_datetime(headers.get("retry-after", "")).timestamp() - time.time()
     return None
-
-
-def _object_or_empty(body: bytes) -> dict[str, Any]:
-    try:
-        return json_object(re.sub(rb"^\s*\[(.*)\]\s*$", rb"\1", body, flags=re.DOTALL))  # Gemini's is in a list
-    except InvalidAnswer:
-        return {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import struct
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, ParamSpec, TypeVar
 
@@ -83,9 +84,16 @@ def json_object(data: bytes) -> dict[str, Any]:
     return value
 
 
+def at(value: object, *names: str) -> Any:
+    """Return what the objects in `value` have by these names, one in the other; None where one is no object."""
+    for name in names:
+        value = value.get(name) if isinstance(value, dict) else None
+    return value
+
+
 def in_shape(read: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     """Return `read(...)`. Raises InvalidAnswer where the data does not have the shape that `read` expects."""
     try:
         return read(*args, **kwargs)
-    except (KeyError, IndexError, TypeError, AttributeError, ValueError) as error:
+    except (KeyError, IndexError, TypeError, AttributeError, ValueError, struct.error) as error:
         raise InvalidAnswer(f"the answer has an unexpected shape ({type(error).__name__})") from error

@@ -16,7 +16,6 @@ from ...errors import (
     InvalidAnswer,
     LLMAPIError,
     ModelNotFound,
-    NotConfigured,
     RequestRefused,
     ServerError,
     Unreachable,
@@ -77,7 +76,7 @@ class HuggingFaceLocal(OpenAIWire):
     @property
     def embed_model(self) -> str | None:
         with suppress(LLMAPIError):  # whoever asks it for vectors is told
-            return self.model if _is_gguf(find(self.settings.hf_model)) else None
+            return self.model if self._found()["is_gguf"] else None
         return self.model
 
     @property
@@ -150,15 +149,11 @@ class HuggingFaceLocal(OpenAIWire):
     def abilities(self, model: str | None, deadline: Deadline) -> frozenset[str]:
         found = self._found()
         # of one that is not fetched yet, its server says what it can't
-        by_grammar = BY_GRAMMAR if _is_gguf(found) else set()
+        by_grammar = BY_GRAMMAR if found["is_gguf"] else set()
         return TOOLS | by_grammar | ({"images"} if found["is_remote"] or found["projector"] else set())
 
     def _found(self) -> dict[str, Any]:
-        found = find(self.settings.hf_model)
-        projector = self.settings.hf_mmproj and Path(self.settings.hf_mmproj).expanduser().absolute()
-        if projector and not projector.is_file():
-            raise NotConfigured(f"HF_MMPROJ={projector.name}: there is no such file")
-        return found | {"projector": str(projector) if projector else found.get("projector")}
+        return find(self.settings.hf_model, self.settings.hf_mmproj)
 
     def error(self, reply: Reply, payload: Mapping[str, Any] | None, deadline: Deadline) -> LLMAPIError:
         if "n_ctx" in reply.error:
@@ -175,14 +170,18 @@ class HuggingFaceLocal(OpenAIWire):
         return error_for(self.name, reply)
 
     def check(self, deadline: Deadline) -> None:
-        find(self.settings.hf_model)
+        self._found()
         if self._engine().check():
             self.get("/health", deadline, lambda body: body["status"])
 
+    @property
+    def is_begun(self) -> bool:
+        return self._engine().check() is not None
+
     def caveat(self, deadline: Deadline) -> str | None:
-        if self._engine().check():
+        if self.is_begun:
             return None  # it has what it needs
-        model, context, slots = find(self.settings.hf_model), self.settings.hf_context, self.settings.hf_slots
+        model, context, slots = self._found(), self.settings.hf_context, self.settings.hf_slots
         needed = model["size"] + cache_bytes(Path(model["model"]), context * slots)
         if needed <= (free := free_bytes()):
             return None
@@ -220,10 +219,6 @@ class HuggingFaceLocal(OpenAIWire):
 
     def _make_adapter(self) -> Adapter:
         return Adapter(self.base_url, None, 0, self._engine().socket)
-
-
-def _is_gguf(found: Mapping[str, Any]) -> bool:
-    return bool(found["is_remote"]) or str(found["model"]).endswith(".gguf")
 
 
 def _resident(pid: int) -> float:

@@ -14,6 +14,7 @@ import json
 import logging
 import os
 import re
+import shutil
 import signal
 import socket
 import stat
@@ -43,6 +44,7 @@ JOIN_SECONDS = 0.05
 WORDS_SECONDS = 1.0
 DEATHS = 3
 REST_SECONDS = 10.0
+DAY_SECONDS = 86_400
 MAX_REASON_CHARS = 300
 # sun_path's 108 bytes less the longest name in the folder, and macOS has 104.
 MAX_FOLDER_BYTES = 90
@@ -211,6 +213,7 @@ class Engine:
     def _begun(self) -> subprocess.Popen[bytes] | None:
         """Begin its process, unless another has: then that one is there in a moment."""
         try:
+            self._folder.mkdir(0o700, exist_ok=True)  # another service may have swept it since
             with (self._folder / "lock").open("a+") as lock, (self._folder / "output").open("ab") as output:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 asked = json.dumps(self._asked | {"starts": lock.tell() + 1})
@@ -311,12 +314,21 @@ def _folder(asked: Mapping[str, Any]) -> Path:
         found = folder.lstat()
         if found.st_uid != os.geteuid() or stat.S_IMODE(found.st_mode) & 0o077 or not stat.S_ISDIR(found.st_mode):
             raise NotConfigured(f"{folder} is open to other users, or another's: set XDG_RUNTIME_DIR to your own")
+        _sweep(folder)
         (folder / name).mkdir(0o700, exist_ok=True)
     except OSError as error:
         raise NotConfigured(
             f"{folder} can't be made ({os.strerror(error.errno or 0)}): set XDG_RUNTIME_DIR to one that can be"
         ) from None
     return folder / name
+
+
+def _sweep(folder: Path) -> None:
+    """Remove what engines have left there that have not been begun for a day: each model and setting has its own."""
+    for left in folder.iterdir():
+        with suppress(FileNotFoundError):  # others sweep too
+            if time.time() - left.stat().st_mtime > DAY_SECONDS and not _is_held(left / "lock"):
+                shutil.rmtree(left, ignore_errors=True)
 
 
 # A forked child takes its own when it needs one: with its parent's it would keep the engine alive.

@@ -40,14 +40,20 @@ def public_name(named: str | None) -> str:
     return PACKAGED_MODEL if not named else named if _is_hub(named) else Path(named).name
 
 
-def find(named: str | None) -> dict[str, Any]:
+def find(named: str | None, projector: str | None = None) -> dict[str, Any]:
     """Return what the engine's process is told of the model that HF_MODEL names; two that are told the same are one.
 
-    Its files are whole; one of a hub has none yet. Raises NotConfigured or ModelNotFound.
+    Its files are whole; one of a hub has none yet. HF_MMPROJ's `projector` comes first. Raises NotConfigured or
+    ModelNotFound.
     """
+    if projector:
+        file = Path(projector).expanduser().absolute()
+        if not file.is_file():
+            raise NotConfigured(f"HF_MMPROJ={file.name}: there is no such file")
+        return find(named) | {"projector": str(file)}
     if named and _is_hub(named):
         _require("huggingface_hub", "huggingface_hub")
-        return {"model": named, "is_remote": True, "files": [], "size": 0}
+        return {"model": named, "is_remote": True, "is_gguf": True, "files": [], "projector": None, "size": 0}
     path = Path(named).expanduser().absolute() if named else _packaged_file()
     if not path.exists():
         raise ModelNotFound(f"HF_MODEL={path.name}: there is no such file", param="model")
@@ -67,6 +73,7 @@ def found(folder: Path, files: Files) -> dict[str, Any]:
     return {
         "model": str(folder / files.main),
         "is_remote": False,
+        "is_gguf": bool(files.main),
         "files": list(map(str, parts)),
         "pools": weights.pools(folder / files.main),
         "projector": _whole(folder / files.projector if files.projector else None),

@@ -18,6 +18,7 @@ from typing import Any
 
 from jinja2 import TemplateError
 
+from ...types import Chunk, Usage
 from ..base import Stops
 from .torch_model import EngineBroken, TorchModel, Wish
 
@@ -79,24 +80,56 @@ class Server:
 
     async def _generated(self, wanted: Mapping[str, Any], writer: asyncio.StreamWriter) -> None:
         prompt, wish = self._read(wanted)
-        answer = _Answer(self._model, prompt, wish, tuple(wanted.get("stop", ())), self._numbers)
-        async with aclosing(answer.pieces()) as pieces:
+        async with aclosing(self._answer(prompt, wish, tuple(wanted.get("stop", ())))) as chunks:
             if wanted.get("stream"):
-                await self._streamed(answer, pieces, writer)
+                await self._streamed(chunks, writer)
                 return
-            text = "".join([piece async for piece in pieces])
-        choice = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": answer.finish}
-        await _send(writer, 200, {"model": self._name, "choices": [choice], "usage": answer.usage})
+            found = [chunk async for chunk in chunks]
+        message = {"role": "assistant", "content": "".join(chunk.text for chunk in found)}
+        choice = {"index": 0, "message": message, "finish_reason": found[-1].finish_reason}
+        await _send(writer, 200, {"model": self._name, "choices": [choice], "usage": _usage(found[-1])})
 
-    async def _streamed(self, answer: _Answer, pieces: AsyncIterator[str], writer: asyncio.StreamWriter) -> None:
+    async def _streamed(self, chunks: AsyncIterator[Chunk], writer: asyncio.StreamWriter) -> None:
         writer.write(_head(200))
-        async for text in pieces:
-            writer.write(_event({"choices": [{"index": 0, "delta": {"content": text}}]}))
+        async for chunk in chunks:
+            choice = {"index": 0, "delta": {"content": chunk.text}, "finish_reason": chunk.finish_reason}
+            end = {"model": self._name, "usage": _usage(chunk)} if chunk.finish_reason else {}
+            writer.write(b"data: " + json.dumps({"choices": [choice]} | end).encode() + b"\n\n")
             await writer.drain()
-        end = {"choices": [{"index": 0, "delta": {}, "finish_reason": answer.finish}]}
-        writer.write(_event({"model": self._name, **end}) + _event({"choices": [], "usage": answer.usage}))
         writer.write(b"data: [DONE]\n\n")
         await writer.drain()
+
+    async def _answer(self, prompt: list[int], wish: Wish, stop: tuple[str, ...]) -> AsyncGenerator[Chunk]:
+        """Yield the answer's text up to the first stop text, at last its end."""
+        text, stops, count, finish, is_over = self._model.text(), Stops(stop), 0, "length", False
+        self._numbers["requests_processing"] += 1
+        try:
+            async with aclosing(self._counted(prompt, wish)) as tokens:
+                async for some in tokens:
+                    count += len(some)
+                    piece, is_over = stops.cut("".join(map(text, some)), is_last=False)
+                    if is_over or self._model.is_end(some[-1]):
+                        finish = "stop"
+                    if piece:
+                        yield Chunk(piece)
+                    if is_over:
+                        break
+        finally:
+            self._numbers["requests_processing"] -= 1
+        rest = "" if is_over else stops.cut("", is_last=True)[0]
+        yield Chunk(rest, finish, Usage(len(prompt), count))
+
+    async def _counted(self, prompt: list[int], wish: Wish) -> AsyncGenerator[list[int]]:
+        """Yield the answer's tokens; count them and their time, by the names that llama.cpp's server has for them."""
+        since, kind = time.monotonic(), "prompt"
+        async with aclosing(self._model.answer(prompt, wish)) as tokens:
+            async for some in tokens:
+                now = time.monotonic()
+                self._numbers[f"{kind}_seconds_total"] += now - since
+                self._numbers["prompt_tokens_total"] += len(prompt) if kind == "prompt" else 0
+                self._numbers["tokens_predicted_total"] += len(some)
+                since, kind = now, "tokens_predicted"
+                yield some
 
     def _read(self, wanted: Mapping[str, Any]) -> tuple[list[int], Wish]:
         """Return the prompt's tokens and what is wanted. Raises _Refused."""
@@ -113,52 +146,8 @@ class Server:
         return prompt, Wish(min(wanted["max_tokens"], room), **said)
 
 
-class _Answer:
-    """One answer as text; `finish` and `usage` are right when it has ended."""
-
-    def __init__(
-        self, model: TorchModel, prompt: list[int], wish: Wish, stop: tuple[str, ...], numbers: dict[str, float]
-    ) -> None:
-        self._model, self._prompt, self._wish = model, prompt, wish
-        self._stops = Stops(stop)
-        self._numbers = numbers
-        self._count, self._since = 0, time.monotonic()
-        self.finish = "length"
-
-    @property
-    def usage(self) -> dict[str, int]:
-        """The tokens, in OpenAI's words."""
-        return {"prompt_tokens": len(self._prompt), "completion_tokens": self._count}
-
-    async def pieces(self) -> AsyncGenerator[str]:
-        """Yield the text up to the first stop text."""
-        text = self._model.text()
-        self._numbers["requests_processing"] += 1
-        try:
-            async with aclosing(self._model.answer(self._prompt, self._wish)) as tokens:
-                async for some in tokens:
-                    self._counted(some)
-                    piece, is_over = self._stops.cut("".join(map(text, some)), is_last=False)
-                    if piece:
-                        yield piece
-                    if is_over or self._model.is_end(some[-1]):
-                        self.finish = "stop"
-                    if is_over:
-                        return
-        finally:
-            self._numbers["requests_processing"] -= 1
-        if piece := self._stops.cut("", is_last=True)[0]:
-            yield piece
-
-    def _counted(self, tokens: list[int]) -> None:
-        """Count the tokens and their time, under the names that llama.cpp's server has for them."""
-        now = time.monotonic()
-        kind = "tokens_predicted" if self._count else "prompt"
-        self._numbers[f"{kind}_seconds_total"] += now - self._since
-        self._numbers["prompt_tokens_total"] += 0 if self._count else len(self._prompt)
-        self._numbers["tokens_predicted_total"] += len(tokens)
-        self._count += len(tokens)
-        self._since = now
+def _usage(last: Chunk) -> dict[str, int | None]:
+    return {"prompt_tokens": last.usage.input_tokens, "completion_tokens": last.usage.output_tokens}
 
 
 def _length(head: str) -> int:
@@ -177,7 +166,3 @@ async def _send(writer: asyncio.StreamWriter, status: int, body: Mapping[str, An
 async def _write(writer: asyncio.StreamWriter, status: int, data: bytes) -> None:
     writer.write(_head(status, f"Content-Length: {len(data)}\r\n") + data)
     await writer.drain()
-
-
-def _event(body: Mapping[str, Any]) -> bytes:
-    return b"data: " + json.dumps(body).encode() + b"\n\n"
