@@ -119,12 +119,9 @@ def _read(text: str, tools: Sequence[Tool], is_cut: bool) -> CallPiece | None:
 
 
 def _whole(text: str, names: list[str]) -> CallPiece | None:
-    try:
-        call = strict_json.decode(text)
-    except ValueError:
-        return None
-    is_call = isinstance(call, dict) and call.keys() == {"name", "arguments"} and isinstance(call["arguments"], dict)
-    if not is_call or call["name"] not in names or not (found := ARGUMENTS.search(text)):
+    call, found = strict_json.as_object(text) or {}, ARGUMENTS.search(text)
+    is_call = call.keys() == {"name", "arguments"} and isinstance(call["arguments"], dict)
+    if not (found and is_call and call["name"] in names):
         return None
     _, end = json.JSONDecoder().raw_decode(text, found.end())
     return CallPiece(0, "", call["name"], text[found.end() : end])

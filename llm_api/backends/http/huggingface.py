@@ -33,7 +33,8 @@ class HuggingFaceCloud(OpenAIWire):
         model = request.model or self.embed_model
         path = f"/hf-inference/models/{quote(model or '')}/pipeline/feature-extraction"
         rows = self._above.fetch(path, deadline, {"inputs": request.texts})
-        return in_shape(_embeddings, json_object(b'{"rows": %s}' % rows), model)
+        body = json_object(b'{"rows": %s}' % rows)
+        return in_shape(lambda: Embeddings(model=model, vectors=tuple(body["rows"])))
 
     @cached_property
     def _above(self) -> HuggingFaceCloud:
@@ -52,7 +53,3 @@ class HuggingFaceCloud(OpenAIWire):
             or (model["id"] == name and way in {*POLICIES, *(said["provider"] for said in model.get("providers", ()))})
             for model in body["data"]
         )
-
-
-def _embeddings(body: dict[str, Any], model: str | None) -> Embeddings:
-    return Embeddings(model=model, vectors=tuple(body["rows"]))

@@ -121,7 +121,7 @@ class Engine:
         Raises CircuitOpen, Unreachable while the model is being loaded, what it died of where it can't be.
         """
         self._check_rest()
-        if not (self._lease or self._was_needed or _is_held(self._folder / "lock")):
+        if not (self._was_needed or _is_held(self._folder / "lock")):
             return None
         lease = self.begin()
         wait([lease.hello], JOIN_SECONDS)
