@@ -17,7 +17,6 @@ from huggingface_hub import HfApi, errors, snapshot_download
 from tqdm import tqdm
 
 from ...errors import LLMAPIError
-from . import weights
 from .model import chosen, found, require_engine
 
 PROGRESS_SECONDS = 5
@@ -42,14 +41,13 @@ def fetch(named: str, tell: Callable[[str], None]) -> dict[str, Any]:
         beside = [name for name in names if name.endswith(CONFIGURATION) and "/" not in name]
         needed = [*files.weights, *filter(None, [files.projector]), *([] if files.main else beside)]
         folder = snapshot_download(repository, allow_patterns=list(map(glob.escape, needed)), tqdm_class=_bar(tell))
-        weights.check([Path(folder, name) for name in files.weights])
+        return found(Path(folder), files)
     except LookupError as error:
         raise CantFetch(f"{repository}: {error}") from None
     except LLMAPIError as error:
         raise CantFetch(error.message) from None
     except Exception as error:  # its own, its HTTP library's, the system's
         raise CantFetch(_why(repository, error)) from error
-    return found(Path(folder), files)
 
 
 def _names(repository: str) -> list[str]:

@@ -60,16 +60,16 @@ def find(named: str | None, projector: str | None = None) -> dict[str, Any]:
     folder = path if path.is_dir() else path.parent
     try:
         files = chosen(sorted(file.name for file in folder.iterdir()), "" if path.is_dir() else path.name)
-        weights.check([folder / name for name in files.weights])
+        require_engine(files)
+        return found(folder, files)
     except LookupError as error:
         raise ModelNotFound(f"HF_MODEL={path.name}: {error}", param="model") from None
-    require_engine(files)
-    return found(folder, files)
 
 
 def found(folder: Path, files: Files) -> dict[str, Any]:
-    """Return what `find` does, of a model whose files are in `folder`."""
+    """Return what `find` does, of a model whose files are in `folder`. Raises LookupError with what is wrong."""
     parts = [folder / name for name in files.weights]
+    weights.check(parts)
     return {
         "model": str(folder / files.main),
         "is_remote": False,
