@@ -97,15 +97,12 @@ class Backend(ABC):
         for vector in vectors:
             if not _is_vector(vector):
                 raise InvalidAnswer(f"{self.name} gave a vector that is none")
-            size = self._sizes.setdefault((request.model, request.dimensions), len(vector))
-            if len(vector) != (request.dimensions or size):
-                self._refuse_size(request, len(vector), size)
-
-    def _refuse_size(self, request: EmbeddingRequest, size: int, known: int) -> None:
-        if request.dimensions:
-            words = f"this model's vectors have {size} dimensions, not {request.dimensions}"
-            raise RequestRefused(words, code="unsupported_parameter", param="dimensions")
-        raise InvalidAnswer(f"{self.name} gave a vector of {size} dimensions, and one of {known} before")
+            size = len(vector)
+            if request.dimensions and size != request.dimensions:
+                words = f"this model's vectors have {size} dimensions, not {request.dimensions}"
+                raise RequestRefused(words, code="unsupported_parameter", param="dimensions")
+            if size != (known := self._sizes.setdefault((request.model, request.dimensions), size)):
+                raise InvalidAnswer(f"{self.name} gave a vector of {size} dimensions, and one of {known} before")
 
     def abilities(self, model: str | None, deadline: Deadline) -> frozenset[str]:
         """Return which of types.NEEDS `model`, or where that is None its own, serves. Raises as `check` does.
