@@ -29,11 +29,11 @@ from ..log.files import (
 )
 from ..log.repair import set_aside
 from ..log.repair import verify as find_damage
-from ..log.search import Wanted
+from ..log.search import Wanted, csv_lines, json_text
 from ..log.stats import Stats
 from ..log.writer import RequestLog
 from ..web.service import service
-from .show import curl_line, json_text, show_damage, show_line, show_record, show_stats, write_csv
+from .show import curl_line, show_damage, show_line, show_record, show_stats
 
 logs = AppGroup("logs", help="Read the log, with what rotation left of it.")
 
@@ -75,6 +75,10 @@ def wanted_options(command: Command) -> Command:
         click.option("--text", help="Only requests that contain this text, upper or lower case."),
         click.option("--regex", type=pattern, help="Only requests whose texts match."),
         click.option("--backend", help="Only requests that this backend answered, or was to answer."),
+        click.option("--model", help="Only requests that this model answered."),
+        click.option("--operation", help="Only generate, chat, completion, response, message or embedding."),
+        click.option("--error", metavar="CODE", help="Only requests that ended with this error."),
+        click.option("--caller", help="Only those of the caller with this name."),
         click.option("--status", type=status, help="Only ok, error, aborted, or an HTTP status."),
         click.option("--since", type=moment, help="2026-11-23T14:00, or 90s, 15m, 2h, 7d ago."),
         click.option("--until", type=moment, help="As --since."),
@@ -148,7 +152,7 @@ def stats(as_json: bool, **wanted: Any) -> None:
     with chosen(wanted) as records:
         for record in records:
             counted.count(record)
-    show_stats(counted, as_json)
+    show_stats(counted.numbers(), as_json)
 
 
 @logs.command()
@@ -184,7 +188,7 @@ def export(kind: str, output: IO[str], **wanted: Any) -> None:
     """
     with chosen(wanted, hidden=output.isatty()) as records:
         if kind == "csv":
-            write_csv(records, output)
+            output.writelines(csv_lines(records))
         else:
             output.writelines(json_text(record) + "\n" for record in records)
 

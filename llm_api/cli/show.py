@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import csv
-import json
 import shlex
 import shutil
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
-from typing import IO, Any
+from typing import Any
 
 import click
 
 from ..log.files import Entry, parse
-from ..log.record import FIELDS
 from ..log.repair import Damage
-from ..log.search import calls, question
-from ..log.stats import Stats
+from ..log.search import calls, json_text, printable, question
 
 EXCERPT_CHARS = 60
 # Linux takes no longer argument than 128 KiB.
@@ -29,18 +25,11 @@ BACKEND_HEADINGS = (
     *("backend", "requests", "errors", "aborted", "fallbacks"),
     *("p50 ms", "p95 ms", "p99 ms", "tokens/s"),
 )
-TEXTS, HIDDEN = ("prompt", "system", "response"), ("truncated", "bytes", "chars", "sha256")
-CSV_FIELDS = (*FIELDS, *(f"{name}_{what}" for name in TEXTS for what in HIDDEN))
 
 
 def counted(number: int, thing: str) -> str:
     """Return `1 key`, `2 keys`."""
     return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
-
-
-def json_text(value: object, indent: int | None = None) -> str:
-    """Return JSON that is ASCII without control characters, DEL too, which JSON itself lets through."""
-    return json.dumps(value, indent=indent).replace("\x7f", "\\u007f")
 
 
 def show_line(data: bytes, as_json: bool) -> None:
@@ -105,24 +94,17 @@ def _dash(value: object) -> str:
     return "-" if value is None else str(value)
 
 
-def printable(text: str, allowed: str = "") -> str:
-    """Replace what would steer a terminal: a model's answer is a stranger's text."""
-    if text.isprintable():
-        return text
-    return "".join(char if char.isprintable() or char in allowed else "�" for char in text)
-
-
-def show_stats(stats: Stats, as_json: bool) -> None:
+def show_stats(numbers: dict[str, Any], as_json: bool) -> None:
     """Print the numbers: a table of the backends, and the latency over time as bars."""
     if as_json:
-        click.echo(json_text(stats.numbers()))
+        click.echo(json_text(numbers))
         return
-    _show_table(BACKEND_HEADINGS, _backend_rows(stats))
-    if stats.total.requests:
+    _show_table(BACKEND_HEADINGS, _backend_rows(numbers))
+    if numbers["total"]["requests"]:
         marks = "█░" if (sys.stdout.encoding or "").lower().startswith("utf") else "#-"
         bars = f"latency: {marks[0]} p50, {marks[1]} p95".ljust(BAR_CELLS)
         click.echo()
-        _show_table(("from", "requests", "p50 ms", "p95 ms", bars), _time_rows(stats, marks))
+        _show_table(("from", "requests", "p50 ms", "p95 ms", bars), _time_rows(numbers["over_time"], marks))
 
 
 def _show_table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
@@ -135,17 +117,15 @@ def _show_table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
         click.echo(click.style(" ".join(cells).rstrip()[:room], bold=number == 0 or None))
 
 
-def _backend_rows(stats: Stats) -> Iterator[list[str]]:
-    refused = [("(refused)", stats.refused)] if stats.refused.requests else []
-    for name, group in [*sorted(stats.backends.items()), *refused, ("all", stats.total)]:
-        numbers = group.numbers()
-        counts = [str(group.requests), str(group.errors), str(group.aborted), f"{numbers['fallback_share']:.1%}"]
-        times = [_dash(numbers[name]) for name in ("p50_ms", "p95_ms", "p99_ms", "tokens_per_second")]
+def _backend_rows(numbers: dict[str, Any]) -> Iterator[list[str]]:
+    refused = {"(refused)": numbers["refused"]} if numbers["refused"]["requests"] else {}
+    for name, group in {**numbers["backends"], **refused, "all": numbers["total"]}.items():
+        counts = [*(str(group[name]) for name in ("requests", "errors", "aborted")), f"{group['fallback_share']:.1%}"]
+        times = [_dash(group[name]) for name in ("p50_ms", "p95_ms", "p99_ms", "tokens_per_second")]
         yield [printable(name), *counts, *times]
 
 
-def _time_rows(stats: Stats, marks: str) -> Iterator[list[str]]:
-    slots = stats.numbers()["over_time"]
+def _time_rows(slots: list[dict[str, Any]], marks: str) -> Iterator[list[str]]:
     longest = max(slot["p95_ms"] or 0 for slot in slots) or 1
     for slot in slots:
         when = datetime.fromtimestamp(slot["timestamp"]).strftime("%m-%d %H:%M:%S")
@@ -203,19 +183,3 @@ def _is_cut(part: Any) -> bool:
         *("tools", "images", "tool_call_id"),  # of which the log has names and sums only
     )
     return not isinstance(part, dict) or not part.keys().isdisjoint(cut)
-
-
-def write_csv(records: Iterable[Entry], output: IO[str]) -> None:
-    """Write records as CSV, nested fields as JSON; what a spreadsheet would run as a formula gets an apostrophe."""
-    writer = csv.writer(output)
-    writer.writerow(CSV_FIELDS)
-    writer.writerows([_cell(record.get(name)) for name in CSV_FIELDS] for record in records)
-
-
-def _cell(value: Any) -> str:
-    if value is None:
-        return ""
-    if not isinstance(value, str):
-        return json_text(value)
-    text = printable(value, allowed="\n\t")
-    return f"'{text}" if value.lstrip()[:1] in ("=", "+", "-", "@") or value[:1] in ("\t", "\r") else text

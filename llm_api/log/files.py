@@ -9,7 +9,6 @@ import sys
 import zlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 from typing import IO, Any, NamedTuple, cast
@@ -20,6 +19,8 @@ from .record import FIELDS
 # A record as it is read back.
 Entry = dict[str, Any]
 _TYPES = [(name, types) for name, types in FIELDS.items() if object not in types]
+# What a compressed file raises that is cut off or broken.
+BROKEN = (EOFError, gzip.BadGzipFile, zlib.error)
 # What is read at once going back.
 BACK_BYTES = 2**20
 
@@ -72,7 +73,7 @@ def read_lines(files: Iterable[Path], advance: Callable[[int], object] = lambda 
         try:
             for number, data in enumerate(_raw_lines(file, advance), 1):
                 yield Line(Place(file, number), data.removesuffix(b"\n"), data.endswith(b"\n"))
-        except (EOFError, gzip.BadGzipFile, zlib.error):
+        except BROKEN:
             yield Line(Place(file, number + 1), b"", False)
 
 
@@ -127,23 +128,6 @@ def last_lines_of(file: IO[bytes], count: int) -> list[bytes]:
     rest, *lines = islice(pieces_back(file), count + 1)
     file.seek(end - len(rest))
     return lines[::-1]
-
-
-def newest_first(path: Path, limit: int) -> Iterator[bytes]:
-    """Yield the whole lines of the log and its rotated files from the end back, of at most `limit` bytes; ends before a
-    compressed file.
-    """
-    seen = set()
-    for name in reversed(log_files(path)):
-        if name.suffix == ".gz" or limit <= 0:
-            return
-        with suppress(FileNotFoundError), name.open("rb") as file:
-            inode = os.fstat(file.fileno()).st_ino
-            if inode not in seen:  # renamed since the names were listed
-                seen.add(inode)
-                size = file.seek(0, os.SEEK_END)
-                yield from islice(pieces_back(file, limit), 1, None)
-                limit -= size
 
 
 def pieces_back(file: IO[bytes], limit: int = sys.maxsize) -> Iterator[bytes]:

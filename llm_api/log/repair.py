@@ -5,7 +5,6 @@ from __future__ import annotations
 import gzip
 import os
 import sqlite3
-import zlib
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, closing, nullcontext, suppress
 from dataclasses import dataclass, field
@@ -13,7 +12,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import IO, cast
 
-from .files import Line, Place, is_foreign, parse
+from .files import BROKEN, Line, Place, is_foreign, parse
 
 
 @dataclass
@@ -73,7 +72,7 @@ def set_aside(file: Path, lock: Callable[[], AbstractContextManager[object]]) ->
                 good.flush()
                 os.fsync(raw.fileno())
                 repaired.replace(file)
-        except (EOFError, gzip.BadGzipFile, zlib.error):
+        except BROKEN:
             repaired.unlink()
             raise OSError(f"{file} breaks off: move it away") from None
     if not aside.stat().st_size:

@@ -1,13 +1,28 @@
-"""What to look for in the records of a log."""
+"""What to look for in the records of a log, finding them, and what is shown of one."""
 
 from __future__ import annotations
 
+import csv
+import heapq
+import io
+import json
 import re
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from itertools import chain, count, islice
+from operator import itemgetter
+from typing import Any, NamedTuple
 
-from .files import Entry
+from ..errors import TimedOut, ValidationFailed
+from .files import Entry, parse, pieces_back
+from .numbers import FAR, LogFile, Numbers, Stretch, ended, finest, minute_of
+from .record import FIELDS
+from .stats import Kind, kind_of
+
+SLOWEST = 20
+TEXTS, HIDDEN = ("prompt", "system", "response"), ("truncated", "bytes", "chars", "sha256")
+CSV_FIELDS = (*FIELDS, *(f"{name}_{what}" for name in TEXTS for what in HIDDEN))
 
 
 @dataclass(frozen=True)
@@ -22,25 +37,188 @@ class Wanted:
     until: float | None = None
     slower_than_ms: float | None = None
     fallbacks: bool = False
+    model: str | None = None
+    operation: str | None = None
+    error: str | None = None
     caller: str | None = None
+    request_id: str | None = None
 
     def has(self, record: Entry) -> bool:
         """Return whether `record` is one of them."""
         return (
-            (self.backend is None or self.backend in (record.get("backend"), record.get("requested_backend")))
-            and (self.status is None or self.status in (record.get("status"), str(record.get("http_status"))))
-            and (self.since is None or record.get("timestamp", 0) >= self.since)
+            (self.since is None or record.get("timestamp", 0) >= self.since)
             and (self.until is None or record.get("timestamp", 0) < self.until)
             and (self.slower_than_ms is None or (record.get("duration_ms") or 0) > self.slower_than_ms)
+            and (self.request_id is None or record.get("request_id") == self.request_id)
             and (self.caller is None or record.get("caller") == self.caller)
-            and (not self.fallbacks or bool(record.get("fallback")))
+            and self.has_kind(kind_of(record))
             and self._has_words(record)
+        )
+
+    def has_kind(self, kind: Kind) -> bool:
+        """Return whether requests of this kind, of whichever caller, are among them, as far as a kind tells."""
+        return (
+            (self.backend is None or self.backend in (kind.backend, kind.requested))
+            and (self.status is None or self.status in (kind.status, kind.http_status))
+            and (self.model is None or self.model == kind.model)
+            and (self.operation is None or self.operation == kind.operation)
+            and (self.error is None or self.error == kind.error)
+            and (not self.fallbacks or kind.fallback)
         )
 
     def _has_words(self, record: Entry) -> bool:
         words = [] if self.text is None and self.regex is None else list(texts(record))
         has_text = self.text is None or any(self.text.casefold() in text.casefold() for text in words)
         return has_text and (self.regex is None or any(map(self.regex.search, words)))
+
+
+class Found(NamedTuple):
+    """A record, and where it is found again, whatever becomes of its file's name."""
+
+    at: str
+    record: Entry
+
+
+Item = tuple[tuple[float, ...], Found | Stretch]
+
+
+class Requests:
+    """Single requests since a time (Unix seconds, a whole minute's). Only lines are read of which the numbers tell that
+    they may be wanted; compressed files, which can be read from the front only, are not.
+
+    `check` is called for each line. When it raises TimedOut the rest is left out, and `is_cut_short`.
+    """
+
+    def __init__(
+        self,
+        numbers: Numbers,
+        wanted: Wanted,
+        since: int,
+        shown: Callable[[Entry], Entry],
+        check: Callable[[], object],
+    ) -> None:
+        self.kinds = numbers.kinds(wanted.caller, wanted.has_kind)
+        self.is_cut_short = False
+        self._numbers = numbers
+        self._wanted = wanted
+        self._since = since
+        self._shown = shown
+        self._check = check
+        self._may_be = _sieve(wanted)
+        self._finest = finest(wanted.caller)
+        self._files = [file for file in numbers.files if not file.packed]
+        self._line = b""
+
+    def latest(self, before: str | None = None) -> Iterator[Found]:
+        """Yield those that were answered last first; `before`: from a place on. Raises ValidationFailed on no place."""
+        rank, offset = self._place(before) if before else (0, FAR)
+        ranks = {file.first: number for number, file in enumerate(self._files)}
+
+        def lines(one: Stretch) -> Iterator[Item]:
+            end = min(one.high, offset) if one.file is self._files[rank] else one.high
+            return (((ranks[one.file.first], -at), found) for at, found in self._lines(one, end))
+
+        return self._walk(self._files[rank:], lambda one: (ranks[one.file.first], -one.high), lines)
+
+    def slowest(self) -> Iterator[Found]:
+        """Yield the slowest first."""
+
+        def lines(one: Stretch) -> Iterator[Item]:
+            found = (found for _, found in self._lines(one, one.high))
+            slowest = heapq.nlargest(SLOWEST, found, key=lambda it: _duration(it.record))
+            return (((-_duration(it.record),), it) for it in slowest)
+
+        return self._walk(self._files, lambda one: (-one.slowest,), lines)
+
+    def complete_since(self) -> float:
+        """Return since when all are read; 0 where all are that the log has."""
+        if self.is_cut_short:
+            record = parse(self._line)
+            return ended(record) if record else time.time()
+        if self.has_compressed():
+            return (self._files[-1].reach.ended if self._files else None) or time.time()
+        return 0
+
+    def has_compressed(self) -> bool:
+        """Return whether there are some in compressed files."""
+        packed = [file for file in self._numbers.files if file.packed]
+        return bool(packed and self._numbers.stretches(packed, self.kinds, self._since, self._finest))
+
+    def _place(self, at: str) -> tuple[int, int]:
+        first, _, offset = at.partition("-")
+        for rank, file in enumerate(self._files):
+            if file.first == first and offset.isdecimal() and len(offset) < 19:
+                return rank, int(offset)
+        words = "No place in the log, or none any more."
+        raise ValidationFailed(f"before: {words}", param="before", fields={"before": [words]})
+
+    def _walk(
+        self,
+        files: list[LogFile],
+        key: Callable[[Stretch], tuple[float, ...]],
+        lines: Callable[[Stretch], Iterator[Item]],
+    ) -> Iterator[Found]:
+        """Yield the best first. A stretch of time stands for its best request, until its turn comes."""
+        heap: list[tuple[tuple[float, ...], int, Found | Stretch, Iterator[Item]]] = []
+        numbers = count()
+
+        def push(items: Iterator[Item]) -> None:
+            for value, item in islice(items, 1):
+                heapq.heappush(heap, (value, next(numbers), item, items))
+
+        def sort(stretches: list[Stretch]) -> Iterator[Item]:
+            return iter(sorted(((key(one), one) for one in stretches), key=itemgetter(0)))
+
+        try:
+            push(sort(self._numbers.stretches(files, self.kinds, self._since, self._finest)))
+            while heap:
+                _, _, item, others = heapq.heappop(heap)
+                push(others)
+                if isinstance(item, Found):
+                    yield item
+                else:
+                    push(lines(item) if item.width == self._finest else sort(self._numbers.parts(item, self.kinds)))
+        except TimedOut:
+            self.is_cut_short = True
+
+    def _lines(self, one: Stretch, end: int) -> Iterator[tuple[int, Found]]:
+        """Yield what is wanted of a stretch of time, from its end back, each with its place."""
+        data, newline_before = one.file.data, min(one.low, 1)
+        data.seek(max(end, one.low))
+        for line in islice(pieces_back(data, max(0, end - one.low) + newline_before), 1, None):
+            end -= len(line) + 1
+            self._line = line
+            self._check()
+            if self._may_be(line) and (record := parse(line)) and self._is_of(record, one):
+                shown = self._shown(record)
+                if self._wanted.has(shown):
+                    yield end, Found(f"{one.file.first}-{end}", shown)
+
+    def _is_of(self, record: Entry, one: Stretch) -> bool:
+        return one.start <= minute_of(record) < one.start + one.width and minute_of(record) >= self._since
+
+
+def _duration(record: Entry) -> float:
+    return record.get("duration_ms") or 0
+
+
+def _sieve(wanted: Wanted) -> Callable[[bytes], bool]:
+    """Return what tells most of the lines that are not wanted, at a twentieth of what reading them costs."""
+    names = [name.encode() for name in (wanted.request_id, wanted.caller) if name and _is_plain(name)]
+    word = max((wanted.text or "").split(" "), key=len)  # between spaces, since what is searched is joined by them
+    needle = word.lower().encode() if _is_plain(word) else b""
+
+    def may_be(line: bytes) -> bool:
+        # an escape may be a letter that is the same without case: the Kelvin sign is a k
+        has_text = not needle or needle in line.lower() or b"\\u" in line or not line.isascii()
+        return has_text and all(name in line for name in names)
+
+    return may_be
+
+
+def _is_plain(text: str) -> bool:
+    """Whether JSON has it as it is."""
+    return text.isascii() and text.isprintable() and not set(text) & set('"\\/')
 
 
 def texts(record: Entry) -> Iterator[str]:
@@ -67,3 +245,37 @@ def question(record: Entry) -> Any:
 def _turns(record: Entry) -> list[Any]:
     turns = [*(record.get("messages") or ()), *(record.get("inputs") or ())]
     return [turn.get("content", turn.get("text")) for turn in turns if isinstance(turn, dict)]
+
+
+def csv_lines(records: Iterable[Entry]) -> Iterator[str]:
+    """Yield records as lines of CSV, nested fields as JSON; what a spreadsheet would run as a formula gets an
+    apostrophe.
+    """
+    line = io.StringIO()
+    writer = csv.writer(line)
+    for row in chain([CSV_FIELDS], ([_cell(record.get(name)) for name in CSV_FIELDS] for record in records)):
+        writer.writerow(row)
+        yield line.getvalue()
+        line.seek(0)
+        line.truncate()
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return ""
+    if not isinstance(value, str):
+        return json_text(value)
+    text = printable(value, allowed="\n\t")
+    return f"'{text}" if value.lstrip()[:1] in ("=", "+", "-", "@") or value[:1] in ("\t", "\r") else text
+
+
+def json_text(value: object, indent: int | None = None) -> str:
+    """Return JSON that is ASCII without control characters, DEL too, which JSON itself lets through."""
+    return json.dumps(value, indent=indent).replace("\x7f", "\\u007f")
+
+
+def printable(text: str, allowed: str = "") -> str:
+    """Replace what would steer a terminal: a model's answer is a stranger's text."""
+    if text.isprintable():
+        return text
+    return "".join(char if char.isprintable() or char in allowed else "�" for char in text)

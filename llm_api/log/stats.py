@@ -1,136 +1,208 @@
-"""The numbers of a log, counted in one pass and bounded memory."""
+"""The numbers of a log: what is counted of a record, how counts are added up, what is told of them."""
 
 from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from .files import Entry
 
 # Latencies are counted in classes that are 1 % wide, so percentiles are right to 1 %.
 CLASS_WIDTH = math.log(1.01)
 SLOTS = 24
+TOKENS = ("input_tokens", "output_tokens", "cached_tokens", "reasoning_tokens")
 
 
-class Distribution:
-    """How often which value occurred; values are positive."""
+class Kind(NamedTuple):
+    """What the requests have in common that are counted together; `refused`: before any backend was asked."""
 
-    def __init__(self) -> None:
-        self._classes: Counter[int] = Counter()
+    requested: str | None
+    backend: str | None
+    model: str | None
+    status: str | None
+    refused: bool
+    fallback: bool
+    reason: str | None
+    error: str | None
+    operation: str | None = None
+    http_status: str | None = None
+    caller: str | None = None
 
-    def add(self, value: float) -> None:
+    @property
+    def asked(self) -> str:
+        """The backend that a request counts for."""
+        return self.requested or self.backend or "unknown"
+
+
+def kind_of(record: Entry) -> Kind:
+    """Return the kind of a record, of whose fields some may have any type."""
+    status, caller = record.get("status"), record.get("caller")
+    code = (record.get("error") or {}).get("code")
+    return Kind(
+        record.get("requested_backend"),
+        record.get("backend"),
+        record.get("model"),
+        status,
+        status == "error" and not record.get("attempts"),
+        bool(record.get("fallback")),
+        record.get("fallback_reason"),
+        code if isinstance(code, str) else None,
+        record.get("operation"),
+        str(record.get("http_status")),
+        caller if isinstance(caller, str) else None,
+    )
+
+
+class Distribution(Counter[str]):
+    """How often which class of values occurred; values are positive."""
+
+    def count(self, value: float) -> None:
         """Count one value."""
-        self._classes[round(math.log(max(value, 0.001)) / CLASS_WIDTH)] += 1
+        self[str(round(math.log(max(value, 0.001)) / CLASS_WIDTH))] += 1
 
-    def percentile(self, percent: float) -> float | None:
-        """Return the value that `percent` of the values do not exceed, to 1 %; None where there are none."""
-        left = math.ceil(self._classes.total() * percent / 100)
-        for number, count in sorted(self._classes.items()):
-            left -= count
-            if left <= 0:
-                return float(f"{math.exp(number * CLASS_WIDTH):.4g}")
-        return None
+    def percentiles(self, *percents: int) -> list[float | None]:
+        """Return for each of the rising `percents` the value that so many do not exceed, to 1 %; None where none is."""
+        found: list[float | None] = []
+        seen, all_ = 0, self.total()
+        for number, count in sorted((int(number), count) for number, count in self.items()):
+            seen += count
+            while len(found) < len(percents) and seen >= math.ceil(all_ * percents[len(found)] / 100):
+                found.append(float(f"{math.exp(number * CLASS_WIDTH):.4g}"))
+        return found or [None] * len(percents)
+
+
+@dataclass(slots=True)
+class Count:
+    """Requests of one kind. Tokens, `latency` and `first_chunk` (milliseconds) are of the answers that ended well: a
+    failure is fast or slow for other reasons.
+    """
+
+    requests: int = 0
+    tokens: list[int] = field(default_factory=lambda: [0] * len(TOKENS))
+    generating_ms: float = 0.0
+    latency: Distribution = field(default_factory=Distribution)
+    first_chunk: Distribution = field(default_factory=Distribution)
+
+    def count(self, record: Entry) -> None:
+        """Count a record."""
+        self.requests += 1
+        duration = record.get("duration_ms")
+        if record.get("status") != "ok" or duration is None:
+            return
+        self.latency.count(duration)
+        if (first := record.get("time_to_first_chunk_ms")) is not None:
+            self.first_chunk.count(first)
+        for number, name in enumerate(TOKENS):
+            self.tokens[number] += record.get(name) or 0
+        self.generating_ms += duration if record.get("output_tokens") else 0
+
+    def add(self, other: Count) -> None:
+        """Add what was counted elsewhere."""
+        self.requests += other.requests
+        self.tokens = [ours + theirs for ours, theirs in zip(self.tokens, other.tokens, strict=True)]
+        self.generating_ms += other.generating_ms
+        self.latency.update(other.latency)
+        self.first_chunk.update(other.first_chunk)
 
 
 @dataclass
 class Group:
-    """Some requests: those a backend was to answer, one stretch of time's, or all.
-
-    `latency` and `first_chunk` in milliseconds, and tokens, are of the answers that the group itself gave.
-    """
+    """Some requests: those a backend was to answer, one stretch of time's, or all. `given` are its own answers."""
 
     requests: int = 0
     errors: int = 0
     aborted: int = 0
     fallbacks: int = 0
-    input_tokens: int = 0
-    output_tokens: int = 0
-    generating_ms: float = 0.0
-    latency: Distribution = field(default_factory=Distribution)
-    first_chunk: Distribution = field(default_factory=Distribution)
+    given: Count = field(default_factory=Count)
 
-    def asked(self, record: Entry) -> None:
-        """Count a request that came for this group, and how it ended."""
-        self.requests += 1
-        self.errors += record.get("status") == "error"
-        self.aborted += record.get("status") == "aborted"
-        self.fallbacks += bool(record.get("fallback"))
-
-    def answered(self, record: Entry) -> None:
-        """Count an answer of this group; a failure is fast or slow for other reasons."""
-        if record.get("status") == "ok" and record.get("duration_ms") is not None:
-            self.latency.add(record["duration_ms"])
-            if record.get("time_to_first_chunk_ms") is not None:
-                self.first_chunk.add(record["time_to_first_chunk_ms"])
-            self.input_tokens += record.get("input_tokens") or 0
-            if record.get("output_tokens"):
-                self.output_tokens += record["output_tokens"]
-                self.generating_ms += record["duration_ms"]
+    def asked(self, kind: Kind, requests: int) -> None:
+        """Count requests that came for this group, and how they ended."""
+        self.requests += requests
+        self.errors += requests * (kind.status == "error")
+        self.aborted += requests * (kind.status == "aborted")
+        self.fallbacks += requests * kind.fallback
 
     def numbers(self) -> dict[str, Any]:
         """Return the group's numbers; times in milliseconds."""
-        share = round(self.fallbacks / self.requests, 4) if self.requests else 0.0
-        speed = round(self.output_tokens / self.generating_ms * 1000, 1) if self.generating_ms else None
+        given = self.given
+        tokens = dict(zip(TOKENS, given.tokens, strict=True))
+        speed = round(tokens["output_tokens"] / given.generating_ms * 1000, 1) if given.generating_ms else None
+        p50, p95, p99 = given.latency.percentiles(50, 95, 99)
+        first_p50, first_p95 = given.first_chunk.percentiles(50, 95)
         return {
             **{name: getattr(self, name) for name in ("requests", "errors", "aborted", "fallbacks")},
-            "fallback_share": share,
-            **{f"p{percent}_ms": self.latency.percentile(percent) for percent in (50, 95, 99)},
-            **{f"first_chunk_p{percent}_ms": self.first_chunk.percentile(percent) for percent in (50, 95)},
-            **{name: getattr(self, name) for name in ("input_tokens", "output_tokens")},
+            "fallback_share": round(self.fallbacks / self.requests, 4) if self.requests else 0.0,
+            **{"p50_ms": p50, "p95_ms": p95, "p99_ms": p99},
+            **{"first_chunk_p50_ms": first_p50, "first_chunk_p95_ms": first_p95},
+            **tokens,
             "tokens_per_second": speed,
         }
 
 
 class Stats:
-    """The numbers of all requests, by backend, by model, and by time: 24 stretches from `since` to `until` (Unix
-    seconds); how often which reason made another backend answer.
+    """The numbers of all requests, by backend, by model, and by time: stretches of `width` seconds from `since` to
+    `until` (Unix seconds), 24 where no width is given; how often which reason made another backend answer, and which
+    error occurred.
 
     A request counts for the backend that was configured, its time and tokens for the one that answered; one that was
     refused before any was asked counts as `refused`. For a model count those that it answered, or began to.
     """
 
-    def __init__(self, since: float, until: float) -> None:
-        self.backends: defaultdict[str, Group] = defaultdict(Group)
-        self.models: defaultdict[str, Group] = defaultdict(Group)
-        self.reasons: Counter[str] = Counter()
-        self.refused = Group()
-        self.total = Group()
-        self.slots = [Group() for _ in range(SLOTS)]
+    def __init__(self, since: float, until: float, width: float = 0) -> None:
         self._since = since
-        self._width = max(until - since, 1e-3) / SLOTS
+        self._width = width or max(until - since, 1e-3) / SLOTS
+        self._slots = max(1, math.ceil((until - since) / width)) if width else SLOTS
+        self._counts: defaultdict[tuple[int, Kind], Count] = defaultdict(Count)
 
     def count(self, record: Entry) -> None:
         """Count a record."""
-        slot = self.slots[min(max(int((record["timestamp"] - self._since) / self._width), 0), SLOTS - 1)]
-        asked, answering = self._groups(record)
-        both = [self.total, slot]
-        if record.get("backend"):
-            both.append(self.models[f"{record['backend']}/{record.get('model')}"])
-        for group in (asked, *both):
-            group.asked(record)
-        for group in (answering, *both):
-            group.answered(record)
-        if record.get("fallback_reason"):
-            self.reasons[record["fallback_reason"]] += 1
+        self._at(record["timestamp"], kind_of(record)).count(record)
 
-    def _groups(self, record: Entry) -> tuple[Group, Group]:
-        if record.get("status") == "error" and not record.get("attempts"):
-            return self.refused, self.refused
-        asked = record.get("requested_backend") or record.get("backend") or "unknown"
-        return self.backends[asked], self.backends[record.get("backend") or asked]
+    def add(self, timestamp: float, kind: Kind, count: Count) -> None:
+        """Add requests of one kind that were counted before."""
+        self._at(timestamp, kind).add(count)
+
+    def _at(self, timestamp: float, kind: Kind) -> Count:
+        slot = min(max(int((timestamp - self._since) / self._width), 0), self._slots - 1)
+        return self._counts[slot, kind._replace(operation=None, http_status=None, caller=None)]
 
     def numbers(self) -> dict[str, Any]:
-        """Return all of it; `over_time` has the Unix time each stretch begins at."""
+        """Return all of it; `over_time` has the Unix time each stretch begins at, and its numbers by backend."""
+        total, refused = Group(), Group()
+        backends, models = defaultdict[str, Group](Group), defaultdict[str, Group](Group)
+        slots = [(Group(), defaultdict[str, Group](Group)) for _ in range(self._slots)]
+        reasons, errors = Counter[str](), Counter[str]()
+        for (number, kind), count in self._counts.items():
+            slot, by_backend = slots[number]
+            answered = kind.backend or kind.asked
+            own = [total, slot] + ([models[f"{kind.backend}/{kind.model}"]] if kind.backend else [])
+            asked = [refused] if kind.refused else [backends[kind.asked], by_backend[kind.asked]]
+            given = [refused] if kind.refused else [backends[answered], by_backend[answered]]
+            for group in own + asked:
+                group.asked(kind, count.requests)
+            for group in own + given:
+                group.given.add(count)
+            reasons.update({kind.reason: count.requests} if kind.reason else {})
+            errors.update({kind.error: count.requests} if kind.error else {})
         return {
-            "total": self.total.numbers(),
-            "refused": self.refused.numbers(),
-            "backends": {name: group.numbers() for name, group in sorted(self.backends.items())},
-            "models": {name: group.numbers() for name, group in sorted(self.models.items())},
-            "fallback_reasons": dict(self.reasons.most_common()),
+            "total": total.numbers(),
+            "refused": refused.numbers(),
+            "backends": _numbers(backends),
+            "models": _numbers(models),
+            "fallback_reasons": dict(reasons.most_common()),
+            "error_codes": dict(errors.most_common()),
             "over_time": [
-                {"timestamp": round(self._since + number * self._width, 3), **slot.numbers()}
-                for number, slot in enumerate(self.slots)
+                {
+                    "timestamp": round(self._since + number * self._width, 3),
+                    **slot.numbers(),
+                    "backends": _numbers(by_backend),
+                }
+                for number, (slot, by_backend) in enumerate(slots)
             ],
         }
+
+
+def _numbers(groups: dict[str, Group]) -> dict[str, dict[str, Any]]:
+    return {name: group.numbers() for name, group in sorted(groups.items())}

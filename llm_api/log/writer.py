@@ -241,7 +241,7 @@ class RequestLog:
     def _locked_file(self, give_up: float) -> int:
         while True:
             if self._file is None:
-                self._file = _open(self.path)
+                self._file = open_own(self.path)
                 self._opened = os.fstat(self._file)
                 self._close = weakref.finalize(self, os.close, self._file)
             _flock(self._file, give_up)
@@ -283,7 +283,8 @@ def _start_afresh() -> None:
 os.register_at_fork(after_in_child=_start_afresh)
 
 
-def _open(path: Path) -> int:
+def open_own(path: Path) -> int:
+    """Open a file of the log's, made where it is not there; for its user and group alone. Raises OSError on a link."""
     path.parent.mkdir(parents=True, exist_ok=True)
     if _is_no_file(path):
         raise OSError("it is no file")
@@ -342,7 +343,7 @@ def _repair(file: int, size: int, path: Path) -> None:
     if _is_record(tail) or _is_anothers(file, size - len(tail)):
         _write(file, b"\n")
         return
-    torn = _open(path.with_name(path.name + ".torn"))
+    torn = open_own(path.with_name(path.name + ".torn"))
     try:
         _write(torn, tail + b"\n")
     finally:

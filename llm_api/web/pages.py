@@ -5,15 +5,21 @@ from __future__ import annotations
 import gzip
 import hashlib
 import mimetypes
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from functools import cache
+from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import flask_swagger_ui
 from flask import Blueprint, Response, abort, request, send_from_directory
 
+from ..log.recent import Dashboard
 from ..log.search import Wanted
+from ..runtime.deadline import Deadline
 from .guard import is_open, known_host, whose
-from .http import json_answer
+from .http import client, json_answer
 from .service import service
 
 STATIC = Path(__file__).parent / "static"
@@ -28,6 +34,9 @@ HEADERS = {
 }
 # Swagger UI, made with React, writes HTML; our own pages need not, and where the browser knows how, they can't.
 TEXT_ONLY = "; require-trusted-types-for 'script'; trusted-types 'none'"
+
+# What a question may take that lines are read for, each one.
+READ_SECONDS = 2.0
 
 blueprint = Blueprint("pages", __name__)
 
@@ -52,20 +61,32 @@ def dashboard() -> Response:
 @blueprint.get("/dashboard/data")
 def dashboard_data() -> Response:
     """Return the numbers of the last `minutes`, the latest and the slowest requests."""
-    _refuse_other_sites()
-    asked = request.args
-    minutes = asked.get("minutes", 60, type=int)
-    text, backend, status = (asked.get(name) or None for name in ("text", "backend", "status"))
-    fallbacks = status == "fallback"
-    wanted = Wanted(text, None, backend, None if fallbacks else status, fallbacks=fallbacks, caller=whose(service()))
-    return json_answer(service().dashboard.data(minutes, wanted))
+    own = whose(service()) is not None
+    with _asked(READ_SECONDS) as check:
+        return json_answer(service().dashboard.data(_minutes(), _wanted(), check, only_own=own))
+
+
+@blueprint.get("/dashboard/requests")
+def dashboard_requests() -> Response:
+    """Return the latest requests before the place `before`."""
+    with _asked(READ_SECONDS) as check:
+        return json_answer(service().dashboard.more(_minutes(), _wanted(), request.args.get("before", ""), check))
+
+
+@blueprint.get("/dashboard/requests.csv")
+def dashboard_csv() -> Response:
+    """Return the latest records as CSV."""
+    lines = _csv_lines(service().dashboard, _minutes(), _wanted(), _asked(service().settings.request_timeout))
+    headers = {"Content-Disposition": "attachment; filename=requests.csv"}
+    return Response(chain([next(lines)], lines), mimetype="text/csv", headers=headers)  # an error comes with the first
 
 
 @blueprint.get("/dashboard/record/<request_id>")
 def dashboard_record(request_id: str) -> Response:
     """Return what the log has of one request."""
-    _refuse_other_sites()
-    return json_answer({"records": service().dashboard.records(request_id, Wanted(caller=whose(service())))})
+    wanted = Wanted(request_id=request_id, caller=whose(service()))
+    with _asked(READ_SECONDS) as check:
+        return json_answer({"records": service().dashboard.records(wanted, check)})
 
 
 @blueprint.get("/docs")
@@ -94,6 +115,39 @@ def static_file(name: str) -> Response:
     # under its version a file is never another one
     answer.headers["Cache-Control"] = "public, max-age=31536000, immutable" if is_versioned else "no-cache"
     return answer
+
+
+def _asked(seconds: float) -> AbstractContextManager[Callable[[], None]]:
+    """Give what ends a question that takes longer, or that nobody waits for any more."""
+    _refuse_other_sites()
+    return _watched(Deadline(seconds, client(service()).sock))
+
+
+@contextmanager
+def _watched(deadline: Deadline) -> Iterator[Callable[[], None]]:
+    with deadline.stopping(lambda: None):
+        yield deadline.check
+
+
+def _csv_lines(
+    dashboard: Dashboard, minutes: int, wanted: Wanted, asked: AbstractContextManager[Callable[[], None]]
+) -> Iterator[str]:
+    with asked as check:
+        yield from dashboard.csv(minutes, wanted, check)
+
+
+def _minutes() -> int:
+    return request.args.get("minutes", 60, type=int)
+
+
+def _wanted() -> Wanted:
+    """Return which requests are asked for: never another's than the caller may see."""
+    words = ("text", "backend", "model", "operation", "error", "caller", "status")
+    asked: dict[str, Any] = {name: request.args[name] for name in words if request.args.get(name)}
+    if asked.get("status") == "fallback":
+        asked = {**asked, "status": None, "fallbacks": True}
+    own = whose(service())
+    return Wanted(**asked if own is None else asked | {"caller": own})
 
 
 def _refuse_other_sites() -> None:

@@ -150,6 +150,7 @@ class Service:
     def begin(self) -> None:
         """Begin what the first request would wait for. Does not wait; /health says what fails."""
         self.health.begin()
+        self.dashboard.begin()
         with suppress(BackendError):
             self.chain.first.begin()
 

@@ -8,7 +8,7 @@ export function notices({ complete_since, prompts_hidden, only_own, stats }, { o
   const found = [];
   const add = (kind, title, words) => found.push(make("div", { class: `notice ${kind}` }, title ? make("strong", {}, title) : null, words));
   if (!stats.total.requests && hasFilter) add("", "", "No requests in this time that fit the filter.");
-  if (complete_since) add("warn", "Not all of it", `The log is larger than what is read here: the numbers are complete since ${when(complete_since)}. flask llm logs stats reads all of it.`);
+  if (complete_since) add("warn", "Not all of it", `The numbers are complete since ${when(complete_since)}; what is before is still being counted, or could not be read in time. flask llm logs stats reads all of it.`);
   if (open.length) add("warn", "Left alone for now", `Failed several times in a row: ${open.join(", ")}.`);
   if (lost) add("bad", "Lines were lost", `${count(lost)} lines could not be written to the log since the start.`);
   if (only_own) add("", "", "Only your own requests are shown.");

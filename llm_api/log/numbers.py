@@ -1,0 +1,446 @@
+"""The log's numbers by minute, hour and day, kept beside it in LOG_FILE.numbers, so that nothing is counted twice.
+
+An SQLite file. The log remains the only truth: the file may be deleted, and what it has is what the log has. Each
+portion that is counted and how far that reaches are written in one transaction: a kill leaves both as they were before.
+Of workers one counts at a time; all read the same. A file of the log is known by its first record, so renaming and
+compressing it change nothing; what rotation deletes goes here too. First the newest part of the log is counted, then
+what comes behind it, and back to its begin.
+
+A row also has where in the file its lines are, so that single requests are found without reading the others.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+import os
+import sqlite3
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing, contextmanager, suppress
+from dataclasses import dataclass, field
+from io import BytesIO
+from pathlib import Path
+from typing import IO, Any, NamedTuple, cast
+
+from .files import BROKEN, Entry, log_files, parse, pieces_back
+from .stats import Count, Distribution, Kind, Stats, kind_of
+from .writer import open_own
+
+WIDTHS = MINUTE, HOUR, DAY = (60, 3600, 86_400)
+# What is counted at once.
+PORTION_BYTES = 2**20
+PAUSE_LINES = 100
+LOCK_SECONDS = 2.0
+# Another version's file is begun afresh.
+VERSION = 1
+SCHEMA = f"""
+BEGIN IMMEDIATE;
+CREATE TABLE IF NOT EXISTS file (id INTEGER PRIMARY KEY, first TEXT UNIQUE, inode INT, packed INT,
+    begin INT, end INT, whole INT, ended REAL);
+CREATE TABLE IF NOT EXISTS kind (id INTEGER PRIMARY KEY, caller TEXT, said TEXT UNIQUE);
+CREATE INDEX IF NOT EXISTS kind_by_caller ON kind (caller);
+CREATE TABLE IF NOT EXISTS part (file INT, width INT, kind INT, start INT, low INT, high INT, slowest REAL, count TEXT,
+    PRIMARY KEY (file, width, kind, start)) WITHOUT ROWID;
+PRAGMA user_version = {VERSION};
+COMMIT;
+"""
+CHOSEN = """FROM part WHERE file IN (SELECT value FROM json_each(?)) AND width = ?
+    AND kind IN (SELECT value FROM json_each(?)) AND start >= ? AND start < ?"""
+CALLERS = "SELECT DISTINCT caller FROM kind WHERE caller IS NOT NULL ORDER BY caller LIMIT ?"
+FOR_EVER = 2**40
+FAR = 2**62
+
+
+@dataclass
+class _Part:
+    """The requests of one kind in a stretch of time, and the bytes of a file in which their lines are."""
+
+    low: int = FAR
+    high: int = 0
+    slowest: float = 0.0
+    count: Count = field(default_factory=Count)
+
+    def add(self, other: _Part) -> None:
+        self.low, self.high = min(self.low, other.low), max(self.high, other.high)
+        self.slowest = max(self.slowest, other.slowest)
+        self.count.add(other.count)
+
+    def count_line(self, record: Entry, low: int, high: int) -> None:
+        self.low, self.high = min(self.low, low), max(self.high, high)
+        self.slowest = max(self.slowest, float(record.get("duration_ms") or 0))
+        self.count.count(record)
+
+    def row(self) -> tuple[int, int, float, str]:
+        """Return its columns."""
+        own = self.count
+        told = json.dumps([own.requests, own.tokens, own.generating_ms, own.latency, own.first_chunk])
+        return self.low, self.high, self.slowest, told
+
+
+Parts = dict[tuple[int, Kind], _Part]
+
+
+class Reach(NamedTuple):
+    """How much of a file is counted: the bytes from `begin` to `end`; `whole` where nothing is before them. The request
+    of the first of them ended at `ended`.
+    """
+
+    begin: int = 0
+    end: int = 0
+    whole: bool = False
+    ended: float | None = None
+
+
+NOTHING = Reach()
+
+
+class _Portion(NamedTuple):
+    """Lines that are to be counted, where they begin, and what is counted then."""
+
+    lines: list[bytes]
+    offset: int
+    reach: Reach
+
+
+@dataclass
+class LogFile:
+    """A file of the log. `unpacked`: how long a compressed one was before, modulo 2**32 (RFC 1952, ISIZE)."""
+
+    first: str
+    data: IO[bytes]
+    inode: int
+    packed: bool
+    unpacked: int
+    id: int = 0
+    reach: Reach = NOTHING
+
+
+class Stretch(NamedTuple):
+    """A minute, hour or day of one file: the bytes in which its lines are, and how long its slowest request took."""
+
+    width: int
+    file: LogFile
+    start: int
+    low: int
+    high: int
+    slowest: float
+
+
+class Numbers:
+    """The numbers of the log's `files`, the newest first, as they were when it was opened.
+
+    Raises sqlite3.OperationalError where the file can't be written, or is locked for two seconds.
+    """
+
+    def __init__(self, db: sqlite3.Connection, files: list[LogFile]) -> None:
+        self.files = files
+        self._db = db
+
+    def count_on(self, until: float = 0, pause: Callable[[], object] = lambda: None) -> bool | None:
+        """Count what was appended, else what is before the counted part, back to `until` (Unix seconds), one portion.
+
+        Return False when there was none, None when somebody else was quicker. `pause` is called now and then.
+        """
+        for file in self.files:
+            if not (reach := self._reach(file)):
+                continue  # somebody has found it gone
+            file.reach = reach
+            if portion := _appended(file) or _before(file, until):
+                return self._keep(file, *_count(portion, pause))
+            if reach.ended and reach.ended < until:
+                break
+        return False
+
+    def complete_since(self) -> float:
+        """Return since when all requests are counted; 0 where that are all that the log has."""
+        bound = time.time()
+        if any(not file.packed and _end(file.data) > file.reach.end for file in self.files):
+            return bound
+        for file in self.files:
+            bound = bound if file.reach.ended is None else file.reach.ended
+            if not file.reach.whole:
+                return bound
+        return 0
+
+    def kinds(self, caller: str | None, are_wanted: Callable[[Kind], bool] = lambda _: True) -> dict[int, Kind]:
+        """Return the kinds of a caller's requests, or of everybody's, by their number."""
+        rows = self._db.execute("SELECT id, said FROM kind WHERE caller IS ?", (_name(caller),)).fetchall()
+        kinds = ((number, Kind(*json.loads(said))) for number, said in rows)
+        return {number: kind for number, kind in kinds if are_wanted(kind)}
+
+    def callers(self, most: int) -> list[str]:
+        """Return the first of the callers' names."""
+        return [json.loads(name) for (name,) in self._db.execute(CALLERS, (most,)).fetchall()]
+
+    def add_to(self, stats: Stats, since: float, width: int, kinds: dict[int, Kind]) -> None:
+        """Add what was counted since then, by `width` in seconds; `finest` or wider."""
+        for kind, start, told in self._chosen("kind, start, count", self.files, _widest(width), kinds, since):
+            stats.add(start, kinds[kind], _told(told))
+
+    def stretches(self, files: list[LogFile], kinds: dict[int, Kind], since: int, width: int) -> list[Stretch]:
+        """Return the stretches of time since then that have requests of these kinds; `width`: the shortest kept."""
+        begin = since // width * width
+        return self._stretches(files, _widest(begin), kinds, begin)
+
+    def parts(self, stretch: Stretch, kinds: dict[int, Kind]) -> list[Stretch]:
+        """Return the hours of a day, or the minutes of an hour."""
+        width = WIDTHS[WIDTHS.index(stretch.width) - 1]
+        return self._stretches([stretch.file], width, kinds, stretch.start, stretch.start + stretch.width)
+
+    def _stretches(
+        self, files: list[LogFile], width: int, kinds: dict[int, Kind], since: float, until: float = FOR_EVER
+    ) -> list[Stretch]:
+        by_id = {file.id: file for file in files}
+        fields, group = "file, start, min(low), max(high), max(slowest)", "GROUP BY file, start"
+        rows = self._chosen(fields, files, width, kinds, since, until, group)
+        return [Stretch(width, by_id[number], *row) for number, *row in rows]
+
+    def _chosen(
+        self,
+        fields: str,
+        files: list[LogFile],
+        width: int,
+        kinds: dict[int, Kind],
+        since: float,
+        until: float = FOR_EVER,
+        group: str = "",
+    ) -> list[tuple[Any, ...]]:
+        values = json.dumps([file.id for file in files]), width, json.dumps(list(kinds)), since, until
+        return self._db.execute(f"SELECT {fields} {CHOSEN} {group}", values).fetchall()
+
+    def _reach(self, file: LogFile) -> Reach | None:
+        row = self._db.execute("SELECT begin, end, whole, ended FROM file WHERE id = ?", (file.id,)).fetchone()
+        return Reach(*row) if row else None
+
+    def _keep(self, file: LogFile, reach: Reach, parts: Parts) -> bool | None:
+        with _transaction(self._db):
+            if self._reach(file) != file.reach:
+                return None
+            numbers = {kind: self._number(kind) for kind in {kind for _, kind in parts}}
+            for width in WIDTHS:
+                for (start, kind), part in _widened(parts, width).items():
+                    self._add((file.id, width, numbers[kind], start), part)
+            query = "UPDATE file SET begin = ?, end = ?, whole = ?, ended = ? WHERE id = ?"
+            self._db.execute(query, (*reach, file.id))
+        file.reach = reach
+        return True
+
+    def _number(self, kind: Kind) -> int:
+        said = json.dumps(kind)
+        self._db.execute("INSERT OR IGNORE INTO kind (caller, said) VALUES (?, ?)", (_name(kind.caller), said))
+        (number,) = self._db.execute("SELECT id FROM kind WHERE said = ?", (said,)).fetchone()
+        return cast(int, number)
+
+    def _add(self, key: tuple[int, int, int, int], part: _Part) -> None:
+        add = "INSERT OR IGNORE INTO part VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
+        if self._db.execute(add, (*key, *part.row())).rowcount:
+            return
+        where = "WHERE file = ? AND width = ? AND kind = ? AND start = ?"
+        query = f"SELECT low, high, slowest, count FROM part {where}"  # noqa: S608  (our own words)
+        low, high, slowest, told = self._db.execute(query, key).fetchone()
+        part.add(_Part(low, high, slowest, _told(told)))
+        query = f"UPDATE part SET low = ?, high = ?, slowest = ?, count = ? {where}"  # noqa: S608
+        self._db.execute(query, (*part.row(), *key))
+
+
+@contextmanager
+def opened(log: Path, patience: float = LOCK_SECONDS) -> Iterator[Numbers]:
+    """Give the numbers of a log; whoever writes them is waited for."""
+    with ExitStack() as stack:
+        files = _files(log, stack)
+        db = stack.enter_context(closing(_connect(numbers_file(log), patience) if files else _nothing()))
+        if not _are_known(db, files):
+            with _transaction(db):
+                files = _files(log, stack)  # as they are now: of two that look one writes first
+                _note(db, files)
+        yield Numbers(db, files)
+
+
+def numbers_file(log: Path) -> Path:
+    """Return where the numbers of a log are kept."""
+    return log.with_name(log.name + ".numbers")
+
+
+def finest(caller: str | None) -> int:
+    """Return the shortest stretch that is kept: there are too many callers to keep each one's minutes."""
+    return HOUR if caller else MINUTE
+
+
+def _widest(seconds: float) -> int:
+    """Return the longest of the widths that divide a time, or a stretch of time."""
+    return max(width for width in WIDTHS if seconds % width == 0)
+
+
+def minute_of(record: Entry) -> int:
+    """Return the Unix time of the minute that a request began in."""
+    return int(min(max(record["timestamp"], 0), FOR_EVER)) // MINUTE * MINUTE
+
+
+def ended(record: Entry) -> float:
+    """Return the Unix time at which a request ended: what stands before its line ended before."""
+    return cast(float, record["timestamp"] + (record.get("duration_ms") or 0) / 1000)
+
+
+def _connect(path: Path, patience: float) -> sqlite3.Connection:
+    os.close(open_own(path))  # SQLite would let everybody read it
+    try:
+        db = sqlite3.connect(path, patience, isolation_level=None, check_same_thread=False)
+        (version,) = db.execute("PRAGMA user_version").fetchone()
+        if version in (0, VERSION):
+            db.executescript("" if version else SCHEMA)
+            return db
+    except sqlite3.DatabaseError as error:
+        if type(error) is not sqlite3.DatabaseError:
+            raise
+    for name in (f"{path.name}-journal", path.name):  # in this order: what is half written belongs to the old one
+        path.with_name(name).unlink(missing_ok=True)
+    return _connect(path, patience)
+
+
+def _nothing() -> sqlite3.Connection:
+    """No log, no file beside it."""
+    db = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
+    db.executescript(SCHEMA)
+    return db
+
+
+@contextmanager
+def _transaction(db: sqlite3.Connection) -> Iterator[None]:
+    db.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+        db.execute("COMMIT")
+    except BaseException:
+        db.execute("ROLLBACK")
+        raise
+
+
+def _files(log: Path, stack: ExitStack) -> list[LogFile]:
+    """Return the files that have records, the newest first; of one that is being compressed what is not."""
+    found: dict[str, LogFile] = {}
+    for path in reversed(log_files(log)):
+        with suppress(FileNotFoundError):  # renamed meanwhile
+            raw = stack.enter_context(path.open("rb"))
+            packed = path.suffix == ".gz"
+            data: Any = stack.enter_context(gzip.GzipFile(fileobj=raw)) if packed else raw
+            first = _first(data)
+            if first and (first not in found or found[first].packed):
+                stat = os.fstat(raw.fileno())
+                unpacked = int.from_bytes(os.pread(raw.fileno(), 4, max(0, stat.st_size - 4)), "little")
+                found[first] = LogFile(first, data, stat.st_ino, packed, unpacked)
+    return list(found.values())
+
+
+def _first(data: IO[bytes]) -> str | None:
+    """Return what tells a file of the log from others, whatever its name: its first record."""
+    with suppress(*BROKEN):
+        for line in data:
+            if parse(line):
+                return hashlib.sha256(line.rstrip(b"\n")).hexdigest()[:16]
+    return None
+
+
+def _are_known(db: sqlite3.Connection, files: list[LogFile]) -> bool:
+    """Find what is known of the files; return whether each is, and none that is gone."""
+    rows = db.execute("SELECT first, id, inode, packed, begin, end, whole, ended FROM file").fetchall()
+    known = {first: row for first, *row in rows}
+    for file in files:
+        if file.first in known and _is_same(file, *known[file.first]):
+            (
+                file.id,
+                *_,
+            ) = known[file.first]
+    return len(known) == len(files) and all(file.id for file in files)
+
+
+def _note(db: sqlite3.Connection, files: list[LogFile]) -> None:
+    """Add files that are not known; forget those that are gone, or not what they were."""
+    _are_known(db, files)
+    gone = {number for (number,) in db.execute("SELECT id FROM file").fetchall()} - {file.id for file in files}
+    for number in gone:
+        db.execute("DELETE FROM part WHERE file = ?", (number,))
+        db.execute("DELETE FROM file WHERE id = ?", (number,))
+    if gone:
+        db.execute("DELETE FROM kind WHERE id NOT IN (SELECT kind FROM part)")
+    for file in files:
+        if not file.id:
+            end = 0 if file.packed else _end(file.data)
+            file.reach = Reach(end, end, whole=not file.packed and not end)
+            values = file.first, file.inode, file.packed, *file.reach
+            add = "INSERT INTO file (first, inode, packed, begin, end, whole, ended) VALUES (?, ?, ?, ?, ?, ?, ?)"
+            file.id = db.execute(add, values).lastrowid or 0
+
+
+def _is_same(file: LogFile, _: int, inode: int, packed: bool, begin: int, end: int, *__: object) -> bool:
+    """Whether a file is what it was: longer, or compressed when all of it was counted; not another, nor cut."""
+    if file.packed and not packed:
+        return begin == 0 and file.unpacked == end % 2**32
+    return file.inode == inode and (file.packed or file.data.seek(0, os.SEEK_END) >= end)
+
+
+def _end(data: IO[bytes]) -> int:
+    """Return where the last whole line ends."""
+    size = data.seek(0, os.SEEK_END)
+    return size - len(next(pieces_back(data)))
+
+
+def _appended(file: LogFile) -> _Portion | None:
+    reach, lines = file.reach, list[bytes]()
+    if file.packed and reach.whole:
+        return None
+    with suppress(*BROKEN):
+        file.data.seek(reach.end)
+        lines = file.data.readlines(PORTION_BYTES)
+    if lines and not lines[-1].endswith(b"\n"):
+        lines.pop()
+    if lines:
+        return _Portion(lines, reach.end, reach._replace(end=reach.end + sum(map(len, lines))))
+    return _Portion([], reach.end, reach._replace(whole=True)) if file.packed else None
+
+
+def _before(file: LogFile, until: float) -> _Portion | None:
+    reach, size, cut, data = file.reach, 0, 0, b""
+    if reach.whole or (reach.ended or FOR_EVER) < until:
+        return None
+    while cut == len(data):
+        size += PORTION_BYTES
+        start = file.data.seek(max(0, reach.begin - size))
+        data = file.data.read(reach.begin - start)
+        cut = data.index(b"\n") + 1 if start else 0
+    begin = start + cut
+    return _Portion(BytesIO(data[cut:]).readlines(), begin, Reach(begin, reach.end, whole=begin == 0))
+
+
+def _count(portion: _Portion, pause: Callable[[], object]) -> tuple[Reach, Parts]:
+    reach, offset, parts = portion.reach, portion.offset, Parts()
+    for number, line in enumerate(portion.lines):
+        if number % PAUSE_LINES == 0:
+            pause()
+        low, offset = offset, offset + len(line)
+        if record := parse(line):
+            reach = reach if reach.ended else reach._replace(ended=ended(record))
+            kind = kind_of(record)
+            for each in {kind, kind._replace(caller=None)}:
+                parts.setdefault((minute_of(record), each), _Part()).count_line(record, low, offset)
+    return reach, parts
+
+
+def _name(caller: str | None) -> str | None:
+    """JSON has half of a surrogate pair, SQLite has not."""
+    return None if caller is None else json.dumps(caller)
+
+
+def _widened(parts: Parts, width: int) -> Parts:
+    """Return what was counted by longer stretches; by a width that is too short for a caller, without callers."""
+    wide: Parts = {}
+    for (start, kind), part in parts.items():
+        if width >= finest(kind.caller):
+            wide.setdefault((start // width * width, kind), _Part()).add(part)
+    return wide
+
+
+def _told(text: str) -> Count:
+    requests, tokens, generating_ms, latency, first_chunk = json.loads(text)
+    return Count(requests, tokens, generating_ms, Distribution(latency), Distribution(first_chunk))
