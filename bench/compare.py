@@ -89,6 +89,17 @@ def _first_chunk(c: Comparison) -> None:
     c.row("added to a stream's first chunk, p50", "≤ 0.7", "FastAPI", _added(taken), "ms", 1e3)
 
 
+def _pieces(c: Comparison) -> None:
+    many = 100 if c.short else 1_000
+    for title, gap, base, aim in (
+        ("processor time of a streamed piece, one in 5 ms", 0.005, "bare WSGI", "≤ 1.4"),
+        ("the same, as fast as they come", 0, "FastAPI", "≤ 0.4"),
+    ):
+        names = ["ours", "/v1 before /v1", "bare WSGI", "FastAPI"]
+        taken = c.measure(lambda s, each=gap: load.cpu_a_piece(s, many, each), names)
+        c.row(title, aim, base, taken, "µs", 1e6)
+
+
 def _at_once(c: Comparison) -> None:
     for clients, aim in ((50, "≤ 1.15"),) if c.short else ((500, "≤ 1.15"), (1000, "≤ 1.3")):
         names = ["ours", "FastAPI", "far end"]
@@ -144,7 +155,9 @@ def _services(far_end: Service, folder: Path) -> list[Service]:
     made = [
         services.ours("ours", far_end, folder),
         services.ours("stub", far_end, folder, LLM_BACKEND="stub"),
+        services.chat(far_end, folder),
         services.flask_echo(),
+        services.pass_through(far_end),
         services.fastapi(far_end, folder),
     ]
     return [*made, services.litellm(far_end, folder)] if os.environ.get("BENCH_LITELLM") else made
@@ -158,7 +171,7 @@ def compare(short: bool, stack: ExitStack, folder: Path) -> Comparison:
         comparison.services[service.name] = stack.enter_context(service.running())
         load.load(service, 16, 1)  # what is imported and cached at first use
     comparison.services[far_end.name] = far_end
-    for rows in (_throughput, _waiting, _latency, _first_chunk, _at_once, _start, _installed):
+    for rows in (_throughput, _waiting, _latency, _first_chunk, _pieces, _at_once, _start, _installed):
         rows(comparison)
     return comparison
 

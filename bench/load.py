@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -78,6 +79,14 @@ def stream(service: Service, prompt: str) -> Streamed:
     while response.read1(1 << 20):
         pass
     return Streamed(first, time.perf_counter() - began)
+
+
+def cpu_a_piece(service: Service, pieces: int, gap: float) -> float:
+    """Return the processor time that a piece of a stream costs the service, four streams at once."""
+    used = service.cpu_seconds()
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda _: stream(service, f"tokens={pieces} gap={gap}"), range(8)))
+    return (service.cpu_seconds() - used) / (8 * pieces)
 
 
 def burst(service: Service, clients: int, seconds: float) -> tuple[float, int]:

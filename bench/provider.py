@@ -56,7 +56,8 @@ class Provider(asyncio.Protocol):
         wish = dict(WISH.findall(request, 0, 500)) if request.find(b"=", 0, 500) > 0 else {}
         wait, tokens = float(wish.get(b"wait", 0)), int(wish.get(b"tokens", 1))
         if STREAM.search(request, max(0, len(request) - 200)):
-            self.stream_task = asyncio.ensure_future(self.stream(wait, tokens, float(wish.get(b"gap", 0))))
+            ends = OPENAI_STREAM if request.find(b"/chat/completions", 0, 100) > 0 else OLLAMA_STREAM
+            self.stream_task = asyncio.ensure_future(self.stream(wait, tokens, float(wish.get(b"gap", 0)), *ends))
             return
         text = wish[b"id"].decode() if b"id" in wish else WORD * tokens
         reply = (_openai if request.find(b"/chat/completions", 0, 100) > 0 else _ollama)(text)
@@ -66,10 +67,9 @@ class Provider(asyncio.Protocol):
         else:
             self.transport.write(whole)
 
-    async def stream(self, wait: float, tokens: int, gap: float) -> None:
+    async def stream(self, wait: float, tokens: int, gap: float, piece: bytes, end: bytes) -> None:
         self.transport.write(HEAD + b"Transfer-Encoding: chunked\r\n\r\n")
         await asyncio.sleep(wait)
-        piece = _chunk(_ollama(WORD, done=False))
         for number in range(tokens):
             self.transport.write(piece)
             if gap:
@@ -77,7 +77,7 @@ class Provider(asyncio.Protocol):
             elif number % AT_ONCE == 0:
                 await asyncio.sleep(0)
                 await self.may_write.wait()
-        self.transport.write(_chunk(_ollama("")) + _chunk(b""))
+        self.transport.write(end)
 
 
 def _chunk(data: bytes) -> bytes:
@@ -95,6 +95,17 @@ def _openai(text: str) -> bytes:
     usage = {"prompt_tokens": 5, "completion_tokens": 1, "total_tokens": 6}
     reply = {"id": "c", "object": "chat.completion", "created": 0, "model": "m", "choices": [choice], "usage": usage}
     return json.dumps(reply).encode()
+
+
+def _event(text: str, reason: str | None = None) -> bytes:
+    choice = {"index": 0, "delta": {"content": text}, "logprobs": None, "finish_reason": reason}
+    said = {"id": "c", "object": "chat.completion.chunk", "created": 0, "model": "m", "choices": [choice]}
+    return b"data: %s\n\n" % json.dumps(said).encode()
+
+
+# A piece of a stream, and what ends it.
+OLLAMA_STREAM = _chunk(_ollama(WORD, done=False)), _chunk(_ollama("")) + _chunk(b"")
+OPENAI_STREAM = _chunk(_event(WORD)), _chunk(_event("", "stop")) + _chunk(b"data: [DONE]\n\n") + _chunk(b"")
 
 
 async def serve(port: int) -> None:

@@ -13,7 +13,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 PROJECT = Path(__file__).parents[1]
@@ -152,6 +152,21 @@ def flask_echo() -> Service:
     options = ("-c", "python:gunicorn.config", "--no-control-socket", "--bind", "127.0.0.1:PORT", "--workers", WORKERS)
     threads = ("--worker-class", "gthread", "--threads", "64")
     return Service("bare Flask", (python("core"), "-m", "gunicorn", *options, *threads, "bench.peers.flask_echo:app"))
+
+
+def chat(far_end: Service, folder: Path) -> Service:
+    """Return this service as OpenAI's clients speak to it, in front of OpenAI's wire."""
+    told = {"LLM_BACKEND": "openai", "OPENAI_BASE_URL": f"http://127.0.0.1:{far_end.port}/v1"}
+    body = '{"model": "default", "messages": [{"role": "user", "content": "%s"}], "stream": '
+    spoken = {"path": "/v1/chat/completions", "body": body + "false}", "streamed": body + "true}"}
+    return replace(ours("/v1 before /v1", far_end, folder, **told), **spoken)
+
+
+def pass_through(far_end: Service) -> Service:
+    """Return the bare WSGI app that hands a stream on, under gunicorn as bare Flask is."""
+    told = {"FAR_END": f"http://127.0.0.1:{far_end.port}{far_end.path}"}
+    app = replace(flask_echo(), name="bare WSGI", environment=told, body=far_end.body, streamed=far_end.streamed)
+    return replace(app, command=(*app.command[:-1], "bench.peers.pass_through:app"))
 
 
 def fastapi(far_end: Service, folder: Path) -> Service:

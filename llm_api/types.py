@@ -363,6 +363,11 @@ class Chunk:
                 raise TypeError("what an answer calls and thinks is strings")
 
     @property
+    def is_text(self) -> bool:
+        """Whether it is words and nothing else, as nearly all are."""
+        return bool(self.text) and not (self.refusal or self.calls or self.reasoning or self.finish_reason)
+
+    @property
     def is_empty(self) -> bool:
         """Whether nothing was said."""
         return not (self.text or self.refusal or self.calls or self.reasoning)

@@ -68,7 +68,8 @@ class Backend(ABC):
     def stream(self, request: GenerationRequest, deadline: Deadline) -> Iterator[Chunk]:
         """Yield the answer. Only the last chunk has a `finish_reason`, and it has the usage where that is known.
 
-        A request with `stream` false may be answered in one chunk. Closing the iterator stops the generation.
+        A request with `stream` false may be answered in one chunk. Closing the iterator stops the generation. What
+        waits yields an empty chunk after each `deadline.silence` seconds, so that the client's connection is kept.
         Raises a BackendError where this backend can't serve and another might, RequestRefused where the request
         itself is wrong, ClientGone or TimedOut when `deadline` says so.
         """
@@ -179,9 +180,9 @@ def cut_at_stop(chunks: Iterator[Chunk], stop: tuple[str, ...]) -> Iterator[Chun
         if is_over:
             yield replace(chunk, text=ready, finish_reason="stop", calls=())
             return
-        chunk = replace(chunk, text=ready)
-        if chunk.finish_reason or not chunk.is_empty:
-            yield chunk
+        cut = replace(chunk, text=ready)
+        if chunk.is_empty or chunk.finish_reason or not cut.is_empty:
+            yield cut
 
 
 def whole_characters(chunks: Iterator[Chunk]) -> Iterator[Chunk]:
@@ -190,9 +191,12 @@ def whole_characters(chunks: Iterator[Chunk]) -> Iterator[Chunk]:
     Halves that an upstream has cut apart are joined; U+FFFD is for one that stays alone.
     """
     held = defaultdict[object, str](str)
+    is_held = False
     for chunk in chunks:
-        if any(held.values()) or any(map(HALF.search, _texts(chunk))):
+        has_half = HALF.search(chunk.text) if chunk.is_text else any(map(HALF.search, _texts(chunk)))
+        if has_half or is_held:
             chunk = _whole(chunk, held)
+            is_held = any(held.values())
         yield chunk
 
 

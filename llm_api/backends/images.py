@@ -24,7 +24,7 @@ from ..rules import picture_address
 from ..runtime.deadline import Deadline
 from ..settings import Settings
 from ..types import GenerationRequest, Image, ToolResult
-from .http.connections import Adapter, Call, Received
+from .http.connections import READ_BYTES, Adapter, Call, Received
 
 REMEDY = "send a data: URL, or start the service with FETCH_IMAGES=true"
 # For all pictures of a request together.
@@ -32,7 +32,6 @@ SECONDS = 20.0
 MAX_REDIRECTS = 3
 # Of one host.
 MAX_ADDRESSES = 3
-READ_BYTES = 65_536
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
 HEADERS = {"User-Agent": "llm-api", "Accept": "image/*", "Accept-Encoding": "identity", "Connection": "close"}
 # What servers say that don't know what they have.

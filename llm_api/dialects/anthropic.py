@@ -5,7 +5,8 @@ What only Claude takes reaches it as it came, and is left out for others, who ca
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import lru_cache
 from typing import Any, ClassVar
 
 from marshmallow import EXCLUDE, ValidationError, fields, post_load, validate
@@ -34,7 +35,7 @@ from ..types import (
     ToolResult,
     Usage,
 )
-from .base import Asked, Conversational, event
+from .base import Asked, Conversational, around_text, event
 from .fields import (
     MAX_EFFORT_CHARS,
     MAX_MESSAGES,
@@ -312,8 +313,20 @@ def _frames(step: Step) -> Iterator[str]:
         yield _event("content_block_start", index=place, content_block=_block(part))
     elif name == "ended":
         yield _event("content_block_stop", index=place)
+    elif isinstance(part, Text):
+        yield _writer(place)(part.text)
     else:
         yield from (_event("content_block_delta", index=place, delta=delta) for delta in _deltas(part))
+
+
+@lru_cache(64)
+def _writer(place: int) -> Callable[[str], str]:
+    """Return what writes a piece of text."""
+
+    def write(text: str) -> str:
+        return _event("content_block_delta", index=place, delta={"type": "text_delta", "text": text})
+
+    return around_text(write)
 
 
 def _deltas(piece: Part) -> Iterator[dict[str, str]]:

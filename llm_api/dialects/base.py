@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any, ClassVar
@@ -118,6 +118,16 @@ def event(value: object, name: str = "") -> str:
     """Return a server-sent event, with a `name` or without."""
     named = f"event: {name}\n" if name else ""
     return f"{named}data: {strict_json.dumps(value)}\n\n"
+
+
+# What no body may have: strict_json.loads refuses it.
+MARK = "\x00text\x00"
+
+
+def around_text(write: Callable[[str], str]) -> Callable[[str], str]:
+    """Return `write`, which puts a text into JSON, as one that makes what is around the text only once."""
+    before, _, after = write(MARK).partition(strict_json.dumps(MARK))
+    return lambda text: f"{before}{strict_json.dumps(text)}{after}"
 
 
 class Conversational(Dialect):

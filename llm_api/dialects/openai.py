@@ -33,7 +33,7 @@ from ..types import (
     ToolResult,
     Usage,
 )
-from .base import Asked, Conversational, event
+from .base import Asked, Conversational, around_text, event
 from .fields import (
     MAX_DIMENSIONS,
     MAX_MESSAGES,
@@ -259,8 +259,12 @@ class Choices(OpenAIDialect):
             return event(empty | {"choices": [_choice(choice, finish_reason)]} | no_usage)
 
         thoughts = Parts()
+        write = around_text(lambda text: frame(self.delta(Chunk(text), thoughts)))
         yield from map(frame, self.first)
         for chunk in chunks:
+            if chunk.is_text:
+                yield write(chunk.text)
+                continue
             if not chunk.is_empty:
                 yield frame(self.delta(chunk, thoughts))
             if chunk.finish_reason:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent import futures
+from functools import partial
 from types import TracebackType
 from typing import Any
 
@@ -13,7 +16,6 @@ from ..errors import ClientGone, InternalError, LLMAPIError, LogUnavailable, NoC
 from ..log.record import End, Record
 from ..log.writer import RequestLog
 from ..runtime.deadline import Deadline
-from ..runtime.read_ahead import ReadAhead
 from ..types import Answer, Chunk, Head, Request, Usage
 from . import metrics
 from .attempts import Attempts, Begun
@@ -49,11 +51,12 @@ class Exchange:
         self._started = time.monotonic()
         self._requested = chain.first.name
         self._begun: Begun | None = None
-        self._ahead: ReadAhead[Chunk] | None = None
+        self._coming: futures.Future[Begun] | None = None
         self._attempts = attempts
         self._first_chunk_ms: float | None = None
         self._last = Chunk()
         self._places = chain.places()
+        self._heartbeat = 0.0
         self._has_place = self._written = self._closed = self._handed_over = False
         deadline.keep()
         metrics.begun()
@@ -91,21 +94,27 @@ class Exchange:
         route = self._chain.permitted(route, self.record.caller)
         if heartbeat is None:
             self._begin(route)
-        else:
-            self._ahead = ReadAhead(self._begun_chunks(route), heartbeat, Chunk())
-            self._ahead.has_begun()
-        return self.head
+            return self.head
+        self._heartbeat = heartbeat
+        self._coming = _in_a_thread(partial(self._begin, route))
+        return self._come()
 
     def wait(self) -> Head | None:
         """Wait for the answer to begin, and return None when the next heartbeat is due.
 
         Raises the error that the request has ended with.
         """
-        assert self._ahead, "it was opened with a heartbeat"
         try:
-            self._ahead.has_begun()
+            return self._come()
         except Exception as error:
             raise self.fail(error, 200) from error
+
+    def _come(self) -> Head | None:
+        assert self._coming, "it was opened with a heartbeat"
+        if not futures.wait([self._coming], self._heartbeat).done:
+            return None
+        self._coming.result()
+        self._deadline.silence = self._heartbeat
         return self.head
 
     def answering(self) -> Head:
@@ -127,8 +136,9 @@ class Exchange:
 
         Opened with a heartbeat, an empty chunk comes after every so many seconds of silence.
         """
+        assert self._begun, "it was opened"
         try:
-            for chunk in self._source():
+            for chunk in self._begun.chunks:
                 self._note(chunk)
                 if chunk.finish_reason:
                     self._end("ok", 200)
@@ -158,9 +168,9 @@ class Exchange:
             return
         self._closed = True
         try:
-            if self._ahead:
-                self._deadline.hung_up()  # what its thread waits for ends
-                self._ahead.join()
+            self._deadline.hung_up()  # what is waited for ends
+            if self._coming:
+                futures.wait([self._coming])
             if self._begun:
                 self._begun.close()
             if not self._written:
@@ -176,15 +186,6 @@ class Exchange:
         answering = begun.backend, self._chain.settings.redact(begun.model), begun.fallback_reason
         self.head = Head(self.record.request_id, self.record.timestamp, self._started, *answering)
         return begun
-
-    def _begun_chunks(self, route: Route) -> Iterator[Chunk]:
-        yield from self._begin(route).chunks
-
-    def _source(self) -> Iterator[Chunk]:
-        if self._ahead:
-            return iter(self._ahead)
-        assert self._begun, "it was opened"
-        return self._begun.chunks
 
     def _note(self, chunk: Chunk) -> None:
         if self._first_chunk_ms is None:
@@ -230,3 +231,17 @@ class Exchange:
         record = Record(self.record.policy, self.record.operation, self.record.request_id)
         bare = end._replace(error=InternalError(), head=None, finish_reason=None, usage=Usage(), attempts=())
         return record.line(bare)
+
+
+def _in_a_thread(begin: Callable[[], Begun]) -> futures.Future[Begun]:
+    """Begin an answer in a thread of its own, so that its view can do something while it waits."""
+    coming: futures.Future[Begun] = futures.Future()
+
+    def run() -> None:
+        try:
+            coming.set_result(begin())
+        except Exception as error:
+            coming.set_exception(error)
+
+    threading.Thread(target=run, name="llm-api-begin", daemon=True).start()
+    return coming

@@ -29,7 +29,10 @@ HANG_UP = getattr(select, "POLLRDHUP", 0)
 
 
 class Deadline:
-    """Bounds everything one request does. `seconds` is its whole time, `client` the socket to its client or None."""
+    """Bounds everything one request does. `seconds` is its whole time, `client` the socket to its client or None.
+
+    `silence`: the seconds after which a backend that waits for its server yields an empty chunk; None: never.
+    """
 
     def __init__(self, seconds: float, client: socket.socket | None = None) -> None:
         self._end = time.monotonic() + seconds
@@ -39,6 +42,7 @@ class Deadline:
         self._gone = False
         self._kept = False
         self.client = client
+        self.silence: float | None = None
 
     def keep(self) -> None:
         """Watch the client until `release`: one that does not read its answer in time is cut off."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent import futures
 from typing import Any
 
 from llm_api import Settings
@@ -129,7 +130,7 @@ class Fake(Backend):
             elif isinstance(piece, BaseException):
                 raise piece.with_traceback(None)
             else:
-                piece(deadline)
+                yield from _silence(piece, deadline)
                 deadline.check()
 
     def _next(self) -> Sequence[Piece]:
@@ -148,3 +149,12 @@ class Fake(Backend):
         if isinstance(self._models, Exception):
             raise self._models.with_traceback(None)
         return list(self._models() if callable(self._models) else self._models)
+
+
+def _silence(piece: Callable[[Deadline], object], deadline: Deadline) -> Iterator[Chunk]:
+    """Yield empty chunks while `piece` takes longer than the deadline's silence, as a backend behind a socket does."""
+    with futures.ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(piece, deadline)
+        while deadline.silence and not futures.wait([waiting], deadline.silence).done:
+            yield Chunk()
+        waiting.result()

@@ -8,7 +8,9 @@ import socket
 import threading
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
+from http.client import HTTPException, IncompleteRead
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -33,7 +35,7 @@ from urllib3.exceptions import ProtocolError
 from llm_api import Settings
 from llm_api.backends import make_backend
 from llm_api.backends.http.base import MAX_ANSWER_BYTES
-from llm_api.backends.http.connections import Adapter, Call
+from llm_api.backends.http.connections import Adapter, Call, _Body
 from llm_api.errors import ServerError
 from llm_api.exchange import attempts as generator
 from llm_api.runtime.deadline import Deadline
@@ -706,3 +708,27 @@ def test_codes_of_a_far_end_are_bounded(make_client: Serve, far_end: FarEnd, nam
     reply = ask(make_client(**OPENAI.settings))
     assert reply.status_code == 400
     assert len(reply.data) < 2_000
+
+
+def test_bodies_in_any_frame() -> None:
+    """A body comes out whole, however its chunks and what is read of them are cut; its end is told, and a cut one."""
+    body = bytes(range(256)) * 3
+    framed = b"".join(b"%X;x=1\r\n%s\r\n" % (n, body[at : at + n]) for at, n in ((0, 500), (500, 1), (501, 267)))
+    for data, chunked, length in ((framed + b"0\r\nX: y\r\n\r\n", True, None), (body, False, len(body))):
+        for size in (1, 2, 3, 7, 501, len(data)):
+            read = _Body(SimpleNamespace(chunked=chunked, length=length))  # type: ignore[arg-type]
+            parts = [data[at : at + size] for at in range(0, len(data), size)]
+            got = b"".join(map(read.of, parts[:-1]))
+            assert not read.is_over
+            assert (got + read.of(parts[-1]), read.is_over) == (body, True)
+        cut = _Body(SimpleNamespace(chunked=chunked, length=length))  # type: ignore[arg-type]
+        cut.of(data[:400])
+        with pytest.raises(IncompleteRead):
+            cut.of(b"")
+
+
+@pytest.mark.parametrize("size", [b"", b"-5", b"+5", b"0x5", b"5_0", b"5 5", b"f" * 17])
+def test_chunks_whose_size_is_none(size: bytes) -> None:
+    """What int() would take, and RFC 9112 does not, is refused: another reader may end the chunk elsewhere."""
+    with pytest.raises(HTTPException, match="where a chunk ends"):
+        _Body(SimpleNamespace(chunked=True, length=None)).of(size + b"\r\n")  # type: ignore[arg-type]

@@ -234,10 +234,11 @@ def whole_of(wire: Wire, said: Said) -> Answer:
 
 
 def read_stream(wire: Wire, data: bytes, luck: random.Random) -> list[Chunk]:
-    """Return what our backend reads in a stream, which arrives in pieces of any size."""
+    """Return what our backend reads in a stream, which arrives in pieces of any size, with silence between them."""
     cuts = sorted(luck.randrange(len(data) + 1) for _ in range(5))
     parts = [data[start:end] for start, end in zip([0, *cuts], [*cuts, len(data)], strict=True)]
-    return list(wire.backend.pieces(split_lines(parts)))
+    chunks = list(wire.backend.pieces(split_lines(part for some in parts for part in (some, b""))))
+    return [chunk for chunk in chunks if chunk != Chunk()]
 
 
 def parts_of(parts: tuple[Part, ...]) -> list[tuple[str, Any]]:
@@ -275,6 +276,13 @@ def test_a_stream_is_the_whole(wire: Wire, said: Said, luck: random.Random) -> N
     assert [chunk.finish_reason for chunk in chunks[:-1]] == [None] * (len(chunks) - 1)
     begun = [piece.index for chunk in chunks for piece in chunk.calls if piece.name]
     assert begun == list(range(len(said.calls)))
+
+
+@every_wire
+def test_silence_is_an_empty_chunk(wire: Wire) -> None:
+    """So a front can keep its client's connection, before the first event and in the middle of one."""
+    chunks = wire.backend.pieces(split_lines([b"", b"data: ", b"", b""]))
+    assert [next(chunks) for _ in range(3)] == [Chunk()] * 3
 
 
 def check_cut(wire: Wire, data: bytes, needed: int, cut: int) -> None:

@@ -101,10 +101,13 @@ class Claude(Vendor):
         finish, usage = finish_reason(body.get("stop_reason")), _usage(_counts(body))
         return [*(chunk for chunk in read if not chunk.is_empty), Chunk("", finish, usage, body.get("model"))]
 
-    def pieces(self, lines: Iterator[bytes]) -> Iterator[Chunk]:
+    def pieces(self, lines: Iterator[bytes | None]) -> Iterator[Chunk]:
         blocks, counts, stop_reason = _Blocks(), dict[str, Any](), None
         for event in self.events(lines):
             chunk = NOTHING
+            if event is None:
+                yield chunk
+                continue
             match event["type"]:
                 case "message_start":
                     blocks.model = event["message"].get("model")

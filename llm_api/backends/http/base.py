@@ -37,12 +37,11 @@ from ...runtime.per_process import PerProcess
 from ...settings import Settings
 from ...types import Chunk, GenerationRequest
 from ..base import TRACE_HEADERS, Backend, cut_at_stop
-from .connections import Adapter, Call, Received, authority
+from .connections import READ_BYTES, Adapter, Call, Received, authority
 from .replies import REFUSED, Reply, error_for, error_in, error_of, output_limit, said_status
 from .streams import event_data, in_shape, json_object, split_lines
 
 MAX_ANSWER_BYTES = 16 * 1024 * 1024
-READ_BYTES = 65_536
 MOST_TOKENS = ("max_tokens", "max_completion_tokens")
 LEFT_OUT = ("temperature", "top_p", "seed")
 HEADERS = {"User-Agent": "llm-api", "Accept-Encoding": "identity"}
@@ -85,8 +84,11 @@ class HttpBackend(Backend):
         """
 
     @abstractmethod
-    def pieces(self, lines: Iterator[bytes]) -> Iterator[Chunk]:
-        """Translate a stream; may raise KeyError and its like on a wrong shape."""
+    def pieces(self, lines: Iterator[bytes | None]) -> Iterator[Chunk]:
+        """Translate a stream; may raise KeyError and its like on a wrong shape.
+
+        Where a line is None the server is silent, and so is an empty chunk.
+        """
 
     def error(self, reply: Reply, payload: Mapping[str, Any] | None, deadline: Deadline) -> LLMAPIError:
         """Translate an error reply to `payload`; a provider with more than a status to go by says so here."""
@@ -229,13 +231,13 @@ class Vendor(HttpBackend):
         url: str = getattr(self.settings, f"{self.prefix}_{self.address}")
         return url
 
-    def events(self, lines: Iterator[bytes]) -> Iterator[dict[str, Any]]:
-        """Yield what server-sent events say. Raises the error that one of them is."""
+    def events(self, lines: Iterator[bytes | None]) -> Iterator[dict[str, Any] | None]:
+        """Yield what server-sent events say, None where the server is silent. Raises the error that one of them is."""
         for data in event_data(lines):
             if data == b"[DONE]":  # OpenAI's
                 return
-            event = json_object(data)
-            if error_in(event):
+            event = None if data is None else json_object(data)
+            if event and error_in(event):
                 raise self.broken(event)
             yield event
 
@@ -330,17 +332,29 @@ def _reason(error: object) -> str:
 
 
 def _read(response: Received, deadline: Deadline) -> Iterator[bytes]:
-    """Yield the body as it arrives, bounded in bytes and time."""
+    """Yield the body as it arrives, bounded in bytes and time; an empty part where the server is silent."""
     if response.headers.get("content-encoding", "identity") != "identity":
         raise InvalidAnswer("the answer is compressed, which was not asked for")
     size = 0
+    while (data := _read_some(response, deadline)) != b"":
+        if data is None:
+            yield b""
+            continue
+        size += len(data)
+        if size > MAX_ANSWER_BYTES:
+            raise InvalidAnswer(f"the answer is longer than {MAX_ANSWER_BYTES:,} bytes")
+        yield data
+
+
+def _read_some(response: Received, deadline: Deadline) -> bytes | None:
     try:
-        while data := response.raw.read1(READ_BYTES, decode_content=False):
-            size += len(data)
-            if size > MAX_ANSWER_BYTES:
-                raise InvalidAnswer(f"the answer is longer than {MAX_ANSWER_BYTES:,} bytes")
-            yield data
+        response.silence = deadline.silence
+        data: bytes = response.raw.read1(READ_BYTES, decode_content=False)
+    except TimeoutError:
+        return None
     except (urllib3.exceptions.HTTPError, http.client.HTTPException, OSError):
         deadline.check()
         raise InvalidAnswer("the connection broke in the middle of the answer") from None
-    deadline.check()
+    if not data:
+        deadline.check()
+    return data

@@ -14,7 +14,7 @@ import socket
 import ssl
 import weakref
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from functools import cache
 from typing import Any, BinaryIO
@@ -29,6 +29,7 @@ from ...rules import basic_credentials
 from ...runtime.deadline import look
 
 MAX_HEADERS = 100
+READ_BYTES = 65_536
 MAX_LINE_BYTES = 65_536
 # A host that dies without a word is noticed within 20 s, whether it owes an answer or has not confirmed what was sent;
 # else a request waits for it until its deadline. Linux's names (tcp(7)); another system has some of them.
@@ -139,16 +140,71 @@ class UnixConnection(http.client.HTTPConnection):
         self.sock.connect(self._path)
 
 
+class _Body:
+    """Takes a body out of its frame (RFC 9112, sections 6.2 and 7.1): http.client's reads one chunk at a time."""
+
+    def __init__(self, response: _Response) -> None:
+        self._chunked = response.chunked
+        self._left = 0 if self._chunked else response.length
+        self._held = b""
+        self._is_last = False
+        self.is_over = not self._chunked and self._left == 0
+
+    def of(self, data: bytes) -> bytes:
+        """Return what of `data` is the body's; b"" is the connection's end. Raises HTTPException."""
+        if not data:
+            if self._left or (self._chunked and not self._is_last):
+                raise http.client.IncompleteRead(b"", self._left or None)
+            self.is_over = True
+        if self._chunked:
+            return b"".join(self._chunks(self._held + data))
+        if self._left is None:
+            return data
+        part = data[: self._left]
+        self._left -= len(part)
+        self.is_over = not self._left
+        return part
+
+    def _chunks(self, data: bytes) -> Iterator[bytes]:
+        self._held, at = b"", 0
+        while at < len(data) and not self.is_over:
+            if self._left:  # with the two bytes that end a chunk
+                part = data[at : at + self._left]
+                at, self._left = at + len(part), self._left - len(part)
+                yield part[: len(part) + min(0, self._left - 2)] if self._left < 2 else part
+            elif (end := data.find(b"\n", at)) >= 0:
+                self._line(data[at:end].strip())
+                at = end + 1
+            else:
+                self._held, at = data[at:], len(data)
+        if len(self._held) > MAX_LINE_BYTES:
+            raise http.client.LineTooLong("chunk")
+
+    def _line(self, line: bytes) -> None:
+        """Read the line that begins a chunk, or one behind the last of them."""
+        if self._is_last:
+            self.is_over = not line
+            return
+        size = re.match(rb"[0-9A-Fa-f]{1,15}(?=\s*(?:;|$))", line)
+        if not size:
+            raise http.client.HTTPException("where a chunk ends can't be told")
+        length = int(size[0], 16)
+        self._left, self._is_last = (length + 2 if length else 0), not length
+
+
 class Received:
     """What is used of requests' Response, and its `raw` too: the body as it arrives.
 
-    Its connection is kept when it has been read to its end.
+    `silence`: the seconds after which reading is a TimeoutError where nothing comes, once something has. Its connection
+    is kept when it has been read to its end.
     """
 
     def __init__(self, adapter: Adapter, call: Call, response: _Response) -> None:
         self.status_code, self.raw = response.status, self
+        self.silence: float | None = None
         self.headers: Mapping[str, str] = response.fields
         self._adapter, self._call, self._response = adapter, call, response
+        self._body = _Body(response)
 
     def __enter__(self) -> Received:
         return self
@@ -157,17 +213,27 @@ class Received:
         self.close()
 
     def read1(self, size: int, decode_content: bool = False) -> bytes:
-        """Return what is there of the body, up to `size` bytes, b"" at its end. Raises OSError or HTTPException."""
-        data = self._response.read1(size)
-        if not data:
-            if self._response.length:  # http.client takes a body that is cut short for its end
-                raise http.client.IncompleteRead(b"", self._response.length)
-            self._keep()
-        return data
+        """Return what comes next of the body, b"" at its end. Raises OSError or HTTPException."""
+        while not self._body.is_over:
+            if data := self._body.of(self._come(size)):
+                return data
+        self._keep()
+        return b""
+
+    def _come(self, size: int) -> bytes:
+        if self.silence is None:
+            return self._response.fp.read1(size)  # its buffer has what came with the headers, once
+        sock = self._call.sock
+        assert sock, "it has not been read to its end"
+        if sock.gettimeout() != self.silence:
+            sock.settimeout(self.silence)
+        return sock.recv(size)
 
     def _keep(self) -> None:
         if not self._response.will_close and (connection := self._call.connection):
             self._call.connection = self._call.sock = None
+            if connection.sock.gettimeout():
+                connection.sock.settimeout(None)
             self._adapter.keep(connection)
 
     def close(self) -> None:

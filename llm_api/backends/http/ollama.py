@@ -130,9 +130,13 @@ class Ollama(Vendor):
         thoughts = (Reasoning(said["thinking"], made_by=self.name),) if said.get("thinking") else ()
         return Chunk(said["content"], finish, usage, body.get("model"), calls=calls, reasoning=thoughts)
 
-    def pieces(self, lines: Iterator[bytes]) -> Iterator[Chunk]:
+    def pieces(self, lines: Iterator[bytes | None]) -> Iterator[Chunk]:
         called = 0
-        for line in filter(None, lines):
+        for line in lines:
+            if not line:
+                if line is None:
+                    yield Chunk()
+                continue
             chunk = self.whole(json_object(line), called)
             called += len(chunk.calls)
             if chunk.finish_reason or not chunk.is_empty:

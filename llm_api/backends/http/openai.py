@@ -34,7 +34,7 @@ from ...types import (
 )
 from .base import Vendor
 from .ollama import answers_at
-from .replies import Reply, error_for, error_in
+from .replies import Reply, error_for
 from .streams import at, finish_reason
 
 
@@ -82,15 +82,18 @@ class OpenAIWire(Vendor):
         finish = finish_reason(choice.get("finish_reason"))
         return replace(said, finish_reason=finish, usage=usage(body), model=body.get("model"), calls=calls)
 
-    def pieces(self, lines: Iterator[bytes]) -> Iterator[Chunk]:
+    def pieces(self, lines: Iterator[bytes | None]) -> Iterator[Chunk]:
         """The usage comes after the finish reason, so that waits for it."""
         finish, counted, model = None, Usage(), None
         calls = _Calls()
         for event in self.events(lines):
+            if event is None:
+                yield Chunk()
+                continue
             model = event.get("model") or model
             counted = usage(event) if event.get("usage") else counted
             for choice in (event.get("choices") or [])[:1]:
-                if error_in(choice):  # OpenRouter's
+                if choice.get("error"):  # OpenRouter's
                     raise self.broken(choice)
                 finish = finish or choice.get("finish_reason")
                 # a server that does not stream has a message; Perplexity has both, of which the message is all so far

@@ -38,10 +38,15 @@ def finish_reason(said: object) -> str:
     return reason
 
 
-def split_lines(parts: Iterable[bytes]) -> Iterator[bytes]:
-    """Yield lines without their end. Split on the byte alone: text may hold U+2028, which str splits on."""
+def split_lines(parts: Iterable[bytes]) -> Iterator[bytes | None]:
+    """Yield lines without their end, None for an empty part: the server is silent.
+
+    Split on the byte alone: text may hold U+2028, which str splits on.
+    """
     held: list[bytes] = []
     for part in parts:
+        if not part:
+            yield None
         *lines, rest = part.split(b"\n")
         for line in lines:
             yield b"".join([*held, line]).rstrip(b"\r")
@@ -52,7 +57,7 @@ def split_lines(parts: Iterable[bytes]) -> Iterator[bytes]:
         yield b"".join(held)
 
 
-def event_data(lines: Iterable[bytes]) -> Iterator[bytes]:
+def event_data(lines: Iterable[bytes | None]) -> Iterator[bytes | None]:
     """Yield the data of each server-sent event; comments, empty events and an unfinished last one are dropped.
 
     The event's name is not needed: every provider repeats it inside the data. (WHATWG HTML, server-sent events.) From
@@ -61,19 +66,21 @@ def event_data(lines: Iterable[bytes]) -> Iterator[bytes]:
     data: list[bytes] = []
     rest = iter(lines)
     for line in rest:
-        if not line:
+        if line is None:
+            yield None
+        elif not line:
             if any(data):
                 yield b"\n".join(data)
             data.clear()
         elif line.startswith(b"data:"):
             data.append(line[5:].removeprefix(b" "))
         elif line.startswith(b"{"):
-            yield b"\n".join([line, *rest])
+            yield b"\n".join([line, *filter(None, rest)])
 
 
 def json_object(data: bytes) -> dict[str, Any]:
     """Return the JSON object in `data`. Raises InvalidAnswer."""
-    if data.count(b"[") + data.count(b"{") > MAX_BRACKETS:
+    if len(data) > MAX_BRACKETS and data.count(b"[") + data.count(b"{") > MAX_BRACKETS:
         raise InvalidAnswer("the answer has too many parts")
     try:
         value = json.loads(data)
