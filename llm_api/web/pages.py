@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import flask_swagger_ui
-from flask import Blueprint, Response, abort, request, send_from_directory
+from flask import Blueprint, Response, abort, request
 
 from ..log.recent import Dashboard
 from ..log.search import Wanted
@@ -24,7 +24,10 @@ from .service import service
 
 STATIC = Path(__file__).parent / "static"
 # Its own page names its files from the top of the host and has a script inside; only its copy of Swagger UI is used.
-SWAGGER_UI = Path(flask_swagger_ui.__file__).parent / "dist"
+SWAGGER_UI = {
+    f"swagger-ui/{name}": Path(flask_swagger_ui.__file__).parent / "dist" / name
+    for name in ("swagger-ui.css", "swagger-ui-bundle.js")
+}
 # A model's answer is a stranger's text. Should a page ever take it for markup: no script in it runs, nothing is
 # fetched from or sent to anywhere else.
 HEADERS = {
@@ -96,14 +99,6 @@ def docs() -> Response:
     return _page("docs", "")
 
 
-@blueprint.get("/docs/<path:name>")
-@is_open
-def swagger_ui(name: str) -> Response:
-    """Give a file of Swagger UI."""
-    known_host(service())
-    return _strict(send_from_directory(SWAGGER_UI, name))
-
-
 @blueprint.get("/static/<path:name>")
 @is_open
 def static_file(name: str) -> Response:
@@ -168,7 +163,8 @@ def _page(name: str, more_policy: str) -> Response:
 @cache
 def _files() -> dict[str, Path]:
     """Return the pages' files, by what they are asked for as."""
-    return {path.relative_to(STATIC).as_posix(): path for path in sorted(STATIC.rglob("*")) if path.is_file()}
+    ours = {path.relative_to(STATIC).as_posix(): path for path in sorted(STATIC.rglob("*")) if path.is_file()}
+    return ours | SWAGGER_UI
 
 
 @cache

@@ -117,6 +117,19 @@ def test_a_fallback_is_unmistakable(visitor: Visitor, serve: Serve) -> None:
     expect(notices.last).to_contain_text("This is from stub.")
 
 
+def test_a_model_that_loads_is_said(visitor: Visitor, direct: str) -> None:
+    """While a model loads, header and prompt say so, and how far it is; then they no longer do."""
+    said = {"status": "degraded", "backend": "huggingface", "reason": "huggingface: loading a.gguf: 45 %"}
+    page = visitor.page
+    page.route("**/health", lambda route: route.fulfill(json=said))
+    visitor.goto(direct)
+    expect(page.locator(".health")).to_have_text("loading")
+    expect(page.locator("#health-note")).to_contain_text("loading a.gguf: 45 %")
+    said.update(status="healthy", reason="")
+    expect(page.locator(".health")).to_have_text("healthy")
+    expect(page.locator("#health-note")).to_be_hidden()
+
+
 def test_errors_say_what_is_wrong(visitor: Visitor, serve: Serve) -> None:
     """What the service refuses, and what never leaves the page, is said in words; what was written stays."""
     page = visitor.goto(serve(LLM_BACKEND="stub", MAX_PROMPT_CHARS=5))

@@ -74,3 +74,31 @@ def test_nothing_is_inline() -> None:
         assert text.count("<script") == text.count("<script src=") + text.count('<script type="module" src=')
     for script in scripts:
         assert not any(word in script.read_text() for word in ("innerHTML", "outerHTML", "insertAdjacentHTML", "eval("))
+
+
+def test_pages_are_small(make_client: Serve) -> None:
+    """What a page fetches weighs at most 150 kB on the wire, Swagger UI's 500 aside."""
+    client = make_client()
+    for shell, most in (("/", 150_000), ("/dashboard", 150_000), ("/docs", 600_000)):
+        asked = [client.get(shell, headers=HTML)]
+        for name in needed(asked[0].text):
+            asked.append(client.get(f"/static/{name}", headers={"Accept-Encoding": "gzip"}))
+        assert [answer.status_code for answer in asked] == [200] * len(asked)
+        assert sum(len(answer.data) for answer in asked) < most
+
+
+def needed(page: str) -> set[str]:
+    """Return the files that a page names, with those that their scripts import, lazily too."""
+    found: set[str] = set()
+    new = set(re.findall(r'"static/[0-9a-f]+/([^"]+)"', page))
+    while new:
+        found |= new
+        scripts = [STATIC / name for name in new if name.endswith(".js") and (STATIC / name).exists()]
+        named = [
+            (script.parent / other).resolve().relative_to(STATIC.resolve()).as_posix()
+            for script in scripts
+            if "vendor" not in script.parts
+            for other in re.findall(r'(?:from |import\()"(\.[^"]+)"', script.read_text())
+        ]
+        new = set(named) - found
+    return found
