@@ -411,10 +411,13 @@ class Parts:
         self._open: object = None
         self._pieces: list[Any] = []
         self._waiting: list[tuple[object, Part]] = []
+        self._called = set[object]()
 
     def grow(self, chunk: Chunk) -> Iterator[Step]:
         """Yield what a piece of the answer makes happen; the last one ends all."""
         for kind, piece in chunk.pieces():
+            if kind in self._called:
+                continue  # what comes after its whole arguments is none of them
             if kind == self._open or not (self._waiting or self._is_cut()):
                 yield from self._add(kind, piece)
             else:
@@ -449,6 +452,7 @@ class Parts:
     def _end(self) -> Iterator[Step]:
         if self._pieces:
             self.whole.append(_joined(self._pieces))
+            self._called |= {self._open} if isinstance(self._open, int) else set()
             self._open, self._pieces = None, []
             yield Step("ended", len(self.whole) - 1, self.whole[-1])
 

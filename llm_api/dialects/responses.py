@@ -190,7 +190,7 @@ STORED = validate.OneOf((), error=STATELESS)
 class ResponsesSchema(OpenAIBody, Tooled):
     """The body of `POST /v1/responses`."""
 
-    input = Input(Item(), required=True, validate=validate.Length(1, MAX_MESSAGES))
+    input = Input(Item(), required=True, validate=validate.Length(max=MAX_MESSAGES))
     instructions = fields.String()
     tools = Offered(validate=validate.Length(max=MAX_TOOLS))  # type: ignore[assignment]  # flat, unlike Tooled's
     max_output_tokens = StrictInteger(validate=validate.Range(1, 2**31 - 1))
@@ -203,8 +203,8 @@ class ResponsesSchema(OpenAIBody, Tooled):
     conversation = fields.Raw(validate=STORED)
     prompt = fields.Raw(validate=STORED)
 
-    @post_load
-    def make_asked(self, data: dict[str, Any], **kwargs: Any) -> Asked:
+    @post_load(pass_original=True)
+    def make_asked(self, data: dict[str, Any], original: Mapping[str, Any], **kwargs: Any) -> Asked:
         """Return the types for a valid body."""
         text, reasoning = data.pop("text", None) or {}, data.pop("reasoning", None) or {}
         said = {
@@ -215,8 +215,7 @@ class ResponsesSchema(OpenAIBody, Tooled):
         }
         data |= {name: value for name, value in said.items() if value is not None} | tool_fields(data)
         system = (Message.of("system", data["instructions"]),) if data.get("instructions") else ()
-        is_prompt = [message.role for message in data["input"]] == ["user"]
-        return self.asked((*system, *data["input"]), "input", data, is_prompt)
+        return self.asked((*system, *data["input"]), "input", data, isinstance(original["input"], str))
 
 
 NOTHING: dict[str, Any] = {}

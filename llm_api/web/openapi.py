@@ -166,10 +166,11 @@ KINDS: dict[type, list[Json]] = {
     Choice: [_one_of("auto", "none", "required"), NAMED_FUNCTION, _kind("allowed_tools", allowed_tools=ALLOWED)],
 }
 TOGETHER = {"description": "All texts together have 1 to MAX_PROMPT_CHARS characters."}
+OWN_TOOL = _object({"name": TEXT, "input_schema": {"type": "object"}})
 OTHER_TOOL = {"properties": {"type": TEXT | {"not": {"const": "custom"}}}, "required": ["type"]}
 WHOLES: dict[tuple[type, str], Json] = {
     **dict.fromkeys(((ChatSchema, "messages"), (MessagesSchema, "messages"), (ResponsesSchema, "input")), TOGETHER),
-    (MessagesSchema, "tools"): {"allOf": [{"items": {"anyOf": [{"required": ["name", "input_schema"]}, OTHER_TOOL]}}]},
+    (MessagesSchema, "tools"): {"allOf": [{"items": {"anyOf": [OWN_TOOL, OTHER_TOOL]}}]},
     (CompletionSchema, "prompt"): {"description": "At most MAX_PROMPT_CHARS characters.", "minLength": 1},
 }
 

@@ -270,7 +270,7 @@ def shows(url: str) -> dict[str, Any]:
         ("generate", {"prompt": "Hello", "images": ["R0lGODlh", "/9j/AA==", "iVBORw0KGgoAAAA="]}, True),
         *(("generate", {"prompt": "Hello", "images": [file]}, False) for file in ("AAAA", "", "R0lGODlh!", 5)),
         *(("responses", {"input": items}, True) for items in ("Hi", [USER], [USER, CALL, RESULT], [THOUGHT, SYSTEM])),
-        *(("responses", {"input": items}, False) for items in ([], 5, [{"content": "Hi"}], [{"type": "message"}])),
+        *(("responses", {"input": items}, False) for items in (5, [{"content": "Hi"}], [{"type": "message"}])),
         ("responses", {"input": [USER, RESULT | {"call_id": ""}]}, False),
         ("responses", {"input": "Hi", "background": False, "prompt": None, "top_logprobs": 0}, True),
         *(("responses", {"input": "Hi", name: "x"}, False) for name in ("prompt", "conversation", "background")),
@@ -305,6 +305,7 @@ def test_bodies_are_described_as_they_are_read(
         ("chat_completions", {"messages": [USER, {"role": "tool", "content": "Hello"}]}),
         ("chat_completions", {"messages": [USER | {"content": [shows("data:image/gif;base64,/9j/AA==")]}]}),
         ("responses", {"input": ""}),
+        ("responses", {"input": []}),
     ],
 )
 def test_what_is_described_in_words(
