@@ -74,6 +74,10 @@ class Backend(ABC):
         itself is wrong, ClientGone or TimedOut when `deadline` says so.
         """
 
+    def count(self, request: GenerationRequest, deadline: Deadline) -> int | None:
+        """Return how many tokens the model reads of `request`; None where it can't tell. Raises as `check` does."""
+        return None
+
     def embed(self, request: EmbeddingRequest, deadline: Deadline) -> Embeddings:
         """Return the vectors of at most BATCH texts, in their order. Raises as `stream` does."""
         raise Unsupported(f"{self.name} makes no embeddings", param="model")

@@ -18,7 +18,7 @@ from ..errors import BackendError, LLMAPIError, ModelForbidden, RequestError, Re
 from ..runtime.deadline import Deadline
 from ..runtime.per_process import PerProcess
 from ..settings import Settings
-from ..types import EmbeddingRequest, Request
+from ..types import EmbeddingRequest, GenerationRequest, Request
 from .attempts import Attempts, Begun, ask
 from .breaker import Breaker, Breakers, Retries
 
@@ -161,6 +161,14 @@ class Chain:
         if model != request.model:
             request = dataclasses.replace(request, model=model)
         return Route(links if request.fallback else links[:1], request)
+
+    def count(self, request: Request) -> int | None:
+        """Return how many tokens the model reads of `request`; None where its backend can't tell now."""
+        assert isinstance(request, GenerationRequest), "only those are counted"
+        with suppress(LLMAPIError):
+            link, model = self.named(request.model)
+            return link.backend.count(dataclasses.replace(request, model=model), Deadline(LIST_SECONDS))
+        return None
 
     def permitted(self, route: Route, caller: str | None) -> Route:
         """Return `route` without the fallbacks that `caller` may not use. Raises ModelForbidden for the first."""

@@ -128,11 +128,13 @@ for each in DIALECTS:
 
 @route("/v1/messages/count_tokens", "anthropic", methods=["POST"], strict_slashes=False)
 def count_tokens() -> Response:
-    """Estimate how many tokens a model reads of a body of /v1/messages, which is not sent to it."""
+    """Count the tokens that a model reads of a body of /v1/messages, or estimate them, as a header says then."""
     here = service()
     dialect = here.dialects["messages"]
     asked = dialect.read(sent(here, dialect))
-    return json_answer({"input_tokens": estimate(asked.request)}, headers=ESTIMATED)
+    counted = here.chain.count(asked.request)
+    tokens = estimate(asked.request) if counted is None else counted
+    return json_answer({"input_tokens": tokens}, headers=ESTIMATED if counted is None else {})
 
 
 @route("/v1/models", "openai", "anthropic", strict_slashes=False)

@@ -151,7 +151,11 @@ class Service:
 
     def generate(self, prompt: str, **fields: Any) -> Reply:
         """POST /generate, and read the whole answer."""
-        return self._exchange("POST", "/generate", {"prompt": prompt} | fields)
+        return self.post("/generate", prompt=prompt, **fields)
+
+    def post(self, path: str, **body: Any) -> Reply:
+        """POST `path`, and read the whole answer."""
+        return self._exchange("POST", path, body)
 
     def _exchange(self, method: str, path: str, body: object) -> Reply:
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=120)

@@ -108,6 +108,15 @@ class HuggingFaceLocal(OpenAIWire):
                     engine.served()
                 yield chunk
 
+    def count(self, request: GenerationRequest, deadline: Deadline) -> int | None:
+        if not self._found()["is_gguf"]:
+            return None
+        with self._leased(request.model, deadline):
+            asked = told(request) if request.tools and not self._takes_tools(deadline) else request
+            prompt = self.post("/apply-template", self.payload(asked), deadline, lambda body: str(body["prompt"]))
+            said = {"content": prompt, "parse_special": True}
+            return self.post("/tokenize", said, deadline, lambda body: len(body["tokens"]))
+
     def embed(self, request: EmbeddingRequest, deadline: Deadline) -> Embeddings:
         if not self.embed_model:
             raise Unsupported("models in transformers make no embeddings here, GGUF models do", param="model")

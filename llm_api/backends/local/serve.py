@@ -29,6 +29,8 @@ MAX_OUTPUT_BYTES = 2**20
 HTTP_THREADS = 128
 # Conversations whose slot has gone to others are kept in memory; llama.cpp would take 8 GiB for that.
 CACHE_MIB = 512
+# Of so long a text a vector is made at most: a prompt is read in pieces, and a text for a vector in one.
+VECTOR_TOKENS = 2048
 CANT_LOAD = 3
 CANT_FETCH = 4
 PACKAGE = Path(__file__).parents[2]
@@ -109,6 +111,7 @@ def llama_cpp(asked: dict[str, Any], key: str, ready: Callable[[], None]) -> Non
     params.api_keys = [key]
     params.endpoint_metrics = True
     params.embedding = True
+    params.n_ubatch = min(VECTOR_TOKENS, asked["context"])
     if not asked["pools"]:
         params.pooling_type = xllamacpp.llama_pooling_type.LLAMA_POOLING_TYPE_MEAN
     params.ui = params.warmup = False
