@@ -20,6 +20,8 @@ from .parts import DEPLOY, tool
 
 WHEELS = PROJECT / "build" / "wheels"
 (BASE,) = re.findall(r"(?m)^ARG PYTHON=(\S+)", (DEPLOY / "Dockerfile").read_text())
+# What each Debian has beside that which Python asks for.
+LIBRARIES = ("libdl.so.2", "libgcc_s.so.1", "libpthread.so.0", "librt.so.1", "libstdc++.so.6", "libutil.so.1")
 # A container of its own processes and mounts: its root can't be written, but for /dev/shm and the volumes; nobody in it
 # is root or can become so. $1 is its root, $2 the folder that has the volumes, $3 its user, then its working folder and
 # command.
@@ -61,7 +63,8 @@ def make_base(root: Path) -> None:
         ["ldd", *programs, *library.glob("lib-dynload/*.so")], capture_output=True, text=True, check=True
     ).stdout
     libc = Path(re.search(r"=> (\S+/libc\.so\.6) ", said)[1])  # type: ignore[index]
-    for path in {*re.findall(r"(/\S+) \(0x", said), f"{libc.parent}/libstdc++.so.6"}:
+    everywhere = {f"{libc.parent}/{name}" for name in LIBRARIES}
+    for path in everywhere.union(re.findall(r"(/\S+) \(0x", said)):
         to = root / (path if "/ld-" in path else f"{libc.parent}/{Path(path).name}").lstrip("/")
         to.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(path, to)

@@ -65,8 +65,8 @@ def test_what_may_be_written_where_its_root_is_not_read_only(image: Image) -> No
     assert {path.removeprefix(str(image.root)) for path in found} <= {"/app/logs", "/run/llm-api", "/tmp"}
 
 
-def test_it_serves(run: Callable[..., Container]) -> None:
-    """It answers, and writes its log to the volume, as its user."""
+def test_it_serves(image: Image, run: Callable[..., Container]) -> None:
+    """It answers, and writes its log to the volume, as its user; the commands work in it."""
     box = run(LLM_BACKEND="stub")
     assert box.say("Hello").text.startswith("[stub]")
     assert box.get("/health").status == 200
@@ -75,6 +75,8 @@ def test_it_serves(run: Callable[..., Container]) -> None:
     assert [line["prompt"] for line in box.lines()] == ["Hello"]
     assert (box.volume / "log.jsonl").stat().st_uid == USER
     assert {Path(f"/proc/{pid}").stat().st_uid for pid in (box.pid, *children(box.pid))} == {USER}
+    assert "Warning" not in box.output()
+    assert "the log can be written" in image.run("flask", "--app", "wsgi", "llm", "doctor", home=box.home).stdout
     box.terminate()
     assert box.wait() == 0
 
