@@ -30,7 +30,7 @@ from .writer import open_own
 
 WIDTHS = MINUTE, HOUR, DAY = (60, 3600, 86_400)
 # What is counted at once.
-PORTION_BYTES = 2**20
+PORTION_BYTES = 2**22
 PAUSE_LINES = 100
 LOCK_SECONDS = 2.0
 # Another version's file is begun afresh.

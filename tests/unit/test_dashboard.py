@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import sys
 import time
 from collections.abc import Callable
@@ -20,6 +21,8 @@ from records import Run, answered, line, write
 
 from llm_api import Settings
 from llm_api.log import recent as dashboard
+from llm_api.log import search
+from llm_api.web import pages
 
 NOW = time.time()
 SECRET = "the words nobody may see"
@@ -203,6 +206,22 @@ def test_too_many_questions_at_once_are_refused(make_client: Serve) -> None:
             stack.enter_context(client.application.extensions["llm_api"]["llm_api"].dashboard._readers)
         assert client.get("/dashboard/data").status_code == 503
     assert client.get("/dashboard/data").status_code == 200
+
+
+def test_nobody_waits_for_an_abandoned_question(
+    make_client: Serve, log_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A text that is typed letter by letter: when the browser closes the connection, the log is read no further."""
+    write(log_path, [ago(500 - n, n) for n in range(500)])
+    parse, read = search.parse, list[bytes]()
+    monkeypatch.setattr(search, "parse", lambda data: (read.append(data), time.sleep(0.01), parse(data))[2])
+    monkeypatch.setattr(pages, "READ_SECONDS", 600)
+    ours, theirs = socket.socketpair()
+    theirs.close()
+    with ours:
+        answer = make_client().get("/dashboard/data?text=p", environ_overrides={"werkzeug.socket": ours})
+    assert answer.json["error"]["code"] == "client_gone"
+    assert len(read) < 500
 
 
 # --- records
