@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import random
 import re
@@ -188,3 +189,26 @@ def test_a_click_filters(visitor: Visitor, serve: Serve) -> None:
     expect(page).to_have_url(re.compile(r"\?backend=openai$"))
     expect(page.locator("#backend")).to_have_value("openai")
     expect(page.locator("#models tbody tr")).to_have_count(1)
+    page.locator("#models").get_by_role("link", name="gpt-6-luna").click()
+    page.locator("#errors").get_by_role("link", name="server_error").click()
+    expect(page).to_have_url(re.compile(r"\?backend=openai&model=gpt-6-luna&error=server_error$"))
+    expect(page.locator("#requests .mark.ok")).to_have_count(0)
+    page.reload()
+    page.get_by_role("button", name="Take away error").click()
+    expect(page.locator("#requests .mark.ok").first).to_be_visible()
+    with page.expect_download() as saved:
+        page.get_by_role("button", name="Save as CSV").click()
+    rows = list(csv.DictReader(saved.value.path().read_text().splitlines()))
+    assert {row["backend"] for row in rows} == {"openai"}
+
+
+def test_more_requests(visitor: Visitor, serve: Serve) -> None:
+    """Older rows follow the latest fifty at a press, and stay while the page refreshes itself."""
+    page = visitor.goto(serve(LLM_BACKEND="stub", log=hour), "/dashboard")
+    expect(page.locator("#requests tbody tr")).to_have_count(50)
+    page.get_by_role("button", name="More requests").click()
+    expect(page.locator("#requests tbody tr")).to_have_count(100)
+    with page.expect_response(lambda answer: "dashboard/data" in answer.url):
+        pass
+    ids = [row.get_attribute("data-request") for row in page.locator("#requests [data-request]").all()]
+    assert len(set(ids)) == 100

@@ -15,7 +15,7 @@ from .logs import hour
 if TYPE_CHECKING:
     from playwright.sync_api import Page
 
-SERIOUS = ("serious", "critical")
+SERIOUS = ("serious", "critical")  # of Swagger UI's page, whose headings are its own
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +73,7 @@ every_page = pytest.mark.parametrize(
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @every_page
-def test_axe_finds_nothing_serious(
+def test_axe_finds_nothing(
     new_page: Callable[..., Page],
     service: Service,
     axe: str,
@@ -89,7 +89,10 @@ def test_axe_finds_nothing_serious(
     page.evaluate(axe)
     found: list[dict[str, Any]] = page.evaluate("axe.run().then((result) => result.violations)")
     assert [
-        (rule["id"], node["html"][:150]) for rule in found if rule["impact"] in SERIOUS for node in rule["nodes"]
+        (rule["id"], node["html"][:150])
+        for rule in found
+        if path != "/docs" or rule["impact"] in SERIOUS
+        for node in rule["nodes"]
     ] == []
 
 

@@ -25,7 +25,7 @@ export class Chart {
   constructor(title, series, format, { isWhole = false, onPick = null } = {}) {
     Object.assign(this, { title, series, format, isWhole, onPick });
     const rows = make("details", {}, make("summary", {}, "As a table"),
-      make("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": `${title}, as a table` }, this.#table));
+      make("div", { class: "scroll", tabindex: "0", role: "group", "aria-label": `${title}, as a table` }, this.#table));
     this.element = make("section", { class: "card chart" },
       make("div", { class: "row spread" }, make("h2", {}, title), this.#time), this.#box, rows);
     new ResizeObserver(() => this.#plot?.setSize(this.#size())).observe(this.#box);
@@ -92,7 +92,7 @@ export class Chart {
   #tick(time) {
     const days = (this.#span[1] - this.#span[0]) / DAY;
     const clock = timeOf(time).slice(0, 5);
-    if (days <= 1) return clock;
+    if (days < 1.1) return clock; // a day begins with a whole stretch
     return days > 4 || clock === "00:00" ? dayOf(time).slice(5) : clock;
   }
 

@@ -1,6 +1,6 @@
 // The dashboard: the log's numbers, refreshed every few seconds, and each request's record behind a click.
 
-import { make } from "../shared/elements.js";
+import { download, make } from "../shared/elements.js";
 import { startHeader } from "../shared/header.js";
 import { showProblem } from "../shared/problem.js";
 import { NO_CONNECTION, ask, key, problemOf } from "../shared/service.js";
@@ -10,7 +10,7 @@ import { Chart } from "./chart.js";
 import * as filter from "./filter.js";
 import { liveNumbers, notices } from "./notices.js";
 import { openRecord } from "./record.js";
-import { showGroups, showReasons, showRequests } from "./tables.js";
+import { showErrors, showGroups, showReasons, showRequests } from "./tables.js";
 
 const SECONDS = 5;
 const $ = (id) => document.getElementById(id);
@@ -19,6 +19,8 @@ let timer = null;
 let asking = null;
 let shown = null; // the last answer
 let drawn = ""; // the rows of requests that stand on the page
+let older = []; // rows from before the latest
+let goesOn = null; // where still older ones begin
 let record = new URLSearchParams(location.search).get("record"); // the one that is open
 
 const charts = [
@@ -95,6 +97,7 @@ function loadWhenSeen() {
 // --- showing
 
 function show(data, live) {
+  keepOlder(data.latest);
   shown = data;
   const { stats } = data;
   $("updated").textContent = `As of ${when(data.until)}, ${paused ? "paused" : `every ${SECONDS} s`}`;
@@ -107,8 +110,9 @@ function show(data, live) {
   showCharts(data);
   showGroups($("backends"), "Backend", { ...stats.backends, ...(stats.refused.requests ? { "(refused)": stats.refused } : {}), all: stats.total },
     (name) => (name in stats.backends ? { backend: name } : null));
-  showGroups($("models"), "Model", stats.models, () => null);
-  showReasons($("reasons"), stats.fallback_reasons, stats.total.requests, () => ({ status: "fallback" }));
+  showGroups($("models"), "Model", stats.models, (name) => ({ model: name.slice(name.indexOf("/") + 1) }));
+  showReasons($("reasons"), stats.fallback_reasons, stats.total.requests);
+  showErrors($("errors"), stats.error_codes, stats.total.requests);
   showRows();
   filter.listBackends(Object.keys(stats.backends));
 }
@@ -131,13 +135,39 @@ function showTiles(total, live) {
     tile("Tokens/s", decimal(total.tokens_per_second), `${count(total.output_tokens)} out, ${count(total.input_tokens)} in`));
 }
 
-const rows = () => shown[document.querySelector('input[name="which"]:checked').value];
+const which = () => document.querySelector('input[name="which"]:checked').value;
+const rows = () => (which() === "latest" ? [...shown.latest, ...older] : shown.slowest);
 
 function showRows() {
+  $("more").hidden = which() !== "latest" || !(older.length ? goesOn : shown.more);
   const text = JSON.stringify(rows());
   if (text === drawn) return; // do not disturb a reader, or the focus, in the table
   drawn = text;
   showRequests($("requests"), rows(), open);
+}
+
+// What newer rows push out of the latest stands above those that are there already.
+function keepOlder(latest) {
+  const ids = new Set(latest.map((row) => row.at));
+  if (older.length) older = [...shown.latest.filter((row) => !ids.has(row.at)), ...older];
+}
+
+// The rows before those that are there. They stay until the filter changes.
+async function showMore() {
+  const wanted = new URLSearchParams(filter.query());
+  wanted.set("before", older.length ? goesOn : shown.more);
+  const answer = await ask(`dashboard/requests?${wanted}`);
+  if (!answer.ok) return refused(await problemOf(answer));
+  const { requests, more } = await answer.json();
+  older = [...older, ...requests];
+  goesOn = more;
+  showRows();
+}
+
+async function saveAsCSV() {
+  const answer = await ask(`dashboard/requests.csv?${filter.query()}`);
+  if (answer.ok) download("requests.csv", await answer.blob());
+  else refused(await problemOf(answer));
 }
 
 function open(id) {
@@ -156,9 +186,12 @@ function writeAddress() {
 }
 
 filter.startFilter(() => {
+  older = [];
   writeAddress();
   load();
 });
+$("more").addEventListener("click", showMore);
+$("csv").addEventListener("click", saveAsCSV);
 $("pause").addEventListener("click", () => {
   paused = !paused;
   $("pause").setAttribute("aria-pressed", String(paused));

@@ -2,6 +2,7 @@
 
 import { make } from "../shared/elements.js";
 import { REASONS, count, decimal, milliseconds, share, when } from "../shared/words.js";
+import { addressWith } from "./filter.js";
 
 const GROUP = [
   ["Requests", (g) => count(g.requests)], ["Errors", (g) => count(g.errors)], ["Aborted", (g) => count(g.aborted)],
@@ -26,16 +27,26 @@ export function showGroups(table, name, groups, pick) {
 }
 
 // A link to this page with one more filter; it works in a new tab too.
-export function filterLink(words, filter) {
+function filterLink(words, filter) {
   const text = make("bdi", {}, words);
-  return filter ? make("a", { href: "?", "data-filter": JSON.stringify(filter) }, text) : text;
+  return filter ? make("a", { href: addressWith(filter), "data-filter": JSON.stringify(filter) }, text) : text;
 }
 
-export function showReasons(table, reasons, all, pick) {
-  fill(table, [["Reason"], ["What happened"], ["Fallbacks", "number"], ["Of all requests", "number"]],
-    Object.entries(reasons).map(([reason, number]) => make("tr", {},
-      make("th", { scope: "row" }, make("code", {}, filterLink(reason, pick(reason)))),
-      make("td", {}, REASONS[reason] ?? ""), make("td", { class: "number" }, count(number)), make("td", { class: "number" }, share(number, all)))));
+export function showReasons(table, reasons, all) {
+  showCounts(table, ["Reason", "Fallbacks"], reasons, all, (reason) => [make("code", {}, filterLink(reason, { status: "fallback" })), REASONS[reason] ?? ""]);
+}
+
+export function showErrors(table, codes, all) {
+  showCounts(table, ["Code", "Errors"], codes, all, (code) => [make("code", {}, filterLink(code, { error: code })), REASONS[code] ?? ""]);
+}
+
+function showCounts(table, [name, what], counts, all, wordsOf) {
+  fill(table, [[name], ["What happened"], [what, "number"], ["Of all requests", "number"]],
+    Object.entries(counts).map(([key, number]) => {
+      const [first, second] = wordsOf(key);
+      return make("tr", {}, make("th", { scope: "row" }, first), make("td", {}, second),
+        make("td", { class: "number" }, count(number)), make("td", { class: "number" }, share(number, all)));
+    }));
 }
 
 const REQUEST = [["Time"], ["Status"], ["Answered by"], ["Duration", "number"], ["First chunk", "number"], ["Tokens", "number"], ["Prompt"]];
@@ -49,6 +60,7 @@ export function showRequests(table, rows, open) {
 
 function requestRow(row, open) {
   const onclick = (event) => {
+    if (event.target.closest("[data-filter]")) return;
     event.stopPropagation();
     open(row.request_id);
   };
@@ -58,7 +70,7 @@ function requestRow(row, open) {
   return make("tr", { onclick },
     make("td", {}, opener),
     make("td", {}, make("span", { class: `mark ${row.status}` }, `${row.status} ${row.http_status ?? ""}`),
-      row.error ? make("code", { class: "small" }, ` ${row.error}`) : null),
+      row.error ? make("code", { class: "small" }, " ", filterLink(row.error, { error: row.error })) : null),
     make("td", {}, make("bdi", {}, row.backend ? `${row.backend}/${row.model}` : "–"),
       row.fallback_reason ? make("span", { class: "fallback small" }, `fallback from ${row.requested_backend}: ${row.fallback_reason}`) : null),
     make("td", { class: "number" }, milliseconds(row.duration_ms)),

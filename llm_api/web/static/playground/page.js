@@ -1,12 +1,12 @@
 // The playground: a prompt or a conversation, asked of one model or two.
 
-import { button, copy, make } from "../shared/elements.js";
+import { button, copy, download } from "../shared/elements.js";
 import { startHeader } from "../shared/header.js";
 import { ask, key, problemOf, scope } from "../shared/service.js";
 import * as snippets from "../shared/snippets.js";
 import { startFollowing } from "./follow.js";
 import { field, fit, form, giveExampleOfTools, isChat, isRight, setModels, setValues, system, values } from "./form.js";
-import { askToForget, download, listPast, markdownOf, plainTurns } from "./past.js";
+import { askToForget, listPast, markdownOf, plainTurns } from "./past.js";
 import { pictures, setPictures, startPictures } from "./pictures.js";
 import { request } from "./request.js";
 import { turnsOf, valuesOf } from "./recorded.js";
@@ -160,10 +160,10 @@ $("example-tools").addEventListener("click", () => {
   keepDraft();
 });
 $("forget").addEventListener("click", () => askToForget(() => listPast(restore)));
-$("export-markdown").addEventListener("click", () => download("conversation.md", markdownOf(talk.turns, system()), "text/markdown"));
+$("export-markdown").addEventListener("click", () => download("conversation.md", new Blob([markdownOf(talk.turns, system())], { type: "text/markdown" })));
 $("export-json").addEventListener("click", () => {
   const said = { system: system(), turns: plainTurns(talk.turns) };
-  download("conversation.json", `${JSON.stringify(said, null, 2)}\n`, "application/json");
+  download("conversation.json", new Blob([`${JSON.stringify(said, null, 2)}\n`], { type: "application/json" }));
 });
 for (const pressed of document.querySelectorAll("[data-copy]")) {
   pressed.addEventListener("click", () => {

@@ -37,12 +37,6 @@ export function askToForget(done) {
 
 // --- files
 
-export function download(name, text, type) {
-  const url = URL.createObjectURL(new Blob([text], { type }));
-  make("a", { href: url, download: name }).click();
-  setTimeout(() => URL.revokeObjectURL(url), 10_000);
-}
-
 export function markdownOf(turns, system) {
   const parts = turns.flatMap(({ asked, results, answers }) => [
     results ? `## Results\n\n${results.map(({ name, content }) => `\`${name}\`: ${content}`).join("\n\n")}` : `## You\n\n${asked}`,

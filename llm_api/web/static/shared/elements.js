@@ -42,3 +42,9 @@ export async function copy(text, pressed) {
     area.select();
   }
 }
+
+export function download(name, blob) {
+  const url = URL.createObjectURL(blob);
+  make("a", { href: url, download: name }).click();
+  setTimeout(() => URL.revokeObjectURL(url), 10_000);
+}
