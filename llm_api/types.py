@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, NamedTuple
 
@@ -476,8 +476,11 @@ def _joined(pieces: list[Any]) -> Part:
     return part
 
 
-def fold(chunks: Iterable[Chunk]) -> tuple[Part, ...]:
+def fold(chunks: Sequence[Chunk]) -> tuple[Part, ...]:
     """Return the parts of a whole answer."""
+    if not any(chunk.reasoning or chunk.refusal or chunk.calls for chunk in chunks):  # as of nearly all
+        text = "".join(chunk.text for chunk in chunks)
+        return (Text(text),) if text else ()
     parts = Parts()
     for chunk in chunks:
         for _ in parts.grow(chunk):

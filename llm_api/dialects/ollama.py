@@ -22,6 +22,7 @@ from ..types import (
     Head,
     Image,
     Message,
+    Part,
     Parts,
     Reasoning,
     Refusal,
@@ -276,23 +277,27 @@ class Speaking(OllamaDialect, Conversational):
         for chunk in chunks:
             began = began or head.elapsed_ms()
             opening = _opening(head)
+            if chunk.is_text:
+                yield line(opening | self.said(chunk.text) | {"done": False})
+                continue
             for step in parts.grow(chunk):
-                calls = sum(isinstance(part, ToolCall) for part in parts.whole)
-                for said in self._shown(step, calls - 1, chunk.finish_reason):
+                for said in self._shown(step, parts.whole, chunk.finish_reason):
                     yield line(opening | said | {"done": False})
             if chunk.finish_reason:
                 end = _end(chunk.finish_reason, chunk.usage, head.elapsed_ms(), began)
                 yield line(opening | self.said("") | end)
 
-    def _shown(self, step: Step, place: int, finish_reason: str | None) -> Iterator[dict[str, Any]]:
+    def _shown(self, step: Step, whole: list[Part], finish_reason: str | None) -> Iterator[dict[str, Any]]:
         """Yield what lines show of a step: words and thoughts as they come, a call when it is whole."""
-        match step:
-            case Step("grew", _, Reasoning(text)) if text:
-                yield self.said("", thinking=text)
-            case Step("grew", _, Text(text) | Refusal(text)):
-                yield self.said(text)
-            case Step("ended", _, ToolCall() as call):
-                yield from (self.said("", tool_calls=[told]) for told in _call_out(call, place, finish_reason))
+        name, _, part = step
+        if isinstance(part, ToolCall):
+            place = sum(isinstance(each, ToolCall) for each in whole) - 1
+            calls = _call_out(part, place, finish_reason) if name == "ended" else ()
+            yield from (self.said("", tool_calls=[call]) for call in calls)
+        elif name == "grew" and isinstance(part, Text | Refusal):
+            yield self.said(part.text)
+        elif name == "grew" and isinstance(part, Reasoning) and part.text:
+            yield self.said("", thinking=part.text)
 
 
 class OllamaChat(Speaking):
