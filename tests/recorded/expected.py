@@ -24,7 +24,7 @@ USER = {"role": "user", "content": "Hi"}
 
 @dataclass(frozen=True)
 class Said:
-    """An answer in no provider's words. `parts` are its kinds in order: `reasoning`, `text`, `call`.
+    """An answer in no provider's words. `parts` are its kinds in order: `reasoning`, `text`, `refusal`, `call`.
 
     `calls` are ids, names and arguments as text, `blocks` the thoughts with a
     signature or in data: text, signature, data. `usage` is input, output, cached and reasoning tokens, the last two 0
@@ -98,7 +98,8 @@ def _completion(said: Any) -> Said:
     blocks = [
         (b.get("thinking", ""), b.get("signature"), b.get("data")) for b in getattr(message, "thinking_blocks", [])
     ]
-    parts = [kind for kind, is_there in (("reasoning", thought), ("text", message.content)) if is_there]
+    words = {"reasoning": thought, "text": message.content, "refusal": message.refusal}
+    parts = [kind for kind, is_there in words.items() if is_there]
     return Said(
         text=message.content or "",
         calls=calls,

@@ -27,7 +27,7 @@ FAR = "http://far.test"
 PATHS = {"openai": "/v1/chat/completions", "claude": "/v1/messages", "ollama": "/api/chat"}
 ADDRESSES = {"openai_base_url": f"{FAR}/v1", "claude_base_url": FAR, "ollama_url": FAR}
 REPLAYED = [exchange for exchange in of_kind(*PATHS) if not why(exchange, ANSWERS)]
-KINDS = {Text: "text", Reasoning: "reasoning", ToolCall: "call"}
+KINDS = {Text: "text", Reasoning: "reasoning", Refusal: "refusal", ToolCall: "call"}
 
 
 @contextmanager
