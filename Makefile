@@ -35,11 +35,12 @@ test-clients: $(VENV)/.dev build/clients/.done
 	$(BIN)/python -m pytest -n 2 --dist loadfile tests/clients
 
 # ai wants a newer Node than Debian has.
-AI := ai@7.0.173 @ai-sdk/openai-compatible@3.0.92 zod@4.6.7 node@22.23.3
+NODE_CLIENTS := ai@7.0.173 @ai-sdk/openai-compatible@3.0.92 @ai-sdk/openai@4.0.118 @ai-sdk/anthropic@4.0.105 \
+  ollama@0.6.4 zod@4.6.7 node@22.23.3
 build/clients/.done: tests/clients/requirements.txt | $(VENV)/.python
 	$(PYTHON) -m venv --clear $(@D)
 	$(@D)/bin/pip install --quiet --no-deps -r $<
-	npm install --silent --no-fund --no-audit --prefix $(@D) $(AI)
+	npm install --silent --no-fund --no-audit --prefix $(@D) $(NODE_CLIENTS)
 	@touch $@
 
 # Kills, full disks, rotation, held locks; FAULTS=full takes the counts of a proof, in some six minutes.

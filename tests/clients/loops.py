@@ -1,7 +1,8 @@
 """What a user of each client writes to have tools called here: `python loops.py "CLIENT WAY" URL`, where they are.
 
-No way is whole answers, "stream" pieces, "parallel" two calls at once. Each prints in its last line as JSON what it
-called and its end: {"called": [[name, arguments], ...], "answer": ...}.
+The way has the front, which is OpenAI's Chat Completions where none is named ("responses", "messages", "ollama"), and
+"stream" for pieces, "parallel" for two calls at once. Each prints in its last line as JSON what it called and its end:
+{"called": [[name, arguments], ...], "answer": ...}.
 """
 
 import asyncio
@@ -17,6 +18,7 @@ from pydantic import BaseModel
 
 CLIENT, _, WAY = sys.argv[1].partition(" ")
 URL = sys.argv[2]
+HOST = URL.removesuffix("/v1")
 IN_A_STREAM = "stream" in WAY
 KEY = "unused"
 ASKED = "What is the weather in Paris, in c?"
@@ -44,24 +46,25 @@ def weather(city: str, unit: Literal["c", "f"]) -> str:
     return f"18 degrees in {city}"
 
 
-WEATHER = {
-    "type": "function",
-    "function": {"name": "weather", "description": "Look up the weather.", "parameters": Report.model_json_schema()},
-}
+NAMED = {"name": "weather", "description": "Look up the weather."}
+PARAMETERS = Report.model_json_schema()
+WEATHER = {"type": "function", "function": {**NAMED, "parameters": PARAMETERS}}
+CHOICE = "auto" if "parallel" in WAY else "required"
 
 
 def openai() -> str:
-    asked, choice = (TWO, "auto") if "parallel" in WAY else (ASKED, "required")
-    messages: list[Any] = [{"role": "user", "content": asked}]
-    message = _ask(messages=messages, tools=[WEATHER], tool_choice=choice, **MODEL)
+    if "responses" in WAY:
+        return _openai_responses()
+    messages: list[Any] = [{"role": "user", "content": TWO if "parallel" in WAY else ASKED}]
+    message = _complete(messages=messages, tools=[WEATHER], tool_choice=CHOICE, **MODEL)
     messages.append(message.model_dump(exclude_none=True, include={"role", "content", "tool_calls"}))
     for call in message.tool_calls:
         result = weather(**json.loads(call.function.arguments))
         messages.append({"role": "tool", "tool_call_id": call.id, "content": result})
-    return _ask(messages=messages, tools=[WEATHER], **MODEL).content
+    return _complete(messages=messages, tools=[WEATHER], **MODEL).content
 
 
-def _ask(**fields: Any) -> Any:
+def _complete(**fields: Any) -> Any:
     from openai import OpenAI
 
     client = OpenAI(base_url=URL, api_key=KEY)
@@ -71,41 +74,135 @@ def _ask(**fields: Any) -> Any:
         return stream.get_final_completion().choices[0].message
 
 
+def _openai_responses() -> str:
+    asked: Any = {"model": "default", "tools": [{"type": "function", **NAMED, "parameters": PARAMETERS}]}
+    asked |= {"temperature": 0, "max_output_tokens": 60}
+    items: list[Any] = [{"role": "user", "content": TWO if "parallel" in WAY else ASKED}]
+    response = _respond(input=items, tool_choice=CHOICE, **asked)
+    items += response.output
+    for item in response.output:
+        if item.type == "function_call":
+            result = weather(**json.loads(item.arguments))
+            items.append({"type": "function_call_output", "call_id": item.call_id, "output": result})
+    return _respond(input=items, **asked).output_text
+
+
+def _respond(**fields: Any) -> Any:
+    from openai import OpenAI
+
+    client = OpenAI(base_url=URL, api_key=KEY)
+    if not IN_A_STREAM:
+        return client.responses.create(**fields)
+    with client.responses.stream(**fields) as stream:
+        return stream.get_final_response()
+
+
+def anthropic() -> str:
+    tools = [{**NAMED, "input_schema": PARAMETERS}]
+    asked: Any = {"model": "default", "max_tokens": 60, "tools": tools, "extra_body": {"temperature": 0}}
+    turns: list[Any] = [{"role": "user", "content": TWO if "parallel" in WAY else ASKED}]
+    choice = {"type": "auto" if "parallel" in WAY else "any"}
+    message = _message(messages=turns, tool_choice=choice, **asked)
+    results = [
+        {"type": "tool_result", "tool_use_id": block.id, "content": weather(**block.input)}
+        for block in message.content
+        if block.type == "tool_use"
+    ]
+    turns += [{"role": "assistant", "content": message.content}, {"role": "user", "content": results}]
+    return _message(messages=turns, **asked).content[0].text
+
+
+def _message(**fields: Any) -> Any:
+    from anthropic import Anthropic
+
+    client = Anthropic(base_url=HOST, api_key=KEY)
+    if not IN_A_STREAM:
+        return client.messages.create(**fields)
+    with client.messages.stream(**fields) as stream:
+        return stream.get_final_message()
+
+
+def ollama() -> str:
+    messages: list[Any] = [{"role": "user", "content": TWO if "parallel" in WAY else ASKED}]
+    message = _chat(messages)
+    messages.append(message)
+    for call in message.tool_calls or ():
+        result = weather(**call.function.arguments)
+        messages.append({"role": "tool", "tool_name": call.function.name, "content": result})
+    return _chat(messages).content
+
+
+def _chat(messages: list[Any]) -> Any:
+    from ollama import Client, Message
+
+    client = Client(HOST, headers={"Authorization": f"Bearer {KEY}"})
+    asked: Any = {"model": "default", "messages": messages, "tools": [WEATHER], "options": {"temperature": 0}}
+    if not IN_A_STREAM:
+        return client.chat(**asked).message
+    pieces = [piece.message for piece in client.chat(**asked, stream=True)]
+    calls = [call for piece in pieces for call in piece.tool_calls or ()]
+    return Message(role="assistant", content="".join(piece.content or "" for piece in pieces), tool_calls=calls)
+
+
 def langchain() -> str:
     from langchain.agents import create_agent
     from langchain.agents.middleware import wrap_model_call
-    from langchain_openai import ChatOpenAI
 
     @wrap_model_call
     def first_a_call(request: Any, handler: Any) -> Any:
-        return handler(request.override(tool_choice=None if called else "required"))
+        return handler(request.override(tool_choice=None if called else "any"))
 
-    model = ChatOpenAI(base_url=URL, api_key=KEY, model="default", **SHORT)
-    agent = create_agent(model, [weather], middleware=[first_a_call])
+    agent = create_agent(_langchain_model(), [weather], middleware=[first_a_call])
     said: Any = {"messages": [("user", ASKED)]}
     limit: Any = {"recursion_limit": 10}
     if IN_A_STREAM:
         pieces = [piece for piece, _ in agent.stream(said, limit, stream_mode="messages")]
         return "".join(piece.text for piece in pieces if piece.type == "AIMessageChunk")
-    return agent.invoke(said, limit)["messages"][-1].content
+    return agent.invoke(said, limit)["messages"][-1].text
+
+
+def _langchain_model() -> Any:
+    if "messages" in WAY:
+        from langchain_anthropic import ChatAnthropic
+
+        return ChatAnthropic(base_url=HOST, api_key=KEY, model="default", **SHORT)
+    if "ollama" in WAY:
+        from langchain_ollama import ChatOllama
+
+        return ChatOllama(base_url=HOST, model="default", temperature=0)
+    from langchain_openai import ChatOpenAI
+
+    return ChatOpenAI(base_url=URL, api_key=KEY, model="default", use_responses_api="responses" in WAY, **SHORT)
 
 
 def pydantic_ai() -> dict[str, Any]:
     from pydantic_ai import Agent, ModelSettings, Tool
-    from pydantic_ai.models.openai import OpenAIChatModel
-    from pydantic_ai.providers.openai import OpenAIProvider
 
     async def once(context: Any, definition: Any) -> Any:
         return None if called else definition
 
-    model = OpenAIChatModel("default", provider=OpenAIProvider(base_url=URL, api_key=KEY))
-    agent = Agent(model, output_type=Report, tools=[Tool(weather, prepare=once)], model_settings=ModelSettings(**SHORT))
+    tools, settings = [Tool(weather, prepare=once)], ModelSettings(**SHORT)
+    agent = Agent(_pydantic_ai_model(), output_type=Report, tools=tools, model_settings=settings)
 
     async def streamed() -> Report:
         async with agent.run_stream(ASKED) as result:
             return await result.get_output()
 
     return (asyncio.run(streamed()) if IN_A_STREAM else agent.run_sync(ASKED).output).model_dump()
+
+
+def _pydantic_ai_model() -> Any:
+    if "messages" in WAY:
+        from pydantic_ai.models.anthropic import AnthropicModel
+        from pydantic_ai.providers.anthropic import AnthropicProvider
+
+        return AnthropicModel("default", provider=AnthropicProvider(base_url=HOST, api_key=KEY))
+    from pydantic_ai.models.openai import OpenAIChatModel, OpenAIResponsesModel
+    from pydantic_ai.providers.openai import OpenAIProvider
+
+    if "responses" in WAY:
+        return OpenAIResponsesModel("default", provider=OpenAIProvider(base_url=URL, api_key=KEY))
+    return OpenAIChatModel("default", provider=OpenAIProvider(base_url=URL, api_key=KEY))
 
 
 def instructor() -> dict[str, Any]:
@@ -125,7 +222,11 @@ def openai_agents() -> str:
     from openai import AsyncOpenAI
 
     agents.set_tracing_disabled(True)
-    model = agents.OpenAIChatCompletionsModel("default", AsyncOpenAI(base_url=URL, api_key=KEY))
+    model: Any
+    if "responses" in WAY:
+        model = agents.OpenAIResponsesModel("default", AsyncOpenAI(base_url=URL, api_key=KEY))
+    else:
+        model = agents.OpenAIChatCompletionsModel("default", AsyncOpenAI(base_url=URL, api_key=KEY))
     settings = agents.ModelSettings(tool_choice="required", **SHORT)
     agent = agents.Agent("reporter", model=model, model_settings=settings, tools=[agents.function_tool(weather)])
 

@@ -12,13 +12,20 @@ from faults.upstreams import CLAUDE, OLLAMA, OPENAI, Wire, upstream
 from . import far_end
 from .clients import calls_of, run_loop
 
-WAYS = {
-    "openai": ("", " stream", " parallel", " stream parallel"),
-    **dict.fromkeys(
-        ("langchain", "pydantic_ai", "instructor", "openai_agents", "smolagents", "llm", "ai"), ("", " stream")
-    ),
+# Each with the fronts that it can be told to speak to; none is Chat Completions.
+FRONTS = {
+    "langchain": ("", " responses", " messages", " ollama"),
+    "pydantic_ai": ("", " responses", " messages"),
+    "openai_agents": ("", " responses"),
+    "ai": ("", " responses", " messages"),
+    **dict.fromkeys(("instructor", "smolagents", "llm", "ollama_js"), ("",)),
 }
-CLIENTS = [client + way for client, ways in WAYS.items() for way in ways]
+CLIENTS = [client + front + way for client, fronts in FRONTS.items() for front in fronts for way in ("", " stream")]
+CLIENTS += [
+    client + way
+    for client in ("openai", "openai responses", "anthropic", "ollama")
+    for way in ("", " stream", " parallel", " stream parallel")
+]
 
 
 @pytest.fixture(scope="module", params=[OPENAI, CLAUDE, OLLAMA], ids=str)

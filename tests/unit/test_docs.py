@@ -136,11 +136,11 @@ def test_make_bench_finds_its_places(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_clients_are_the_tested_ones() -> None:
     """docs/clients.md has the versions that make test-clients installs, and lines that its loops have."""
-    pinned = dict(re.findall(r"(?m)^([\w-]+)==(\S+)$", (ROOT / "tests/clients/requirements.txt").read_text()))
-    pinned |= dict(re.findall(r" ([@/\w-]+)@([\d.]+)", (ROOT / "Makefile").read_text()))
-    for client, version, _ in table("docs/clients.md", "# Clients with tools"):
+    pinned = dict(re.findall(r" ([@/\w-]+)@([\d.]+)", (ROOT / "Makefile").read_text()))
+    pinned |= dict(re.findall(r"(?m)^([\w-]+)==(\S+)$", (ROOT / "tests/clients/requirements.txt").read_text()))
+    for client, version, _ in table("docs/clients.md", "# Clients"):
         assert pinned[client] == version, client
-    loops = (ROOT / "tests/clients/loops.py").read_text() + (ROOT / "tests/clients/ai.mjs").read_text()
-    blocks = re.findall(r"(?ms)^```\w+$(.*?)^```$", (ROOT / "docs/clients.md").read_text())
+    loops = (ROOT / "tests/clients/loops.py").read_text() + (ROOT / "tests/clients/loops.mjs").read_text()
+    blocks = re.findall(r"(?ms)^```(?:python|js|yaml)$(.*?)^```$", (ROOT / "docs/clients.md").read_text())
     lines = [re.split("  # |  //", line)[0].removesuffix(")") for block in blocks for line in block.splitlines()]
     assert [line for line in lines if line not in loops] == []
