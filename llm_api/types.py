@@ -13,7 +13,7 @@ from .strict_json import as_object
 # What a request may need beyond text, each with the field that asks for it.
 NEEDS = {
     **dict.fromkeys(("json_object", "json_schema"), "response_format"),
-    **{"images": "messages", "tools": "tools", "tool_choice": "tool_choice"},
+    **{"images": "messages", "documents": "messages", "tools": "tools", "tool_choice": "tool_choice"},
 }
 PARAMETERS = ("max_tokens", "temperature", "top_p", "stop", "seed", "response_format", "reasoning_effort")
 # Of the extras, what says who asks: no parameter, since it changes no answer.
@@ -55,6 +55,11 @@ class Image:
 
 
 @dataclass(frozen=True, slots=True)
+class Document:
+    """A file that only the provider whose words its client speaks can have: a body as it came brings it there."""
+
+
+@dataclass(frozen=True, slots=True)
 class ToolCall:
     """A call that the model made; `arguments` is the JSON text as the model wrote it."""
 
@@ -73,7 +78,7 @@ class ToolResult:
     """What the call `call_id` gave."""
 
     call_id: str
-    parts: tuple[Text | Image, ...]
+    parts: tuple[Text | Image | Document, ...]
     is_error: bool = False
 
 
@@ -97,9 +102,9 @@ class Refusal:
     text: str
 
 
-Part = Text | Image | ToolCall | ToolResult | Reasoning | Refusal
+Part = Text | Image | Document | ToolCall | ToolResult | Reasoning | Refusal
 # What an answer to such a part takes; a backend that lacks it in `serves` is not asked.
-PART_NEEDS = {Image: "images", ToolCall: "tools", ToolResult: "tools"}
+PART_NEEDS = {Image: "images", Document: "documents", ToolCall: "tools", ToolResult: "tools"}
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,7 @@ from ..strict_json import in_an_object
 from ..types import (
     Answer,
     Chunk,
+    Document,
     Extras,
     GenerationRequest,
     Head,
@@ -55,8 +56,10 @@ from .tools import MAX_TOOLS, Chosen, tool_fields
 
 CLAUDE = "claude"
 # The parts that each role may have.
-ROLES = {"user": (Text, Image, ToolResult), "assistant": (Text, Reasoning, ToolCall), "system": (Text,)}
-BLOCKS = ("text", "image", "thinking", "redacted_thinking", "tool_use", "tool_result")
+ROLES = {"user": (Text, Image, Document, ToolResult), "assistant": (Text, Reasoning, ToolCall), "system": (Text,)}
+BLOCKS = {
+    *("text", "image", "document", "search_result", "thinking", "redacted_thinking", "tool_use", "tool_result"),
+}
 # Claude Code's first words to its maker; they change with each request, and no cache of a prompt outlives that.
 BILLING = "x-anthropic-billing-header"
 SCALARS = ("max_tokens", "temperature", "top_p", "stream", "fallback")
@@ -92,13 +95,9 @@ class TextBlock(Block):
 
 
 def _left_out(block: Any) -> str | None:
-    """Return the name of a block, or of a picture in a file, that only Claude takes."""
-    match block:
-        case {"type": "image", "source": {"type": "file"}}:
-            return "image"
-        case {"type": str(kind)} if kind not in BLOCKS:
-            return kind
-    return None
+    """Return the name of a block that only Claude takes, and that others can do without."""
+    kind = block.get("type") if isinstance(block, dict) else None
+    return kind if isinstance(kind, str) and kind not in BLOCKS else None
 
 
 def _part(block: Any) -> Part:
@@ -109,6 +108,12 @@ def _part(block: Any) -> Part:
             return picture(data, kind)
         case {"type": "image", "source": {"type": "url", "url": str(url)}}:
             return picture_at(url)
+        case {"type": "document", "source": {"type": "text", "data": str(text)}}:
+            return _titled(block, text)
+        case {"type": "document", "source": {}} | {"type": "image", "source": {"type": "file"}}:
+            return Document()
+        case {"type": "search_result", "content": list(found)}:
+            return _titled(block, "".join(part.text for part in CONTENT.deserialize(found) if isinstance(part, Text)))
         case {"type": "thinking", "thinking": str(text), "signature": str(signature)} if signature:
             return Reasoning(text, signature, made_by=CLAUDE)
         case {"type": "thinking", "thinking": str(text)}:
@@ -118,12 +123,16 @@ def _part(block: Any) -> Part:
         case {"type": "tool_use", "id": str(call_id), "name": str(name), "input": dict(value)} if call_id and name:
             return ToolCall(call_id, name, strict_json.dumps(value))
         case {"type": "tool_result", "tool_use_id": str(call_id)} if call_id:
-            said = CONTENT.deserialize(block.get("content", []))
-            shown = tuple(part for part in said if isinstance(part, Text | Image))
+            said = CONTENT.deserialize(block.get("content") or [])
+            shown = tuple(part for part in said if isinstance(part, Text | Image | Document))
             if len(shown) < len(said):
                 raise ValidationError("A result has texts and images only.")
             return ToolResult(call_id, shown, block.get("is_error") is True)
     raise ValidationError('Not a block such as {"type": "text", "text": "…"}, or one with a wrong field.')
+
+
+def _titled(block: Mapping[str, Any], text: str) -> Text:
+    return Text("\n".join(str(said) for said in (block.get("title"), text) if said))
 
 
 CONTENT = TextOr(Block())

@@ -40,6 +40,7 @@ class Dialect(ABC):
     `headers`: what a client says beside the body, WSGI's names for it with the fields that it becomes.
     `schema_of` is the schema of its bodies, `front` the one of settings.FRONTS that it belongs to, `below` where errors
     are its own besides its route.
+    `any_type`: clients send their JSON under whatever type, as `curl -d` does.
     `request_id`: the header in which clients look for the request's id, beside ours; `sign` the one, in WSGI's words,
     by which they are known on the routes that have no dialect.
     """
@@ -54,6 +55,7 @@ class Dialect(ABC):
     conversation: ClassVar[str] = "prompt"
     heartbeat: ClassVar[float | None] = None
     headers: ClassVar[Mapping[str, str]] = MappingProxyType({})
+    any_type: ClassVar[bool] = False
     request_id: ClassVar[str | None] = None
     sign: ClassVar[str | None] = None
 

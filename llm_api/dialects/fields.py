@@ -13,7 +13,7 @@ from marshmallow.exceptions import SCHEMA
 
 from ..errors import ValidationFailed
 from ..rules import picture_address
-from ..types import Image, Message, ResponseFormat, Text, ToolResult
+from ..types import Document, Image, Message, ResponseFormat, Text, ToolResult
 
 # The configured model: a body must name one. huggingface_hub's InferenceClient puts in `dummy` by itself.
 UNNAMED = ("default", "dummy")
@@ -171,7 +171,7 @@ def _schema(value: dict[str, Any]) -> dict[str, Any]:
 
 def check_said(messages: Sequence[Message], param: str) -> None:
     """Raise ValidationError for `param` where a conversation has no words, or pictures that no provider takes."""
-    shown = {Image, ToolResult}
+    shown = {Image, Document, ToolResult}
     if not any(message.chars or not shown.isdisjoint(map(type, message.parts)) for message in messages):
         raise ValidationError("Has no text.", param)
     if any(isinstance(part, Image) for message in messages if message.role != "user" for part in message.parts):

@@ -239,6 +239,7 @@ class OllamaDialect(Dialect):
     media_type = "application/x-ndjson"
     wrong_field = 400
     below = "/api/"
+    any_type = True
 
     def error(self, error: LLMAPIError, request_id: str) -> dict[str, Any]:
         return {"error": error.public()["message"]}

@@ -68,13 +68,15 @@ def request_id() -> str:
     return known
 
 
-def read_body(limit: int) -> dict[str, object]:
+def read_body(limit: int, any_type: bool = False) -> dict[str, object]:
     """Return the JSON object of the current request, of at most `limit` bytes.
 
-    Raises UnsupportedMedia, BodyTooLarge or MalformedBody.
+    With `any_type` it need not be called JSON, unless a page sends it: browsers name its `Origin`, and let it send
+    JSON to another's only by leave. Raises UnsupportedMedia, BodyTooLarge or MalformedBody.
     """
     environ = request.environ
-    if environ.get("CONTENT_TYPE") != "application/json" and not _is_json():
+    is_free = any_type and "HTTP_ORIGIN" not in environ
+    if environ.get("CONTENT_TYPE") != "application/json" and not is_free and not _is_json():
         raise errors.UnsupportedMedia("send JSON in UTF-8, with the header Content-Type: application/json")
     if environ.get("HTTP_CONTENT_ENCODING", "identity") != "identity":
         raise errors.UnsupportedMedia("send the body without Content-Encoding")

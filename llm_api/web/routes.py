@@ -97,7 +97,7 @@ def answer(here: Service, dialect: Dialect, exchange: Exchange) -> Response:
 
 def sent(here: Service, dialect: Dialect) -> dict[str, Any]:
     """Return the current request's body, with what the dialect reads of its headers."""
-    body = read_body(here.settings.max_body_bytes)
+    body = read_body(here.settings.max_body_bytes, dialect.any_type)
     if dialect.headers:
         said = {field: request.environ.get(header) for header, field in dialect.headers.items()}
         body |= {field: value for field, value in said.items() if value}
@@ -177,7 +177,7 @@ def ollama_ps() -> Response:
 @route("/api/show", "ollama", methods=["POST"])
 def ollama_show() -> Response:
     """Show what a model can, as Ollama does."""
-    body = read_body(service().settings.max_body_bytes)
+    body = read_body(service().settings.max_body_bytes, any_type=True)
     said = str(body.get("model") or body.get("name") or "").removesuffix(":latest")
     first, models = service().chain.first, _models()
     wanted = f"{first.name}/{first.model if said in UNNAMED else said}"

@@ -59,6 +59,8 @@ def test_what_a_form_can_send(tmp_path: Path, kind: str) -> None:
     """The three content types of HTML forms are a 415, although the body is right."""
     client = make_client(tmp_path, EXEMPT)
     assert client.post("/llm/generate", data='{"prompt": "x"}', content_type=kind).status_code == 415
+    sent = {"data": '{"model": "default", "prompt": "x"}', "content_type": kind, "headers": {"Origin": "null"}}
+    assert client.post("/llm/api/generate", **sent).status_code == 415
 
 
 @pytest.mark.parametrize("origins", ["", "https://other.example", "*"])

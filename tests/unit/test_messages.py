@@ -393,7 +393,7 @@ CLAUDE_CODE: dict[str, Any] = {
         {"type": "text", "text": "Be exact.", "cache_control": {"type": "ephemeral", "ttl": "1h"}},
     ],
     "messages": [
-        turn("user", {"type": "text", "text": "Add."}, {"type": "document", "source": {"type": "text", "data": "x"}}),
+        turn("user", {"type": "text", "text": "Add."}, {"type": "container_upload", "file_id": "file_1"}),
         {"role": "system", "content": "The date is today."},
         turn(
             "assistant",
@@ -419,7 +419,7 @@ CLAUDE_CODE: dict[str, Any] = {
     "metadata": {"user_id": '{"device_id": "x"}'},
 }
 BETAS = {"anthropic-version": "2023-06-01", "anthropic-beta": "claude-code-20250219,context-1m-2025-08-07"}
-LEFT_OUT = {"anthropic-beta", "context_management", "metadata", "document", "web_search_20250305"}
+LEFT_OUT = {"anthropic-beta", "context_management", "metadata", "container_upload", "web_search_20250305"}
 
 
 def post(client: Any, **fields: Any) -> TestResponse:
@@ -458,6 +458,40 @@ def test_claude_code_before_claude(make_client: Serve, far_end: FarEnd) -> None:
     assert body.pop("anthropic-beta", None) is None
     assert body == wanted | {"model": body["model"]}
     assert far_end.calls[0].request.headers["anthropic-beta"] == BETAS["anthropic-beta"]
+
+
+PDF = {"type": "document", "source": {"type": "base64", "media_type": "application/pdf", "data": "JVBERi0="}}
+NOTES = {"type": "document", "source": {"type": "text", "media_type": "text/plain", "data": "Green."}, "title": "Grass"}
+FOUND = {"type": "search_result", "source": "a.b/c", "title": "Sky", "content": [{"type": "text", "text": "Blue."}]}
+FILE = {"type": "image", "source": {"type": "file", "file_id": "file_1"}}
+
+
+def test_documents_of_words(serve: Serve) -> None:
+    """What another model can read it is told, with its title, also as a tool's result."""
+    fake = Able("one", *ANSWER)
+    result = {"type": "tool_result", "tool_use_id": "call_1", "content": [FOUND]}
+    reply = ask(serve(fake), PATH, messages=[turn("user", result, NOTES, {"type": "text", "text": "So?"})])
+    assert (reply.status_code, reply.headers.get("X-LLM-Ignored")) == (200, None)
+    found, said = fake.asked[0].messages
+    assert found.parts[0].parts == (Text("Sky\nBlue."),)
+    assert [part.text for part in said.parts] == ["Grass\nGreen.", "So?"]
+
+
+@pytest.mark.parametrize("block", [PDF, FILE])
+def test_what_only_claude_reads(make_client: Serve, far_end: FarEnd, block: dict[str, Any]) -> None:
+    """A file is never left out: it reaches Claude, also alone and in a result, and who can't have it is not asked."""
+    far_end.post(CLAUDE.url, json=claude_answer("Hi"))
+    alone = [turn("user", block)]
+    call = {"type": "tool_use", "id": "call_1", "name": "add", "input": {}}
+    result = {"type": "tool_result", "tool_use_id": "call_1", "content": [block]}
+    for messages in (
+        alone,
+        [turn("user", {"type": "text", "text": "Hi"}), turn("assistant", call), turn("user", result)],
+    ):
+        assert ask(make_client(**CLAUDE.settings), PATH, messages=messages).status_code == 200
+        assert sent(far_end)["messages"] == messages
+        refused = ask(make_client(llm_backend="stub"), PATH, messages=messages)
+        assert (refused.status_code, "stub does not serve documents" in refused.text) == (400, True)
 
 
 def test_claude_after_another(make_client: Serve, far_end: FarEnd) -> None:

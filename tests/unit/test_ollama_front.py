@@ -170,6 +170,16 @@ def test_errors_are_a_text(make_client: Serve, path: str, body: Any, status: int
     assert isinstance(reply.get_json()["error"], str)
 
 
+@pytest.mark.parametrize("path", ["/api/chat", "/api/show"])
+@pytest.mark.parametrize("kind", [None, "application/x-www-form-urlencoded"])
+def test_its_documentation_names_no_type(make_client: Serve, path: str, kind: str | None) -> None:
+    """A body comes as `curl -d` sends it; from a page it may not."""
+    client, sent = make_client(), {"data": json.dumps(CHAT), "content_type": kind}
+    assert client.post(path, **sent).status_code == 200
+    refused = client.post(path, **sent, headers={"Origin": "https://other.example"})
+    assert (refused.status_code, type(refused.get_json()["error"])) == (415, str)
+
+
 @pytest.mark.parametrize("path", ["/api/tags", "/api/version", "/api/chat", "/api/show"])
 def test_a_missing_key_is_a_text(make_client: Serve, path: str) -> None:
     """On the routes that answer and on the others; with the key its client is let in."""

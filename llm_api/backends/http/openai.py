@@ -43,7 +43,7 @@ class OpenAIWire(Vendor):
 
     path = "/chat/completions"
     embed_path = "/embeddings"
-    serves = frozenset(NEEDS)
+    serves = frozenset(NEEDS) - {"documents"}
 
     def headers(self) -> dict[str, str]:
         key = self.key()
