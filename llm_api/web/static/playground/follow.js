@@ -12,12 +12,15 @@ export function follow() {
 }
 
 export function startFollowing(growing) {
-  let last = scrollY;
+  let place = scrollY;
+  let height = 0;
   addEventListener("scroll", () => {
-    const isNear = innerHeight + scrollY >= document.documentElement.scrollHeight - NEAR;
-    // what grows below is no scrolling up
-    follows = isNear || (follows && scrollY >= last);
-    last = scrollY;
+    const { scrollHeight } = document.documentElement;
+    const isNear = innerHeight + scrollY >= scrollHeight - NEAR;
+    // what moves because the page grows or shrinks is not its reader's doing
+    const hasLeft = scrollY < place && scrollHeight === height;
+    follows = isNear || (follows && !hasLeft);
+    [place, height] = [scrollY, scrollHeight];
   }, { passive: true });
   new ResizeObserver(() => follows && toEnd()).observe(growing);
 }

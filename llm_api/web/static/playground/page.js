@@ -190,7 +190,7 @@ $("examples").append(...EXAMPLES.map((text) => button(text, () => {
 }, { class: "" })));
 $("side").open = !matchMedia("(max-width: 60rem)").matches;
 startPictures($("file"));
-startFollowing($("answers"));
+startFollowing(document.querySelector(".talk"));
 fit();
 listModels();
 listPast(restore);
