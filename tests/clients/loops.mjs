@@ -38,6 +38,7 @@ async function ai() {
     stopWhen: stepCountIs(3),
     temperature: 0,
     maxOutputTokens: 60,
+    providerOptions: { openai: { store: false } }, // nothing is stored here, and it would name what it takes for stored
   });
   return result.text;
 }
