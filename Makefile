@@ -32,7 +32,7 @@ build/recorded/.done: tests/recorded/requirements.txt | $(VENV)/.python
 
 # The clients that agents are built with, each running its loop with tools here.
 test-clients: $(VENV)/.dev build/clients/.done
-	$(BIN)/python -m pytest -n 2 --dist loadfile tests/clients
+	$(BIN)/python -m pytest -n 2 --dist worksteal tests/clients
 
 # ai wants a newer Node than Debian has.
 NODE_CLIENTS := ai@7.0.173 @ai-sdk/openai-compatible@3.0.92 @ai-sdk/openai@4.0.118 @ai-sdk/anthropic@4.0.105 \

@@ -123,7 +123,8 @@ def _part(block: Any) -> Part:
         case {"type": "tool_use", "id": str(call_id), "name": str(name), "input": dict(value)} if call_id and name:
             return ToolCall(call_id, name, strict_json.dumps(value))
         case {"type": "tool_result", "tool_use_id": str(call_id)} if call_id:
-            said = CONTENT.deserialize(block.get("content") or [])
+            content = block.get("content")
+            said = () if content in (None, "") else CONTENT.deserialize(content)
             shown = tuple(part for part in said if isinstance(part, Text | Image | Document))
             if len(shown) < len(said):
                 raise ValidationError("A result has texts and images only.")

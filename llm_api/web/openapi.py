@@ -125,7 +125,7 @@ SOURCES = [
 OTHER_BLOCK = _object({"type": NOT_EMPTY | {"not": _one_of(*BLOCKS)}})
 SHOWN_BLOCKS = [TEXT_PART, _kind("image", source={"anyOf": SOURCES}), OTHER_BLOCK]
 RESULT = _kind("tool_result", tool_use_id=NOT_EMPTY)
-RESULT["properties"]["content"] = {"anyOf": [TEXT, _list({"anyOf": SHOWN_BLOCKS})]}
+RESULT["properties"]["content"] = {"anyOf": [NULLABLE_TEXT, _list({"anyOf": SHOWN_BLOCKS})]}
 TOOL_NAME = TEXT | {"minLength": 1, "maxLength": 200, "pattern": r"^[^\x00-\x1f\x7f]+$"}
 
 
@@ -292,7 +292,9 @@ def describe(app: Flask, blueprint: str, here: Service) -> Json:
             continue  # FRONTS leaves it out
         rule, dialect = rules[f"{blueprint}.{name}"], here.dialects.get(said.reads or name)
         path = re.sub(r"<(?:\w+:)?(\w+)>", r"{\1}", rule.rule.removeprefix(here.prefix))
-        given = [{"name": each, "in": "path", "required": True, "schema": NOT_EMPTY} for each in rule.arguments]
+        # the only thing in a path is a model's name
+        about = {"in": "path", "required": True, "schema": NOT_EMPTY, "example": "default"}
+        given = [{"name": each, **about} for each in rule.arguments]
         summary, _, more = inspect.cleandoc(app.view_functions[rule.endpoint].__doc__ or "").partition("\n")
         words = {"operationId": name, "tags": [said.tag], "summary": summary, "description": more.strip()}
         operation = words | {"parameters": given} | _exchanged(name, said, dialect)

@@ -108,7 +108,7 @@ def iso(seconds: float) -> str:
     ("query", "expected"),
     [
         ({}, [3, 2, 1, 0]),
-        ({"minutes": 2}, [3, 2]),
+        ({"minutes": 3}, [3, 2]),
         ({"minutes": 1}, [3]),
         ({"model": "far-model-2"}, [1]),
         ({"operation": "chat"}, [0]),
@@ -134,7 +134,7 @@ def test_filters(make_client: Serve, log_path: Path, query: dict[str, Any], expe
     old = ago(200_000, 4)
     failed = {"status": "error", "http_status": 502, "model": "far-model-2", "error": {"code": "server_error"}}
     chat = ago(300, 0, response="a needle", operation="chat")
-    write(log_path, [old, chat, ago(200, 1, **failed), ago(121, 2, caller="alice", **fallen), ago(0, 3)])
+    write(log_path, [old, chat, ago(260, 1, **failed), ago(121, 2, caller="alice", **fallen), ago(0, 3)])
     shown = data(make_client(), **query)
     assert sorted(ids(shown["latest"])) == sorted(f"id-{n}" for n in expected)
     assert shown["stats"]["total"]["requests"] == len(expected)
