@@ -335,6 +335,7 @@ def test_history_is_the_browsers_own(visitor: Visitor, direct: str) -> None:
     visitor.send("First", temperature="0.25", system="Be brief.")
     expect(page.locator("[data-state=done]")).to_be_visible()
     request_id = page.locator(".request-id bdi").inner_text()
+    expect(page.locator("#history button")).to_contain_text("stub")
     page.reload()
     page.locator("#history button").click()
     expect(page.locator("#prompt")).to_have_value("First")

@@ -13,14 +13,11 @@ export function follow() {
 
 export function startFollowing(growing) {
   let place = scrollY;
-  let height = 0;
   addEventListener("scroll", () => {
-    const { scrollHeight } = document.documentElement;
-    const isNear = innerHeight + scrollY >= scrollHeight - NEAR;
-    // what moves because the page grows or shrinks is not its reader's doing
-    const hasLeft = scrollY < place && scrollHeight === height;
-    follows = isNear || (follows && !hasLeft);
-    [place, height] = [scrollY, scrollHeight];
+    // a page that shrinks moves too, but stays at its end
+    const isNear = innerHeight + scrollY >= document.documentElement.scrollHeight - NEAR;
+    follows = isNear || (follows && scrollY >= place);
+    place = scrollY;
   }, { passive: true });
   new ResizeObserver(() => follows && toEnd()).observe(growing);
 }

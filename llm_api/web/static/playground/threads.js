@@ -6,6 +6,7 @@ import { scope } from "../shared/service.js";
 const MOST = 50;
 const tabs = new BroadcastChannel(`llm_api.threads:${scope}`);
 const known = new Map(); // id to the version that this tab has seen
+const moved = new Map(); // id to that under which this tab goes on with it
 
 export const newId = () => crypto.getRandomValues(new Uint32Array(3)).join("-");
 
@@ -43,12 +44,21 @@ export async function read(id) {
   const thread = await inStore("readonly", (store, answer) => {
     store.get(id).onsuccess = ({ target }) => answer(target.result);
   });
+  moved.delete(id);
   if (thread) known.set(id, thread.version);
   return thread;
 }
 
-// Returns the id under which it lies now.
-export async function keep(thread) {
+let keeping = Promise.resolve();
+
+// Returns the id under which it lies now. One after the other: each must know what the one before has kept.
+export function keep(thread) {
+  const kept = keeping.then(() => put({ ...thread, id: moved.get(thread.id) ?? thread.id }));
+  keeping = kept.then((id) => { if (id !== thread.id) moved.set(thread.id, id); }, () => {});
+  return kept;
+}
+
+async function put(thread) {
   const version = newId();
   const kept = await inStore("readwrite", (store, answer) => {
     store.get(thread.id).onsuccess = ({ target: { result: there } }) => {
