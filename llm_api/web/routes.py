@@ -179,9 +179,7 @@ def ollama_show() -> Response:
     """Show what a model can, as Ollama does."""
     body = read_body(service().settings.max_body_bytes, any_type=True)
     said = str(body.get("model") or body.get("name") or "").removesuffix(":latest")
-    first, models = service().chain.first, _models()
-    wanted = f"{first.name}/{first.model if said in UNNAMED else said}"
-    name = said if said in models else wanted
+    name, models = _named(said), _models()
     if name not in models:
         raise NoSuchModel(f"model {said!r} not found; /api/tags lists those there are", param="model")
     tag, context = _tag(name, models[name]), _maker(name).context
@@ -199,6 +197,12 @@ def ollama_refused(**_: str) -> Response:
 for verb, method in {"pull": "POST", "push": "POST", "create": "POST", "copy": "POST", "delete": "DELETE"}.items():
     route(f"/api/{verb}", "ollama", name=f"ollama_{verb}", methods=[method])(ollama_refused)
 route("/api/blobs/<digest>", "ollama", name="ollama_blobs", methods=["HEAD", "POST"])(ollama_refused)
+
+
+def _named(said: str) -> str:
+    """Return a model as the lists name it, `backend/model`; `said` is as a request names it, by an alias too."""
+    (backend, _), model = service().chain.named(None if said in UNNAMED else said)
+    return f"{backend.name}/{model or backend.model}"
 
 
 def _tag(name: str, serves: list[str]) -> dict[str, Any]:

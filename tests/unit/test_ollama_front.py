@@ -385,3 +385,10 @@ def test_recorded_refusals(make_client: Serve, recorded: dict[str, Any]) -> None
     reply = make_client(Tooled("one")).open(request["path"], method=request["method"], json=request["body"])
     assert reply.status_code in (200, 400, 415, 502)  # what the fake says fits no schema
     assert reply.status_code == 200 or reply.get_json().keys() == {"error"}
+
+
+def test_an_alias_is_shown_as_what_it_stands_for(serve: Serve) -> None:
+    """`ollama run llama3.2` asks for it first."""
+    client = serve(Fake("one"), model_aliases={"llama3.2": "default", "gone": "no-such"})
+    assert client.post("/api/show", json={"model": "llama3.2:latest"}).status_code == 200
+    assert client.post("/api/show", json={"model": "gone"}).status_code == 404

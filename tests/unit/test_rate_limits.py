@@ -56,7 +56,7 @@ class Away(MemoryStorage):
     def incr(self, key: str, expiry: float, amount: int = 1) -> int:
         if self.is_away:
             raise StorageError(ConnectionError("canary-password"))
-        return super().incr(key, expiry, amount)
+        return super().incr(key, expiry, amount=amount)
 
 
 @pytest.fixture
