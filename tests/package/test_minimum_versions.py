@@ -10,7 +10,7 @@ from collections.abc import Callable
 from .conftest import ROOT, Environment
 
 # Schemathesis and the vendors' clients, which these need, want newer versions.
-WITH_OTHERS = ("openapi", "embeddings", "messages", "ollama_front", "properties", "responses")
+WITH_OTHERS = ("fronts", "openapi", "embeddings", "messages", "ollama_front", "properties", "responses")
 WHAT_TESTS_NEED = ("pytest", "pytest-xdist", "responses")
 
 
@@ -18,7 +18,10 @@ def test_unit_tests_with_the_oldest_versions(make_environment: Callable[[], Envi
     """Each dependency as old as pyproject.toml allows; what those need in turn is new."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
-    oldest = [bound.replace(">=", "==") for bound in [*project["dependencies"], *extras["server"], *extras["redis"]]]
+    oldest = [
+        bound.replace(">=", "==")
+        for bound in [*project["dependencies"], *extras["server"], *extras["redis"], *extras["otel"]]
+    ]
     assert all("==" in pin for pin in oldest)
     environment = make_environment()
     environment.install(*oldest, *WHAT_TESTS_NEED)

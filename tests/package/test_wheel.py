@@ -17,7 +17,7 @@ def test_files(wheel: Path) -> None:
         names = {name for name in file.namelist() if ".dist-info/" not in name}
     ours = {path for path in (ROOT / "llm_api").rglob("*") if path.is_file() and "__pycache__" not in path.parts}
     assert names == {str(path.relative_to(ROOT)) for path in ours}
-    assert {"llm_api/py.typed", "llm_api/web/static/docs.html"} <= names
+    assert {"llm_api/py.typed", "llm_api/web/static/docs/page.html"} <= names
     assert wheel.stat().st_size < 500_000
 
 
