@@ -101,7 +101,10 @@ def _next_turn(error: BackendError, asked: int, breaker: Breaker, deadline: Dead
     pause = _pause(error.retry_after, asked)
     due = asked < retries.most
     while pause < deadline.remaining() and (due or _waits(error, asked, breaker, refused, retries)):
-        deadline.wait(pause)
+        try:
+            deadline.wait(pause)
+        except TimedOut:
+            return False  # it was busy to the end, which is why it did not serve
         # one that asks when another's answer has ended is no more load than that was
         if breaker.take_place() or retries.take():
             return True
