@@ -202,7 +202,7 @@ route("/api/blobs/<digest>", "ollama", name="ollama_blobs", methods=["HEAD", "PO
 def _named(said: str) -> str:
     """Return a model as the lists name it, `backend/model`; `said` is as a request names it, by an alias too."""
     (backend, _), model = service().chain.named(None if said in UNNAMED else said)
-    return f"{backend.name}/{model or backend.model}"
+    return f"{backend.name}/{backend.model if model is None else model}"
 
 
 def _tag(name: str, serves: list[str]) -> dict[str, Any]:
