@@ -271,6 +271,21 @@ def with_version(file: Path, version: int) -> None:
     db.close()
 
 
+def test_of_two_who_count_one_portion_the_first_is_believed(make_client: Serve, log_path: Path) -> None:
+    """Who finds at its end that another worker was quicker adds nothing: no request counts twice."""
+    write(log_path, lines(many(50)))
+    quicker: list[bool | None] = []
+
+    def count_too() -> None:
+        with numbers.opened(log_path) as other:
+            quicker.append(other.count_on())
+
+    with numbers.opened(log_path) as slower:
+        assert slower.count_on(pause=count_too) is None
+    assert quicker == [True]
+    assert total(make_client()) == 50
+
+
 def test_others_may_not_read_it(make_client: Serve, log_path: Path) -> None:
     """It has callers' names: whoever may not read the log may not read it."""
     write(log_path, lines(many(3)))
