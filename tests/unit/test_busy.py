@@ -13,7 +13,7 @@ from fakes import END, Clock, Fake
 from flask.testing import FlaskClient
 from providers import PROVIDERS, FarEnd
 
-from llm_api.errors import Overloaded, RateLimited, ServerError, Unreachable
+from llm_api.errors import Overloaded, RateLimited, ServerError, TimedOut, Unreachable
 from llm_api.exchange import attempts, breaker
 from llm_api.runtime.deadline import Deadline
 from llm_api.types import Chunk
@@ -88,6 +88,17 @@ def test_busy_to_the_end(serve: Serve, log_lines: Log) -> None:
     assert left[0] > 0
     assert (answer.get_json(), answer.headers["X-LLM-Fallback"]) == ({"response": "two"}, "overloaded")
     assert len(one.asked) == 1 + 3, "within the budget"
+
+
+def test_a_deadline_that_comes_while_it_is_busy(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine that wakes up too late to ask again does not change why it did not serve."""
+
+    def too_late(deadline: Deadline, seconds: float) -> None:
+        raise TimedOut("too late")
+
+    monkeypatch.setattr(Deadline, "wait", too_late)
+    answer = ask(serve(Fake("one", busy()), Fake("two"), max_retries=2))
+    assert answer.headers["X-LLM-Fallback"] == "overloaded"
 
 
 def test_no_retries_means_none(serve: Serve) -> None:

@@ -434,6 +434,7 @@ def test_whose_tokens(make_client: Serve, where: str) -> None:
     client = make_client(used(40), rate_limit="3/minute, 10 tokens/day", rate_limit_storage=where)
     assert [ask(client, address=ip).status_code for ip in ("1.1.1.1", "2.2.2.2", "1.1.1.1")] == [200, 200, 429]
     assert ask(client, address="1.1.1.1").headers["x-ratelimit-limit-tokens"] == "10"
+    assert "tokens" in [ask(client, address="1.1.1.1").text for _ in range(3)][-1]
     unknown = make_client(Fake("one", Chunk("x", "stop")), rate_limit="1 tokens/day", rate_limit_storage=where)
     assert statuses(unknown, 3) == [200] * 3
 

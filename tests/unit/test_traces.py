@@ -165,6 +165,32 @@ def test_vectors(serve: Serve, spans: Spans) -> None:
     attempt, whole = spans()
     assert (attempt.name, (whole.attributes or {})["gen_ai.operation.name"]) == ("embeddings one-embed", "embeddings")
     assert "canary" not in whole.to_json()
+    assert [name for name in whole.attributes or {} if name.endswith(".messages")] == []
+
+
+def test_a_conversation_with_tools(serve: Serve, spans: Spans) -> None:
+    """A call and its result have the parts that the conventions have for them."""
+    call = {"id": "c1", "type": "function", "function": {"name": "add", "arguments": "{}"}}
+    tool = {"type": "function", "function": {"name": "add"}}
+    turns = [
+        *({"role": "user", "content": "x"}, {"role": "assistant", "content": None, "tool_calls": [call]}),
+        {"role": "tool", "tool_call_id": "c1", "content": "42"},
+    ]
+    one = Fake("one")
+    one.serves = frozenset({"tools"})  # type: ignore[misc]
+    body = {"model": "default", "messages": turns, "tools": [tool]}
+    serve(one, traces=True, trace_texts=True).post("/v1/chat/completions", json=body)
+    told = json.loads(str((spans()[-1].attributes or {})["gen_ai.input.messages"]))
+    assert [part for message in told[1:] for part in message["parts"]] == [
+        {"type": "tool_call", "id": "c1", "name": "add", "arguments": "{}"},
+        {"type": "tool_call_response", "id": "c1", "response": "42"},
+    ]
+
+
+def test_providers_are_called_as_the_conventions_call_them(serve: Serve, spans: Spans) -> None:
+    """Claude's is anthropic, in both spans."""
+    serve(Fake("claude"), traces=True).post("/generate", json={"prompt": "x"})
+    assert {(span.attributes or {})["gen_ai.provider.name"] for span in spans()} == {"anthropic"}
 
 
 def test_in_the_hosts_span(make_app: Callable[..., Flask], spans: Spans) -> None:
