@@ -16,6 +16,7 @@ import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from importlib import import_module
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -287,3 +288,15 @@ def _parse(name: str, text: str, field: Field) -> Any:
         why = f"it must be {rule.allowed}"
     hidden = rule.is_secret or (rule.hides and "@" in text)
     raise ConfigError(f"{name}={'its value' if hidden else text!r} is not valid: {why}")
+
+
+def load(packages: Iterable[str], needed: str) -> None:
+    """Import what a setting needs. Raises ConfigError, whose words are `needed`, where a package is missing.
+
+    At the start: of threads that import at their first request some find a package that is half there.
+    """
+    try:
+        for package in packages:
+            import_module(package)
+    except ImportError:
+        raise ConfigError(needed) from None

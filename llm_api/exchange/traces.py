@@ -8,16 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from .. import strict_json
 from ..backends import Backend
 from ..backends.base import TRACE_HEADERS
-from ..errors import ConfigError, LLMAPIError
+from ..errors import LLMAPIError
 from ..log.record import Attempt, End, Record
 from ..runtime.per_process import PerProcess
-from ..settings import Settings
+from ..settings import Settings, load
 from ..types import EmbeddingRequest, Request, Usage
 from .attempts import Attempts
 
@@ -27,6 +26,7 @@ if TYPE_CHECKING:
 # Our names of backends that the conventions call otherwise.
 PROVIDERS = {"claude": "anthropic"}
 PARAMETERS = ("max_tokens", "temperature", "top_p", "seed")
+NEEDED = "TRACES needs two packages: pip install opentelemetry-sdk opentelemetry-exporter-otlp-proto-http"
 PACKAGES = ("opentelemetry.sdk.trace.export", "opentelemetry.exporter.otlp.proto.http.trace_exporter")
 
 
@@ -41,7 +41,7 @@ class Traces:
         self.shows_texts = settings.trace_texts
         self._is_on = settings.traces
         if self._is_on:
-            _load_packages()
+            load(PACKAGES, NEEDED)
         # the exporter has a thread, which a fork would not take along
         self._tracer = PerProcess(_make_tracer)
 
@@ -203,12 +203,3 @@ def _make_tracer() -> Tracer:
         provider = TracerProvider(resource=resource)
         provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
     return provider.get_tracer("llm_api")
-
-
-def _load_packages() -> None:
-    try:
-        for package in PACKAGES:
-            import_module(package)
-    except ImportError:
-        needed = "TRACES needs two packages: pip install opentelemetry-sdk opentelemetry-exporter-otlp-proto-http"
-        raise ConfigError(needed) from None

@@ -11,13 +11,12 @@ from bisect import bisect
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from functools import lru_cache
-from importlib import import_module
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
-from ..errors import ConfigError, LimitsUnavailable, RateLimitExceeded
+from ..errors import LimitsUnavailable, RateLimitExceeded
 from ..rules import Network, Rate, rates, unmapped
 from ..runtime.per_process import PerProcess
-from ..settings import Settings
+from ..settings import Settings, load
 
 if TYPE_CHECKING:
     from limits.strategies import RateLimiter
@@ -25,6 +24,7 @@ if TYPE_CHECKING:
 # Seconds. A storage that is away must not hold up each request.
 STORAGE_TIMEOUT = 0.5
 LEFT_ALONE = 1.0
+PACKAGES = ("limits.strategies", "redis")
 # Of an IPv6 address, what one customer has in full (RFC 6177).
 IPV6_PREFIX = 64
 
@@ -202,7 +202,7 @@ class RateLimits:
         self._rates = sorted(said, key=lambda rate: (rate.counts == "requests", rate.seconds))
         self._is_shared = settings.rate_limit_storage != "memory://"
         if self._rates and self._is_shared:
-            _load_packages()
+            load(PACKAGES, "RATE_LIMIT_STORAGE is a Redis, which needs two packages: pip install limits redis")
         self._here = PerProcess(lambda: {rate: _HERE[rate.counts](rate) for rate in self._rates})
         self._limiter = PerProcess(self._make_limiter)
         self._shared = PerProcess(lambda: {rate: _SHARED[rate.counts](rate, self._limiter()) for rate in self._rates})
@@ -258,16 +258,6 @@ class RateLimits:
         timeouts = dict.fromkeys(("socket_timeout", "socket_connect_timeout"), STORAGE_TIMEOUT)
         uri = self._settings.rate_limit_storage
         return MovingWindowRateLimiter(storage_from_string(uri, wrap_exceptions=True, **timeouts))
-
-
-def _load_packages() -> None:
-    """Import all at the start: of threads that do at their first request some find a package that is half there."""
-    try:
-        for package in ("limits.strategies", "redis"):
-            import_module(package)
-    except ImportError:
-        needed = "RATE_LIMIT_STORAGE is a Redis, which needs two packages: pip install limits redis"
-        raise ConfigError(needed) from None
 
 
 _HERE: Mapping[str, Callable[[Rate], Any]] = {"requests": Window, "tokens": Quota}
