@@ -130,7 +130,7 @@ export class Answer {
     clearInterval(this.#timer);
     this.#to(state);
     this.result.total ??= performance.now() - this.#started;
-    this.#said.end?.();
+    this.#said.end();
     const { total, usage, finish_reason } = this.result;
     this.#facts.Total.textContent = milliseconds(total);
     this.#facts["Tokens in"].textContent = count(usage?.input_tokens);

@@ -7,6 +7,7 @@ const BLOCK = 4096; // characters
 export function longText(words, ...classes) {
   const text = new Text();
   text.add(words);
+  text.end();
   text.element.classList.add(...classes);
   return text.element;
 }
@@ -25,6 +26,10 @@ export class Text {
     this.text += piece;
     if (!this.#waiting) requestAnimationFrame(() => this.#write());
     this.#waiting += piece;
+  }
+
+  end() {
+    this.#write();
   }
 
   #begin() {
