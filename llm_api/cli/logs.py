@@ -78,6 +78,7 @@ def wanted_options(command: Command) -> Command:
         click.option("--model", help="Only requests that this model answered."),
         click.option("--operation", help="Only generate, chat, completion, response, message or embedding."),
         click.option("--error", metavar="CODE", help="Only requests that ended with this error."),
+        click.option("--reason", help="Only those that another backend answered for this reason."),
         click.option("--caller", help="Only those of the caller with this name."),
         click.option("--status", type=status, help="Only ok, error, aborted, or an HTTP status."),
         click.option("--since", type=moment, help="2026-11-23T14:00, or 90s, 15m, 2h, 7d ago."),

@@ -204,7 +204,8 @@ def _more(rows: list[Entry]) -> str | None:
 def _choices(numbers: Numbers, caller: str | None) -> dict[str, list[str]]:
     """Return what there is to filter by, of the requests that may be seen."""
     kinds = list(numbers.kinds(caller).values())
-    names = {name: {getattr(kind, name) for kind in kinds} for name in ("backend", "model", "operation", "error")}
+    fields = ("backend", "model", "operation", "error", "reason")
+    names = {name: {getattr(kind, name) for kind in kinds} for name in fields}
     names["backend"] |= {kind.requested for kind in kinds}
     return {name: sorted(found - {None}) for name, found in names.items()}
 

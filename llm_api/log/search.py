@@ -40,6 +40,7 @@ class Wanted:
     model: str | None = None
     operation: str | None = None
     error: str | None = None
+    reason: str | None = None
     caller: str | None = None
     request_id: str | None = None
 
@@ -63,6 +64,7 @@ class Wanted:
             and (self.model is None or self.model == kind.model)
             and (self.operation is None or self.operation == kind.operation)
             and (self.error is None or self.error == kind.error)
+            and (self.reason is None or self.reason == kind.reason)
             and (not self.fallbacks or kind.fallback)
         )
 

@@ -137,7 +137,7 @@ def _minutes() -> int:
 
 def _wanted() -> Wanted:
     """Return which requests are asked for: never another's than the caller may see."""
-    words = ("text", "backend", "model", "operation", "error", "caller", "status")
+    words = ("text", "backend", "model", "operation", "error", "reason", "caller", "status")
     asked: dict[str, Any] = {name: request.args[name] for name in words if request.args.get(name)}
     if asked.get("status") == "fallback":
         asked = {**asked, "status": None, "fallbacks": True}

@@ -120,6 +120,8 @@ def iso(seconds: float) -> str:
         ({"status": "error"}, [1]),
         ({"status": "502"}, [1]),
         ({"status": "fallback"}, [2]),
+        ({"reason": "timeout"}, [2]),
+        ({"reason": "unsupported"}, []),
         ({"text": "NEEDLE"}, [0]),
         ({"text": "needle", "status": "error"}, []),
         ({"minutes": "nonsense"}, [3, 2, 1, 0]),

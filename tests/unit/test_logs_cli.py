@@ -152,6 +152,8 @@ LOCAL = [datetime.fromtimestamp(NOON + second).isoformat() for second in (60, 24
         (["--text", "france", "--regex", "country", "--backend", "stub", "--status", "200"], [120]),
         (["--fallbacks", "--backend", "stub", "--since", LOCAL[0], "--until", LOCAL[1], "--slower-than", "1"], [120]),
         (["--fallbacks", "--status", "error"], []),
+        (["--reason", "timeout"], [120]),
+        (["--reason", "unavailable"], []),
         (["--text", "no such words"], []),
     ],
     ids=lambda value: None if isinstance(value, str) else "_".join(map(str, value)) or "none",

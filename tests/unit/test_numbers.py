@@ -102,7 +102,7 @@ def test_numbers_of_a_month_are_those_of_the_command(
 
 
 def test_over_time_by_backend(make_client: Serve, log_path: Path) -> None:
-    """Each stretch has its latency and first chunk by backend; the stretches begin at whole days here."""
+    """Each stretch has its latency, first chunk and tokens by backend; the stretches begin at whole days here."""
     write(log_path, lines(many(600)))
     shown = data(make_client())
     slots = shown["stats"]["over_time"]
@@ -110,7 +110,8 @@ def test_over_time_by_backend(make_client: Serve, log_path: Path) -> None:
     assert [slot["timestamp"] % DAY for slot in slots] == [0] * len(slots)
     for name, group in shown["stats"]["backends"].items():
         found = [slot["backends"][name] for slot in slots if name in slot["backends"]]
-        assert sum(one["requests"] for one in found) == group["requests"]
+        for count in ("requests", "input_tokens", "output_tokens", "cached_tokens", "reasoning_tokens"):
+            assert sum(one[count] for one in found) == group[count] > 0
         assert all(one["first_chunk_p50_ms"] == pytest.approx(20, rel=0.01) for one in found if one["p50_ms"])
 
 
