@@ -12,7 +12,6 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-import flask_swagger_ui
 from flask import Blueprint, Response, abort, request
 
 from ..log.recent import Dashboard
@@ -23,20 +22,14 @@ from .http import client, json_answer
 from .service import service
 
 STATIC = Path(__file__).parent / "static"
-# Its own page names its files from the top of the host and has a script inside; only its copy of Swagger UI is used.
-SWAGGER_UI = {
-    f"swagger-ui/{name}": Path(flask_swagger_ui.__file__).parent / "dist" / name
-    for name in ("swagger-ui.css", "swagger-ui-bundle.js")
-}
 # A model's answer is a stranger's text. Should a page ever take it for markup: no script in it runs, nothing is
-# fetched from or sent to anywhere else.
+# fetched from or sent to anywhere else. Where the browser knows how, no page can write HTML at all.
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
-    "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
+    "require-trusted-types-for 'script'; trusted-types 'none'",
     "Referrer-Policy": "no-referrer",
 }
-# Swagger UI, made with React, writes HTML; our own pages need not, and where the browser knows how, they can't.
-TEXT_ONLY = "; require-trusted-types-for 'script'; trusted-types 'none'"
 
 # What a question may take that lines are read for, each one.
 READ_SECONDS = 2.0
@@ -51,14 +44,14 @@ def playground() -> Response:
     if "text/html" not in request.headers.get("Accept", "") and "ollama" in service().settings.fronts:
         known_host(service())
         return Response("Ollama is running", mimetype="text/plain")
-    return _page("playground", TEXT_ONLY)
+    return _page("playground")
 
 
 @blueprint.get("/dashboard")
 @is_open
 def dashboard() -> Response:
     """Show what the log has; the page itself has no data."""
-    return _page("dashboard", TEXT_ONLY)
+    return _page("dashboard")
 
 
 @blueprint.get("/dashboard/data")
@@ -96,7 +89,7 @@ def dashboard_record(request_id: str) -> Response:
 @is_open
 def docs() -> Response:
     """Show the description of the API, and try it."""
-    return _page("docs", "")
+    return _page("docs")
 
 
 @blueprint.get("/static/<path:name>")
@@ -151,20 +144,17 @@ def _refuse_other_sites() -> None:
         abort(403, "the log is shown to the service's own pages only")
 
 
-def _page(name: str, more_policy: str) -> Response:
+def _page(name: str) -> Response:
     """Return a page that asks for its files by their version."""
     known_host(service())
     text = (STATIC / name / "page.html").read_text().replace('"static/', f'"static/{_version()}/')
-    answer = _strict(Response(text, mimetype="text/html", headers={"Cache-Control": "no-cache"}))
-    answer.headers["Content-Security-Policy"] += more_policy
-    return answer
+    return _strict(Response(text, mimetype="text/html", headers={"Cache-Control": "no-cache"}))
 
 
 @cache
 def _files() -> dict[str, Path]:
     """Return the pages' files, by what they are asked for as."""
-    ours = {path.relative_to(STATIC).as_posix(): path for path in sorted(STATIC.rglob("*")) if path.is_file()}
-    return ours | SWAGGER_UI
+    return {path.relative_to(STATIC).as_posix(): path for path in sorted(STATIC.rglob("*")) if path.is_file()}
 
 
 @cache

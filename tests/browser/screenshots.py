@@ -56,8 +56,11 @@ def dashboard(page: Page, base: str) -> None:
 
 
 def docs(page: Page, base: str) -> None:
-    page.goto(f"{base}/docs")
-    expect(page.locator(".opblock").first).to_be_visible()
+    page.goto(f"{base}/docs#chat_completions")
+    shown = page.locator("#chat_completions")
+    shown.get_by_label("Example").select_option("streamed")
+    shown.get_by_role("button", name="Send").click()
+    expect(shown.locator(".answered")).to_contain_text("all after", timeout=60_000)
 
 
 def picture(

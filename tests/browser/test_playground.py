@@ -223,7 +223,7 @@ def test_a_key_is_asked_for(new_page: Callable[..., Page], serve: Serve) -> None
     assert KEY not in page.evaluate("JSON.stringify(localStorage)")
     for path in ("/docs", "/dashboard"):
         visitor.goto(service, path)
-        expect(page.locator(".opblock, #requests button").first).to_be_visible()
+        expect(page.locator(".operation, #requests button").first).to_be_visible()
     other = page.context.new_page()
     other.goto(page.url)
     expect(other.locator("#requests button").first).to_be_visible()
@@ -322,7 +322,7 @@ def test_works_wherever_it_hangs(visitor: Visitor, address: str) -> None:
     expect(page.locator("dialog .said").first).to_have_text("Hello")
     page.keyboard.press("Escape")
     page.get_by_role("link", name="Docs").click()
-    expect(page.locator(".opblock").first).to_be_visible()
+    expect(page.locator(".operation").first).to_be_visible()
     page.get_by_role("link", name="Playground").click()
     expect(page.locator("#history button")).to_contain_text("Hello")
     assert [url for url in visitor.requested if not url.startswith((f"{address}/", "data:"))] == []

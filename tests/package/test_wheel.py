@@ -54,7 +54,7 @@ def test_it_serves(installed: Environment) -> None:
 from llm_api import create_app
 client = create_app().test_client()
 print(client.post("/generate", json={"prompt": "Hello"}).get_json())
-files = ("/static/swagger-ui/swagger-ui-bundle.js", "/static/docs/page.js")
+files = ("/static/vendor/uplot/uPlot.iife.min.js", "/static/docs/page.js")
 for path in ("/docs", *files, "/openapi.json", "/metrics", "/v1/models"):
     with client.get(path) as reply:
         print(reply.status_code, path)

@@ -4,7 +4,7 @@ import { button, copyButton, make } from "../shared/elements.js";
 import { Markdown } from "../shared/markdown.js";
 import { showProblem } from "../shared/problem.js";
 import { Text, longText } from "../shared/text.js";
-import { REASONS, count, decimal, milliseconds } from "../shared/words.js";
+import { REASONS, count, decimal, indented, milliseconds } from "../shared/words.js";
 
 const FACTS = ["First chunk", "Total", "Tokens in", "Tokens out", "Tokens/s", "Finish"];
 const LEFT = { code: "left", message: "The page was left before all of the answer came." };
@@ -157,13 +157,5 @@ export class Answer {
 }
 
 function callView({ name, arguments: given }) {
-  return make("div", { class: "call" }, make("strong", {}, "Calls ", make("code", {}, name)), longText(indented(given), "mono"));
-}
-
-function indented(text) {
-  try {
-    return JSON.stringify(JSON.parse(text || "{}"), null, 2);
-  } catch {
-    return text;
-  }
+  return make("div", { class: "call" }, make("strong", {}, "Calls ", make("code", {}, name)), longText(indented(given || "{}"), "mono"));
 }

@@ -1,15 +1,14 @@
 // Streamed answers, piece by piece: {text}, {reasoning}, {thoughts}, {calls}, then {end}, or {error}. One that ends
 // without either was cut.
 
+import { pieces } from "../shared/service.js";
+
 const CUT = { code: "cut", message: "The answer was cut off: the connection ended before it was done." };
 
 async function* lines(answer) {
-  const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
   let rest = "";
-  for (;;) {
-    const { done, value } = await reader.read();
-    if (done) return;
-    const found = (rest + value).split("\n");
+  for await (const piece of pieces(answer)) {
+    const found = (rest + piece).split("\n");
     rest = found.pop();
     yield* found;
   }

@@ -44,6 +44,16 @@ export function askJSON(path, body, signal) {
   return ask(path, { method: "POST", headers, body: JSON.stringify(body), signal });
 }
 
+// The texts of an answer, as they come.
+export async function* pieces(answer) {
+  const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
+  for (;;) {
+    const { done, value } = await reader.read();
+    if (done) return;
+    yield value;
+  }
+}
+
 export async function problemOf(answer) {
   const status = answer.status;
   const retry_after = Number(answer.headers.get("Retry-After")) || null;

@@ -3,9 +3,12 @@
 const url = (path) => new URL(path, location.href).href;
 const quoted = (text) => `'${text.replaceAll("'", "'\\''")}'`;
 
+// `body`: JSON, or what is to become it; none where nothing is sent
 export function curl(path, body, withKey) {
   const key = withKey ? ' \\\n  -H "Authorization: Bearer $LLM_API_KEY"' : "";
-  return `curl ${quoted(url(path))} -H 'Content-Type: application/json'${key} \\\n  -d ${quoted(JSON.stringify(body))}\n`;
+  if (body === undefined) return `curl ${quoted(url(path))}${key}\n`;
+  const text = typeof body === "string" ? body : JSON.stringify(body);
+  return `curl ${quoted(url(path))} -H 'Content-Type: application/json'${key} \\\n  -d ${quoted(text)}\n`;
 }
 
 function literal(value, indent = "") {

@@ -27,6 +27,15 @@ export function milliseconds(number) {
   return number < 1000 ? `${Math.round(number)} ms` : `${(number / 1000).toFixed(number < 10_000 ? 2 : 1)} s`;
 }
 
+// JSON for readers; what is none stays as it is
+export function indented(text) {
+  try {
+    return JSON.stringify(JSON.parse(text), null, 2);
+  } catch {
+    return text;
+  }
+}
+
 export const dayOf = (seconds) => new Date(seconds * 1000).toLocaleDateString("sv-SE");
 export const timeOf = (seconds) => new Date(seconds * 1000).toLocaleTimeString("en-GB");
 const isToday = (seconds) => dayOf(seconds) === dayOf(Date.now() / 1000);
