@@ -26,7 +26,8 @@ def dumps(value: object) -> str:
     Half of a surrogate pair becomes U+FFFD: other readers of JSON refuse the line (section 8.2).
     """
     line = _encode(value)
-    return _ESCAPE.sub(lambda found: r"\ufffd" if found[1] else found[0], line) if _HALF.search(line) else line
+    has_half = r"\ud" in line and _HALF.search(line)
+    return _ESCAPE.sub(lambda found: r"\ufffd" if found[1] else found[0], line) if has_half else line
 
 
 def loads(body: bytes) -> dict[str, Any]:

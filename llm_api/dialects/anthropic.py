@@ -282,6 +282,7 @@ class Messages(Conversational):
     operation = "message"
     conversation = "messages"
     headers: ClassVar = {"HTTP_ANTHROPIC_BETA": "anthropic-beta"}
+    keep_alive = event({"type": "ping"}, "ping")
     request_id = "request-id"
     sign = "HTTP_ANTHROPIC_VERSION"
     schema_of = MessagesSchema
@@ -303,7 +304,7 @@ class Messages(Conversational):
                 )
                 yield _event("message_stop")
             elif chunk.is_empty:
-                yield _event("ping")
+                yield ""
 
     def error(self, error: LLMAPIError, request_id: str) -> dict[str, Any]:
         return {"type": "error"} | super().error(error, request_id)

@@ -36,7 +36,8 @@ class Dialect(ABC):
 
     `rule` is the route, `name` its endpoint, `operation` its name in log and metrics, `media_type` that of its streams.
     `wrong_field` is the status for a wrong field, `conversation` the field that holds what the model reads.
-    `heartbeat`: seconds of silence after which `pieces` is given an empty chunk; None: never.
+    `heartbeat`: seconds of silence after which `pieces` is given an empty chunk; None: never. `keep_alive` is what is
+    then sent in place of the empty piece.
     `headers`: what a client says beside the body, WSGI's names for it with the fields that it becomes.
     `schema_of` is the schema of its bodies, `front` the one of settings.FRONTS that it belongs to, `below` where errors
     are its own besides its route.
@@ -54,6 +55,7 @@ class Dialect(ABC):
     wrong_field: ClassVar[int] = 422
     conversation: ClassVar[str] = "prompt"
     heartbeat: ClassVar[float | None] = None
+    keep_alive: ClassVar[str] = ""
     headers: ClassVar[Mapping[str, str]] = MappingProxyType({})
     any_type: ClassVar[bool] = False
     request_id: ClassVar[str | None] = None
@@ -138,6 +140,7 @@ class Conversational(Dialect):
     media_type = "text/event-stream"
     wrong_field = 400
     heartbeat: ClassVar[float | None] = HEARTBEAT_SECONDS
+    keep_alive: ClassVar[str] = ": keep-alive\n\n"  # which clients pass over (WHATWG HTML, 9.2.6)
 
     def read(self, body: Mapping[str, Any]) -> Asked:
         """As Dialect's; the texts of a conversation are bounded together. Agents shorten it where the code says so.

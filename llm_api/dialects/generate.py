@@ -77,6 +77,8 @@ class Generate(Dialect):
                 last = {"response": "", "done": True, "finish_reason": chunk.finish_reason}
                 shown = {"details": answer_details(Answer.of([*beside, chunk], head))} if asked.shows else {}
                 yield line(last | shown)
+            elif chunk.is_empty:
+                yield ""
 
     def broken(self, error: LLMAPIError) -> str:
         return line({"error": self._public(error), "done": True})

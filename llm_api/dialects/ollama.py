@@ -252,7 +252,7 @@ class Speaking(OllamaDialect, Conversational):
     """An answer in words, whole or in lines."""
 
     media_type = OllamaDialect.media_type
-    heartbeat = None  # a line is a piece of the answer
+    heartbeat, keep_alive = None, ""  # a line is a piece of the answer
 
     def said(self, text: str, **beside: Any) -> dict[str, Any]:
         """Return what a line holds of an answer; `beside` are `thinking` and `tool_calls`."""
@@ -287,6 +287,8 @@ class Speaking(OllamaDialect, Conversational):
             if chunk.finish_reason:
                 end = _end(chunk.finish_reason, chunk.usage, head.elapsed_ms(), began)
                 yield line(opening | self.said("") | end)
+            elif chunk.is_empty:
+                yield ""
 
     def _shown(self, step: Step, whole: list[Part], finish_reason: str | None) -> Iterator[dict[str, Any]]:
         """Yield what lines show of a step: words and thoughts as they come, a call when it is whole."""

@@ -62,7 +62,6 @@ EXTRAS = (
 )
 NO_FUNCTIONS = "Functions are not served: send them as tools."
 ONE_TEXT = "Only one text is served, alone or in a list."
-KEEP_ALIVE = ": keep-alive\n\n"
 
 
 class ChatPart(fields.Field[Text | Image]):
@@ -273,7 +272,7 @@ class Choices(OpenAIDialect):
                     yield event(empty | counted)
                 yield "data: [DONE]\n\n"
             elif chunk.is_empty:
-                yield KEEP_ALIVE
+                yield ""
 
     def _object(self, head: Head, kind: str, choices: list[dict[str, Any]]) -> dict[str, Any]:
         return {

@@ -35,7 +35,7 @@ from ..types import (
 )
 from .base import Asked, event
 from .fields import MAX_EFFORT_CHARS, MAX_MESSAGES, FlatFormat, Nullable, StrictBoolean, StrictInteger, TextOr
-from .openai import KEEP_ALIVE, ROLES, ChatPart, OpenAIBody, OpenAIDialect
+from .openai import ROLES, ChatPart, OpenAIBody, OpenAIDialect
 from .tools import MAX_TOOLS, Tooled, ToolSchema, tool_fields
 
 STATELESS = "Nothing is stored here: send the whole conversation as input."
@@ -396,7 +396,7 @@ class Responses(OpenAIDialect):
     def pieces(self, head: Head, chunks: Iterator[Chunk], asked: Asked) -> Iterator[str]:
         number = count()
         for name, said in self._events(_Output(head, asked), chunks):
-            yield _frame(name, next(number), said) if name else KEEP_ALIVE
+            yield _frame(name, next(number), said) if name else ""
 
     def broken(self, error: LLMAPIError) -> str:
         return _frame("error", 0, self._error(error))

@@ -46,7 +46,7 @@ class Exchange:
         self.use: Callable[[int], None] = lambda tokens: None
         self._chain = chain
         self._log = log
-        self._deadline = deadline
+        self.deadline = deadline
         self._status_of = status_of
         self._started = time.monotonic()
         self._requested = chain.first.name
@@ -114,7 +114,7 @@ class Exchange:
         if not futures.wait([self._coming], self._heartbeat).done:
             return None
         self._coming.result()
-        self._deadline.silence = self._heartbeat
+        self.deadline.silence = self._heartbeat
         return self.head
 
     def answering(self) -> Head:
@@ -168,7 +168,7 @@ class Exchange:
             return
         self._closed = True
         try:
-            self._deadline.hung_up()  # what is waited for ends
+            self.deadline.hung_up()  # what is waited for ends
             if self._coming:
                 futures.wait([self._coming])
             if self._begun:
@@ -176,13 +176,13 @@ class Exchange:
             if not self._written:
                 self.fail(ClientGone(), 200)
         finally:
-            self._deadline.release()
+            self.deadline.release()
             if self._has_place:
                 self._places.release()
             metrics.over()
 
     def _begin(self, route: Route) -> Begun:
-        begun = self._begun = self._chain.begin(route, self._deadline, self._attempts)
+        begun = self._begun = self._chain.begin(route, self.deadline, self._attempts)
         answering = begun.backend, self._chain.settings.redact(begun.model), begun.fallback_reason
         self.head = Head(self.record.request_id, self.record.timestamp, self._started, *answering)
         return begun

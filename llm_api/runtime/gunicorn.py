@@ -275,15 +275,23 @@ def share_memory() -> None:
 
 
 def pre_request(worker: Any, request: Any) -> None:
-    """Keep no connection where that may take a place from others, or where a body may be left that has no end.
+    """Keep no connection where that may take a place from others, or where a long body was left unread.
 
     A request may be refused before its body is read, and the worker that keeps the connection must read that. The
-    answer's head tells the client, so it is too late to decide this after it.
+    answer's head tells the client, so gunicorn asks when it writes that.
     """
     headers = dict(request.headers)
-    is_long = int(headers.get("CONTENT-LENGTH", 0)) > MAX_UNREAD_BYTES or "TRANSFER-ENCODING" in headers
-    if is_long or worker.busy_conns >= worker.cfg.threads:
+    if int(headers.get("CONTENT-LENGTH", 0)) > MAX_UNREAD_BYTES or "TRANSFER-ENCODING" in headers:
+        request.should_close = partial(_closes, request)
+    if worker.busy_conns >= worker.cfg.threads:
         request.force_close()
+
+
+def _closes(request: Any) -> bool:
+    reader = request.body.reader
+    # gunicorn's reader of chunks has no parser once it has read the last; the other one has what is left of the length
+    is_left = reader.parser if hasattr(reader, "parser") else reader.length > MAX_UNREAD_BYTES
+    return bool(is_left or type(request).should_close(request))
 
 
 def child_exit(server: Any, worker: Any) -> None:

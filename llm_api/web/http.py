@@ -16,6 +16,7 @@ from werkzeug.routing import RequestRedirect
 from .. import errors, strict_json
 from ..dialects import Asked, Dialect
 from ..errors import LLMAPIError
+from ..runtime.deadline import Deadline
 from ..types import Head
 from .limits import client_address
 from .service import Client, Service, service
@@ -112,25 +113,37 @@ def json_answer(body: object, status: int = 200, headers: Mapping[str, str] | No
     return Response(strict_json.dumps(body) + "\n", status, headers, mimetype="application/json")
 
 
-def stream_answer(parts: Iterator[str], media_type: str, headers: dict[str, str]) -> Response:
-    """Return `parts` as an answer that no proxy holds back."""
+def stream_answer(pieces: Iterator[str], dialect: Dialect, deadline: Deadline, headers: dict[str, str]) -> Response:
+    """Return the `pieces` of a dialect as an answer that no proxy holds back."""
     # Each server says what it is (RFC 3875, 4.1.17); a test's client has no connection, and wants to see the event.
     is_served = "SERVER_SOFTWARE" in request.environ
     headers = headers | {"X-Accel-Buffering": "no", "Cache-Control": "no-cache"}
-    return Response(_to_the_break(parts, is_served), mimetype=media_type, headers=headers)
+    parts = _parts(pieces, dialect.keep_alive, deadline, is_served)
+    return Response(parts, mimetype=dialect.media_type, headers=headers)
 
 
-def _to_the_break(parts: Iterator[str], is_served: bool) -> Iterator[str]:
-    """Yield `parts`. Where they break off, so does the connection: some clients skip the event and look for the end.
+def _parts(pieces: Iterator[str], keep_alive: str, deadline: Deadline, is_served: bool) -> Iterator[str]:
+    """Yield `pieces`, those that have come together as one; `keep_alive` for one that says nothing.
 
-    gunicorn and Flask's server take this error for a client that left: they write no last chunk, and say nothing.
+    Where they break off, so does the connection: some clients skip the event and look for the end. gunicorn and Flask's
+    server take this error for a client that left: they write no last chunk, and say nothing.
     """
+    held: list[str] = []
+    is_broken = False
     try:
-        yield from parts
+        for piece in pieces:
+            held.append(piece)
+            deadline.is_held = deadline.has_more
+            if not deadline.is_held and (part := "".join(held) or keep_alive):
+                held.clear()
+                yield part
     except LLMAPIError:
-        if is_served:
-            time.sleep(BREAK_SECONDS)
-            raise ConnectionResetError(errno.ECONNRESET, "the answer broke off") from None
+        is_broken = is_served
+    if held:
+        yield "".join(held)
+    if is_broken:
+        time.sleep(BREAK_SECONDS)
+        raise ConnectionResetError(errno.ECONNRESET, "the answer broke off")
 
 
 def who(head: Head, asked: Asked) -> dict[str, str]:

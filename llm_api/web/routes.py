@@ -85,7 +85,7 @@ def answer(here: Service, dialect: Dialect, exchange: Exchange) -> Response:
     head = exchange.open(asked.request, dialect.heartbeat if asked.request.stream else None)
     if asked.request.stream:
         pieces = dialect.pieces(head, exchange.chunks(), asked) if head else late(dialect, exchange, asked)
-        response = stream_answer(pieces, dialect.media_type, who(head, asked) if head else {})
+        response = stream_answer(pieces, dialect, exchange.deadline, who(head, asked) if head else {})
     else:
         whole = exchange.answer()
         response = json_answer(dialect.whole(whole, asked), headers=who(whole.head, asked))

@@ -71,20 +71,31 @@ def test_is_sending(pair: Pair, body: str, sending: bool) -> None:
     assert is_sending(parse(pair, f"{POST}Content-Length: 5\r\n\r\n{body}")) is sending
 
 
+LONG = "x" * 65_537
+
+
 @pytest.mark.parametrize(
-    ("head", "connections", "closes"),
+    ("head", "body", "connections", "reads", "closes"),
     [
-        ("Content-Length: 65536\r\n", 3, False),
-        ("Content-Length: 65537\r\n", 3, True),
-        ("Transfer-Encoding: chunked\r\n", 3, True),
-        ("", 4, True),
+        ("Content-Length: 65536\r\n", "", 3, False, False),
+        ("Content-Length: 65537\r\n", LONG, 3, False, True),
+        ("Content-Length: 65537\r\n", LONG, 3, True, False),
+        ("Transfer-Encoding: chunked\r\n", "0\r\n\r\n", 3, False, True),
+        ("Transfer-Encoding: chunked\r\n", "1\r\nx\r\n0\r\n\r\n", 3, True, False),
+        ("Content-Length: 65537\r\nConnection: close\r\n", LONG, 3, True, True),
+        ("", "", 4, False, True),
     ],
-    ids=["short", "long", "no length", "no thread left"],
+    ids=["short", "long unread", "long", "chunks unread", "chunks", "as the client says", "no thread left"],
 )
-def test_which_connections_are_kept(pair: Pair, head: str, connections: int, closes: bool) -> None:
+def test_which_connections_are_kept(
+    pair: Pair, head: str, body: str, connections: int, reads: bool, closes: bool
+) -> None:
     """A connection is closed after a body that may be left unread, and where it would take another one's thread."""
-    request = parse(pair, f"{POST}{head}\r\n").mesg
+    request = parse(pair, f"{POST}{head}\r\n{body}").mesg
     pre_request(SimpleNamespace(busy_conns=connections, cfg=SimpleNamespace(threads=4)), request)
+    if reads:
+        while request.body.read(10_000):
+            pass
     assert request.should_close() is closes
 
 

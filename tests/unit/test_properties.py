@@ -21,6 +21,7 @@ from llm_api.backends.http.base import HttpBackend
 from llm_api.backends.http.streams import split_lines
 from llm_api.dialects.openai import ChatCompletions
 from llm_api.errors import InvalidAnswer
+from llm_api.runtime.deadline import Deadline
 from llm_api.types import (
     Answer,
     Chunk,
@@ -237,7 +238,7 @@ def read_stream(wire: Wire, data: bytes, luck: random.Random) -> list[Chunk]:
     """Return what our backend reads in a stream, which arrives in pieces of any size, with silence between them."""
     cuts = sorted(luck.randrange(len(data) + 1) for _ in range(5))
     parts = [data[start:end] for start, end in zip([0, *cuts], [*cuts, len(data)], strict=True)]
-    chunks = list(wire.backend.pieces(split_lines(part for some in parts for part in (some, b""))))
+    chunks = list(wire.backend.pieces(split_lines((part for some in parts for part in (some, b"")), Deadline(1))))
     return [chunk for chunk in chunks if chunk != Chunk()]
 
 
@@ -281,7 +282,7 @@ def test_a_stream_is_the_whole(wire: Wire, said: Said, luck: random.Random) -> N
 @every_wire
 def test_silence_is_an_empty_chunk(wire: Wire) -> None:
     """So a front can keep its client's connection, before the first event and in the middle of one."""
-    chunks = wire.backend.pieces(split_lines([b"", b"data: ", b"", b""]))
+    chunks = wire.backend.pieces(split_lines([b"", b"data: ", b"", b""], Deadline(1)))
     assert [next(chunks) for _ in range(3)] == [Chunk()] * 3
 
 
@@ -289,7 +290,11 @@ def check_cut(wire: Wire, data: bytes, needed: int, cut: int) -> None:
     """What is cut before the event that ends it never ends."""
     ends = []
     with suppress(InvalidAnswer, KeyError, TypeError, ValueError):  # `stream` makes an InvalidAnswer of the others
-        ends = [chunk.finish_reason for chunk in wire.backend.pieces(split_lines([data[:cut]])) if chunk.finish_reason]
+        ends = [
+            chunk.finish_reason
+            for chunk in wire.backend.pieces(split_lines([data[:cut]], Deadline(1)))
+            if chunk.finish_reason
+        ]
     assert bool(ends) == (cut >= needed), data[:cut]
 
 
@@ -322,13 +327,13 @@ def test_a_stream_cut_at_every_byte(wire: Wire) -> None:
 def test_our_own_answers(said: Said, luck: random.Random) -> None:
     """An answer that our front for OpenAI's clients writes, whole or streamed, is read as what it was."""
     wire = WIRES[0]
-    chunks = list(wire.backend.pieces(split_lines([wire.stream(said, luck)[0]])))
+    chunks = list(wire.backend.pieces(split_lines([wire.stream(said, luck)[0]], Deadline(1))))
     answer = Answer.of(chunks, HEAD)
     asked = replace(CHAT.read({"model": "m", "messages": [{"role": "user", "content": "Hi"}]}), shows=True)
     whole = wire.backend.whole(CHAT.whole(answer, asked))
     assert isinstance(whole, Chunk)
     streamed = "".join(CHAT.pieces(HEAD, iter(chunks), asked)).encode()
-    again = Answer.of(list(wire.backend.pieces(split_lines([streamed]))), HEAD)
+    again = Answer.of(list(wire.backend.pieces(split_lines([streamed], Deadline(1)))), HEAD)
     for got in (Answer.of([whole], HEAD), again):
         assert (got.parts, got.finish_reason, got.usage) == (answer.parts, answer.finish_reason, answer.usage)
 

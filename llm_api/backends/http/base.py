@@ -129,7 +129,7 @@ class HttpBackend(Backend):
             yield from [whole] if isinstance(whole, Chunk) else whole
             return
         with self._sent(self.path, payload, deadline) as response:
-            pieces = self.pieces(split_lines(_read(response, deadline)))
+            pieces = self.pieces(split_lines(_read(response, deadline), deadline))
             while chunk := in_shape(next, pieces, None):
                 yield chunk
 

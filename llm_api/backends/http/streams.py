@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, ParamSpec, TypeVar
 
 from ...errors import InvalidAnswer
+from ...runtime.deadline import Deadline
 
 # 16 MiB of empty lists became 450 MB of memory.
 MAX_BRACKETS = 200_000
@@ -38,23 +39,33 @@ def finish_reason(said: object) -> str:
     return reason
 
 
-def split_lines(parts: Iterable[bytes]) -> Iterator[bytes | None]:
+def split_lines(parts: Iterable[bytes], deadline: Deadline) -> Iterator[bytes | None]:
     """Yield lines without their end, None for an empty part: the server is silent.
 
-    Split on the byte alone: text may hold U+2028, which str splits on.
+    Split on the byte alone: text may hold U+2028, which str splits on. `deadline` is told whether an event is left of a
+    part. Where what was to leave with that is still held when it turns out to say nothing, None sends it off.
     """
     held: list[bytes] = []
     for part in parts:
         if not part:
             yield None
         *lines, rest = part.split(b"\n")
-        for line in lines:
+        last = _last_event(lines)
+        for number, line in enumerate(lines):
+            deadline.has_more = number < last
             yield b"".join([*held, line]).rstrip(b"\r")
             held.clear()
+        if deadline.is_held:
+            yield None
         if rest:
             held.append(rest)
     if held:
         yield b"".join(held)
+
+
+def _last_event(lines: list[bytes]) -> int:
+    """Return where the last one ends: at an empty line, in streams that have such, else at the last line."""
+    return max((number for number, line in enumerate(lines) if line in (b"", b"\r")), default=len(lines) - 1)
 
 
 def event_data(lines: Iterable[bytes | None]) -> Iterator[bytes | None]:
