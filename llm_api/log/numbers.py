@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from io import BytesIO
+from math import ceil, gcd
 from pathlib import Path
 from typing import IO, Any, NamedTuple, cast
 
@@ -174,15 +175,26 @@ class Numbers:
         """Return the first of the callers' names."""
         return [json.loads(name) for (name,) in self._db.execute(CALLERS, (most,)).fetchall()]
 
-    def add_to(self, stats: Stats, since: float, width: int, kinds: dict[int, Kind]) -> None:
-        """Add what was counted since then, by `width` in seconds; `finest` or wider."""
-        for kind, start, told in self._chosen("kind, start, count", self.files, _widest(width), kinds, since):
+    def add_to(
+        self, stats: Stats, since: float, width: int, kinds: dict[int, Kind], until: float | None = None
+    ) -> None:
+        """Add what was counted since then, and before `until`, by `width` in seconds; `finest` or wider."""
+        end = FOR_EVER if until is None else until
+        for kind, start, told in self._chosen("kind, start, count", self.files, widest(width), kinds, since, end):
             stats.add(start, kinds[kind], _told(told))
 
-    def stretches(self, files: list[LogFile], kinds: dict[int, Kind], since: int, width: int) -> list[Stretch]:
-        """Return the stretches of time since then that have requests of these kinds; `width`: the shortest kept."""
+    def stretches(
+        self, files: list[LogFile], kinds: dict[int, Kind], since: int, width: int, until: float | None = None
+    ) -> list[Stretch]:
+        """Return the stretches of time since then that have requests of these kinds; `width`: the shortest kept.
+
+        At both ends there is more, up to a whole stretch of that width.
+        """
         begin = since // width * width
-        return self._stretches(files, _widest(begin), kinds, begin)
+        if until is None:
+            return self._stretches(files, widest(begin), kinds, begin)
+        end = ceil(until / width) * width
+        return self._stretches(files, widest(gcd(begin, end)), kinds, begin, end)
 
     def parts(self, stretch: Stretch, kinds: dict[int, Kind]) -> list[Stretch]:
         """Return the hours of a day, or the minutes of an hour."""
@@ -268,7 +280,7 @@ def finest(caller: str | None) -> int:
     return HOUR if caller else MINUTE
 
 
-def _widest(seconds: float) -> int:
+def widest(seconds: int) -> int:
     """Return the longest of the widths that divide a time, or a stretch of time."""
     return max(width for width in WIDTHS if seconds % width == 0)
 

@@ -11,13 +11,14 @@ import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from itertools import chain, islice
+from math import gcd
 from pathlib import Path
 from typing import Any
 
 from ..errors import LogUnavailable, NoCapacity, TimedOut
 from ..settings import Settings
 from .files import Entry
-from .numbers import DAY, HOUR, Numbers, finest, numbers_file, opened
+from .numbers import DAY, HOUR, Numbers, finest, numbers_file, opened, widest
 from .search import SLOWEST, Found, Requests, Wanted, csv_lines, question
 from .stats import TOKENS, Stats
 from .writer import Turn
@@ -87,13 +88,16 @@ class Dashboard:
                 time.sleep(BREAK_SECONDS)
 
     def data(self, minutes: int, wanted: Wanted, check: Check, *, only_own: bool) -> dict[str, Any]:
-        """Return the numbers of the last `minutes`, and the latest and the slowest requests: docs/api.md has all."""
-        until = time.time()
+        """Return the numbers of the last `minutes`, or of those before `wanted.until`, a whole minute, and the latest
+        and the slowest requests: docs/api.md has all.
+        """
+        until = wanted.until or time.time()
         since, width = _span(minutes, until)
         stats = Stats(since, until, width)
+        by = widest(gcd(width, int(wanted.until or 0)))
         with self._asked(wanted, since, check) as (numbers, requests):
-            if is_kept := wanted.text is None and width >= finest(wanted.caller):
-                numbers.add_to(stats, since, width, requests.kinds)
+            if is_kept := wanted.text is None and by >= finest(wanted.caller):
+                numbers.add_to(stats, since, by, requests.kinds, wanted.until)
                 latest, slowest = _rows(requests.latest(), LATEST), _rows(requests.slowest(), SLOWEST)
             else:
                 latest, slowest = _read(requests, stats)
@@ -111,14 +115,14 @@ class Dashboard:
 
     def more(self, minutes: int, wanted: Wanted, before: str, check: Check) -> dict[str, Any]:
         """Return the latest requests before the place of one that was shown. Raises ValidationFailed on no place."""
-        with self._asked(wanted, _span(minutes, time.time())[0], check) as (_, requests):
+        with self._asked(wanted, _span(minutes, wanted.until or time.time())[0], check) as (_, requests):
             rows = _rows(requests.latest(before), LATEST)
             left_out = requests.is_cut_short or requests.has_compressed()
             return {"requests": rows, "more": _more(rows), "rows_left_out": left_out}
 
     def csv(self, minutes: int, wanted: Wanted, check: Check) -> Iterator[str]:
         """Yield the latest records, at most 10,000, as CSV. Raises TimedOut where that takes too long."""
-        with self._asked(wanted, _span(minutes, time.time())[0], check) as (_, requests):
+        with self._asked(wanted, _span(minutes, wanted.until or time.time())[0], check) as (_, requests):
             yield from csv_lines(found.record for found in islice(requests.latest(), CSV_ROWS))
             if requests.is_cut_short:
                 raise TimedOut("there are more requests than can be read in time: flask llm logs export has all")

@@ -144,7 +144,10 @@ class Requests:
     def has_compressed(self) -> bool:
         """Return whether there are some in compressed files."""
         packed = [file for file in self._numbers.files if file.packed]
-        return bool(packed and self._numbers.stretches(packed, self.kinds, self._since, self._finest))
+        return bool(packed and self._stretches(packed))
+
+    def _stretches(self, files: list[LogFile]) -> list[Stretch]:
+        return self._numbers.stretches(files, self.kinds, self._since, self._finest, self._wanted.until)
 
     def _place(self, at: str) -> tuple[int, int]:
         first, _, offset = at.partition("-")
@@ -172,7 +175,7 @@ class Requests:
             return iter(sorted(((key(one), one) for one in stretches), key=itemgetter(0)))
 
         try:
-            push(sort(self._numbers.stretches(files, self.kinds, self._since, self._finest)))
+            push(sort(self._stretches(files)))
             while heap:
                 _, _, item, others = heapq.heappop(heap)
                 push(others)

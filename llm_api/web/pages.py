@@ -5,15 +5,18 @@ from __future__ import annotations
 import gzip
 import hashlib
 import mimetypes
+import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from functools import cache
 from itertools import chain
+from math import ceil
 from pathlib import Path
 from typing import Any
 
 from flask import Blueprint, Response, abort, request
 
+from ..log.numbers import MINUTE
 from ..log.recent import Dashboard
 from ..log.search import Wanted
 from ..runtime.deadline import Deadline
@@ -125,13 +128,23 @@ def _csv_lines(
 
 
 def _minutes() -> int:
-    return request.args.get("minutes", 60, type=int)
+    """Return how many are asked for."""
+    if (since := request.args.get("since", type=int)) is None:
+        return request.args.get("minutes", 60, type=int)
+    return ceil(((_until() or time.time()) - since) / MINUTE)
+
+
+def _until() -> int | None:
+    """Return the whole minute before which requests are asked for; None: up to now."""
+    until = request.args.get("until", type=int)
+    return None if until is None else ceil(min(max(until, 1), time.time()) / MINUTE) * MINUTE
 
 
 def _wanted() -> Wanted:
     """Return which requests are asked for: never another's than the caller may see."""
     words = ("text", "backend", "model", "operation", "error", "reason", "caller", "status")
     asked: dict[str, Any] = {name: request.args[name] for name in words if request.args.get(name)}
+    asked["until"] = _until()
     if asked.get("status") == "fallback":
         asked = {**asked, "status": None, "fallbacks": True}
     own = whose(service())

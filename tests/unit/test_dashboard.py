@@ -142,6 +142,30 @@ def test_filters(make_client: Serve, log_path: Path, query: dict[str, Any], expe
     assert shown["stats"]["total"]["requests"] == len(expected)
 
 
+@pytest.mark.parametrize("who", [{}, {"caller": "tests"}], ids=["all", "a caller's"])
+def test_a_time_of_its_own(make_client: Serve, log_path: Path, who: dict[str, str]) -> None:
+    """From `since` up to `until` exactly those are counted and shown that began then, be it minutes or days."""
+    write(log_path, [ago(90 * 60 - n * 45, n, caller="tests") for n in range(120)])
+    client, minute = make_client(), int(NOW // 60 * 60)
+    for since, until in (
+        (minute - 1800, minute - 1680),
+        (minute - 4200, minute - 300),
+        (minute - 86_400, minute - 2700),
+    ):
+        found = data(client, since=since, until=until, **who)
+        wanted = [f"id-{n}" for n in range(120) if found["since"] <= NOW - (90 * 60 - n * 45) < until]
+        assert (found["until"], found["stats"]["total"]["requests"]) == (until, len(wanted))
+        assert 0 <= since - found["since"] < found["stretch_seconds"]
+        assert ids(found["latest"]) == wanted[::-1][:50]
+        assert len(found["slowest"]) == min(20, len(wanted))
+    later = client.get("/dashboard/requests", query_string={"since": minute - 86_400, "until": minute - 2700, **who})
+    assert later.get_json()["requests"][0]["request_id"] == wanted[-1]
+    odd = data(client, since=minute - 1800, until=minute - 1681, **who)
+    assert odd["until"] == minute - 1680
+    for nonsense in ("x", "-5", "0", str(10**30)):
+        data(client, since=nonsense, until=nonsense, **who)
+
+
 def test_latest_and_slowest(make_client: Serve, log_path: Path) -> None:
     """The fifty latest come latest first, the twenty slowest slowest first."""
     write(log_path, [ago(500 - n, n, duration_ms=float(n * 37 % 200)) for n in range(200)])
