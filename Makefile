@@ -7,7 +7,7 @@ TOOLS := build/tools
 INSTALL := pip install --quiet --require-hashes
 
 .PHONY: run check test test-recorded test-clients test-faults test-engines test-browser test-deploy test-package bench screenshots vendor \
-  lint types postman postman-collection transformers lock sbom audit wheel clean
+  lint types postman openapi postman-collection transformers lock sbom audit wheel clean
 
 # Without a .env the packaged model answers; with one, what it says.
 run: $(VENV)/.run
@@ -131,7 +131,10 @@ BASE_URL ?= http://127.0.0.1:8000
 postman: build/node_modules/.bin/newman
 	build/node_modules/.bin/newman run LLM-API.postman_collection.json --env-var base_url=$(BASE_URL) --reporters cli --bail
 
-# The collection is made from the description that the service gives of itself.
+# The description that the service gives of itself, from its schemas and views; the collection is made from it.
+openapi: $(VENV)/.dev
+	$(BIN)/python -m tools.openapi
+
 postman-collection: $(VENV)/.run
 	$(BIN)/python -m tools.postman
 

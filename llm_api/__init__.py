@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from .web.extension import LLMAPI
 
 __all__ = ["LLMAPI", "Settings", "create_app"]
+__version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> Any:

@@ -22,6 +22,7 @@ from ..runtime.cores import usable_cores
 from . import pages
 from .guard import caller, is_open, let_in, operators_only
 from .http import RATES, answer_error, client, json_answer, name_request, read_body, stream_answer, who
+from .openapi import describe
 from .service import Service, service
 
 ESTIMATED = {"X-LLM-Estimate": f"characters/{CHARS_A_TOKEN}"}
@@ -252,9 +253,8 @@ def metrics() -> Response:
 @blueprint.get("/openapi.json")
 def openapi() -> Response:
     """Describe the API (OpenAPI 3.1)."""
-    from .openapi import describe  # not above: apispec is for this alone
-
-    return json_answer(describe(current_app, request.blueprints[0], service()))
+    most = service().settings.max_prompt_chars
+    return json_answer(describe(current_app.view_functions, request.blueprints[0], most))
 
 
 @blueprint.get("/config")

@@ -12,7 +12,7 @@ from .conftest import ROOT
 
 SECONDS = 0.3
 ENGINES = ("torch", "transformers", "xllamacpp", "huggingface_hub")
-SLOW = (*ENGINES, "numpy", "requests", "jsonschema", "apispec", "limits", "redis")
+SLOW = (*ENGINES, "numpy", "requests", "jsonschema", "limits", "redis")
 
 
 def python(code: str) -> str:

@@ -19,7 +19,7 @@ from schemathesis.specs.openapi.definitions import OPENAPI_31
 
 from llm_api import LLMAPI
 from llm_api.errors import ValidationFailed
-from tools import postman
+from tools import openapi, postman
 
 Make = Callable[..., Any]
 Document = dict[str, Any]
@@ -119,6 +119,19 @@ def test_limits_are_the_settings(make_client: Serve) -> None:
     """The lengths that are described are those of this service, not the defaults."""
     document = make_client(max_prompt_chars=77).get("/openapi.json").get_json()
     assert document["components"]["schemas"]["Generate"]["properties"]["prompt"]["maxLength"] == 77
+
+
+def test_description_is_made_from_schemas_and_views() -> None:
+    """The description in the repository is the one that its maker makes now."""
+    assert openapi.served.FILE.read_text() == openapi.text(), "out of step: run make openapi"
+
+
+def test_what_is_not_served_is_not_described(make_client: Serve) -> None:
+    """Where FRONTS leaves out an API, so are its routes and what only they refer to."""
+    document = make_client(fronts=("openai",)).get("/openapi.json").get_json()
+    assert {path.split("/")[1] for path in document["paths"]} == {"v1", "health", "config", "metrics"}
+    assert "/v1/messages" not in document["paths"]
+    test_references_lead_somewhere(document)
 
 
 # What it says is so
