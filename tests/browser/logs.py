@@ -17,6 +17,7 @@ QUESTIONS = (
     *("Summarise this ticket for the next shift.", "Which unit tests are missing here?", "Say hello in Icelandic."),
 )
 SPEED = {"ollama": 28, "openai": 75, "huggingface": 40}
+CALLERS = ("tickets", "search", "notebook")
 MODELS = {"ollama": "llama3.2", "openai": "gpt-6-luna", "huggingface": "SmolLM2-135M-Instruct", "stub": "stub"}
 
 
@@ -32,10 +33,11 @@ def record(number: int, at: float, dice: random.Random, **changes: Any) -> dict[
         **{"backend": backend, "requested_backend": backend, "model": MODELS[backend], "request_model": None},
         **{"prompt": question, "system": "Answer briefly.", "response": f"An answer to: {question}"},
         **{"parameters": {"temperature": 0.7}, "input_tokens": dice.randint(12, 90), "output_tokens": tokens},
+        **{"cached_tokens": dice.choice([0, 10]), "reasoning_tokens": tokens // 4 if backend == "openai" else 0},
         **{"finish_reason": "stop", "stream": True, "duration_ms": duration, "time_to_first_chunk_ms": round(first, 3)},
         **{"status": "ok", "http_status": 200, "error": None, "fallback": False, "fallback_reason": None},
         **{"attempts": [{"backend": backend, "outcome": "ok", "duration_ms": duration}], "client_ip": "127.0.0.1"},
-        **{"caller": None, "trace_id": None, "schema_version": 1},
+        **{"caller": dice.choice(CALLERS), "trace_id": None, "schema_version": 1},
     }
     return whole | changes
 

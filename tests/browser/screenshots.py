@@ -52,7 +52,7 @@ def fallback(page: Page, base: str) -> None:
 def dashboard(page: Page, base: str) -> None:
     page.goto(f"{base}/dashboard")
     expect(page.locator("#updated")).to_contain_text("As of")
-    expect(page.locator(".plot canvas")).to_have_count(4)
+    expect(page.locator(".plot canvas")).to_have_count(7)
 
 
 def docs(page: Page, base: str) -> None:

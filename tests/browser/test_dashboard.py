@@ -50,7 +50,7 @@ def test_numbers_are_those_of_the_command(visitor: Visitor, serve: Serve) -> Non
     counts = page.locator(".chart").first.locator("details tbody td:nth-child(2)").all_text_contents()
     slots = told["over_time"]
     assert sum(map(int, counts)) == sum(slot["requests"] - slot["errors"] - slot["aborted"] for slot in slots)
-    expect(page.locator(".plot canvas")).to_have_count(4)
+    expect(page.locator(".plot canvas")).to_have_count(7)
     assert visitor.complaints == []
 
 
@@ -200,6 +200,50 @@ def test_a_click_filters(visitor: Visitor, serve: Serve) -> None:
         page.get_by_role("button", name="Save as CSV").click()
     rows = list(csv.DictReader(saved.value.path().read_text().splitlines()))
     assert {row["backend"] for row in rows} == {"openai"}
+
+
+def test_a_bar_and_a_caller_filter(visitor: Visitor, serve: Serve) -> None:
+    """A click on a stretch of a chart shows that time alone; so does its link, for who has no mouse; a caller's too."""
+    page = visitor.goto(serve(LLM_BACKEND="stub", log=hour), "/dashboard?minutes=360")
+    expect(page.locator("#requests button").first).to_be_visible()
+    bars = page.locator(".chart .u-over").first
+    box = bars.bounding_box()
+    assert box
+    bars.click(position={"x": box["width"] * 0.95, "y": 60})
+    expect(page).to_have_url(re.compile(r"\?minutes=360&since=\d+&until=\d+$"))
+    expect(page.locator("body")).to_have_attribute("aria-busy", "false")
+    page.reload()
+    chip = page.locator("#chosen button")
+    expect(chip).to_contain_text(re.compile(r"time: \d\d:\d\d:00 . \d\d:\d\d:00"))
+    since, until = (int(found) for found in re.findall(r"(?:since|until)=(\d+)", page.url))
+    assert until - since == 900
+    counts = page.locator(".chart").first.locator("details tbody td:nth-child(2)")
+    expect(counts).to_have_count(15)
+    assert sum(map(int, counts.all_text_contents())) <= int(tile(page, "Requests")) < 250
+    page.locator(".chart summary").first.press("Enter")
+    page.locator(".chart tbody a").nth(3).press("Enter")
+    expect(counts).to_have_count(1)
+    chip.press("Enter")
+    expect(page).to_have_url(re.compile(r"\?minutes=360$"))
+    page.locator("#requests").get_by_role("link", name="tickets").first.click()
+    expect(page.locator("#requests").get_by_role("link", name=re.compile("search|notebook"))).to_have_count(0)
+    expect(page).to_have_url(re.compile(r"\?minutes=360&caller=tickets$"))
+
+
+def test_what_there_is_can_be_chosen(visitor: Visitor, serve: Serve) -> None:
+    """Model, operation, error, reason and caller are chosen from what the log has; what it lacks has no field."""
+    page = visitor.goto(serve(LLM_BACKEND="stub", log=hour), "/dashboard")
+    page.locator("#filter summary").press("Enter")
+    page.get_by_label("Fallback reason").select_option("timeout")
+    expect(page).to_have_url(re.compile(r"\?reason=timeout$"))
+    expect(page.locator("#reasons tbody tr")).to_have_count(1)
+    page.locator("#filter").get_by_label("Model").select_option("stub")
+    page.get_by_label("Caller").select_option("search")
+    expect(page.locator("#chosen button")).to_have_count(3)
+    page.reload()
+    expect(page.locator("#caller")).to_have_value("search")
+    expect(page.locator("#models tbody tr")).to_have_count(1)
+    assert page.locator("#operation option").all_text_contents() == ["all", "generate"]
 
 
 def test_more_requests(visitor: Visitor, serve: Serve) -> None:

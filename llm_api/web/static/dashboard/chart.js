@@ -2,37 +2,43 @@
 
 import { make } from "../shared/elements.js";
 import { dayOf, timeOf, when } from "../shared/words.js";
+import { filterLink, set } from "./filter.js";
 
 /* global uPlot */
 
 const HEIGHT = 190;
+const MINUTE = 60;
 const DAY = 86_400;
+const TIMES = [60, 120, 300, 600, 900, 1800, 3600, 7200, 10_800, 21_600, 43_200, DAY, 2 * DAY, 7 * DAY, 14 * DAY, 28 * DAY]; // between ticks
+const COLOURS = ["--accent", "--warn", "--good", "--bad", "--muted"];
 const WHOLE = [1, 2, 5].flatMap((digit) => Array.from({ length: 12 }, (_, n) => digit * 10 ** n)).sort((a, b) => a - b);
 const dark = matchMedia("(prefers-color-scheme: dark)");
 const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 
 // `series`: {title, colour (a variable of style.css), of(stretch), dash, bar, sparse}; bars stand on each
-// other's heads, a sparse line has no zeros. `isWhole`: there are no halves of what is counted.
-// `onPick(since, until)` is called with the stretch that was clicked.
+// other's heads, a sparse line has no zeros. `isWhole`: there are no halves of what is counted. A click on a stretch
+// shows that time alone, and so does its link in the table. `byBackend`: a number of which each backend has a line, to be
+// compared where there are two.
 export class Chart {
   #plot = null;
   #data = null;
   #span = [0, 1];
-  #time = make("span", { class: "small muted" });
+  #pointed = make("span", { class: "small muted" });
   #box = make("div", { class: "plot" });
   #table = make("table");
 
-  constructor(title, series, format, { isWhole = false, onPick = null } = {}) {
-    Object.assign(this, { title, series, format, isWhole, onPick });
+  constructor(title, series, format, { isWhole = false, byBackend = null } = {}) {
+    Object.assign(this, { title, series, format, isWhole, byBackend });
     const rows = make("details", {}, make("summary", {}, "As a table"),
       make("div", { class: "scroll", tabindex: "0", role: "group", "aria-label": `${title}, as a table` }, this.#table));
     this.element = make("section", { class: "card chart" },
-      make("div", { class: "row spread" }, make("h2", {}, title), this.#time), this.#box, rows);
+      make("div", { class: "row spread" }, make("h2", {}, title), this.#pointed), this.#box, rows);
     new ResizeObserver(() => this.#plot?.setSize(this.#size())).observe(this.#box);
     dark.addEventListener("change", () => this.#draw());
   }
 
-  update(stretches, since, until) {
+  update(stretches, since, until, backends) {
+    if (this.byBackend) this.#compare(backends);
     this.#span = [since, until];
     this.#data = stretches;
     if (this.#plot) this.#plot.setData(this.#columns());
@@ -46,6 +52,16 @@ export class Chart {
 
   #columns() {
     return [this.#data.map(({ timestamp }) => timestamp), ...this.#values()];
+  }
+
+  #compare(backends) {
+    this.element.hidden = backends.length < 2;
+    if (String(backends) === String(this.series.map(({ title }) => title))) return;
+    this.series = backends.map((title, n) => ({
+      title, colour: COLOURS[n % COLOURS.length], dash: n < COLOURS.length ? [] : [6, 4], of: (stretch) => stretch.backends[title]?.[this.byBackend] ?? null,
+    }));
+    this.#plot?.destroy();
+    this.#plot = null;
   }
 
   // A bar reaches from 0 over those below it; so the last one is drawn first, and lines after all bars.
@@ -75,16 +91,16 @@ export class Chart {
       axes: this.#axes(),
       legend: { markers: { fill: (plot, n) => plot.series[n].fill?.() ?? plot.series[n].stroke?.(), width: 0 } },
       series: [{ label: "From" }, ...this.#order().map((one) => this.#series(one))],
-      hooks: { setCursor: [({ cursor }) => { this.#time.textContent = this.#stretch(cursor.idx); }] },
+      hooks: { setCursor: [({ cursor }) => { this.#pointed.textContent = this.#stretch(cursor.idx); }] },
     };
     this.#plot = new uPlot(options, this.#columns(), this.#box);
-    if (this.onPick) this.#plot.over.addEventListener("click", () => this.#pick(this.#plot.cursor.idx));
+    this.#plot.over.addEventListener("click", () => this.#plot.cursor.idx != null && set(this.#time(this.#plot.cursor.idx)));
   }
 
   #axes() {
     const axis = { stroke: colour("--muted"), grid: { stroke: colour("--line"), width: 1 }, ticks: { show: false }, font: "12px system-ui" };
     return [
-      { ...axis, size: 30, values: (_, times) => times.map((time) => this.#tick(time)) },
+      { ...axis, size: 30, incrs: TIMES, values: (_, times) => times.map((time) => this.#tick(time)) },
       { ...axis, size: 62, ...(this.isWhole ? { incrs: WHOLE } : {}), values: (_, numbers) => numbers.map((number) => this.format(number).replace(/\.0+(?= |$)/, "")) },
     ];
   }
@@ -104,8 +120,9 @@ export class Chart {
     return n == null ? "" : this.#ends(n).map(when).join(" – ");
   }
 
-  #pick(n) {
-    if (n != null) this.onPick(...this.#ends(n));
+  #time(n) {
+    const [since, until] = this.#ends(n);
+    return { since: Math.floor(since), until: Math.ceil(until / MINUTE) * MINUTE };
   }
 
   #series({ title, colour: name, of, dash, bar, sparse }) {
@@ -118,7 +135,7 @@ export class Chart {
   #fillTable() {
     const head = make("tr", {}, make("th", { scope: "col" }, "From"),
       ...this.series.map(({ title }) => make("th", { scope: "col", class: "number" }, title)));
-    const rows = this.#data.map((stretch) => make("tr", {}, make("th", { scope: "row" }, when(stretch.timestamp)),
+    const rows = this.#data.map((stretch, n) => make("tr", {}, make("th", { scope: "row" }, filterLink(when(stretch.timestamp), this.#time(n))),
       ...this.series.map(({ of }) => make("td", { class: "number" }, this.format(stretch.unknown ? null : of(stretch))))));
     this.#table.replaceChildren(make("thead", {}, head), make("tbody", {}, ...rows));
   }

@@ -35,10 +35,18 @@ const charts = [
     { title: "p95", colour: "--warn", dash: [6, 4], of: (s) => s.p95_ms },
     { title: "p99", colour: "--bad", dash: [2, 3], of: (s) => s.p99_ms },
   ], milliseconds),
+  new Chart("Latency p50 by backend", [], milliseconds, { byBackend: "p50_ms" }),
   new Chart("Time to first chunk", [
     { title: "p50", colour: "--accent", of: (s) => s.first_chunk_p50_ms },
     { title: "p95", colour: "--warn", dash: [6, 4], of: (s) => s.first_chunk_p95_ms },
   ], milliseconds),
+  new Chart("First chunk p50 by backend", [], milliseconds, { byBackend: "first_chunk_p50_ms" }),
+  new Chart("Tokens", [
+    { title: "input", colour: "--accent", bar: true, of: (s) => s.input_tokens - s.cached_tokens },
+    { title: "cached input", colour: "--line-strong", bar: true, of: (s) => s.cached_tokens },
+    { title: "output", colour: "--good", bar: true, of: (s) => s.output_tokens - s.reasoning_tokens },
+    { title: "reasoning", colour: "--warn", bar: true, of: (s) => s.reasoning_tokens },
+  ], count, { isWhole: true }),
   new Chart("Tokens per second", [{ title: "tokens/s", colour: "--accent", of: (s) => s.tokens_per_second }],
     (number) => decimal(number)),
 ];
@@ -114,14 +122,14 @@ function show(data, live) {
   showReasons($("reasons"), stats.fallback_reasons, stats.total.requests);
   showErrors($("errors"), stats.error_codes, stats.total.requests);
   showRows();
-  filter.listBackends(Object.keys(stats.backends));
+  filter.listChoices(data.choices);
 }
 
-function showCharts({ stats: { over_time: stretches }, until, complete_since }) {
+function showCharts({ stats: { over_time: stretches, backends }, until, complete_since }) {
   const begin = stretches[0].timestamp;
   const width = (until - begin) / stretches.length;
   const known = stretches.map((stretch) => ({ ...stretch, unknown: stretch.timestamp + width <= (complete_since ?? 0) }));
-  for (const chart of charts) chart.update(known, begin, until);
+  for (const chart of charts) chart.update(known, begin, until, Object.keys(backends));
 }
 
 function showTiles(total, live) {

@@ -2,7 +2,7 @@
 
 import { make } from "../shared/elements.js";
 import { REASONS, count, decimal, milliseconds, share, when } from "../shared/words.js";
-import { addressWith } from "./filter.js";
+import { filterLink } from "./filter.js";
 
 const GROUP = [
   ["Requests", (g) => count(g.requests)], ["Errors", (g) => count(g.errors)], ["Aborted", (g) => count(g.aborted)],
@@ -23,17 +23,11 @@ function fill(table, headings, rows) {
 // `groups`: {title: numbers}; `pick(title)` returns the filter that a click on it sets, null where it is none.
 export function showGroups(table, name, groups, pick) {
   fill(table, [[name], ...GROUP.map(([heading]) => [heading, "number"])], Object.entries(groups).map(([title, group]) =>
-    make("tr", {}, make("th", { scope: "row" }, filterLink(title, pick(title))), ...GROUP.map(([, of]) => make("td", { class: "number" }, of(group))))));
-}
-
-// A link to this page with one more filter; it works in a new tab too.
-function filterLink(words, filter) {
-  const text = make("bdi", {}, words);
-  return filter ? make("a", { href: addressWith(filter), "data-filter": JSON.stringify(filter) }, text) : text;
+    make("tr", {}, make("th", { scope: "row" }, pick(title) ? filterLink(title, pick(title)) : title), ...GROUP.map(([, of]) => make("td", { class: "number" }, of(group))))));
 }
 
 export function showReasons(table, reasons, all) {
-  showCounts(table, ["Reason", "Fallbacks"], reasons, all, (reason) => [make("code", {}, filterLink(reason, { status: "fallback" })), REASONS[reason] ?? ""]);
+  showCounts(table, ["Reason", "Fallbacks"], reasons, all, (reason) => [make("code", {}, filterLink(reason, { reason })), REASONS[reason] ?? ""]);
 }
 
 export function showErrors(table, codes, all) {
@@ -49,16 +43,17 @@ function showCounts(table, [name, what], counts, all, wordsOf) {
     }));
 }
 
-const REQUEST = [["Time"], ["Status"], ["Answered by"], ["Duration", "number"], ["First chunk", "number"], ["Tokens", "number"], ["Prompt"]];
+const REQUEST = [["Time"], ["Status"], ["Answered by"], ["Duration", "number"], ["First chunk", "number"], ["Tokens", "number"], ["Caller"], ["Prompt"]];
 
 // `open(id)` shows the record. The focus stays with the request that had it.
 export function showRequests(table, rows, open) {
   const focused = document.activeElement?.dataset.request;
-  fill(table, REQUEST, rows.map((row) => requestRow(row, open)));
+  const hasCallers = rows.some(({ caller }) => caller);
+  fill(table, REQUEST.filter(([name]) => hasCallers || name !== "Caller"), rows.map((row) => requestRow(row, open, hasCallers)));
   if (focused) table.querySelector(`[data-request="${CSS.escape(focused)}"]`)?.focus();
 }
 
-function requestRow(row, open) {
+function requestRow(row, open, hasCallers) {
   const onclick = (event) => {
     if (event.target.closest("[data-filter]")) return;
     event.stopPropagation();
@@ -76,5 +71,6 @@ function requestRow(row, open) {
     make("td", { class: "number" }, milliseconds(row.duration_ms)),
     make("td", { class: "number" }, milliseconds(row.time_to_first_chunk_ms)),
     make("td", { class: "number" }, tokens),
+    hasCallers ? make("td", {}, row.caller ? filterLink(row.caller, { caller: row.caller }) : "–") : null,
     make("td", { class: "prompt" }, make("bdi", {}, row.excerpt ?? "–")));
 }
