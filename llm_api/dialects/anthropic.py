@@ -36,7 +36,7 @@ from ..types import (
     ToolResult,
     Usage,
 )
-from .base import Asked, Conversational, around_text, event
+from .base import Asked, Conversational, event, template
 from .fields import (
     MAX_EFFORT_CHARS,
     MAX_MESSAGES,
@@ -337,7 +337,7 @@ def _writer(place: int) -> Callable[[str], str]:
     def write(text: str) -> str:
         return _event("content_block_delta", index=place, delta={"type": "text_delta", "text": text})
 
-    return around_text(write)
+    return template(write)
 
 
 def _deltas(piece: Part) -> Iterator[dict[str, str]]:

@@ -124,14 +124,13 @@ def event(value: object, name: str = "") -> str:
     return f"{named}data: {strict_json.dumps(value)}\n\n"
 
 
-# What no body may have: strict_json.loads refuses it.
-MARK = "\x00text\x00"
-
-
-def around_text(write: Callable[[str], str]) -> Callable[[str], str]:
-    """Return `write`, which puts a text into JSON, as one that makes what is around the text only once."""
-    before, _, after = write(MARK).partition(strict_json.dumps(MARK))
-    return lambda text: f"{before}{strict_json.dumps(text)}{after}"
+def template(write: Callable[..., str], holes: int = 1) -> Callable[..., str]:
+    """Return `write`, which puts so many values into JSON, in their order, as one that makes the rest only once."""
+    marks = [f"\x00{hole}" for hole in range(holes)]  # what no body may have: strict_json.loads refuses it
+    written = write(*marks).replace("%", "%%")
+    for mark in marks:
+        written = written.replace(strict_json.dumps(mark), "%s")
+    return lambda *values: written % tuple(map(strict_json.dumps, values))
 
 
 class Conversational(Dialect):

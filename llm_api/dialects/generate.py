@@ -10,7 +10,7 @@ from marshmallow import RAISE, fields, post_load, validate
 
 from ..errors import LLMAPIError
 from ..types import Answer, Chunk, GenerationRequest, Head, Message, Text, Usage
-from .base import Asked, Dialect, around_text, line
+from .base import Asked, Dialect, line, template
 from .fields import MAX_IMAGES, NAME, Body, Picture, StrictBoolean
 from .tools import Tooled, tool_fields
 
@@ -65,7 +65,7 @@ class Generate(Dialect):
 
     def frames(self, head: Head, chunks: Iterator[Chunk], asked: Asked) -> Iterator[str]:
         beside = []
-        write = around_text(lambda text: line({"response": text}))
+        write = template(lambda text: line({"response": text}))
         for chunk in chunks:
             if chunk.text and not chunk.refusal:
                 yield write(chunk.text)

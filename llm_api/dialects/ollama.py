@@ -33,7 +33,7 @@ from ..types import (
     ToolResult,
     Usage,
 )
-from .base import Asked, Conversational, Dialect, line
+from .base import Asked, Conversational, Dialect, line, template
 from .fields import (
     MAX_DIMENSIONS,
     MAX_IMAGES,
@@ -275,12 +275,14 @@ class Speaking(OllamaDialect, Conversational):
 
     def frames(self, head: Head, chunks: Iterator[Chunk], asked: Asked) -> Iterator[str]:
         parts, began = Parts(), 0.0
+        opened = {"model": _model(head)}
+        write = template(lambda now, text: line(opened | {"created_at": now} | self.said(text) | {"done": False}), 2)
         for chunk in chunks:
             began = began or head.elapsed_ms()
-            opening = _opening(head)
             if chunk.is_text:
-                yield line(opening | self.said(chunk.text) | {"done": False})
+                yield write(_time(), chunk.text)
                 continue
+            opening = _opening(head)
             for step in parts.grow(chunk):
                 for said in self._shown(step, parts.whole, chunk.finish_reason):
                     yield line(opening | said | {"done": False})

@@ -33,7 +33,7 @@ from ..types import (
     ToolResult,
     Usage,
 )
-from .base import Asked, Conversational, around_text, event
+from .base import Asked, Conversational, event, template
 from .fields import (
     MAX_DIMENSIONS,
     MAX_MESSAGES,
@@ -258,7 +258,7 @@ class Choices(OpenAIDialect):
             return event(empty | {"choices": [_choice(choice, finish_reason)]} | no_usage)
 
         thoughts = Parts()
-        write = around_text(lambda text: frame(self.delta(Chunk(text), thoughts)))
+        write = template(lambda text: frame(self.delta(Chunk(text), thoughts)))
         yield from map(frame, self.first)
         for chunk in chunks:
             if chunk.is_text:

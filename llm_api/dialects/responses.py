@@ -33,7 +33,7 @@ from ..types import (
     ToolResult,
     Usage,
 )
-from .base import Asked, event
+from .base import Asked, event, template
 from .fields import MAX_EFFORT_CHARS, MAX_MESSAGES, FlatFormat, Nullable, StrictBoolean, StrictInteger, TextOr
 from .openai import ROLES, ChatPart, OpenAIBody, OpenAIDialect
 from .tools import MAX_TOOLS, Tooled, ToolSchema, tool_fields
@@ -261,7 +261,8 @@ class _Output:
     def __init__(self, head: Head, asked: Asked) -> None:
         self._head = head
         self._asked = asked
-        self._with_part = -1
+        self._number = count()
+        self._growing: dict[int, Callable[[int, str], str]] = {}
         named = [(space, tool["name"]) for space, tool in _functions(asked.body.get("tools") or ()) if space]
         self._spaces = {_flat(space, name): {"name": name, "namespace": space} for space, name in named}
 
@@ -288,8 +289,19 @@ class _Output:
         details = {"reason": cut} if cut else None
         return self.state(status, parts, status, usage=_usage(usage), incomplete_details=details)
 
-    def events(self, step: Step, status: str) -> Iterator[Event]:
-        """Yield what is said of a step; an item that ends has the `status`."""
+    def frame(self, name: str, said: Mapping[str, Any]) -> str:
+        """Return an event as it is sent, with its number."""
+        return _frame(name, next(self._number), said)
+
+    def frames(self, step: Step, status: str) -> Iterator[str]:
+        """Yield what is sent of a step; an item that ends has the `status`."""
+        if step.name == "grew" and step.place in self._growing:
+            if text := _text(step.part):
+                yield self._growing[step.place](next(self._number), text)
+        else:
+            yield from (self.frame(*each) for each in self._events(step, status))
+
+    def _events(self, step: Step, status: str) -> Iterator[Event]:
         name, place, part = step
         kind, text, here = KINDS[type(part)], _text(part), {"output_index": place}
         at: dict[str, Any] = here | {"item_id": self._id(kind, place)}
@@ -297,10 +309,11 @@ class _Output:
         if name == "began":
             yield "response.output_item.added", here | {"item": self._item(part, place, "in_progress")}
         elif name == "grew" and text:
-            if kind.holder and place != self._with_part:
-                self._with_part = place
+            if kind.holder:
                 yield f"response.{kind.part_event}.added", at | {"part": kind.part | {kind.said: ""}}
-            yield f"response.{kind.event}.delta", at | {"delta": text} | kind.beside
+            delta = f"response.{kind.event}.delta"
+            self._growing[place] = template(lambda *it: _frame(delta, it[0], at | {"delta": it[1]} | kind.beside), 2)
+            yield delta, at | {"delta": text} | kind.beside
         elif name == "ended":
             if text or not kind.holder:
                 yield f"response.{kind.event}.done", at | {kind.said: text} | kind.beside
@@ -394,31 +407,25 @@ class Responses(OpenAIDialect):
         return response
 
     def pieces(self, head: Head, chunks: Iterator[Chunk], asked: Asked) -> Iterator[str]:
-        number = count()
-        for name, said in self._events(_Output(head, asked), chunks):
-            yield _frame(name, next(number), said) if name else ""
-
-    def broken(self, error: LLMAPIError) -> str:
-        return _frame("error", 0, self._error(error))
-
-    def _events(self, output: _Output, chunks: Iterator[Chunk]) -> Iterator[Event]:
-        """Yield the events of a stream; one without a name where there is only silence."""
-        parts = Parts()
+        output, parts = _Output(head, asked), Parts()
         try:
-            yield from map(output.state, ("created", "in_progress"))
+            yield from (output.frame(*output.state(name)) for name in ("created", "in_progress"))
             for chunk in chunks:
                 for step in parts.grow(chunk):
                     is_cut = parts.is_over and chunk.finish_reason in CUTS
-                    yield from output.events(step, "incomplete" if is_cut else "completed")
+                    yield from output.frames(step, "incomplete" if is_cut else "completed")
                 if chunk.finish_reason:
-                    yield output.end(chunk.finish_reason, parts.whole, chunk.usage)
+                    yield output.frame(*output.end(chunk.finish_reason, parts.whole, chunk.usage))
                 elif chunk.is_empty:
-                    yield "", {}
+                    yield ""
         except LLMAPIError as error:
             failure = {"code": "server_error", "message": error.public()["message"]}
-            yield output.state("failed", parts.so_far, "failed", error=failure)
-            yield "error", self._error(error)
+            yield output.frame(*output.state("failed", parts.so_far, "failed", error=failure))
+            yield output.frame("error", self._error(error))
             raise
+
+    def broken(self, error: LLMAPIError) -> str:
+        return _frame("error", 0, self._error(error))
 
     def _error(self, error: LLMAPIError) -> dict[str, Any]:
         """Return it once flat, as OpenAI documents it, and once as OpenAI sends it, which its client raises."""
