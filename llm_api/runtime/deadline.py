@@ -8,6 +8,7 @@ is cut off a little later.
 
 from __future__ import annotations
 
+import logging
 import math
 import select
 import socket
@@ -16,7 +17,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 
-from ..errors import ClientGone, TimedOut
+from ..errors import ClientGone, TimedOut, stack_of
 from .per_process import PerProcess
 
 TICK = 0.05
@@ -26,6 +27,8 @@ WHOLE = "no complete answer within the time a request may take (REQUEST_TIMEOUT)
 FIRST_CHUNK = "no beginning of an answer within the time of a first chunk (FIRST_CHUNK_TIMEOUT)"
 # Linux says so when the peer has closed its side; elsewhere poll() reports only the full close (POLLHUP).
 HANG_UP = getattr(select, "POLLRDHUP", 0)
+
+logger = logging.getLogger(__name__)
 
 
 class Deadline:
@@ -107,9 +110,13 @@ class Deadline:
         self.stop()
 
     def stop(self) -> None:
-        """Stop what runs now, if anything does."""
-        if stop := self._stop:
-            stop()
+        """Stop what runs now, if anything does. Where that fails it is said once: all requests need the watchdog."""
+        try:
+            if stop := self._stop:
+                stop()
+        except Exception as error:
+            self._stop = None
+            logger.error("what runs could not be stopped: an unexpected %s", stack_of(error))
 
     def enforce(self) -> None:
         """Stop what is over; some seconds later, cut off a client that has not read the end."""

@@ -362,6 +362,21 @@ def test_all_workers_tell_the_same(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     assert states([first, second]) == states([first])
 
 
+def test_nowhere_to_write_what_it_died_of(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Where its last words can't be kept, as on a full disk, it is still begun again when that is over."""
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(runtime_folder(tmp_path)))
+    backend = make_backend("huggingface", Settings())
+    ask(backend)
+    [output] = runtime_folder(tmp_path).glob("llm-api-*/*/output")
+    output.unlink()
+    output.mkdir()
+    [engine] = engines_in(tmp_path)
+    os.kill(engine, signal.SIGKILL)
+    eventually(lambda: any("can't be begun" in str(said) for said in states([backend])))
+    output.rmdir()
+    eventually(lambda: states([backend]) == {None})
+
+
 def ask(backend: Backend | None = None) -> None:
     """Ask a backend of this process, one made now by default."""
     backend = backend or make_backend("huggingface", Settings())

@@ -51,6 +51,25 @@ def test_each_is_stopped_at_its_own_time() -> None:
     assert not stopped["long"].is_set()
 
 
+def test_one_that_cannot_be_stopped_harms_no_other(caplog: pytest.LogCaptureFixture) -> None:
+    """Where stopping fails, the watchdog says so once and goes on: without it no request would end in time."""
+    tried, stopped = threading.Event(), threading.Event()
+
+    def fail() -> None:
+        tried.set()
+        raise RuntimeError
+
+    with Deadline(0).stopping(fail):
+        assert tried.wait(PATIENCE)
+        for _ in range(2):  # each is two rounds of the watchdog's at most
+            stopped.clear()
+            with Deadline(SOON).stopping(stopped.set):
+                assert stopped.wait(PATIENCE)
+    said = [record.getMessage() for record in caplog.records if record.name == "llm_api.runtime.deadline"]
+    assert len(said) == 1
+    assert "RuntimeError" in said[0]
+
+
 def test_what_begins_after_the_client_has_gone_is_stopped() -> None:
     """Who stops a request once must not miss what another thread is just about to begin."""
     stopped = threading.Event()

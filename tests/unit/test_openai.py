@@ -424,3 +424,14 @@ def test_a_server_that_does_not_stream(make_client: Serve, far_end: FarEnd) -> N
     """A whole answer to a streamed request is a stream of one piece."""
     far_end.post(CLUSTER_URL, json=openai_answer("Hello"))
     assert texts_of(ask(make_client(**OPENAI.at(CLUSTER)), stream=True)) == ["Hello"]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_error_in_a_choice(make_client: Serve, far_end: FarEnd, stream: bool) -> None:
+    """OpenRouter says in a choice what its provider met: that is the error, whole and streamed."""
+    error = {"code": 401, "message": "the provider does not know this key"}
+    choice = {"index": 0, "message": {"content": ""}, "delta": {}, "finish_reason": "error", "error": error}
+    body = {"choices": [choice]}
+    far_end.post(OPENAI.url, **({"body": event(body)} if stream else {"json": body}))
+    reply = ask(make_client(**OPENAI.settings), stream=stream)
+    assert error_of(reply)["code"] == "bad_credentials"

@@ -9,7 +9,6 @@ exchange/attempts.py (a POST was executed four times), bodies bounded and never 
 from __future__ import annotations
 
 import http.client
-import ipaddress
 import socket
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Set
@@ -32,6 +31,7 @@ from ...errors import (
     ServerError,
     Unreachable,
 )
+from ...rules import is_loopback
 from ...runtime.deadline import Deadline
 from ...runtime.per_process import PerProcess
 from ...settings import Settings
@@ -196,7 +196,8 @@ class HttpBackend(Backend):
         return Reply(response.status_code, response.headers, error, self.settings.redact)
 
     def _make_adapter(self) -> Adapter:
-        proxy = None if _is_loopback(self.base_url) else self.settings.http_proxy_url
+        host = urlsplit(self.base_url).hostname or ""
+        proxy = None if host == "localhost" or is_loopback(host) else self.settings.http_proxy_url
         return Adapter(self.base_url, proxy, self.settings.threads)
 
 
@@ -294,13 +295,6 @@ def _merged(extra: Mapping[str, Any], payload: Mapping[str, Any]) -> dict[str, A
     if isinstance(extra.get("options"), dict) and "options" in payload:
         merged["options"] = {**extra["options"], **payload["options"]}
     return merged
-
-
-def _is_loopback(url: str) -> bool:
-    host = urlsplit(url).hostname or ""
-    with suppress(ValueError):
-        return ipaddress.ip_address(host).is_loopback
-    return host == "localhost"
 
 
 def _failure(backend: str, error: Exception) -> BackendError:

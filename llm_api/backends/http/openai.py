@@ -75,6 +75,8 @@ class OpenAIWire(Vendor):
 
     def whole(self, body: dict[str, Any]) -> Chunk:
         choice = body["choices"][0]
+        if choice.get("error"):  # OpenRouter's
+            raise self.broken(choice)
         # Azure leaves out a message that it filters
         message = choice.get("message", {}) if choice.get("finish_reason") == "content_filter" else choice["message"]
         said = self._said(message)

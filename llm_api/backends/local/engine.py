@@ -248,8 +248,9 @@ class Engine:
         if lease.process is None:
             time.sleep(4 * TICK)  # who has begun it adds what it died of
         elif why := _why(lease.process.wait(), self._output()):
-            with (self._folder / "output").open("a") as file:
+            with suppress(OSError), (self._folder / "output").open("a") as file:  # its disk may be full
                 file.write(f"\n{why}\n")
+            return why
         return self._output()[-1]
 
     def _output(self) -> list[str]:
