@@ -184,6 +184,32 @@ def test_the_end_is_followed(visitor: Visitor, far: Far) -> None:
     assert page.evaluate("scrollY") < 100
 
 
+GAP = (
+    "document.querySelector('.composer').getBoundingClientRect().top"
+    " - [...document.querySelectorAll('.answer footer')].at(-1).getBoundingClientRect().bottom"
+)
+
+
+@pytest.mark.parametrize("size", [(390, 844), (375, 667), (1280, 860)], ids=["phone", "small phone", "wide"])
+def test_the_prompt_hides_nothing(new_page: Callable[..., Page], far: Far, size: tuple[int, int]) -> None:
+    """At the end of each answer all of it, its buttons too, stands above the prompt, and the page begins at its top."""
+    far.script = speaks(
+        *["Some words, and more of them. "] * 12, "\n\n| a | b |\n|---|---|\n| 1 | 2 |\n", "\n```py\nx = 1\n```\n"
+    )
+    page = new_page(viewport={"width": size[0], "height": size[1]}, has_touch=size[0] < 500)
+    visitor = Visitor(page)
+    visitor.goto(far.service)
+    expect(page.locator(".health[data-status]")).to_be_visible()
+    assert page.evaluate("scrollY") == 0
+    if size[0] < 500:
+        page.locator("#side > summary").click()
+    page.check("input[value=chat]", force=True)
+    for number in (1, 2):
+        visitor.send("Say something that goes on over more than one line of a narrow screen, and then some more.")
+        expect(page.locator(DONE)).to_have_count(number)
+        eventually(lambda: page.evaluate(GAP) > 0)
+
+
 def test_markdown_becomes_elements(visitor: Visitor, far: Far) -> None:
     """Headings, tables, lists and code come out as such, whole or in pieces; formulas and unsafe links as written."""
     pieces = [MARKDOWN[at : at + 7] for at in range(0, len(MARKDOWN), 7)]

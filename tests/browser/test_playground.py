@@ -329,6 +329,37 @@ def test_works_wherever_it_hangs(visitor: Visitor, address: str) -> None:
     assert visitor.complaints == []
 
 
+def test_presets_are_the_browsers_own(visitor: Visitor, direct: str) -> None:
+    """A system prompt is kept by a name, found after a reload, renamed, and deleted when that is said twice."""
+    page = visitor.goto(direct)
+    presets = page.get_by_role("button", name="Presets")
+    presets.press("Enter")
+    new = page.get_by_label("Name of the new preset")
+    new.fill("terse")
+    new.press("Enter")
+    expect(page.locator("dialog [role=alert]")).to_contain_text("is empty")
+    page.keyboard.press("Escape")
+    page.fill("#system", "Answer in one line.")
+    presets.click()
+    for name in ("terse", "other"):
+        new.fill(name)
+        new.press("Enter")
+    page.get_by_label("Name of the preset terse").fill("brief")
+    page.get_by_label("Name of the preset terse").press("Tab")
+    page.keyboard.press("Escape")
+    page.fill("#system", "")
+    page.reload()
+    presets.click()
+    page.get_by_role("button", name="Delete other").click()
+    page.get_by_role("button", name="Delete it for good").click()
+    expect(page.locator(".presets li")).to_have_count(1)
+    page.get_by_role("button", name="Use brief").click()
+    expect(page.locator("#system")).to_have_value("Answer in one line.")
+    page.reload()
+    expect(page.locator("#system")).to_have_value("Answer in one line.")
+    assert visitor.complaints == []
+
+
 def test_history_is_the_browsers_own(visitor: Visitor, direct: str) -> None:
     """What was asked before comes back with its fields and answer after a reload, until it is cleared."""
     page = visitor.goto(direct)

@@ -11,13 +11,17 @@ export function follow() {
   toEnd();
 }
 
-export function startFollowing(growing) {
+export function startFollowing(...growing) {
   let place = scrollY;
   addEventListener("scroll", () => {
-    // a page that shrinks moves too, but stays at its end
     const isNear = innerHeight + scrollY >= document.documentElement.scrollHeight - NEAR;
     follows = isNear || (follows && scrollY >= place);
     place = scrollY;
   }, { passive: true });
-  new ResizeObserver(() => follows && toEnd()).observe(growing);
+  const observer = new ResizeObserver(() => {
+    if (!follows) return;
+    toEnd();
+    place = scrollY; // a page that shrinks moves too, and nobody went elsewhere
+  });
+  for (const each of growing) observer.observe(each);
 }

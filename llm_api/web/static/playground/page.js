@@ -6,12 +6,13 @@ import { ask, key, problemOf, scope } from "../shared/service.js";
 import * as snippets from "../shared/snippets.js";
 import { startFollowing } from "./follow.js";
 import { field, fit, form, giveExampleOfTools, isChat, isRight, setModels, setValues, system, values } from "./form.js";
-import { askToForget, listPast, markdownOf, plainTurns } from "./past.js";
+import { askToForget, listPast, markdownOf, plainTurns } from "./kept/past.js";
 import { pictures, setPictures, startPictures } from "./pictures.js";
+import { openPresets } from "./presets.js";
 import { request } from "./request.js";
-import { turnsOf, valuesOf } from "./recorded.js";
+import { turnsOf, valuesOf } from "./kept/recorded.js";
 import { Talk } from "./talk.js";
-import * as threads from "./threads.js";
+import * as threads from "./kept/threads.js";
 
 const EXAMPLES = ["What is the capital of France?", "Write a haiku about rain.", "Explain what a hash table is, with a table and some code."];
 const DRAFT = `llm_api.draft:${scope}`;
@@ -155,6 +156,7 @@ $("stop").addEventListener("click", () => talk.stop());
 $("new").addEventListener("click", begin);
 $("no-edit").addEventListener("click", () => setEdited(null));
 $("attach").addEventListener("click", () => $("file").click());
+$("presets").addEventListener("click", () => openPresets(field.system));
 $("example-tools").addEventListener("click", () => {
   giveExampleOfTools();
   keepDraft();
@@ -190,7 +192,7 @@ $("examples").append(...EXAMPLES.map((text) => button(text, () => {
 }, { class: "" })));
 $("side").open = !matchMedia("(max-width: 60rem)").matches;
 startPictures($("file"));
-startFollowing(document.querySelector(".talk"));
+startFollowing(document.querySelector(".talk"), $("history"));
 fit();
 listModels();
 listPast(restore);

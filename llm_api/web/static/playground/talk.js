@@ -9,7 +9,7 @@ import { field, fit, isChat, isRight } from "./form.js";
 import { pictureOf } from "./pictures.js";
 import { isWhole, request, streamed } from "./request.js";
 import { chatted, generated } from "./stream.js";
-import { newId } from "./threads.js";
+import { newId } from "./kept/threads.js";
 
 const box = document.getElementById("answers");
 const empty = document.getElementById("empty");

@@ -1,7 +1,7 @@
 // What was asked before, in this browser's own database: {id, at, values, turns}. Other tabs have theirs: a thread that
 // another tab has changed meanwhile is kept under a new id beside it.
 
-import { scope } from "../shared/service.js";
+import { scope } from "../../shared/service.js";
 
 const MOST = 50;
 const tabs = new BroadcastChannel(`llm_api.threads:${scope}`);

@@ -1,7 +1,7 @@
 // What was asked before, as a list; and the way out of it: files.
 
-import { button, make, showDialog } from "../shared/elements.js";
-import { when } from "../shared/words.js";
+import { button, make, showDialog } from "../../shared/elements.js";
+import { when } from "../../shared/words.js";
 import * as threads from "./threads.js";
 
 const $ = (id) => document.getElementById(id);
