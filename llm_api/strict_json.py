@@ -44,7 +44,7 @@ def loads(body: bytes) -> dict[str, Any]:
         value = json.loads(
             body.decode("utf-8"),
             object_pairs_hook=_object,
-            parse_constant=_refuse_constant,
+            parse_constant=_not_json,
             parse_int=_integer,
             parse_float=_float,
         )
@@ -54,6 +54,8 @@ def loads(body: bytes) -> dict[str, Any]:
         raise MalformedBody(f"the body is nested deeper than {MAX_DEPTH} levels") from None
     except json.JSONDecodeError as error:
         raise MalformedBody(f"the body is not valid JSON: {error.msg} at character {error.pos}") from None
+    except ValueError as error:
+        raise MalformedBody(f"the body has {error}") from None
     if not isinstance(value, dict):
         raise MalformedBody('the body must be a JSON object, such as {"prompt": "Hello"}')
     if opened > MAX_DEPTH or b"\\u" in body:
@@ -90,39 +92,39 @@ _encode = json.JSONEncoder(allow_nan=False, separators=(", ", ": ")).encode
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     value = dict(pairs)
     if len(value) < len(pairs):
-        raise MalformedBody("the body has a name twice in one object")
+        raise ValueError("a name twice in one object")
     return value
 
 
-def _refuse_constant(name: str) -> NoReturn:
-    raise MalformedBody(f"the body has {name}, which is not JSON")
-
-
 def _not_json(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not JSON")
-
-
-_decode = json.JSONDecoder(parse_constant=_not_json).decode
+    raise ValueError(f"{name}, which is not JSON")
 
 
 def _integer(digits: str) -> int:
     if len(digits.lstrip("-")) > MAX_DIGITS:
-        raise MalformedBody(f"the body has an integer of more than {MAX_DIGITS} digits")
+        raise ValueError(f"an integer of more than {MAX_DIGITS} digits")
     return int(digits)
 
 
 def _float(digits: str) -> float:
     value = float(digits)
     if math.isinf(value):
-        raise MalformedBody("the body has a number that is too large")
+        raise ValueError("a number that is too large")
     return value
 
 
+_decode = json.JSONDecoder(parse_constant=_not_json).decode
+_decode_writable = json.JSONDecoder(parse_constant=_not_json, parse_float=_float).decode
+
+
 def as_object(arguments: str) -> dict[str, Any] | None:
-    """Return the arguments of a call as wires want them that have objects; None where they are none."""
+    """Return the arguments of a call as wires want them that have objects; None where they are none.
+
+    So are those with a number such as 1e999, which can be read and not be written.
+    """
     try:
-        value = decode(arguments or "{}")
-    except ValueError:
+        value = _decode_writable(arguments or "{}")
+    except (ValueError, RecursionError):
         return None
     return value if isinstance(value, dict) else None
 

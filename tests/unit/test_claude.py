@@ -307,6 +307,7 @@ def test_history(far_end: FarEnd) -> None:
     calls = (
         *(ToolCall("a", "now", ""), ToolCall("b", "now", '{"n": 1}')),
         *(ToolCall("c", "cut", '{"n": '), ToolCall("d", "list", "[1]")),
+        ToolCall("e", "large", '{"n": 1e999}'),
     )
     body = sent_for(
         far_end,
@@ -317,6 +318,7 @@ def test_history(far_end: FarEnd) -> None:
         answered("b", Text("a "), PICTURE),
         answered("a", Text(" "), is_error=True),
         answered("c"),
+        answered("e"),
         Message.of("user", "And?"),
         Message("user", (Text("Well?"), PICTURE)),
         Message.of("assistant", "Fine."),
@@ -340,6 +342,7 @@ def test_history(far_end: FarEnd) -> None:
                 {"type": "text", "text": "I see."},
                 *(use("a", "now", {}), use("b", "now", {"n": 1})),
                 *(use("c", "cut", {"INVALID_JSON": '{"n": '}), use("d", "list", {"INVALID_JSON": "[1]"})),
+                use("e", "large", {"INVALID_JSON": '{"n": 1e999}'}),
             ],
         },
         {
@@ -348,7 +351,7 @@ def test_history(far_end: FarEnd) -> None:
                 result_of("d", "list"),
                 result_of("b", [{"type": "text", "text": "a "}, SENT_PICTURE]),
                 result_of("a", is_error=True),
-                result_of("c"),
+                *(result_of("c"), result_of("e")),
                 *({"type": "text", "text": text} for text in ("And?", "Well?")),
                 SENT_PICTURE,
             ],

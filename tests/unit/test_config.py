@@ -70,7 +70,7 @@ BODIES = {
         '{"n": null, "x": 1.5}': {"n": None, "x": 1.5},
     },
     "bad": [
-        *("x", "[]", "1", "null", '"a"', "{", "{'a': 1}", '{"a": NaN}', '{"a": Infinity}', "a=1"),
+        *("x", "[]", "1", "null", '"a"', "{", "{'a': 1}", '{"a": NaN}', '{"a": 1e999}', "a=1"),
         *('{"messages": []}', '{"stream": true}', '{"stream_options": {}}', '{"api_key": "a"}', '{"x-api-key": "a"}'),
         *('{"Authorization": "a"}', '{"options": {}, "messages": null}'),
     ],

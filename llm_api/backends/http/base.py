@@ -330,25 +330,20 @@ def _read(response: Received, deadline: Deadline) -> Iterator[bytes]:
     if response.headers.get("content-encoding", "identity") != "identity":
         raise InvalidAnswer("the answer is compressed, which was not asked for")
     size = 0
-    while (data := _read_some(response, deadline)) != b"":
-        if data is None:
+    while True:
+        try:
+            response.silence = deadline.silence
+            data = response.raw.read1(READ_BYTES, decode_content=False)
+        except TimeoutError:
             yield b""
             continue
+        except (urllib3.exceptions.HTTPError, http.client.HTTPException, OSError):
+            deadline.check()
+            raise InvalidAnswer("the connection broke in the middle of the answer") from None
+        if not data:
+            deadline.check()
+            return
         size += len(data)
         if size > MAX_ANSWER_BYTES:
             raise InvalidAnswer(f"the answer is longer than {MAX_ANSWER_BYTES:,} bytes")
         yield data
-
-
-def _read_some(response: Received, deadline: Deadline) -> bytes | None:
-    try:
-        response.silence = deadline.silence
-        data: bytes = response.raw.read1(READ_BYTES, decode_content=False)
-    except TimeoutError:
-        return None
-    except (urllib3.exceptions.HTTPError, http.client.HTTPException, OSError):
-        deadline.check()
-        raise InvalidAnswer("the connection broke in the middle of the answer") from None
-    if not data:
-        deadline.check()
-    return data
