@@ -8,7 +8,7 @@ account, the log only where prompts are logged.
 from __future__ import annotations
 
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import ClassVar
 
@@ -246,18 +246,6 @@ class InternalError(LLMAPIError):
 def stack_of(error: BaseException) -> str:
     """Return where an unforeseen error came from, for the error output: never its text, which may quote anything."""
     return f"{type(error).__name__}\n{''.join(traceback.format_tb(error.__traceback__))}"
-
-
-def words_for(status: int) -> str:
-    """Return what an answer of that status may mean: a sentence for each error that ends with it."""
-    return " ".join((kind.__doc__ or "").partition("\n")[0] for kind in _leaves(LLMAPIError) if kind.status == status)
-
-
-def _leaves(kind: type[LLMAPIError]) -> Iterator[type[LLMAPIError]]:
-    for child in kind.__subclasses__():
-        yield from _leaves(child)
-    if not kind.__subclasses__():
-        yield kind
 
 
 class ConfigError(ValueError):

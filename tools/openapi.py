@@ -8,6 +8,7 @@ from __future__ import annotations
 import inspect
 import json
 import re
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from apispec import APISpec
@@ -24,7 +25,7 @@ from llm_api.dialects.ollama import OllamaFormat, Think
 from llm_api.dialects.openai import ChatPart, ChatSchema, CompletionSchema
 from llm_api.dialects.responses import ITEM_ROLES, ITEMS, SERVED_TOOLS, Item, Offered, ResponsesSchema
 from llm_api.dialects.tools import Choice
-from llm_api.errors import words_for
+from llm_api.errors import LLMAPIError
 from llm_api.web import openapi as served
 
 Json = dict[str, Any]
@@ -333,8 +334,20 @@ def _exchanged(name: str, said: Operation, dialect: Dialect | None) -> Json:
     for status in sorted(statuses):
         error = "OllamaError" if said.tag == "Ollama" else said.error
         waits = status in (429, 503) and error == "Error"
-        answers[status] = _answer(words_for(status), {JSON: {"schema": _ref(error)}}, WAIT if waits else {})
+        answers[status] = _answer(_words_for(status), {JSON: {"schema": _ref(error)}}, WAIT if waits else {})
     return sent | {"responses": answers}
+
+
+def _words_for(status: int) -> str:
+    """Return what an answer of that status may mean: a sentence for each error that ends with it."""
+    return " ".join((kind.__doc__ or "").partition("\n")[0] for kind in _leaves(LLMAPIError) if kind.status == status)
+
+
+def _leaves(kind: type[LLMAPIError]) -> Iterator[type[LLMAPIError]]:
+    for child in kind.__subclasses__():
+        yield from _leaves(child)
+    if not kind.__subclasses__():
+        yield kind
 
 
 def _answer(words: str, contents: Json, headers: Json) -> Json:
