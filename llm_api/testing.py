@@ -97,12 +97,16 @@ def llm_stub(monkeypatch: pytest.MonkeyPatch) -> ScriptedBackend:
     def set_links(self: Chain, links: list[Link]) -> None:
         vars(self)["links"] = links
 
+    def named(self: Chain, name: str | None) -> tuple[Link, str | None]:
+        return self.links[0], name and name.removeprefix(f"{scripted.name}/")
+
     def append(self: RequestLog, record: dict[str, Any]) -> bool:
         scripted.records.append(record)
         return True
 
     monkeypatch.setattr(Chain, "links", property(get_links, set_links), raising=False)
     monkeypatch.setattr(Chain, "choices", property(lambda self: [scripted]))
+    monkeypatch.setattr(Chain, "named", named)
     monkeypatch.setattr(RequestLog, "append", append)
     return scripted
 

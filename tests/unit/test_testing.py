@@ -113,6 +113,16 @@ def test_nobody_else_is_asked(make_app: Make, llm_stub: ScriptedBackend) -> None
     assert client.post("/generate", json=ASK | {"model": "ollama/llama2"}).headers["X-LLM-Backend"] == "scripted"
 
 
+@pytest.mark.parametrize("model", ["gpt-4o", "claude-5", "scripted/script", "script"])
+def test_an_alias_is_the_scripted_one_too(make_app: Make, llm_stub: ScriptedBackend, model: str) -> None:
+    """What MODEL_ALIASES sends to another backend of the chain asks the scripted one; so do its own names."""
+    aliases = {"gpt-4o": "default", "claude-*": "ollama/llama2"}
+    app = make_app(llm_backend="stub", llm_fallback=("ollama",), model_aliases=aliases)
+    reply = app.test_client().post("/generate", json=ASK | {"model": model})
+    assert (reply.status_code, reply.headers["X-LLM-Backend"]) == (200, "scripted")
+    assert app.test_client().post("/api/show", json={"model": "scripted/script"}).status_code == 200
+
+
 def test_scripted_delays(make_app: Make, llm_stub: ScriptedBackend) -> None:
     """A delay counts against REQUEST_TIMEOUT, for answers and for errors."""
     llm = LLMAPI.of(make_app(request_timeout=0.1))
