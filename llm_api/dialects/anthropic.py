@@ -266,7 +266,7 @@ def _kinds(holders: Iterable[Mapping[str, Any]]) -> Iterator[str]:
         blocks = holder.get("content")
         if isinstance(blocks, list):
             yield from filter(None, map(_left_out, blocks))
-            yield from _kinds(block for block in blocks if not _left_out(block))
+            yield from _kinds(block for block in blocks if isinstance(block, dict) and not _left_out(block))
 
 
 class Messages(Conversational):

@@ -494,6 +494,14 @@ def test_what_only_claude_reads(make_client: Serve, far_end: FarEnd, block: dict
         assert (refused.status_code, "stub does not serve documents" in refused.text) == (400, True)
 
 
+@pytest.mark.parametrize("content", [[None], [[]], ["x"], {}, 5])
+def test_content_where_no_block_has_it(serve: Serve, content: Any) -> None:
+    """A field of a block that nobody knows may have any value."""
+    block = {"type": "text", "text": "Hi", "content": content}
+    reply = ask(serve(Able("one", *ANSWER)), PATH, messages=[turn("user", block)])
+    assert reply.status_code == 200
+
+
 def test_claude_after_another(make_client: Serve, far_end: FarEnd) -> None:
     """A fallback gets what it can have, and the header says so."""
     far_end.post(CLAUDE.url, status=529, json={"type": "error", "error": {"type": "overloaded_error", "message": "m"}})

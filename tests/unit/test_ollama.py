@@ -176,6 +176,14 @@ ERRORS = [
 ]
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_error_with_half_a_character(make_client: Serve, far_end: FarEnd, stream: bool) -> None:
+    """What can't be encoded in an error's text changes nothing of whose fault it is."""
+    far_end.post(OLLAMA.url, status=502, json={"error": "cloud \ud800"})
+    reply = ask(make_client(**OLLAMA.settings), stream=stream)
+    assert (reply.status_code, error_of(reply)["code"]) == (502, "server_error")
+
+
 def words_of(text: str) -> str:
     """Return the words of an error's text, which may be an error itself, in one line."""
     words = json.loads(text)["error"]["message"] if text.startswith("{") else text

@@ -150,7 +150,7 @@ class Ollama(Vendor):
         if payload and payload.get("think") and NO_THINKING.search(reply.detail or ""):
             return self.dropped(payload["model"], {"reasoning_effort"}, reply)
         # from 0.34 on the runner's own error is in Ollama's text as JSON
-        if message := error_of(str(reply.error.get("message")).encode(), reply.status).get("message"):
+        if message := error_of(str(reply.error.get("message")).encode(errors="replace"), reply.status).get("message"):
             reply.error = {"message": message}
         error = error_for(self.name, reply)
         if error.code == "context_length_exceeded":
