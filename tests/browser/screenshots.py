@@ -30,7 +30,7 @@ def ask(page: Page, prompt: str) -> None:
 
 def playground(page: Page, base: str) -> None:
     page.goto(f"{base}/")
-    ask(page, "Explain what a hash table is, in three sentences.")
+    ask(page, "What is the capital of France?")
 
 
 def compare(page: Page, base: str) -> None:
@@ -56,11 +56,12 @@ def dashboard(page: Page, base: str) -> None:
 
 
 def docs(page: Page, base: str) -> None:
-    page.goto(f"{base}/docs#chat_completions")
-    shown = page.locator("#chat_completions")
+    page.goto(f"{base}/docs#generate")
+    shown = page.locator("#generate")
     shown.get_by_label("Example").select_option("streamed")
     shown.get_by_role("button", name="Send").click()
     expect(shown.locator(".answered")).to_contain_text("all after", timeout=60_000)
+    page.evaluate("scrollTo(0, 0)")
 
 
 def picture(
@@ -85,6 +86,7 @@ def main() -> None:
             running(Path(two), **broken, MAX_RETRIES=0) as falls_back,
         ):
             base = f"http://127.0.0.1:{service.port}"
+            service.generate("Hello", max_tokens=1)  # loads the model
             picture(browser, "dashboard", "light", WIDE, dashboard, base)
             picture(browser, "dashboard-dark", "dark", WIDE, dashboard, base)
             picture(browser, "dashboard-narrow", "dark", NARROW, dashboard, base)

@@ -15,7 +15,7 @@ from faults.upstreams import Peer, upstream
 from playwright.sync_api import expect
 
 from .conftest import Visitor
-from .test_playground import beginning, ending, speaks
+from .test_playground import beginning, ending, event, speaks
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
@@ -208,6 +208,32 @@ def test_the_prompt_hides_nothing(new_page: Callable[..., Page], far: Far, size:
         visitor.send("Say something that goes on over more than one line of a narrow screen, and then some more.")
         expect(page.locator(DONE)).to_have_count(number)
         eventually(lambda: page.evaluate(GAP) > 0)
+
+
+def test_the_end_of_a_paragraph_is_followed(new_page: Callable[..., Page], far: Far) -> None:
+    """While a paragraph grows by a line at a time, on a phone, each of its lines comes into sight above the prompt."""
+    lines, seen = (
+        [f"This is line number {number} of one long paragraph. " for number in range(12)],
+        threading.Semaphore(0),
+    )
+
+    def script(peer: Peer) -> None:
+        peer.send(beginning())
+        for line in lines:
+            peer.send(event({"delta": {"content": line}, "finish_reason": None}))
+            seen.acquire(timeout=60)
+        peer.send(ending())
+
+    far.script = script
+    visitor = Visitor(new_page(viewport={"width": 390, "height": 600}))
+    page = visitor.goto(far.service)
+    visitor.send("Say much.")
+    for number in range(12):
+        expect(page.locator(".answer > .said")).to_contain_text(f"number {number} ")
+        eventually(lambda: page.evaluate(GAP) > 0)
+        seen.release()
+    expect(page.locator(DONE)).to_be_visible()
+    eventually(lambda: page.evaluate(GAP) > 0)
 
 
 def test_markdown_becomes_elements(visitor: Visitor, far: Far) -> None:

@@ -85,7 +85,7 @@ export class Chart {
     this.#plot?.destroy();
     const options = {
       ...this.#size(),
-      padding: [10, 10, 0, 0],
+      padding: [10, 20, 0, 0],
       cursor: { drag: { x: false, y: false }, points: { size: 6 } },
       scales: { x: { range: () => this.#span }, y: { range: (_, __, most) => [0, (most || 1) * 1.08] } },
       axes: this.#axes(),

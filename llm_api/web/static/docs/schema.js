@@ -56,8 +56,9 @@ function rowOf([name, schema, isRequired]) {
 }
 
 function limitsOf(schema) {
-  const own = resolved(schema);
-  return Object.entries(LIMITS).filter(([name]) => name in own && !(Math.abs(own[name]) >= UNBOUNDED)).map(([name, text]) => text(own[name]));
+  const { minimum, ...own } = resolved(schema);
+  if (!("exclusiveMinimum" in own)) own.minimum = minimum;
+  return Object.entries(LIMITS).filter(([name]) => own[name] !== undefined && !(Math.abs(own[name]) >= UNBOUNDED)).map(([name, text]) => text(own[name]));
 }
 
 function typeOf(schema) {

@@ -190,7 +190,9 @@ $("examples").append(...EXAMPLES.map((text) => button(text, () => {
   fit();
   field.prompt.focus();
 }, { class: "" })));
-$("side").open = !matchMedia("(max-width: 60rem)").matches;
+const isWide = !matchMedia("(max-width: 60rem)").matches;
+$("side").open = isWide;
+if (isWide) field.prompt.focus();
 startPictures($("file"));
 startFollowing(document.querySelector(".talk"), $("history"));
 fit();
