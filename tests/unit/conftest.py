@@ -29,5 +29,10 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
     for module in ("runtime.deadline", "exchange.breaker", "exchange.health"):
         monkeypatch.setattr(f"llm_api.{module}.time", clock)
-    monkeypatch.setattr("llm_api.exchange.health.PATIENCE_SECONDS", 10)  # a busy machine must not make tests fail
     return clock
+
+
+@pytest.fixture(autouse=True)
+def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What /health waits for; a busy machine must not make tests fail."""
+    monkeypatch.setattr("llm_api.exchange.health.PATIENCE_SECONDS", 10)

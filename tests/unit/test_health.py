@@ -154,8 +154,11 @@ def test_the_first_report_is_waited_for_but_not_for_ever(serve: Serve, monkeypat
         ([Fake("two", trouble=DOWN)], (503, "unhealthy", "one: it has not answered yet; two: it is down")),
     ],
 )
-def test_a_begun_service_does_not_wait(serve: Serve, others: list[Backend], state: tuple[int, str, str]) -> None:
+def test_a_begun_service_does_not_wait(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch, others: list[Backend], state: tuple[int, str, str]
+) -> None:
     """A worker asks at boot, so that its first report waits for nobody who hangs; what is not known is no success."""
+    monkeypatch.setattr("llm_api.exchange.health.PATIENCE_SECONDS", 0.04)
     release = threading.Event()
     client = serve(Fake("one", trouble=release), *others)
     LLMAPI.begin(client.application)
