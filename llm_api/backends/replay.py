@@ -8,6 +8,7 @@ import re
 import sys
 import threading
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,11 @@ from ..types import NEEDS, CallPiece, Chunk, GenerationRequest, Reasoning, Usage
 from .base import Backend
 
 WHOLE = TextPolicy(True, sys.maxsize)
+# A line of the first schema may lack its reason.
+ENDS = {None: "stop"} | {reason: reason for reason in ("stop", "length", "tool_calls", "content_filter")}
+
+# The text, with what was thought before it, and what ends it: calls, and why.
+Answered = tuple[str, Chunk, Chunk]
 
 
 class Replay(Backend):
@@ -33,21 +39,17 @@ class Replay(Backend):
     def __init__(self, settings: Settings) -> None:
         super().__init__(settings)
         self._path = Path(settings.replay_file or settings.log_file)
-        self._records: dict[str, Mapping[str, Any]] = {}
+        self._answers: dict[str, Answered] = {}
         self._read = (0, 0)  # which file, and how many of its bytes
         self._reading = threading.Lock()
 
     def stream(self, request: GenerationRequest, deadline: Deadline) -> Iterator[Chunk]:
-        record = self._find(request)
-        usage = Usage(*(record.get(f"{kind}_tokens") for kind in ("input", "output", "cached", "reasoning")))
-        if thoughts := record.get("reasoning"):
-            yield Chunk(model=record.get("model"), reasoning=(Reasoning(thoughts),))
-        for piece in re.findall(r"\s*\S+|\s+$", record["response"]):
-            yield Chunk(piece, model=record.get("model"))
-        if calls := record.get("tool_calls"):
-            pieces = [CallPiece(index, call["id"], call["name"], call["arguments"]) for index, call in enumerate(calls)]
-            yield Chunk(model=record.get("model"), calls=tuple(pieces))
-        yield Chunk("", record.get("finish_reason") or "stop", usage, record.get("model"))
+        text, begin, end = self._find(request)
+        if begin.reasoning:
+            yield begin
+        for piece in re.findall(r"\s*\S+|\s+$", text):
+            yield Chunk(piece, model=end.model)
+        yield end
 
     def check(self, deadline: Deadline) -> None:
         if self._path.exists() and not self._path.is_file():  # a pipe would hold up the request
@@ -65,12 +67,12 @@ class Replay(Backend):
     def list_models(self, deadline: Deadline) -> list[str]:
         return [self.model]
 
-    def _find(self, request: GenerationRequest) -> Mapping[str, Any]:
+    def _find(self, request: GenerationRequest) -> Answered:
         try:
             with self._reading:
                 self._read_on()
-            if record := self._records.get(_key(request)):
-                return record
+            if found := self._answers.get(_key(request)):
+                return found
             raise NotRecorded(f"{self._path.name} has no answer to this request (REPLAY_FILE)")
         except NotRecorded as missing:
             if self.settings.replay_miss == "fallback":
@@ -93,8 +95,21 @@ class Replay(Backend):
             self._read = (now.st_ino, done)
 
     def _remember(self, record: Mapping[str, Any] | None) -> None:
-        if record and record.get("status") == "ok" and record.get("response") is not None and _is_own(record):
-            self._records[_key_of(record)] = record
+        if not record or record.get("status") != "ok" or record.get("response") is None:
+            return
+        # a line that somebody has changed is none, and keeps no other from being replayed
+        with suppress(TypeError, ValueError, LookupError, AttributeError):
+            if _is_own(record):
+                self._answers[_key_of(record)] = _answered(record)
+
+
+def _answered(record: Mapping[str, Any]) -> Answered:
+    model, thoughts = record.get("model"), record.get("reasoning")
+    usage = Usage(*(record.get(f"{kind}_tokens") for kind in ("input", "output", "cached", "reasoning")))
+    calls = enumerate(record.get("tool_calls") or ())
+    pieces = tuple(CallPiece(index, call["id"], call["name"], call["arguments"]) for index, call in calls)
+    begin = Chunk(model=model, reasoning=(Reasoning(thoughts),) if thoughts else ())
+    return record["response"], begin, Chunk("", ENDS[record.get("finish_reason")], usage, model, calls=pieces)
 
 
 def _is_own(record: Mapping[str, Any]) -> bool:

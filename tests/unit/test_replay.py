@@ -156,6 +156,12 @@ CHANGES: dict[str, dict[str, Any]] = {
     "a cut answer": {"response_truncated": True},
     "another's fields": {"response": 5},
     "no answer": {"response": None},
+    "attempts that are none": {"attempts": [["ollama"]]},
+    "turns that are none": {"messages": [5]},
+    "a call without its name": {"tool_calls": [{"id": "c", "arguments": "{}"}]},
+    "a text as a temperature": {"parameters": {"temperature": "warm"}},
+    "half a token": {"output_tokens": 0.5},
+    "a reason that nobody knows": {"finish_reason": "weather"},
 }
 
 
