@@ -86,15 +86,15 @@ export class Chart {
     const options = {
       ...this.#size(),
       padding: [10, 20, 0, 0],
-      cursor: { drag: { x: false, y: false }, points: { size: 6 } },
+      cursor: { drag: { x: false, y: false }, points: { size: 6 }, dataIdx: (_, __, ___, time) => this.#at(time) },
       scales: { x: { range: () => this.#span }, y: { range: (_, __, most) => [0, (most || 1) * 1.08] } },
       axes: this.#axes(),
       legend: { markers: { fill: (plot, n) => plot.series[n].fill?.() ?? plot.series[n].stroke?.(), width: 0 } },
       series: [{ label: "From" }, ...this.#order().map((one) => this.#series(one))],
-      hooks: { setCursor: [({ cursor }) => { this.#pointed.textContent = this.#stretch(cursor.idx); }] },
+      hooks: { setCursor: [({ cursor }) => { this.#pointed.textContent = this.#stretch(cursor.idxs[1]); }] },
     };
     this.#plot = new uPlot(options, this.#columns(), this.#box);
-    this.#plot.over.addEventListener("click", () => this.#plot.cursor.idx != null && set(this.#time(this.#plot.cursor.idx)));
+    this.#plot.over.addEventListener("click", ({ offsetX }) => set(this.#time(this.#at(this.#plot.posToVal(offsetX, "x")))));
   }
 
   #axes() {
@@ -114,6 +114,11 @@ export class Chart {
 
   #ends(n) {
     return [this.#data[n].timestamp, this.#data[n + 1]?.timestamp ?? this.#span[1]];
+  }
+
+  // The stretch that a time is in: a bar stands to the right of its begin.
+  #at(time) {
+    return Math.max(0, this.#data.findLastIndex(({ timestamp }) => timestamp <= time));
   }
 
   #stretch(n) {
