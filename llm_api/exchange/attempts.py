@@ -41,6 +41,8 @@ from .breaker import Breaker, Retries
 FIRST_PAUSE = 0.5
 LONGEST_PAUSE = 8.0
 LONGEST_RETRY_AFTER = 120.0
+# Times what a server asks for: it may name the same moment to a whole fleet, when its window is over.
+LATER = 1.0, 1.25
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,7 +215,7 @@ def _pause(retry_after: float | None, retries: int) -> float:
     """Return the seconds before the next try; infinity where the server asks for more than the SDKs grant."""
     if retry_after is None or retry_after <= 0:
         return min(FIRST_PAUSE * 2.0**retries, LONGEST_PAUSE) * random.uniform(0.75, 1)
-    return retry_after if retry_after <= LONGEST_RETRY_AFTER else math.inf
+    return retry_after * random.uniform(*LATER) if retry_after <= LONGEST_RETRY_AFTER else math.inf
 
 
 def _kept(chunks: Iterator[Chunk], request: GenerationRequest) -> Generator[Chunk, None, None]:

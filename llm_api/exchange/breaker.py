@@ -6,18 +6,20 @@ And the budget of retries.
 from __future__ import annotations
 
 import math
+import random
 import threading
 import time
 from collections import deque
 from itertools import count
 
 FAILURES = 5
-OPEN_SECONDS = 10.0
+# At random between these: of a fleet, not all processes shall try in the same second.
+OPEN_SECONDS = 7.5, 12.5
 REMEMBERED_SECONDS = 10.0
 # A success this recent means that the backend lives, whatever fails: one node behind its address may be dead.
 ALIVE_SECONDS = 10.0
-# Places of answers that have ended, which those that were refused may take.
-MAX_PLACES = 16
+# Places of answers that have ended, which those that were refused may take: they look for one twice a second.
+MAX_PLACES, PLACE_SECONDS = 16, 2.0
 # Models that clients named, in one backend.
 MAX_MODELS = 64
 # Retries to requests, over these seconds, and how many there may be in any case.
@@ -25,7 +27,7 @@ SHARE, BUDGET_SECONDS, FLOOR = 0.2, 10.0, 3
 
 
 class Breaker:
-    """One model's of one backend, in one process. Open after 5 failures in a row, for 10 s; then one request may try.
+    """One model's of one backend, in one process. Open after 5 failures in a row, for 10 s or so; then one may try.
 
     Failures open it only where nothing says that the backend lives: a success in the last 10 s, or a request that was
     sent before the one that failed and still has no answer, since it may be getting one.
@@ -38,7 +40,7 @@ class Breaker:
         self._failures = 0
         self._places = 0
         self._served_at = -math.inf
-        self._open_until = 0.0
+        self._opened_at = self._open_until = 0.0
         self._trouble: tuple[float, str] | None = None
         self.is_open = False
         self.cause = ""
@@ -72,7 +74,7 @@ class Breaker:
     def take_place(self) -> bool:
         """Take the place of an answer that has ended not long ago, where there is one."""
         with self._lock:
-            taken = self._places > 0 and self._is_alive()
+            taken = self._places > 0 and time.monotonic() - self._served_at < PLACE_SECONDS
             self._places -= taken
             return taken
 
@@ -102,10 +104,14 @@ class Breaker:
         """Count a failure."""
         with self._lock:
             is_oldest = next(iter(self._out)) == ticket
-            del self._out[ticket]
+            sent_at = self._out.pop(ticket)
             self._failures += 1
             self.cause = cause
-            if self.is_open or (self._failures >= FAILURES and is_oldest and not self._is_alive()):
+            if self.is_open:
+                is_due = sent_at >= self._opened_at  # what was sent before says nothing new
+            else:
+                is_due = self._failures >= FAILURES and is_oldest and not self._is_alive()
+            if is_due:
                 self._open()
 
     def abandoned(self, ticket: int) -> None:
@@ -119,7 +125,8 @@ class Breaker:
 
     def _open(self) -> None:
         self.is_open = True
-        self._open_until = time.monotonic() + OPEN_SECONDS
+        self._opened_at = time.monotonic()
+        self._open_until = self._opened_at + random.uniform(*OPEN_SECONDS)
 
 
 class Breakers:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import random
 import threading
 import time
 from collections.abc import Callable
@@ -86,21 +87,25 @@ class Health:
 
 
 class _Probe:
-    """Runs `look` in a thread, one at a time and no more than once in `seconds`."""
+    """Runs `look` in a thread, one at a time and no more than once in `seconds`, but for the second look."""
 
     def __init__(self, look: Look, seconds: float) -> None:
         self._look = look
         self._seconds = seconds
         self._lock = threading.Lock()
-        self._begun = -math.inf
+        self._begun = self._due = -math.inf
         self._thread = threading.Thread()
         self._said: str | None = NOT_YET
         self._waits = True
 
     def begin(self, look: Look | None = None) -> None:
-        """Begin to look, so that nobody waits for the first answer."""
+        """Begin to look, so that nobody waits for the first answer; the next look may come sooner than others do.
+
+        So the processes of a fleet, which begin at once, do not all ask in the same second ever after.
+        """
         self._waits = False
         self._look_again(look or self._look)
+        self._due -= random.uniform(0, self._seconds)
 
     def ask(self, newer: str | None = None) -> str | None:
         """Return what `look` says now, or said not long ago; or `newer`, where there is that."""
@@ -115,8 +120,8 @@ class _Probe:
         with self._lock:
             now = time.monotonic()
             age = now - self._begun
-            if age > self._seconds and not self._thread.is_alive():
-                self._begun = now
+            if now > self._due and not self._thread.is_alive():
+                self._begun, self._due = now, now + self._seconds
                 self._thread = threading.Thread(target=self._run, args=[look], name="llm-api-health", daemon=True)
                 self._thread.start()
             return age
