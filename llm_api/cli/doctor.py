@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import math
+import os
 import re
 import shutil
 import stat
@@ -37,6 +38,7 @@ SERVED = "docs/flask.md says what your gunicorn needs"
 SOON_DAYS = 90
 FEW_BYTES = 2**30
 CPUINFO = Path("/proc/cpuinfo")
+MOUNTS = Path("/proc/self/mountinfo")
 # The vendors' announced dates, by model.
 SHUTDOWNS: dict[str, date] = tomllib.loads(Path(__file__).with_name("shutdowns.toml").read_text("utf-8"))
 # NVIDIA's, AMD's, Windows' for Linux.
@@ -75,6 +77,7 @@ def examine(service: Service, nginx: Path | None) -> Iterator[Finding]:
         settings = replace(settings, **{name: told[name] for name in ("bind", "threads") if name in told})
         yield from _callers(settings)
         yield from _gunicorn(settings)
+        yield from _lock()
     else:
         yield Finding("warning", "how your app is served is not known here: its address, threads and timeouts", SERVED)
     yield from _rates(service, settings)
@@ -139,6 +142,22 @@ def _log(service: Service) -> Iterator[Finding]:
     yield Finding(level, f"the log can be written; {free / 2**30:.1f} GiB are free", "rotate it, or make room")
     if path.exists() and path.stat().st_mode & stat.S_IROTH:
         yield Finding("warning", "every user of this machine may read the log", f"chmod o= {path}")
+    if _kind_of_mount(path) == "overlay":
+        what = "the log is in the container's own layer, and is gone with the container"
+        yield Finding("warning", what, f"mount a volume at {path.parent.resolve()}, or set LOG_FILE=/dev/stdout")
+
+
+def _kind_of_mount(path: Path) -> str:
+    """Return the type of the file system that `path` is on; "" where that can't be told."""
+    kinds = {Path(words[4]): words[words.index("-") + 1] for words in map(str.split, lines_of(MOUNTS))}
+    return next((kinds[folder] for folder in path.resolve().parents if folder in kinds), "")
+
+
+def _lock() -> Iterator[Finding]:
+    lock = Path("requirements.txt")
+    if lock.exists() and "--hash=" not in lock.read_text("utf-8", "replace"):
+        what = f"{lock} has no hashes: pip takes whatever is there under the names in it"
+        yield Finding("warning", what, "make lock, and install with --require-hashes: docs/dependencies.md")
 
 
 def _callers(settings: Settings) -> Iterator[Finding]:
@@ -158,7 +177,8 @@ def _rates(service: Service, settings: Settings) -> Iterator[Finding]:
     if not settings.rate_limit:
         return
     if settings.rate_limit_storage == "memory://":
-        yield Finding("warning", "each worker counts requests for itself", "set RATE_LIMIT_STORAGE=redis://HOST:PORT/0")
+        who = "each worker of each pod" if "KUBERNETES_SERVICE_HOST" in os.environ else "each worker"
+        yield Finding("warning", f"{who} counts requests for itself", "set RATE_LIMIT_STORAGE=redis://HOST:PORT/0")
     elif not service.rate_limits.storage_answers():
         what = "the storage of the rate limits does not answer"
         yield Finding("error", what, "start it, or correct RATE_LIMIT_STORAGE")

@@ -69,6 +69,8 @@ def gunicorn(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
         return subprocess.CompletedProcess(command, 0, output, "")
 
     monkeypatch.setattr("llm_api.cli.doctor.subprocess.run", run)
+    monkeypatch.setattr("llm_api.cli.doctor.MOUNTS", Path("/dev/null"))  # the tests may run in a container
+    monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
     monkeypatch.setattr("llm_api.cli.doctor._told", lambda bind: {})  # a developer's own may run at the default
     return said
 
@@ -322,6 +324,42 @@ def test_a_log_that_cannot_be_written(doctor: Doctor, log_path: Path) -> None:
     assert finding.what.startswith("log.jsonl can't be written: ")
 
 
+@pytest.mark.parametrize(
+    ("mounts", "warns"),
+    [
+        ({"/": "overlay", "/proc": "proc"}, True),
+        ({"/": "overlay", "LOGS": "ext4"}, False),
+        ({"/": "ext4", "/var/lib/docker/overlay2/x/merged": "overlay"}, False),
+        ({"/": "ext4"}, False),
+        ({}, False),
+    ],
+)
+def test_a_log_that_goes_with_its_container(
+    doctor: Doctor, log_path: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, mounts: dict[str, str], warns: bool
+) -> None:
+    """A warning where no volume holds the log's folder."""
+    folder = log_path.parent.resolve()
+    lines = [f"1 2 0:3 / {where.replace('LOGS', str(folder))} rw - {kind} x rw" for where, kind in mounts.items()]
+    (tmp_path / "mounts").write_text("\n".join(lines))
+    monkeypatch.setattr("llm_api.cli.doctor.MOUNTS", tmp_path / "mounts")
+    what = "the log is in the container's own layer, and is gone with the container"
+    said = Finding("warning", what, f"mount a volume at {folder}, or set LOG_FILE=/dev/stdout")
+    assert doctor().about("container") == ([said] if warns else [])
+
+
+@pytest.mark.parametrize(
+    ("text", "warns"), [("flask==3.1.2\n", True), ("flask==3.1.2 \\\n    --hash=sha256:0\n", False), (None, False)]
+)
+def test_a_lock_without_hashes(
+    doctor: Doctor, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, text: str | None, warns: bool
+) -> None:
+    """A warning where pip would install whatever an index has under those names."""
+    monkeypatch.chdir(tmp_path)
+    if text:
+        Path("requirements.txt").write_text(text)
+    assert [finding.level for finding in doctor().about("has no hashes")] == ["warning"] * warns
+
+
 @pytest.mark.parametrize(("mode", "warns"), [(0o640, False), (0o600, False), (0o644, True), (0o604, True)])
 def test_who_may_read_the_log(doctor: Doctor, log_path: Path, mode: int, warns: bool) -> None:
     """It holds what people said: a warning where everybody on the machine may read it."""
@@ -482,6 +520,13 @@ SILENT = Finding("error", "the storage of the rate limits does not answer", "sta
 def test_rates(doctor: Doctor, settings: dict[str, Any], expected: list[Finding]) -> None:
     """Counting apart, a storage that is away, one count for all clients of a proxy."""
     assert [f for f in doctor(**settings).findings if f in (ALONE, SHARED, SILENT)] == expected
+
+
+def test_rates_of_pods(doctor: Doctor, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In Kubernetes there are several machines, however few workers each has."""
+    said = Finding("warning", "each worker of each pod counts requests for itself", ALONE.mend)
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.0.0.1")
+    assert said in doctor(rate_limit="1/minute").findings
 
 
 def test_a_storage_that_answers(doctor: Doctor, monkeypatch: pytest.MonkeyPatch) -> None:
