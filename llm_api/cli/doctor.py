@@ -39,6 +39,7 @@ SOON_DAYS = 90
 FEW_BYTES = 2**30
 CPUINFO = Path("/proc/cpuinfo")
 MOUNTS = Path("/proc/self/mountinfo")
+RSYSLOG = Path("/etc/rsyslog.d")
 # The vendors' announced dates, by model.
 SHUTDOWNS: dict[str, date] = tomllib.loads(Path(__file__).with_name("shutdowns.toml").read_text("utf-8"))
 # NVIDIA's, AMD's, Windows' for Linux.
@@ -145,6 +146,19 @@ def _log(service: Service) -> Iterator[Finding]:
     if _kind_of_mount(path) == "overlay":
         what = "the log is in the container's own layer, and is gone with the container"
         yield Finding("warning", what, f"mount a volume at {path.parent.resolve()}, or set LOG_FILE=/dev/stdout")
+
+    yield from _shipper(path.resolve())
+
+
+def _shipper(log: Path) -> Iterator[Finding]:
+    """Yield the files of rsyslog that ship the log, but not what it is renamed to."""
+    for path in sorted(RSYSLOG.glob("*.conf")):
+        patterns = re.findall(r'^[^#\n]*?\bfile="([^"]+)"', "\n".join(lines_of(path)), re.MULTILINE | re.IGNORECASE)
+        if any(log.match(pattern) for pattern in patterns) and not any(Path(f"{log}.1").match(p) for p in patterns):
+            what = f"{path} ships {log.name}, but not {log.name}.1: what is renamed while rsyslog is down is lost"
+            yield Finding(
+                "warning", what, f'file="{str(log)[:-1]}*[{log.name[-1]}0-9]", as in deploy/rsyslog-sender.conf'
+            )
 
 
 def _kind_of_mount(path: Path) -> str:

@@ -70,6 +70,7 @@ def gunicorn(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
 
     monkeypatch.setattr("llm_api.cli.doctor.subprocess.run", run)
     monkeypatch.setattr("llm_api.cli.doctor.MOUNTS", Path("/dev/null"))  # the tests may run in a container
+    monkeypatch.setattr("llm_api.cli.doctor.RSYSLOG", Path("/dev/null"))
     monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
     monkeypatch.setattr("llm_api.cli.doctor._told", lambda bind: {})  # a developer's own may run at the default
     return said
@@ -345,6 +346,30 @@ def test_a_log_that_goes_with_its_container(
     what = "the log is in the container's own layer, and is gone with the container"
     said = Finding("warning", what, f"mount a volume at {folder}, or set LOG_FILE=/dev/stdout")
     assert doctor().about("container") == ([said] if warns else [])
+
+
+@pytest.mark.parametrize(
+    ("pattern", "warns"),
+    [
+        ("LOGS/log.jsonl", True),
+        ("LOGS/*.jsonl", True),
+        ("LOGS/log.json*[l0-9]", False),
+        ("LOGS/log.jsonl*", False),
+        ("/elsewhere/log.jsonl", False),
+    ],
+)
+def test_a_shipper_that_misses_what_is_renamed(
+    doctor: Doctor, log_path: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, pattern: str, warns: bool
+) -> None:
+    """A warning with the name that takes both, which the sender in deploy/ has; of other logs nothing is said."""
+    sender = (ROOT / "deploy" / "rsyslog-sender.conf").read_text()
+    ours = "/srv/llm-api/logs/log.json*[l0-9]"
+    assert ours in sender
+    folder = str(log_path.parent.resolve())
+    (tmp_path / "llm-api.conf").write_text(sender.replace(ours, pattern.replace("LOGS", folder)))
+    monkeypatch.setattr("llm_api.cli.doctor.RSYSLOG", tmp_path)
+    mend = f'file="{folder}/log.json*[l0-9]", as in deploy/rsyslog-sender.conf'
+    assert [finding.mend for finding in doctor().about("is renamed")] == [mend] * warns
 
 
 @pytest.mark.parametrize(
