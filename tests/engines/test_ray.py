@@ -12,7 +12,6 @@ import tempfile
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -47,14 +46,18 @@ def computing(cluster: Cluster) -> int:
         return sum(slot["is_processing"] for slot in json.load(answer))
 
 
+def network(pid: int | str) -> Path:
+    return Path(f"/proc/{pid}/ns/net").readlink()
+
+
 def test_only_its_hosts_know_of_it(cluster: Cluster) -> None:
     """Ray listens at all addresses, so nothing of it may run where the machine's own are."""
     cluster.deploy(**TWO)
-    networks = {os.readlink(f"/proc/{pid}/ns/net") for pid in cluster.processes()}
-    inside = {os.readlink(f"/proc/{host.pids()[0]}/ns/net") for host in (cluster.head, cluster.node)}
+    networks = {network(pid) for pid in cluster.processes()}
+    inside = {network(host.pids()[0]) for host in (cluster.head, cluster.node)}
     assert len(cluster.processes()) > 10
     assert networks == inside
-    assert os.readlink("/proc/self/ns/net") not in networks
+    assert network("self") not in networks
 
 
 def test_a_stream_comes_piece_by_piece(cluster: Cluster, service: Callable[..., Service]) -> None:
