@@ -47,7 +47,7 @@ build/clients/.done: tests/clients/requirements.txt | $(VENV)/.python
 test-faults: $(VENV)/.dev
 	$(BIN)/python -m pytest -n 2 --dist loadfile tests/faults -rP
 
-# Clusters of real engines.
+# Clusters of real engines; ENGINES=full loses hosts and links too, and lets one grow.
 test-engines: $(VENV)/.dev build/engines/.done
 	$(BIN)/python -m pytest tests/engines -rP
 

@@ -23,6 +23,8 @@ from .ray_cluster import ONE, TWO, Cluster, ray_cluster
 MODEL = smollm2_file().name
 # Without an end of its own an answer of so many tokens takes minutes.
 ENDLESS = '{"ignore_eos": true, "max_tokens": 8000}'
+# The faults that Ray takes long to notice: make test-engines ENGINES=full
+slow = pytest.mark.skipif(os.environ.get("ENGINES") != "full", reason="ENGINES=full")
 SHORT = '{"ignore_eos": true, "max_tokens": 12}'
 
 
@@ -115,6 +117,7 @@ def test_a_replica_is_killed(cluster: Cluster, service: Callable[..., Service]) 
     seen("a replica was killed", load, killed, back)
 
 
+@slow
 def test_a_host_crashes(cluster: Cluster, service: Callable[..., Service]) -> None:
     """As with a replica, although Ray itself takes longer to know."""
     cluster.deploy(**TWO)
@@ -131,6 +134,7 @@ def test_a_host_crashes(cluster: Cluster, service: Callable[..., Service]) -> No
         cluster.start_node()
 
 
+@slow
 def test_a_host_is_cut_off(cluster: Cluster, service: Callable[..., Service]) -> None:
     """Nothing says so; what was there waits until Serve gives the replica up, and is then asked again."""
     cluster.deploy(**TWO)
@@ -147,6 +151,7 @@ def test_a_host_is_cut_off(cluster: Cluster, service: Callable[..., Service]) ->
         cluster.start_node()
 
 
+@slow
 def test_it_grows_and_shrinks(cluster: Cluster, service: Callable[..., Service]) -> None:
     """Under load a second replica comes and afterwards goes, and clients see nothing of either."""
     cluster.deploy(**ONE)
