@@ -14,6 +14,8 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
 from functools import partial
 from itertools import count
+from threading import current_thread
+from time import sleep
 from typing import NamedTuple
 from unittest.mock import Mock, patch
 
@@ -47,7 +49,7 @@ class Time:
         self.now = 0.0
         self._due: list[tuple[float, int, greenlet]] = []
         self._numbers = count()
-        self._main = getcurrent()
+        self._main, self._thread = getcurrent(), current_thread()
 
     def monotonic(self) -> float:
         """Return the seconds since the beginning."""
@@ -58,7 +60,10 @@ class Time:
         self._wake(moment, greenlet(do, self._main))
 
     def sleep(self, seconds: float) -> None:
-        """Let the others run until then."""
+        """Let the others run until then; a thread that is none of ours, such as a watchdog, sleeps."""
+        if current_thread() is not self._thread:
+            sleep(seconds)
+            return
         self._wake(self.now + seconds, getcurrent())
         self._main.switch()
 

@@ -32,7 +32,7 @@ Json = dict[str, Any]
 
 # A setting, by which its name is found where it stands.
 MOST = 1_234_567
-ABOUT = "Turns prompts into text; OpenAI's and Anthropic's APIs are under `/v1`. `X-LLM-Backend` says who answered."
+ABOUT = "Turns prompts into text. `X-LLM-Backend` says who answered."
 
 
 def _object(required: Json, /, **optional: Any) -> Json:
@@ -322,7 +322,8 @@ def _exchanged(name: str, said: Operation, dialect: Dialect | None) -> Json:
     contents, statuses, sent = {said.media_type: {"schema": said.answer}}, set(said.errors), {}
     generates = dialect and not said.reads
     if schema := dialect.schema if dialect else said.body:
-        examples = {title: {"value": value} for title, value in EXAMPLES[dialect.name if dialect else name].items()}
+        titled = EXAMPLES[dialect.name if dialect else name]
+        examples = {title: {"value": it} for title, it in titled.items() if generates or title != "streamed"}
         sent = {"requestBody": {"required": True, "content": {JSON: {"schema": schema, "examples": examples}}}}
     if dialect:
         streams = (

@@ -125,8 +125,11 @@ def event(value: object, name: str = "") -> str:
 
 
 def template(write: Callable[..., str], holes: int = 1) -> Callable[..., str]:
-    """Return `write`, which puts so many values into JSON, in their order, as one that makes the rest only once."""
-    marks = [f"\x00{hole}" for hole in range(holes)]  # what no body may have: strict_json.loads refuses it
+    """Return a function of as many values as there are `holes`, which returns the JSON that `write` makes of them.
+
+    `write` is called once: what it writes around the values is kept. It has them in the order in which it takes them.
+    """
+    marks = [f"\x00{hole}" for hole in range(holes)]  # no body has NUL (strict_json.loads), and no name is only that
     written = write(*marks).replace("%", "%%")
     for mark in marks:
         written = written.replace(strict_json.dumps(mark), "%s")

@@ -148,9 +148,14 @@ def _ready(source: Iterator[Chunk], request: Request) -> list[Chunk]:
     if not request.stream or request.response_format:
         return list(source)
     ready = [next(source)]
-    while request.tool_choice.is_forced and not (ready[-1].calls or ready[-1].finish_reason):
+    while not _has_begun(ready[-1], request):
         ready.append(next(source))
     return ready
+
+
+def _has_begun(chunk: Chunk, request: Request) -> bool:
+    said = chunk.calls if request.tool_choice.is_forced else not chunk.is_empty
+    return bool(said or chunk.finish_reason)
 
 
 def _unserved(backend: Backend, missing: list[str]) -> Unsupported:

@@ -259,8 +259,9 @@ def _first(failures: Iterable[BackendError]) -> BackendError | None:
 
 
 def _remember(link: Link, request: Request, error: BackendError) -> None:
-    """Note why a backend did not serve, for /health, unless a model or schema of the client's own choice is why."""
-    if link.backend.is_own(request.model) and not request.response_format and not request.tools:
+    """Note why a backend did not serve, for /health, unless something of the client's own choice is why."""
+    is_theirs = isinstance(error, Unsupported) or request.response_format or request.tools
+    if link.backend.is_own(request.model) and not is_theirs:
         link.breakers.own.remember(error.message)
 
 

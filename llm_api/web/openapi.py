@@ -6,21 +6,23 @@ tools/openapi.py makes it from the schemas that read the bodies and the views' d
 from __future__ import annotations
 
 import re
-from collections.abc import Container
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from .. import strict_json
 
 FILE = Path(__file__).with_suffix(".json")
-# Stands there where the setting of that name is to.
+# Stands there where the setting of that name is to; its name alone in words.
 LIMIT = '"MAX_PROMPT_CHARS"'
 REFERENCE = re.compile(r'"#/components/schemas/(\w+)"')
 
 
-def describe(endpoints: Container[str], blueprint: str, max_prompt_chars: int) -> dict[str, Any]:
+@lru_cache
+def describe(endpoints: frozenset[str], blueprint: str, max_prompt_chars: int) -> dict[str, Any]:
     """Return the description of what a `blueprint` serves, of which an app has these `endpoints`."""
-    said: dict[str, Any] = strict_json.decode(FILE.read_text("utf-8").replace(LIMIT, str(max_prompt_chars)))
+    text = FILE.read_text("utf-8").replace(LIMIT, str(max_prompt_chars))
+    said: dict[str, Any] = strict_json.decode(text.replace(LIMIT.strip('"'), f"{max_prompt_chars:,}"))
     paths, schemas = said["paths"], said["components"]["schemas"]
     said["paths"] = {
         path: methods

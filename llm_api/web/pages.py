@@ -129,15 +129,21 @@ def _csv_lines(
 
 def _minutes() -> int:
     """Return how many are asked for."""
-    if (since := request.args.get("since", type=int)) is None:
+    if (since := _time("since")) is None:
         return request.args.get("minutes", 60, type=int)
     return ceil(((_until() or time.time()) - since) / MINUTE)
 
 
+def _time(name: str) -> float | None:
+    """Return a time that is asked for, which is none to come."""
+    said = request.args.get(name, type=int)
+    return None if said is None else min(max(said, 1), time.time())
+
+
 def _until() -> int | None:
     """Return the whole minute before which requests are asked for; None: up to now."""
-    until = request.args.get("until", type=int)
-    return None if until is None else ceil(min(max(until, 1), time.time()) / MINUTE) * MINUTE
+    until = _time("until")
+    return None if until is None else ceil(until / MINUTE) * MINUTE
 
 
 def _wanted() -> Wanted:

@@ -254,7 +254,7 @@ def metrics() -> Response:
 def openapi() -> Response:
     """Describe the API (OpenAPI 3.1)."""
     most = service().settings.max_prompt_chars
-    return json_answer(describe(current_app.view_functions, request.blueprints[0], most))
+    return json_answer(describe(frozenset(current_app.view_functions), request.blueprints[0], most))
 
 
 @blueprint.get("/config")

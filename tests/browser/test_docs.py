@@ -142,6 +142,23 @@ def test_curl_does_the_same(new_page: Callable[..., Page], serve: Serve) -> None
     assert page_line["messages"][0]["content"] == "It's odd."
 
 
+def test_a_wrong_key_is_told(new_page: Callable[..., Page], serve: Serve) -> None:
+    """Whichever words a front has for it, the key's field says that the service does not know the key."""
+    key = "0123456789abcdef0123456789abcdef"
+    service: Service = serve(LLM_BACKEND="stub", API_KEYS=f"tests:{key}")
+    page = new_page()
+    page.goto(f"http://127.0.0.1:{service.port}/docs")
+    page.get_by_role("button", name="API key").click()
+    page.fill("#key", key)
+    page.keyboard.press("Enter")
+    shown = unfold(page, "ollama_chat")
+    page.get_by_role("button", name="API key").click()
+    page.fill("#key", "a-key-that-nobody-knows")
+    page.keyboard.press("Enter")
+    send(shown)
+    expect(page.get_by_text("key is not known")).to_be_visible()
+
+
 def test_the_schema_unfolds(visitor: Visitor, direct: str) -> None:
     """Fields stand with their types and limits, and those inside are unfolded; an operation has an address."""
     page = visitor.goto(direct, "/docs#chat_completions")

@@ -142,6 +142,16 @@ def test_filters(make_client: Serve, log_path: Path, query: dict[str, Any], expe
     assert shown["stats"]["total"]["requests"] == len(expected)
 
 
+@pytest.mark.parametrize("path", ["/dashboard/data", "/dashboard/requests", "/dashboard/requests.csv"])
+@pytest.mark.parametrize("said", ["1" + 400 * "0", "-1" + 400 * "0", "-1", "0"], ids=["huge", "long ago", "-1", "0"])
+def test_any_time_can_be_asked_for(make_client: Serve, log_path: Path, path: str, said: str) -> None:
+    """What is no time of a log is the nearest that is."""
+    write(log_path, [ago(90)])
+    client = make_client()
+    for name in ("since", "until", "minutes"):
+        assert client.get(path, query_string={name: said}).status_code == 200, name
+
+
 @pytest.mark.parametrize("who", [{}, {"caller": "tests"}], ids=["all", "a caller's"])
 def test_a_time_of_its_own(make_client: Serve, log_path: Path, who: dict[str, str]) -> None:
     """From `since` up to `until` exactly those are counted and shown that began then, be it minutes or days."""

@@ -98,6 +98,12 @@ def test_the_chain_is_asked_in_its_order(serve: Serve, log_lines: Log) -> None:
     assert attempts == [("one", "overloaded"), ("two", "bad_credentials"), ("three", "ok")]
 
 
+def test_silence_is_no_beginning(serve: Serve) -> None:
+    """A stream of which nothing has come but silence when it fails goes to the next backend."""
+    one, two = Fake("one", turns=[(Chunk(), Overloaded("m"))]), Fake("two")
+    assert ask(serve(one, two), stream=True).headers["X-LLM-Fallback"] == "overloaded"
+
+
 def test_a_backend_named_twice_is_asked_once(serve: Serve) -> None:
     """A fallback list that names the configured backend itself does not ask it again."""
     one, two = Fake("one", turns=[BadCredentials("m")]), Fake("two")

@@ -281,3 +281,17 @@ def test_a_start_breaks_for_no_backend(
     assert [words.split(" can't serve: ")[0] for words in said] == [backend] * len(said)
     is_there = {"stub"} | ({"huggingface"} if importlib.util.find_spec("xllamacpp") else set())
     assert len(said) == (backend not in is_there)
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/embeddings", {"model": "default", "input": "x"}),
+        ("/generate", {"prompt": "What is it?", "images": ["iVBORw0KGgo="]}),
+    ],
+)
+def test_what_a_client_asks_for_is_no_illness(make_client: Serve, path: str, body: dict[str, Any]) -> None:
+    """A request for what the backend does not serve is the client's own choice, and keeps nobody out."""
+    client = make_client()
+    assert client.post(path, json=body).status_code == 400
+    assert health(client) == (200, "healthy", None)

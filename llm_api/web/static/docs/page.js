@@ -76,7 +76,7 @@ const facts = (rows) => make("dl", { class: "facts" }, ...rows.map(([name, said]
 
 // An operation has an address.
 function openNamed() {
-  const named = location.hash && document.getElementById(decodeURIComponent(location.hash.slice(1)));
+  const named = location.hash && document.getElementById(location.hash.slice(1));
   if (!named || named.id === "description") return;
   if (named.tagName === "DETAILS") named.open = true;
   named.scrollIntoView();

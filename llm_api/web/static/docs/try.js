@@ -7,6 +7,9 @@ import { curl } from "../shared/snippets.js";
 import { Text } from "../shared/text.js";
 import { indented, milliseconds } from "../shared/words.js";
 
+const WAITING = "waiting";
+const BROKEN = { code: "no_connection", message: "The connection broke before the end of the answer." };
+
 export function tryOut({ method, path, parameters = [], requestBody }) {
   const sent = requestBody && bodyField(requestBody.content["application/json"].examples);
   const places = parameters.map(({ name, example }) => placeField(name, example));
@@ -61,7 +64,7 @@ function bodyField(examples) {
 // Show in `box` what `path` answers, as it comes.
 async function exchange(box, path, options) {
   const began = performance.now();
-  const state = make("span", { class: "muted", role: "status" }, "waiting");
+  const state = make("span", { class: "muted", role: "status" }, WAITING);
   const text = new Text();
   const headers = make("dl", { class: "facts" });
   box.hidden = false;
@@ -79,9 +82,11 @@ async function exchange(box, path, options) {
     else for await (const piece of pieces(answer)) text.add(piece);
     state.textContent += `, all after ${milliseconds(performance.now() - began)}`;
   } catch (error) {
-    if (options.signal.aborted) state.textContent += ", stopped";
-    else if (error instanceof TypeError || error instanceof DOMException) box.append(showProblem(NO_CONNECTION));
-    else throw error;
+    const isLost = error instanceof TypeError || error instanceof DOMException;
+    if (!isLost && !options.signal.aborted) throw error;
+    const end = options.signal.aborted ? "stopped" : "broken off";
+    state.textContent = state.textContent === WAITING ? end : `${state.textContent}, ${end}`;
+    if (!options.signal.aborted) box.append(showProblem(text.text ? BROKEN : NO_CONNECTION));
   }
   text.end();
 }

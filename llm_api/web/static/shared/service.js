@@ -59,7 +59,8 @@ export async function problemOf(answer) {
   const retry_after = Number(answer.headers.get("Retry-After")) || null;
   try {
     const { error, request_id, fields } = await answer.json();
-    return { ...error, status, request_id, fields, retry_after };
+    // Ollama's are a text
+    return { ...(typeof error === "string" ? { message: error } : error), status, request_id, fields, retry_after };
   } catch {
     // a proxy's own page
     return { message: `The answer is no JSON (HTTP ${status}).`, code: `http_${status}`, status, retry_after };
