@@ -17,10 +17,11 @@ import json
 import os
 import sqlite3
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from io import BytesIO
+from itertools import pairwise
 from math import ceil, gcd
 from pathlib import Path
 from typing import IO, Any, NamedTuple, cast
@@ -33,20 +34,23 @@ WIDTHS = MINUTE, HOUR, DAY = (60, 3600, 86_400)
 # What is counted at once.
 PORTION_BYTES = 2**22
 PAUSE_LINES = 100
+# Of so many of a part's slowest requests the places are kept.
+KNOWN = 2
 LOCK_SECONDS = 2.0
 # Another version's file is begun afresh.
-VERSION = 1
+VERSION = 2
 SCHEMA = f"""
 BEGIN IMMEDIATE;
 CREATE TABLE IF NOT EXISTS file (id INTEGER PRIMARY KEY, first TEXT UNIQUE, inode INT, packed INT,
-    begin INT, end INT, whole INT, ended REAL);
+    begin INT, end INT, ended REAL);
 CREATE TABLE IF NOT EXISTS kind (id INTEGER PRIMARY KEY, caller TEXT, said TEXT UNIQUE);
 CREATE INDEX IF NOT EXISTS kind_by_caller ON kind (caller);
-CREATE TABLE IF NOT EXISTS part (file INT, width INT, kind INT, start INT, low INT, high INT, slowest REAL, count TEXT,
+CREATE TABLE IF NOT EXISTS part (file INT, width INT, kind INT, start INT, low INT, high INT, slowest TEXT, count TEXT,
     PRIMARY KEY (file, width, kind, start)) WITHOUT ROWID;
 PRAGMA user_version = {VERSION};
 COMMIT;
 """
+KEY = "file = ? AND width = ? AND kind = ? AND start = ?"
 CHOSEN = """FROM part WHERE file IN (SELECT value FROM json_each(?)) AND width = ?
     AND kind IN (SELECT value FROM json_each(?)) AND start >= ? AND start < ?"""
 CALLERS = "SELECT DISTINCT caller FROM kind WHERE caller IS NOT NULL ORDER BY caller LIMIT ?"
@@ -56,41 +60,45 @@ FAR = 2**62
 
 @dataclass
 class _Part:
-    """The requests of one kind in a stretch of time, and the bytes of a file in which their lines are."""
+    """Requests of one kind in a stretch of time. Their lines are in the bytes from `low` to `high` of a file; of the
+    `slowest` it has the milliseconds and the places, slowest first.
+    """
 
     low: int = FAR
     high: int = 0
-    slowest: float = 0.0
+    slowest: list[tuple[float, int]] = field(default_factory=list)
     count: Count = field(default_factory=Count)
 
-    def add(self, other: _Part) -> None:
-        self.low, self.high = min(self.low, other.low), max(self.high, other.high)
-        self.slowest = max(self.slowest, other.slowest)
-        self.count.add(other.count)
-
     def count_line(self, record: Entry, low: int, high: int) -> None:
-        self.low, self.high = min(self.low, low), max(self.high, high)
-        self.slowest = max(self.slowest, float(record.get("duration_ms") or 0))
+        self._place(low, high, [(float(record.get("duration_ms") or 0), low)])
         self.count.count(record)
 
-    def row(self) -> tuple[int, int, float, str]:
+    def add(self, other: _Part) -> None:
+        self._place(other.low, other.high, other.slowest)
+        self.count.add(other.count)
+
+    def _place(self, low: int, high: int, slowest: list[tuple[float, int]]) -> None:
+        self.low, self.high = min(self.low, low), max(self.high, high)
+        self.slowest = sorted(self.slowest + slowest, reverse=True)[:KNOWN]
+
+    def row(self) -> tuple[int, int, str, str]:
         """Return its columns."""
         own = self.count
-        told = json.dumps([own.requests, own.tokens, own.generating_ms, own.latency, own.first_chunk])
-        return self.low, self.high, self.slowest, told
+        told = [own.requests, own.tokens, own.generating_ms, own.latency, own.first_chunk]
+        return self.low, self.high, json.dumps(self.slowest), json.dumps(told)
 
 
-Parts = dict[tuple[int, Kind], _Part]
+# By their width, when they begin, and of what kind.
+Parts = dict[tuple[int, int, Kind], _Part]
 
 
 class Reach(NamedTuple):
-    """How much of a file is counted: the bytes from `begin` to `end`; `whole` where nothing is before them. The request
-    of the first of them ended at `ended`.
+    """How much of a file is counted: the bytes from `begin` to `end`; of a compressed one, which is counted from its
+    front, `begin` is 0 when all is. The request of the first line ended at `ended`.
     """
 
-    begin: int = 0
+    begin: int = FAR
     end: int = 0
-    whole: bool = False
     ended: float | None = None
 
 
@@ -118,15 +126,18 @@ class LogFile:
     reach: Reach = NOTHING
 
 
-class Stretch(NamedTuple):
-    """A minute, hour or day of one file: the bytes in which its lines are, and how long its slowest request took."""
+class Part(NamedTuple):
+    """What is kept of one kind's requests in a minute, hour or day of one file: the bytes in which their lines are, and
+    of the slowest the milliseconds and the places. Where these are fewer than `KNOWN`, there are no others.
+    """
 
     width: int
     file: LogFile
+    kind: int
     start: int
     low: int
     high: int
-    slowest: float
+    slowest: list[tuple[float, int]]
 
 
 class Numbers:
@@ -160,8 +171,9 @@ class Numbers:
         if any(not file.packed and _end(file.data) > file.reach.end for file in self.files):
             return bound
         for file in self.files:
-            bound = bound if file.reach.ended is None else file.reach.ended
-            if not file.reach.whole:
+            if file.reach.ended and not (file.packed and file.reach.begin):
+                bound = file.reach.ended
+            if file.reach.begin:
                 return bound
         return 0
 
@@ -175,67 +187,54 @@ class Numbers:
         """Return the first of the callers' names."""
         return [json.loads(name) for (name,) in self._db.execute(CALLERS, (most,)).fetchall()]
 
-    def add_to(
-        self, stats: Stats, since: float, width: int, kinds: dict[int, Kind], until: float | None = None
-    ) -> None:
+    def add_to(self, stats: Stats, since: int, width: int, kinds: dict[int, Kind], until: float | None = None) -> None:
         """Add what was counted since then, and before `until`, by `width` in seconds; `finest` or wider."""
         end = FOR_EVER if until is None else until
-        for kind, start, told in self._chosen("kind, start, count", self.files, widest(width), kinds, since, end):
+        for kind, start, told in self._rows("kind, start, count", self.files, kinds, widest(width), since, end):
             stats.add(start, kinds[kind], _told(told))
 
-    def stretches(
-        self, files: list[LogFile], kinds: dict[int, Kind], since: int, width: int, until: float | None = None
-    ) -> list[Stretch]:
-        """Return the stretches of time since then that have requests of these kinds; `width`: the shortest kept.
+    def parts(
+        self, files: list[LogFile], kinds: Iterable[int], since: int, width: int, until: float | None = None
+    ) -> list[Part]:
+        """Return the parts since then, as wide as there are that begin and end then; `width`: the shortest kept.
 
         At both ends there is more, up to a whole stretch of that width.
         """
         begin = since // width * width
-        if until is None:
-            return self._stretches(files, widest(begin), kinds, begin)
-        end = ceil(until / width) * width
-        return self._stretches(files, widest(gcd(begin, end)), kinds, begin, end)
+        end = FOR_EVER if until is None else ceil(until / width) * width
+        return self._parts(files, kinds, widest(begin if until is None else gcd(begin, end)), begin, end)
 
-    def parts(self, stretch: Stretch, kinds: dict[int, Kind]) -> list[Stretch]:
-        """Return the hours of a day, or the minutes of an hour."""
-        width = WIDTHS[WIDTHS.index(stretch.width) - 1]
-        return self._stretches([stretch.file], width, kinds, stretch.start, stretch.start + stretch.width)
+    def narrower(self, part: Part, kinds: Iterable[int]) -> list[Part]:
+        """Return the parts of the hours of a day, or of the minutes of an hour."""
+        width = WIDTHS[WIDTHS.index(part.width) - 1]
+        return self._parts([part.file], kinds, width, part.start, part.start + part.width)
 
-    def _stretches(
-        self, files: list[LogFile], width: int, kinds: dict[int, Kind], since: float, until: float = FOR_EVER
-    ) -> list[Stretch]:
+    def _parts(self, files: list[LogFile], kinds: Iterable[int], width: int, since: int, until: int) -> list[Part]:
         by_id = {file.id: file for file in files}
-        fields, group = "file, start, min(low), max(high), max(slowest)", "GROUP BY file, start"
-        rows = self._chosen(fields, files, width, kinds, since, until, group)
-        return [Stretch(width, by_id[number], *row) for number, *row in rows]
+        rows = self._rows("file, kind, start, low, high, slowest", files, kinds, width, since, until)
+        return [
+            Part(width, by_id[file], kind, start, low, high, json.loads(slowest))
+            for file, kind, start, low, high, slowest in rows
+        ]
 
-    def _chosen(
-        self,
-        fields: str,
-        files: list[LogFile],
-        width: int,
-        kinds: dict[int, Kind],
-        since: float,
-        until: float = FOR_EVER,
-        group: str = "",
-    ) -> list[tuple[Any, ...]]:
+    def _rows(
+        self, fields: str, files: list[LogFile], kinds: Iterable[int], width: int, since: int, until: float
+    ) -> Iterator[tuple[Any, ...]]:
         values = json.dumps([file.id for file in files]), width, json.dumps(list(kinds)), since, until
-        return self._db.execute(f"SELECT {fields} {CHOSEN} {group}", values).fetchall()
+        return self._db.execute(f"SELECT {fields} {CHOSEN}", values)
 
     def _reach(self, file: LogFile) -> Reach | None:
-        row = self._db.execute("SELECT begin, end, whole, ended FROM file WHERE id = ?", (file.id,)).fetchone()
+        row = self._db.execute("SELECT begin, end, ended FROM file WHERE id = ?", (file.id,)).fetchone()
         return Reach(*row) if row else None
 
     def _keep(self, file: LogFile, reach: Reach, parts: Parts) -> bool | None:
-        with _transaction(self._db):
+        with _begun(self._db):
             if self._reach(file) != file.reach:
                 return None
-            numbers = {kind: self._number(kind) for kind in {kind for _, kind in parts}}
-            for width in WIDTHS:
-                for (start, kind), part in _widened(parts, width).items():
-                    self._add((file.id, width, numbers[kind], start), part)
-            query = "UPDATE file SET begin = ?, end = ?, whole = ?, ended = ? WHERE id = ?"
-            self._db.execute(query, (*reach, file.id))
+            numbers = {kind: self._number(kind) for kind in {kind for *_, kind in parts}}
+            for (width, start, kind), part in parts.items():
+                self._add((file.id, width, numbers[kind], start), part)
+            self._db.execute("UPDATE file SET begin = ?, end = ?, ended = ? WHERE id = ?", (*reach, file.id))
         file.reach = reach
         return True
 
@@ -246,15 +245,11 @@ class Numbers:
         return cast(int, number)
 
     def _add(self, key: tuple[int, int, int, int], part: _Part) -> None:
-        add = "INSERT OR IGNORE INTO part VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
-        if self._db.execute(add, (*key, *part.row())).rowcount:
-            return
-        where = "WHERE file = ? AND width = ? AND kind = ? AND start = ?"
-        query = f"SELECT low, high, slowest, count FROM part {where}"  # noqa: S608  (our own words)
-        low, high, slowest, told = self._db.execute(query, key).fetchone()
-        part.add(_Part(low, high, slowest, _told(told)))
-        query = f"UPDATE part SET low = ?, high = ?, slowest = ?, count = ? {where}"  # noqa: S608
-        self._db.execute(query, (*part.row(), *key))
+        row = self._db.execute(f"SELECT low, high, slowest, count FROM part WHERE {KEY}", key).fetchone()  # noqa: S608
+        if row:
+            low, high, slowest, told = row
+            part.add(_Part(low, high, list(map(tuple, json.loads(slowest))), _told(told)))
+        self._db.execute("REPLACE INTO part VALUES (?, ?, ?, ?, ?, ?, ?, ?)", (*key, *part.row()))
 
 
 @contextmanager
@@ -264,7 +259,7 @@ def opened(log: Path, patience: float = LOCK_SECONDS) -> Iterator[Numbers]:
         files = _files(log, stack)
         db = stack.enter_context(closing(_connect(numbers_file(log), patience) if files else _nothing()))
         if not _are_known(db, files):
-            with _transaction(db):
+            with _begun(db):
                 files = _files(log, stack)  # as they are now: of two that look one writes first
                 _note(db, files)
         yield Numbers(db, files)
@@ -318,15 +313,10 @@ def _nothing() -> sqlite3.Connection:
     return db
 
 
-@contextmanager
-def _transaction(db: sqlite3.Connection) -> Iterator[None]:
+def _begun(db: sqlite3.Connection) -> sqlite3.Connection:
+    """Begin a transaction; leaving the connection's context ends it."""
     db.execute("BEGIN IMMEDIATE")
-    try:
-        yield
-        db.execute("COMMIT")
-    except BaseException:
-        db.execute("ROLLBACK")
-        raise
+    return db
 
 
 def _files(log: Path, stack: ExitStack) -> list[LogFile]:
@@ -356,14 +346,11 @@ def _first(data: IO[bytes]) -> str | None:
 
 def _are_known(db: sqlite3.Connection, files: list[LogFile]) -> bool:
     """Find what is known of the files; return whether each is, and none that is gone."""
-    rows = db.execute("SELECT first, id, inode, packed, begin, end, whole, ended FROM file").fetchall()
+    rows = db.execute("SELECT first, id, inode, packed, begin, end FROM file").fetchall()
     known = {first: row for first, *row in rows}
     for file in files:
-        if file.first in known and _is_same(file, *known[file.first]):
-            (
-                file.id,
-                *_,
-            ) = known[file.first]
+        if file.first in known and _is_same(file, *known[file.first][1:]):
+            file.id = known[file.first][0]
     return len(known) == len(files) and all(file.id for file in files)
 
 
@@ -378,14 +365,12 @@ def _note(db: sqlite3.Connection, files: list[LogFile]) -> None:
         db.execute("DELETE FROM kind WHERE id NOT IN (SELECT kind FROM part)")
     for file in files:
         if not file.id:
-            end = 0 if file.packed else _end(file.data)
-            file.reach = Reach(end, end, whole=not file.packed and not end)
-            values = file.first, file.inode, file.packed, *file.reach
-            add = "INSERT INTO file (first, inode, packed, begin, end, whole, ended) VALUES (?, ?, ?, ?, ?, ?, ?)"
-            file.id = db.execute(add, values).lastrowid or 0
+            begin, end = (FAR, 0) if file.packed else (_end(file.data),) * 2
+            add = "INSERT INTO file (first, inode, packed, begin, end) VALUES (?, ?, ?, ?, ?)"
+            file.id = db.execute(add, (file.first, file.inode, file.packed, begin, end)).lastrowid or 0
 
 
-def _is_same(file: LogFile, _: int, inode: int, packed: bool, begin: int, end: int, *__: object) -> bool:
+def _is_same(file: LogFile, inode: int, packed: bool, begin: int, end: int) -> bool:
     """Whether a file is what it was: longer, or compressed when all of it was counted; not another, nor cut."""
     if file.packed and not packed:
         return begin == 0 and file.unpacked == end % 2**32
@@ -400,7 +385,7 @@ def _end(data: IO[bytes]) -> int:
 
 def _appended(file: LogFile) -> _Portion | None:
     reach, lines = file.reach, list[bytes]()
-    if file.packed and reach.whole:
+    if file.packed and not reach.begin:
         return None
     with suppress(*BROKEN):
         file.data.seek(reach.end)
@@ -409,12 +394,12 @@ def _appended(file: LogFile) -> _Portion | None:
         lines.pop()
     if lines:
         return _Portion(lines, reach.end, reach._replace(end=reach.end + sum(map(len, lines))))
-    return _Portion([], reach.end, reach._replace(whole=True)) if file.packed else None
+    return _Portion([], reach.end, reach._replace(begin=0)) if file.packed else None
 
 
 def _before(file: LogFile, until: float) -> _Portion | None:
     reach, size, cut, data = file.reach, 0, 0, b""
-    if reach.whole or (reach.ended or FOR_EVER) < until:
+    if file.packed or not reach.begin or (reach.ended or FOR_EVER) < until:
         return None
     while cut == len(data):
         size += PORTION_BYTES
@@ -422,7 +407,7 @@ def _before(file: LogFile, until: float) -> _Portion | None:
         data = file.data.read(reach.begin - start)
         cut = data.index(b"\n") + 1 if start else 0
     begin = start + cut
-    return _Portion(BytesIO(data[cut:]).readlines(), begin, Reach(begin, reach.end, whole=begin == 0))
+    return _Portion(BytesIO(data[cut:]).readlines(), begin, Reach(begin, reach.end))
 
 
 def _count(portion: _Portion, pause: Callable[[], object]) -> tuple[Reach, Parts]:
@@ -435,22 +420,19 @@ def _count(portion: _Portion, pause: Callable[[], object]) -> tuple[Reach, Parts
             reach = reach if reach.ended else reach._replace(ended=ended(record))
             kind = kind_of(record)
             for each in {kind, kind._replace(caller=None)}:
-                parts.setdefault((minute_of(record), each), _Part()).count_line(record, low, offset)
+                width = finest(each.caller)
+                start = minute_of(record) // width * width
+                parts.setdefault((width, start, each), _Part()).count_line(record, low, offset)
+    for narrower, wider in pairwise(WIDTHS):
+        for (width, start, kind), part in list(parts.items()):
+            if width == narrower:
+                parts.setdefault((wider, start // wider * wider, kind), _Part()).add(part)
     return reach, parts
 
 
 def _name(caller: str | None) -> str | None:
     """JSON has half of a surrogate pair, SQLite has not."""
     return None if caller is None else json.dumps(caller)
-
-
-def _widened(parts: Parts, width: int) -> Parts:
-    """Return what was counted by longer stretches; by a width that is too short for a caller, without callers."""
-    wide: Parts = {}
-    for (start, kind), part in parts.items():
-        if width >= finest(kind.caller):
-            wide.setdefault((start // width * width, kind), _Part()).add(part)
-    return wide
 
 
 def _told(text: str) -> Count:

@@ -8,15 +8,17 @@ import io
 import json
 import re
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain, count, islice
 from operator import itemgetter
 from typing import Any, NamedTuple
 
 from ..errors import TimedOut, ValidationFailed
 from .files import Entry, parse, pieces_back
-from .numbers import FAR, LogFile, Numbers, Stretch, ended, finest, minute_of
+from .numbers import FAR, KNOWN, LogFile, Numbers, Part, ended, finest, minute_of
 from .record import FIELDS
 from .stats import Kind, kind_of
 
@@ -81,7 +83,8 @@ class Found(NamedTuple):
     record: Entry
 
 
-Item = tuple[tuple[float, ...], Found | Stretch]
+# How good it is, the least first; a request, or what gives more of them, none of which is better.
+Item = tuple[Any, Found | Callable[[], Iterator["Item"]]]
 
 
 class Requests:
@@ -114,23 +117,48 @@ class Requests:
     def latest(self, before: str | None = None) -> Iterator[Found]:
         """Yield those that were answered last first; `before`: from a place on. Raises ValidationFailed on no place."""
         rank, offset = self._place(before) if before else (0, FAR)
-        ranks = {file.first: number for number, file in enumerate(self._files)}
+        ranks = {file.first: rank for rank, file in enumerate(self._files)}
 
-        def lines(one: Stretch) -> Iterator[Item]:
-            end = min(one.high, offset) if one.file is self._files[rank] else one.high
-            return (((ranks[one.file.first], -at), found) for at, found in self._lines(one, end))
+        def sort(parts: list[Part]) -> Iterator[Item]:
+            stretches = defaultdict[tuple[int, int], list[Part]](list)
+            for part in parts:
+                stretches[ranks[part.file.first], part.start].append(part)
+            return _sorted(
+                ((of, -max(part.high for part in same)), partial(more, of, same)) for (of, _), same in stretches.items()
+            )
 
-        return self._walk(self._files[rank:], lambda one: (ranks[one.file.first], -one.high), lines)
+        def more(of: int, same: list[Part]) -> Iterator[Item]:
+            if same[0].width > self._finest:
+                return sort(self._numbers.narrower(same[0], self.kinds))
+            return (((of, -at), found) for at, found in self._read(same, offset if of == rank else FAR))
+
+        return self._walk(sort(self._parts(self._files[rank:])))
 
     def slowest(self) -> Iterator[Found]:
         """Yield the slowest first."""
 
-        def lines(one: Stretch) -> Iterator[Item]:
-            found = (found for _, found in self._lines(one, one.high))
-            slowest = heapq.nlargest(SLOWEST, found, key=lambda it: _duration(it.record))
-            return (((-_duration(it.record),), it) for it in slowest)
+        def sort(parts: list[Part]) -> Iterator[Item]:
+            return _sorted((-part.slowest[0][0], partial(known, part)) for part in parts)
 
-        return self._walk(self._files, lambda one: (-one.slowest,), lines)
+        def known(part: Part) -> Iterator[Item]:
+            for duration, at in part.slowest:
+                part.file.data.seek(at)
+                if found := self._found(part.file, at, part.file.data.readline()):
+                    yield -duration, found
+            if len(part.slowest) == KNOWN:
+                yield -part.slowest[-1][0], partial(others, part)
+
+        def others(part: Part) -> Iterator[Item]:
+            if part.width > self._finest:
+                return sort(self._numbers.narrower(part, [part.kind]))
+            items = ((-(found.record.get("duration_ms") or 0), found) for _, found in self._read([part], FAR))
+            return iter(heapq.nsmallest(SLOWEST, items, itemgetter(0)))
+
+        seen = set[str]()
+        for found in self._walk(sort(self._parts(self._files))):
+            if found.at not in seen:
+                seen.add(found.at)
+                yield found
 
     def complete_since(self) -> float:
         """Return since when all are read; 0 where all are that the log has."""
@@ -144,10 +172,7 @@ class Requests:
     def has_compressed(self) -> bool:
         """Return whether there are some in compressed files."""
         packed = [file for file in self._numbers.files if file.packed]
-        return bool(packed and self._stretches(packed))
-
-    def _stretches(self, files: list[LogFile]) -> list[Stretch]:
-        return self._numbers.stretches(files, self.kinds, self._since, self._finest, self._wanted.until)
+        return bool(packed and self._parts(packed))
 
     def _place(self, at: str) -> tuple[int, int]:
         first, _, offset = at.partition("-")
@@ -157,59 +182,77 @@ class Requests:
         words = "No place in the log, or none any more."
         raise ValidationFailed(f"before: {words}", param="before", fields={"before": [words]})
 
-    def _walk(
-        self,
-        files: list[LogFile],
-        key: Callable[[Stretch], tuple[float, ...]],
-        lines: Callable[[Stretch], Iterator[Item]],
-    ) -> Iterator[Found]:
-        """Yield the best first. A stretch of time stands for its best request, until its turn comes."""
-        heap: list[tuple[tuple[float, ...], int, Found | Stretch, Iterator[Item]]] = []
+    def _parts(self, files: list[LogFile]) -> list[Part]:
+        return self._numbers.parts(files, self.kinds, self._since, self._finest, self._wanted.until)
+
+    def _walk(self, items: Iterator[Item]) -> Iterator[Found]:
+        """Yield the best first."""
+        heap: list[tuple[Any, int, Any, Iterator[Item]]] = []
         numbers = count()
 
         def push(items: Iterator[Item]) -> None:
             for value, item in islice(items, 1):
                 heapq.heappush(heap, (value, next(numbers), item, items))
 
-        def sort(stretches: list[Stretch]) -> Iterator[Item]:
-            return iter(sorted(((key(one), one) for one in stretches), key=itemgetter(0)))
-
         try:
-            push(sort(self._stretches(files)))
+            push(items)
             while heap:
                 _, _, item, others = heapq.heappop(heap)
                 push(others)
                 if isinstance(item, Found):
                     yield item
                 else:
-                    push(lines(item) if item.width == self._finest else sort(self._numbers.parts(item, self.kinds)))
+                    push(item())
         except TimedOut:
             self.is_cut_short = True
 
-    def _lines(self, one: Stretch, end: int) -> Iterator[tuple[int, Found]]:
+    def _read(self, same: list[Part], end: int) -> Iterator[tuple[int, Found]]:
         """Yield what is wanted of a stretch of time, from its end back, each with its place."""
-        data, newline_before = one.file.data, min(one.low, 1)
-        data.seek(max(end, one.low))
-        for line in islice(pieces_back(data, max(0, end - one.low) + newline_before), 1, None):
-            end -= len(line) + 1
-            self._line = line
-            self._check()
-            if self._may_be(line) and (record := parse(line)) and self._is_of(record, one):
-                shown = self._shown(record)
-                if self._wanted.has(shown):
-                    yield end, Found(f"{one.file.first}-{end}", shown)
+        file, start, width = same[0].file, same[0].start, same[0].width
+        for low, high in _joined(same):
+            for at, line in _lines_back(file, low, min(high, end)):
+                found = self._found(file, at, line)
+                if found and start <= minute_of(found.record) < start + width:
+                    yield at, found
 
-    def _is_of(self, record: Entry, one: Stretch) -> bool:
-        return one.start <= minute_of(record) < one.start + one.width and minute_of(record) >= self._since
+    def _found(self, file: LogFile, at: int, line: bytes) -> Found | None:
+        self._line = line
+        self._check()
+        if self._may_be(line) and (record := parse(line)) and minute_of(record) >= self._since:
+            shown = self._shown(record)
+            return Found(f"{file.first}-{at}", shown) if self._wanted.has(shown) else None
+        return None
 
 
-def _duration(record: Entry) -> float:
-    return record.get("duration_ms") or 0
+def _joined(parts: list[Part]) -> list[tuple[int, int]]:
+    """Return the bytes that the parts' lines are in, the last first."""
+    joined: list[tuple[int, int]] = []
+    for part in sorted(parts, key=lambda part: part.high, reverse=True):
+        low, high = part.low, part.high
+        while joined and joined[-1][0] <= high:
+            before = joined.pop()
+            low, high = min(low, before[0]), before[1]
+        joined.append((low, high))
+    return joined
+
+
+def _lines_back(file: LogFile, low: int, high: int) -> Iterator[tuple[int, bytes]]:
+    """Yield the lines between two places, from the end back, each with its own."""
+    newline_before = min(low, 1)
+    file.data.seek(max(high, low))
+    for line in islice(pieces_back(file.data, max(0, high - low) + newline_before), 1, None):
+        high -= len(line) + 1
+        yield high, line
+
+
+def _sorted(items: Iterable[Item]) -> Iterator[Item]:
+    return iter(sorted(items, key=itemgetter(0)))
 
 
 def _sieve(wanted: Wanted) -> Callable[[bytes], bool]:
     """Return what tells most of the lines that are not wanted, at a twentieth of what reading them costs."""
-    names = [name.encode() for name in (wanted.request_id, wanted.caller) if name and _is_plain(name)]
+    values = (wanted.request_id, wanted.caller, wanted.backend, wanted.model, wanted.operation, wanted.status)
+    names = [name.encode() for name in (*values, wanted.error, wanted.reason) if name and _is_plain(name)]
     word = max((wanted.text or "").split(" "), key=len)  # between spaces, since what is searched is joined by them
     needle = word.lower().encode() if _is_plain(word) else b""
 

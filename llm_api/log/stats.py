@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 
 from .files import Entry
 
-# Latencies are counted in classes that are 1 % wide, so percentiles are right to 1 %.
-CLASS_WIDTH = math.log(1.01)
+# Latencies are counted in classes that are less than 2 % wide, so percentiles are right to 1 %.
+CLASS_WIDTH = math.log(1.018)
 SLOTS = 24
 TOKENS = ("input_tokens", "output_tokens", "cached_tokens", "reasoning_tokens")
 
@@ -31,9 +31,14 @@ class Kind(NamedTuple):
     caller: str | None = None
 
     @property
-    def asked(self) -> str:
-        """The backend that a request counts for."""
-        return self.requested or self.backend or "unknown"
+    def asked(self) -> str | None:
+        """The backend that a request counts for; None where it was refused."""
+        return None if self.refused else self.requested or self.backend or "unknown"
+
+    @property
+    def answered(self) -> str | None:
+        """The backend that its time and tokens count for."""
+        return None if self.refused else self.backend or self.asked
 
 
 def kind_of(record: Entry) -> Kind:
@@ -117,12 +122,20 @@ class Group:
     fallbacks: int = 0
     given: Count = field(default_factory=Count)
 
-    def asked(self, kind: Kind, requests: int) -> None:
+    def ask(self, kind: Kind, requests: int) -> None:
         """Count requests that came for this group, and how they ended."""
         self.requests += requests
         self.errors += requests * (kind.status == "error")
         self.aborted += requests * (kind.status == "aborted")
         self.fallbacks += requests * kind.fallback
+
+    def add(self, other: Group) -> None:
+        """Add another group's requests."""
+        self.requests += other.requests
+        self.errors += other.errors
+        self.aborted += other.aborted
+        self.fallbacks += other.fallbacks
+        self.given.add(other.given)
 
     def numbers(self) -> dict[str, Any]:
         """Return the group's numbers; times in milliseconds."""
@@ -170,25 +183,23 @@ class Stats:
 
     def numbers(self) -> dict[str, Any]:
         """Return all of it; `over_time` has the Unix time each stretch begins at, and its numbers by backend."""
-        total, refused = Group(), Group()
-        backends, models = defaultdict[str, Group](Group), defaultdict[str, Group](Group)
-        slots = [(Group(), defaultdict[str, Group](Group)) for _ in range(self._slots)]
+        slots = [defaultdict[str | None, Group](Group) for _ in range(self._slots)]
+        backends, models = defaultdict[str | None, Group](Group), defaultdict[str | None, Group](Group)
         reasons, errors = Counter[str](), Counter[str]()
         for (number, kind), count in self._counts.items():
-            slot, by_backend = slots[number]
-            answered = kind.backend or kind.asked
-            own = [total, slot] + ([models[f"{kind.backend}/{kind.model}"]] if kind.backend else [])
-            asked = [refused] if kind.refused else [backends[kind.asked], by_backend[kind.asked]]
-            given = [refused] if kind.refused else [backends[answered], by_backend[answered]]
-            for group in own + asked:
-                group.asked(kind, count.requests)
-            for group in own + given:
-                group.given.add(count)
+            slots[number][kind.asked].ask(kind, count.requests)
+            slots[number][kind.answered].given.add(count)
+            if kind.backend:
+                model = models[f"{kind.backend}/{kind.model}"]
+                model.ask(kind, count.requests)
+                model.given.add(count)
             reasons.update({kind.reason: count.requests} if kind.reason else {})
             errors.update({kind.error: count.requests} if kind.error else {})
+        for name, group in (pair for slot in slots for pair in slot.items()):
+            backends[name].add(group)
         return {
-            "total": total.numbers(),
-            "refused": refused.numbers(),
+            "total": _all(backends).numbers(),
+            "refused": backends.pop(None, Group()).numbers(),
             "backends": _numbers(backends),
             "models": _numbers(models),
             "fallback_reasons": dict(reasons.most_common()),
@@ -196,13 +207,24 @@ class Stats:
             "over_time": [
                 {
                     "timestamp": round(self._since + number * self._width, 3),
-                    **slot.numbers(),
-                    "backends": _numbers(by_backend),
+                    **_all(slot).numbers(),
+                    "backends": _numbers(slot),
                 }
-                for number, (slot, by_backend) in enumerate(slots)
+                for number, slot in enumerate(slots)
             ],
         }
 
 
-def _numbers(groups: dict[str, Group]) -> dict[str, dict[str, Any]]:
-    return {name: group.numbers() for name, group in sorted(groups.items())}
+# Without a name are those that were refused.
+Groups = dict[str | None, Group]
+
+
+def _all(groups: Groups) -> Group:
+    whole = Group()
+    for group in groups.values():
+        whole.add(group)
+    return whole
+
+
+def _numbers(groups: Groups) -> dict[str, dict[str, Any]]:
+    return {name: groups[name].numbers() for name in sorted(filter(None, groups))}

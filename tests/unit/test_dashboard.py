@@ -184,6 +184,14 @@ def test_latest_and_slowest(make_client: Serve, log_path: Path) -> None:
     assert [row["duration_ms"] for row in shown["slowest"]] == [float(n) for n in range(199, 179, -1)]
 
 
+def test_requests_of_several_kinds_in_one_minute(make_client: Serve, log_path: Path) -> None:
+    """However their lines are mixed, each is listed once."""
+    kinds = ["one", "two", "two", "three", "one", "three", "four"]
+    write(log_path, [ago(0, number, model=kind) for number, kind in enumerate(kinds)])
+    assert ids(data(make_client())["latest"]) == [f"id-{number}" for number in range(6, -1, -1)]
+    assert ids(data(make_client(), model="one")["latest"]) == ["id-4", "id-0"]
+
+
 def test_a_clock_that_went_back_hides_nothing(make_client: Serve, log_path: Path) -> None:
     """A request is of the time that its line says, wherever that stands; what the clock says is to come, is of now."""
     write(log_path, [ago(seconds, number) for number, seconds in enumerate([100_000, 40, 90_000, -7200, 80_000, 10])])
