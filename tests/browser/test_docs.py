@@ -156,7 +156,7 @@ def test_a_wrong_key_is_told(new_page: Callable[..., Page], serve: Serve) -> Non
     page.fill("#key", "a-key-that-nobody-knows")
     page.keyboard.press("Enter")
     send(shown)
-    expect(page.get_by_text("key is not known")).to_be_visible()
+    expect(page.get_by_role("region", name="Access")).to_contain_text("The service says:")
 
 
 def test_the_schema_unfolds(visitor: Visitor, direct: str) -> None:
