@@ -29,19 +29,17 @@ QUESTIONS: dict[str, dict[str, str | int]] = {
 
 
 def _kinds(dice: random.Random) -> Iterator[str]:
-    """Yield what stands in a line behind its time and id: 500 that differ in all that is counted."""
+    """Yield what stands in a line behind its times and id: 500 that differ in all that is counted."""
     prompt = {"prompt": "What is the capital of France? " * 6, "system": None, "response": "It is Paris. " * 12}
     for _ in range(500):
         backend, failed = dice.choice(["openai", "ollama", "huggingface"]), dice.random() < 0.03
-        duration = round(dice.lognormvariate(6.5, 1), 3)
         said: dict[str, Any] = {
             **{"operation": dice.choice(["chat", "message", "generate"]), "backend": backend},
             **{"requested_backend": backend, "model": dice.choice(["one", "two"]), "request_model": None, **prompt},
             **{"parameters": {}, "input_tokens": 60, "output_tokens": None if failed else 40, "finish_reason": "stop"},
-            **{"stream": False, "duration_ms": duration, "time_to_first_chunk_ms": round(duration / 3, 3)},
-            **{"status": "error" if failed else "ok", "http_status": 504 if failed else 200},
+            **{"stream": False, "status": "error" if failed else "ok", "http_status": 504 if failed else 200},
             **{"error": {"type": "x", "code": "timeout", "message": "x"} if failed else None, "fallback": False},
-            **{"fallback_reason": None, "attempts": [{"backend": backend, "outcome": "ok", "duration_ms": duration}]},
+            **{"fallback_reason": None, "attempts": [{"backend": backend, "outcome": "ok", "duration_ms": 700.0}]},
             **{"client_ip": "127.0.0.1", "caller": f"caller-{dice.randrange(20)}", "trace_id": None},
             "schema_version": 2,
         }
@@ -56,7 +54,9 @@ def write(path: Path, lines: int) -> None:
     with path.open("w") as log:
         for number in range(lines):
             at = now - DAYS * 86_400 * (1 - number / lines)
-            log.write(f'{{"timestamp": {at:.6f}, "request_id": "{number:032x}", {dice.choice(kinds)}\n')
+            took = dice.lognormvariate(6.5, 1)
+            times = f'"timestamp": {at:.6f}, "duration_ms": {took:.3f}, "time_to_first_chunk_ms": {took / 3:.3f}'
+            log.write(f'{{{times}, "request_id": "{number:032x}", {dice.choice(kinds)}\n')
 
 
 def _cpu(do: Callable[[], object]) -> float:

@@ -68,7 +68,8 @@ def test_hung_backend(serve: Callable[..., Service], behind: Callable[[Script], 
         said = {answer.objects[0]["status"] for answer in polls if answer.began > at and answer.ended < until}
         assert said <= {status}
     assert said  # of the last, which was watched for longer
-    assert min(later - earlier for earlier, later in itertools.pairwise(probes)) > 1.9
+    # the second comes at a random moment, so that the processes of a fleet do not ask together
+    assert min(later - earlier for earlier, later in itertools.pairwise(probes[1:])) > 1.9
     assert max(found.values()) <= within(3)
     assert p99 <= within(0.1)
 
