@@ -11,7 +11,7 @@ from .conftest import ROOT, Environment
 
 # Schemathesis and the vendors' clients, which these need, want newer versions.
 WITH_OTHERS = ("fronts", "openapi", "embeddings", "messages", "ollama_front", "properties", "responses")
-WHAT_TESTS_NEED = ("pytest", "pytest-xdist", "responses")
+WHAT_TESTS_NEED = ("pytest", "pytest-xdist", "responses", "greenlet")
 
 
 def test_unit_tests_with_the_oldest_versions(make_environment: Callable[[], Environment]) -> None:
