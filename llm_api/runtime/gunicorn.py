@@ -39,6 +39,8 @@ DESCRIPTORS, OTHER_DESCRIPTORS = 3, 200
 FIRST_SECONDS = 5.0
 # As gunicorn's threads have it.
 MAX_UNREAD_BYTES = 65_536
+# What is read of a refused body before its connection is closed: a client that still sends may lose its answer.
+LINGER_SECONDS, MAX_LINGER_BYTES = 0.5, 2**25
 # What this process runs with: gunicorn.conf.py says it, and wsgi.py takes it.
 running: Settings | None = None
 METRICS, OWNER = "PROMETHEUS_MULTIPROC_DIR", "LLM_API_METRICS_OWNER"
@@ -186,7 +188,7 @@ def has_more(sock: Any) -> bool:
 def is_sending(parser: Any) -> bool:
     """Whether there is more of a connection's request than was read."""
     try:
-        return not parser.finish_body(deadline=time.monotonic() + 0.01)
+        return not parser.finish_body(time.monotonic() + LINGER_SECONDS, MAX_LINGER_BYTES)
     except Exception:
         return True
 
