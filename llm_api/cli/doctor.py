@@ -146,7 +146,6 @@ def _log(service: Service) -> Iterator[Finding]:
     if _kind_of_mount(path) == "overlay":
         what = "the log is in the container's own layer, and is gone with the container"
         yield Finding("warning", what, f"mount a volume at {path.parent.resolve()}, or set LOG_FILE=/dev/stdout")
-
     yield from _shipper(path.resolve())
 
 

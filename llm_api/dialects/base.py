@@ -15,6 +15,8 @@ from .fields import Limits, Readable
 
 # A proxy in front gives up on a connection that is silent for a minute (nginx, proxy_read_timeout).
 HEARTBEAT_SECONDS = 10.0
+# What clients of server-sent events pass over (WHATWG HTML, 9.2.6).
+COMMENT = ": {}\n\n"
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +144,7 @@ class Conversational(Dialect):
     media_type = "text/event-stream"
     wrong_field = 400
     heartbeat: ClassVar[float | None] = HEARTBEAT_SECONDS
-    keep_alive: ClassVar[str] = ": keep-alive\n\n"  # which clients pass over (WHATWG HTML, 9.2.6)
+    keep_alive: ClassVar[str] = COMMENT.format("keep-alive")
 
     def read(self, body: Mapping[str, Any]) -> Asked:
         """As Dialect's; the texts of a conversation are bounded together. Agents shorten it where the code says so.

@@ -35,7 +35,7 @@ class Deadline:
     """Bounds everything one request does. `seconds` is its whole time, `client` the socket to its client or None.
 
     `silence`: the seconds after which a backend that waits for its server yields an empty chunk; None: never.
-    `has_more`: a backend has more of its answer in hand already; `is_held`: what came before it waits to leave with it.
+    `more_in_hand`: a backend has read more of its answer already; `is_held`: what came before waits to leave with it.
     """
 
     def __init__(self, seconds: float, client: socket.socket | None = None) -> None:
@@ -47,7 +47,7 @@ class Deadline:
         self._kept = False
         self.client = client
         self.silence: float | None = None
-        self.has_more = self.is_held = False
+        self.more_in_hand = self.is_held = False
 
     def keep(self) -> None:
         """Watch the client until `release`: one that does not read its answer in time is cut off."""
@@ -93,7 +93,7 @@ class Deadline:
         try:
             yield
         finally:
-            self._stop, self.has_more = None, False
+            self._stop, self.more_in_hand = None, False
             if not self._kept:
                 _watchdog().remove(self)
 

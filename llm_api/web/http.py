@@ -133,7 +133,7 @@ def _parts(pieces: Iterator[str], keep_alive: str, deadline: Deadline, is_served
     try:
         for piece in pieces:
             held.append(piece)
-            deadline.is_held = deadline.has_more
+            deadline.is_held = deadline.more_in_hand
             if not deadline.is_held and (part := "".join(held) or keep_alive):
                 held.clear()
                 yield part

@@ -14,6 +14,7 @@ from flask.blueprints import BlueprintSetupState
 from ..backends import Backend
 from ..dialects import DIALECTS, Asked, Dialect
 from ..dialects.anthropic import CHARS_A_TOKEN, estimate
+from ..dialects.base import COMMENT, Conversational
 from ..dialects.fields import UNNAMED
 from ..errors import LLMAPIError, NoSuchModel, NotServed
 from ..exchange.exchange import Exchange
@@ -26,8 +27,6 @@ from .openapi import describe
 from .service import Service, service
 
 ESTIMATED = {"X-LLM-Estimate": f"characters/{CHARS_A_TOKEN}"}
-# What clients of server-sent events pass over (WHATWG HTML, 9.2.6).
-COMMENT = ": {}\n\n"
 
 # What Ollama's API says of itself, where clients look for what it knows: the one that docs/providers.md has measured.
 OLLAMA_VERSION = "0.24.0"
@@ -111,9 +110,9 @@ def late(dialect: Dialect, exchange: Exchange, asked: Asked) -> Iterator[str]:
     They are no events, so another backend may still answer; the last of them says what the headers could not.
     """
     try:
-        yield COMMENT.format("keep-alive")
+        yield Conversational.keep_alive
         while not (head := exchange.wait()):
-            yield COMMENT.format("keep-alive")
+            yield Conversational.keep_alive
     except LLMAPIError as error:
         yield dialect.broken(error)
         raise

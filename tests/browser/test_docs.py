@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from playwright.sync_api import Locator, Page
 
 
+KEY = "0123456789abcdef0123456789abcdef"
+
+
 def described(address: str) -> dict[str, Any]:
     with urlopen(f"{address}/openapi.json") as answer:
         return json.load(answer)
@@ -32,6 +35,12 @@ def unfold(page: Page, operation: str) -> Locator:
     page.keyboard.press("Enter")
     expect(shown.locator(".try")).to_be_visible()
     return shown
+
+
+def use_key(page: Page, key: str) -> None:
+    page.get_by_role("button", name="API key").click()
+    page.fill("#key", key)
+    page.keyboard.press("Enter")
 
 
 def send(shown: Locator) -> Locator:
@@ -121,20 +130,17 @@ def test_what_is_wrong_is_told(visitor: Visitor, direct: str) -> None:
 
 def test_curl_does_the_same(new_page: Callable[..., Page], serve: Serve) -> None:
     """The curl line is what is sent, with the body as it was changed; a key is named in it, never written down."""
-    key = "0123456789abcdef0123456789abcdef"
-    service: Service = serve(LLM_BACKEND="stub", API_KEYS=f"tests:{key}")
+    service: Service = serve(LLM_BACKEND="stub", API_KEYS=f"tests:{KEY}")
     page = new_page()
     page.goto(f"http://127.0.0.1:{service.port}/docs")
-    page.get_by_role("button", name="API key").click()
-    page.fill("#key", key)
-    page.keyboard.press("Enter")
+    use_key(page, KEY)
     shown = unfold(page, "messages")
     body = json.loads(shown.get_by_label("Body").input_value())
     shown.get_by_label("Body").fill(json.dumps(body | {"system": "It's odd."}))
     send(shown)
     command = shown.locator(".curl code").inner_text()
-    assert key not in command
-    env = {"PATH": "/usr/bin:/bin", "LLM_API_KEY": key}
+    assert KEY not in command
+    env = {"PATH": "/usr/bin:/bin", "LLM_API_KEY": KEY}
     ran = subprocess.run(["bash", "-c", command], env=env, capture_output=True, text=True, timeout=60, check=True)
     assert "[stub]" in ran.stdout
     page_line, curl_line = service.log(status="ok")
@@ -144,17 +150,12 @@ def test_curl_does_the_same(new_page: Callable[..., Page], serve: Serve) -> None
 
 def test_a_wrong_key_is_told(new_page: Callable[..., Page], serve: Serve) -> None:
     """Whichever words a front has for it, the key's field says that the service does not know the key."""
-    key = "0123456789abcdef0123456789abcdef"
-    service: Service = serve(LLM_BACKEND="stub", API_KEYS=f"tests:{key}")
+    service: Service = serve(LLM_BACKEND="stub", API_KEYS=f"tests:{KEY}")
     page = new_page()
     page.goto(f"http://127.0.0.1:{service.port}/docs")
-    page.get_by_role("button", name="API key").click()
-    page.fill("#key", key)
-    page.keyboard.press("Enter")
+    use_key(page, KEY)
     shown = unfold(page, "ollama_chat")
-    page.get_by_role("button", name="API key").click()
-    page.fill("#key", "a-key-that-nobody-knows")
-    page.keyboard.press("Enter")
+    use_key(page, "a-key-that-nobody-knows")
     send(shown)
     expect(page.get_by_role("region", name="Access")).to_contain_text("The service says:")
 

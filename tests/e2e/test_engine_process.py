@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import re
@@ -10,9 +11,11 @@ import signal
 import struct
 import subprocess
 import sys
+import threading
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -375,6 +378,25 @@ def test_nowhere_to_write_what_it_died_of(monkeypatch: pytest.MonkeyPatch, tmp_p
     eventually(lambda: any("can't be begun" in str(said) for said in states([backend])))
     output.rmdir()
     eventually(lambda: states([backend]) == {None})
+
+
+def test_an_engine_that_ends_at_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """One that is gone before who has begun it goes on is told as any other, by the request and by /health."""
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(runtime_folder(tmp_path)))
+    start = threading.Thread.start
+
+    def at_once(thread: threading.Thread) -> None:
+        (thread.run if thread.name == "llm-api-engine" else partial(start, thread))()
+
+    def refused(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOMEM, "Cannot allocate memory")
+
+    monkeypatch.setattr(threading.Thread, "start", at_once)
+    monkeypatch.setattr(subprocess, "Popen", refused)
+    backend = make_backend("huggingface", Settings())
+    for call in (partial(ask, backend), lambda: backend.check(Deadline(5))):
+        with pytest.raises(NotConfigured, match="can't be begun"):
+            call()
 
 
 def ask(backend: Backend | None = None) -> None:

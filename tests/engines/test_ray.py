@@ -12,12 +12,14 @@ import tempfile
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
 from e2e.far_ends import smollm2_file
 from faults.loads import CHAT, Load, Service, conversation, eventually, figure
 
+from .hosts import Host
 from .ray_cluster import ONE, TWO, Cluster, ray_cluster
 
 MODEL = smollm2_file().name
@@ -118,35 +120,32 @@ def test_a_replica_is_killed(cluster: Cluster, service: Callable[..., Service]) 
 
 
 @slow
-def test_a_host_crashes(cluster: Cluster, service: Callable[..., Service]) -> None:
+@pytest.mark.parametrize(
+    ("what", "lose", "settings"),
+    [
+        ("a host crashed", Host.crash, {}),
+        # nothing says so: what was there waits until Serve gives the replica up, and is then asked again
+        ("a host was cut off", partial(Host.link, state="down"), {"REQUEST_TIMEOUT": 50}),
+    ],
+)
+def test_a_host_is_lost(
+    cluster: Cluster,
+    service: Callable[..., Service],
+    what: str,
+    lose: Callable[[Host], None],
+    settings: dict[str, int],
+) -> None:
     """As with a replica, although Ray itself takes longer to know."""
     cluster.deploy(**TWO)
     try:
-        with Load(service(), prompt=lambda: "Say something.") as load:
+        with Load(service(**settings), prompt=lambda: "Say something.") as load:
             load.wait_for(10)
-            crashed = time.monotonic()
-            cluster.node.crash()
+            lost = time.monotonic()
+            lose(cluster.node)
             eventually(lambda: len(cluster.nodes()) == 1, 120)
             noticed = time.monotonic()
             load.wait_for(20)
-        seen("a host crashed", load, crashed, noticed)
-    finally:
-        cluster.start_node()
-
-
-@slow
-def test_a_host_is_cut_off(cluster: Cluster, service: Callable[..., Service]) -> None:
-    """Nothing says so; what was there waits until Serve gives the replica up, and is then asked again."""
-    cluster.deploy(**TWO)
-    try:
-        with Load(service(REQUEST_TIMEOUT=50), prompt=lambda: "Say something.") as load:
-            load.wait_for(10)
-            cut = time.monotonic()
-            cluster.node.link("down")
-            eventually(lambda: len(cluster.nodes()) == 1, 120)
-            noticed = time.monotonic()
-            load.wait_for(20)
-        seen("a host was cut off", load, cut, noticed)
+        seen(what, load, lost, noticed)
     finally:
         cluster.start_node()
 

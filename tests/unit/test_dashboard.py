@@ -167,7 +167,7 @@ def test_a_time_of_its_own(make_client: Serve, log_path: Path, who: dict[str, st
         assert (found["until"], found["stats"]["total"]["requests"]) == (until, len(wanted))
         assert 0 <= since - found["since"] < found["stretch_seconds"]
         assert ids(found["latest"]) == wanted[::-1][:50]
-        assert len(found["slowest"]) == min(20, len(wanted))
+        assert len(set(ids(found["slowest"]))) == min(20, len(wanted))
     later = client.get("/dashboard/requests", query_string={"since": minute - 86_400, "until": minute - 2700, **who})
     assert later.get_json()["requests"][0]["request_id"] == wanted[-1]
     odd = data(client, since=minute - 1800, until=minute - 1681, **who)

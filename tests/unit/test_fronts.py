@@ -256,7 +256,7 @@ def blocks_of(events: list[Json]) -> list[Json]:
 # What they write, their SDKs read
 
 few = settings(derandomize=True, deadline=None, max_examples=60, suppress_health_check=list(HealthCheck))
-HEAD = Head("id-1", 1_795_000_000.5, 0.0, "one", "one-model")
+HEAD = Head("id-1", 1_795_000_000.5, 0.0, "one", "one-model-100%s")
 texts = st.text(st.sampled_from('a "\\\n{}é😀\u2028'), min_size=1, max_size=6)
 thoughts = st.one_of(
     st.builds(Reasoning, texts, st.none() | texts, made_by=st.just("claude")),

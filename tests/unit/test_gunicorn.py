@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import socket
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -69,6 +70,17 @@ def test_asks_again(pair: Pair, after: str, again: bool) -> None:
 def test_is_sending(pair: Pair, body: str, sending: bool) -> None:
     """A client whose body is not all there may still be sending it."""
     assert is_sending(parse(pair, f"{POST}Content-Length: 5\r\n\r\n{body}")) is sending
+
+
+def test_a_client_that_sends_more_than_is_wanted_is_heard_out(pair: Pair) -> None:
+    """The rest of a refused body is read, so that its client has sent all, and then finds its answer."""
+    size = 2_000_000
+    parser = parse(pair, f"{POST}Content-Length: {size}\r\n\r\n")
+    pair[0].settimeout(10)  # if nobody reads
+    with ThreadPoolExecutor(1) as pool:
+        sent = pool.submit(pair[0].sendall, b"x" * size)
+        assert not is_sending(parser)
+        sent.result()
 
 
 LONG = "x" * 65_537

@@ -376,17 +376,20 @@ def test_another_file_in_its_place_is_counted_afresh(make_client: Serve, log_pat
     assert {row["request_id"] for row in shown["latest"]} <= {json.loads(one)["request_id"] for one in made}
 
 
-@pytest.mark.parametrize("who", ["asks", "nobody"])
-def test_a_large_log_is_counted_from_its_end(
-    make_client: Serve, log_path: Path, monkeypatch: pytest.MonkeyPatch, who: str
-) -> None:
-    """At the first look an answer does not wait for all: it says since when it is complete, and is; the rest is counted
-    by further questions, or when nobody asks.
-    """
+@pytest.fixture
+def in_portions(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A question waits for one small portion to be counted, and nobody counts but who is asked to."""
     monkeypatch.setattr(numbers, "PORTION_BYTES", 20_000)
     monkeypatch.setattr(recent, "COUNT_SECONDS", 0)
     monkeypatch.setattr(recent, "BREAK_SECONDS", 0)
-    monkeypatch.setattr(recent, "_keep_counting", lambda _: None)  # it is counted here
+    monkeypatch.setattr(recent, "_keep_counting", lambda _: None)
+
+
+@pytest.mark.parametrize("who", ["asks", "nobody"])
+def test_a_large_log_is_counted_from_its_end(make_client: Serve, in_portions: None, log_path: Path, who: str) -> None:
+    """At the first look an answer does not wait for all: it says since when it is complete, and is; the rest is counted
+    by further questions, or when nobody asks.
+    """
     made = many(1000)
     write(log_path.with_name("log.jsonl.1.gz"), lines(made[:300]))
     write(log_path, lines(made[300:]))
@@ -401,6 +404,20 @@ def test_a_large_log_is_counted_from_its_end(
     assert counted == sorted(counted)
     assert 0 < counted[0] < 100
     assert len(counted) > 30 if who == "asks" else len(counted) == 1
+    assert shown["stats"]["total"]["requests"] == 1000
+
+
+def test_what_is_compressed_before_it_is_counted_is_counted_then(
+    make_client: Serve, in_portions: None, log_path: Path
+) -> None:
+    """Of a file that was counted in part, its compressed form is not taken for whole."""
+    write(log_path, lines(many(1000)))
+    client = make_client()
+    assert ask(client)["complete_since"]
+    log_path.with_name("log.jsonl.1.gz").write_bytes(gzip.compress(log_path.read_bytes()))
+    log_path.unlink()
+    while (shown := ask(client))["complete_since"]:
+        pass
     assert shown["stats"]["total"]["requests"] == 1000
 
 

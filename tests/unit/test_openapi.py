@@ -117,8 +117,11 @@ def test_views_docstrings_are_the_text(make_app: Callable[..., Flask], document:
 
 def test_limits_are_the_settings(make_client: Serve) -> None:
     """The lengths that are described are those of this service, not the defaults."""
-    document = make_client(max_prompt_chars=77).get("/openapi.json").get_json()
-    assert document["components"]["schemas"]["Generate"]["properties"]["prompt"]["maxLength"] == 77
+    text = make_client(max_prompt_chars=7777).get("/openapi.json").get_data(as_text=True)
+    schemas = json.loads(text)["components"]["schemas"]
+    assert schemas["Generate"]["properties"]["prompt"]["maxLength"] == 7777
+    assert schemas["Chat"]["properties"]["messages"]["description"].endswith("1 to 7,777 characters.")
+    assert "MAX_PROMPT_CHARS" not in text
 
 
 def test_description_is_made_from_schemas_and_views() -> None:

@@ -52,7 +52,7 @@ def split_lines(parts: Iterable[bytes], deadline: Deadline) -> Iterator[bytes | 
         *lines, rest = part.split(b"\n")
         last = _last_event(lines)
         for number, line in enumerate(lines):
-            deadline.has_more = number < last
+            deadline.more_in_hand = number < last
             yield b"".join([*held, line]).rstrip(b"\r")
             held.clear()
         if deadline.is_held:

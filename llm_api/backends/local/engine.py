@@ -91,11 +91,12 @@ class Engine:
     def begin(self) -> Lease:
         """Return the lease, and take it first where there is none. Does not wait for the model."""
         with self._lock:
-            if self._lease is None:
+            lease = self._lease
+            if lease is None:
                 self._was_needed = True
-                self._lease = Lease(f"loading {self.name}")
-                threading.Thread(target=self._hold, args=[self._lease], name="llm-api-engine", daemon=True).start()
-            return self._lease
+                lease = self._lease = Lease(f"loading {self.name}")
+                threading.Thread(target=self._hold, args=[lease], name="llm-api-engine", daemon=True).start()
+            return lease  # it may have ended already
 
     def lease(self, deadline: Deadline) -> Lease:
         """Return the lease of an engine that has loaded its model.
