@@ -2,6 +2,7 @@
 
 import logging
 import math
+import os
 import signal
 import sys
 from functools import partial
@@ -51,11 +52,23 @@ def when_ready(server: Any) -> None:
 on_reload = when_ready
 
 
+STOPS = {signal.SIGTERM, signal.SIGQUIT, signal.SIGINT}
+os.register_at_fork(after_in_parent=partial(signal.pthread_sigmask, signal.SIG_UNBLOCK, STOPS))
+
+
+def pre_fork(server: Any, worker: Any) -> None:
+    """Hold stops back until the worker can mind them.
+
+    gunicorn leaves it the master's handlers until it boots, which swallow a stop: the master waits for it to the end.
+    """
+    signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)
+
+
 def post_fork(server: Any, worker: Any) -> None:
-    """Give the worker the master's settings, whatever .env says by now, and gunicorn's log."""
-    # gunicorn leaves it the master's handlers until it boots, which swallow a stop: the master waits for it to the end
-    for number in (signal.SIGTERM, signal.SIGQUIT, signal.SIGINT):
+    """Give the worker the master's settings, whatever .env says by now, and gunicorn's log; a stop ends it from now."""
+    for number in STOPS:
         signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPS)
     ours.running = ours.effective(settings, server, worker.sockets)
     _, ours.GThread.max_idle = ours.allow_descriptors(ours.running.threads)  # --threads may say more
     logging.getLogger("llm_api").handlers = server.log.error_log.handlers

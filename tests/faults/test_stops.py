@@ -30,19 +30,26 @@ exec(open("gunicorn.conf.py").read())
 begin = post_fork
 
 def post_fork(server, worker):
+    if {early}:
+        server.log.info("forked")
+        while not os.path.exists("told"):
+            pass
     begin(server, worker)
     server.log.info("forked")
     signal.pause()
 """
 
 
+@pytest.mark.parametrize("early", [True, False], ids=["just forked", "not begun"])
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_stop_while_workers_start(tmp_path: Path, number: signal.Signals) -> None:
+def test_a_stop_while_workers_start(tmp_path: Path, number: signal.Signals, early: bool) -> None:
     """A stop that meets workers that were forked a moment ago ends them at once, not by SIGKILL when time is up."""
-    (tmp_path / "slow.conf.py").write_text(STAYS_BEFORE_IT_BOOTS)
+    (tmp_path / "slow.conf.py").write_text(STAYS_BEFORE_IT_BOOTS.format(early=early))
     service = Service(tmp_path, {"LLM_BACKEND": "stub", "REQUEST_TIMEOUT": 1}, ("-c", "slow.conf.py"))
     eventually(lambda: service.output().count("forked") == 2)
     service.signal(number)
+    eventually(lambda: f"Handling signal: {number.name.lower()[3:]}" in service.output())
+    (service.home / "told").touch()
     service.stop()
     assert service.process.returncode == 0
     assert "SIGKILL" not in service.output()
