@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import zlib
@@ -292,9 +293,17 @@ def test_client_gone(
     assert max(seconds) <= 1
 
 
-def test_doctor_likes_it(tmp_path: Path) -> None:
+@pytest.fixture
+def mounted() -> Iterator[str]:
+    """A folder that is in no container's own layer."""
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
+        yield folder
+
+
+def test_doctor_likes_it(tmp_path: Path, mounted: str, free_port: int) -> None:
     """`flask llm doctor` finds nothing wrong with nginx.conf, gunicorn.conf.py and the defaults together."""
     env = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "LLM_BACKEND": "stub", "FLASK_SKIP_DOTENV": "1"}
+    env |= {"LOG_FILE": f"{mounted}/log.jsonl", "BIND": f"127.0.0.1:{free_port}"}
     for name in ("llm_api", "wsgi.py", "gunicorn.conf.py", "deploy"):
         (tmp_path / name).symlink_to(PROJECT / name)
 
