@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import json
 import os
 import re
 import shutil
@@ -11,6 +12,7 @@ import signal
 import struct
 import subprocess
 import sys
+import tempfile
 import threading
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -22,6 +24,8 @@ import pytest
 
 from llm_api import Settings
 from llm_api.backends import Backend, make_backend
+from llm_api.backends.http.connections import UnixConnection
+from llm_api.backends.local.engine import Engine
 from llm_api.errors import LLMAPIError, NotConfigured
 from llm_api.runtime.cores import usable_cores
 from llm_api.runtime.deadline import Deadline
@@ -85,9 +89,9 @@ def zombies_of(pid: int) -> list[str]:
 
 
 def check_nothing_is_left(home: Path) -> None:
-    """No process, no socket: a lock that nobody holds, what the engine said, and its deaths, where one saw them."""
+    """No process, no socket: what the engine said, its starts, and its deaths, where one saw them."""
     eventually(lambda: not engines_in(home))
-    left = {"lock", "output"}
+    left = {"output", "starts"}
     eventually(lambda: {file.name for file in runtime_folder(home).glob("llm-api-*/*/*")} - {"deaths"} == left)
 
 
@@ -211,6 +215,16 @@ def test_no_port_is_opened(serve: Serve) -> None:
     assert sockets & ports == set()
     [folder] = runtime_folder(service.home).glob("llm-api-*")
     assert folder.stat().st_mode & 0o777 == 0o700
+    assert without_its_key(next(folder.glob("*/http.sock"))) == 401
+
+
+def without_its_key(engine: Path) -> int:
+    """Return the status of a conversation for somebody who does not know the engine's key."""
+    connection = UnixConnection(str(engine), 20)
+    connection.request("POST", "/v1/chat/completions", json.dumps({"messages": [{"role": "user", "content": "Hi"}]}))
+    status = connection.getresponse().status
+    connection.close()
+    return status
 
 
 def test_begun_in_the_same_instant(users: Users) -> None:
@@ -414,6 +428,26 @@ def test_folder_that_cannot_be_made(monkeypatch: pytest.MonkeyPatch, tmp_path: P
         ask()
 
 
+def test_no_folder_for_temporary_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine of which nothing can be written to, as a container without /tmp, is told what to set."""
+    monkeypatch.delenv("XDG_RUNTIME_DIR", raising=False)
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    monkeypatch.setattr(tempfile, "_candidate_tempdir_list", list)
+    with pytest.raises(NotConfigured, match=r"can't be made .*: set XDG_RUNTIME_DIR"):
+        ask()
+
+
+def test_same_name_of_another_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """What decides which model a name is, and where it runs, decides who shares an engine."""
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(runtime_folder(tmp_path)))
+    asked = {"name": "owner/name", "model": "owner/name"}
+    sockets = {Engine("owner/name", asked, {}).socket for _ in range(2)}
+    for name in ("HF_ENDPOINT", "CUDA_VISIBLE_DEVICES"):
+        monkeypatch.setenv(name, "http://other")
+        sockets.add(Engine("owner/name", asked, {}).socket)
+    assert len(sockets) == 3
+
+
 def test_folder_that_is_too_deep(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A socket's address has 108 bytes."""
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path / ("x" * 100)))
@@ -448,17 +482,56 @@ def test_what_is_left_for_a_day_is_swept(monkeypatch: pytest.MonkeyPatch, tmp_pa
     names = ("old", "held", "new")
     for name in names:
         (root / name).mkdir()
-        (root / name / "lock").touch()
+        (root / name / "starts").touch()
     for name in ("old", "held"):
         os.utime(root / name, (0, 0))
     engine = make_backend("huggingface", Settings())
-    with (root / "held" / "lock").open() as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        engine.check(Deadline(5))
+    lock = os.open(root / "held", os.O_RDONLY)
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    engine.check(Deadline(5))
+    os.close(lock)
     assert {name for name in names if (root / name).exists()} == {"held", "new"}
     for folder in root.iterdir():
         shutil.rmtree(folder)  # as another service would
     ask(engine)
+
+
+def test_cleaners_leave_it_alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """systemd-tmpfiles takes sockets bound by another path for dead, as in a PrivateTmp; it keeps a living engine."""
+    if not (cleaner := shutil.which("systemd-tmpfiles")):
+        pytest.skip("systemd-tmpfiles is not there: its cleaning is NOT TESTED here")
+    there, inside = runtime_folder(tmp_path) / "there", runtime_folder(tmp_path) / "inside"
+    there.mkdir(0o700)
+    inside.symlink_to(there)
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(inside))
+    backend = make_backend("huggingface", Settings())
+    ask(backend)
+    before = engines_in(tmp_path)
+    (there / "old").touch()
+    (tmp_path / "tmp.conf").write_text(f"d {there} - - - 0\n")
+
+    subprocess.run([cleaner, "--clean", tmp_path / "tmp.conf"], check=True)
+
+    assert not (there / "old").exists()
+    ask(backend)
+    ask()
+    assert engines_in(tmp_path) == before
+
+
+def test_folder_that_is_taken_away(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """An engine that nobody can find any more ends, and another is begun; the second's sockets stay."""
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(runtime_folder(tmp_path)))
+    backend = make_backend("huggingface", Settings())
+    ask(backend)
+    [before] = engines_in(tmp_path)
+
+    [folder] = runtime_folder(tmp_path).glob("llm-api-*")
+    shutil.rmtree(folder)
+
+    eventually(lambda: engines_in(tmp_path) != [before])
+    folder.mkdir(0o700)
+    eventually(lambda: states([backend]) == {None})
+    ask(backend)
 
 
 def engine_numbers(service: Service) -> dict[str, float]:

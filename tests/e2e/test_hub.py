@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import socket
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -60,15 +62,22 @@ def test_gguf_by_name(smollm2_repository: Hub, serve: Serve, tmp_path: Path) -> 
 
 
 def test_what_was_broken_off_is_gone_on_with(smollm2_repository: Hub, serve: Serve, tmp_path: Path) -> None:
-    """A connection that breaks does not begin the file from its first byte again."""
+    """A connection that breaks does not begin the file from its first byte again; what a killed one has left goes."""
+    blobs = tmp_path / "cache" / "hub" / "models--owner--small-GGUF" / "blobs"
+    blobs.mkdir(parents=True)
+    for name, age in (("killed", 7200), ("going-on", 0)):
+        (blobs / f"{name}.incomplete").touch()
+        os.utime(blobs / f"{name}.incomplete", (time.time() - age,) * 2)
     smollm2_repository.cut = 50_000_000
     (tmp_path / "small" / "mmproj-small-f16.gguf").unlink()
     (tmp_path / "small" / "mmproj-small-bf16.gguf").unlink()
-    service = serve(**LOCAL, HF_ENDPOINT=smollm2_repository.address, HF_MODEL="owner/small-GGUF:Q4_1")
+    where = {"HF_ENDPOINT": smollm2_repository.address, "HF_HOME": tmp_path / "cache"}
+    service = serve(**LOCAL, **where, HF_MODEL="owner/small-GGUF:Q4_1")
 
     assert "Paris" in service.generate(CAPITAL, temperature=0, fallback=False).body["response"]
     assert [name for name, _ in smollm2_repository.fetched] == ["small.Q4_1.gguf"] * 2
     assert smollm2_repository.fetched[1][1] > 0
+    assert [file.name for file in blobs.glob("*.incomplete")] == ["going-on.incomplete"]
 
 
 def test_transformers_by_name(models: Hub, serve: Serve, tiny_models: Path) -> None:

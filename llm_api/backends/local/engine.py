@@ -1,9 +1,9 @@
 """The process that a local model runs in: one for all workers, begun by whoever needs it first.
 
 An open connection to its socket `lease` is a lease: without any it ends within two seconds, by whatever death its users
-went. The lock in its folder is inherited by it and never unlocked, so it is held exactly as long as it lives, and a
-socket behind a free lock is a dead one's. Two services of one user that ask for the same file with the same settings
-share it; no others meet.
+went. The lock on its folder is inherited by it and never unlocked, so it is held exactly as long as it lives, and a
+socket behind a free lock is a dead one's. What cleans folders for temporary files leaves a locked one alone
+(tmpfiles.d(5)). Two services of one user that ask for the same file with the same settings share it; no others meet.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ import tempfile
 import threading
 import time
 import weakref
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, wait
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +50,8 @@ MAX_REASON_CHARS = 300
 MAX_FOLDER_BYTES = 90
 # Of its threads, which spin while they wait for each other.
 ENVIRONMENT = {"GOMP_SPINCOUNT": "3000"}  # docs/local-model.md
+# They decide which model a name is, and which GPU it is on.
+SURROUNDINGS = ("HF_ENDPOINT", "CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES")
 
 # Of this machine, before a file's name: clients see the last words.
 FOLDERS = re.compile(r"(?<![\w/:])/(?:[^\s/'\"]+/)+")
@@ -122,7 +124,7 @@ class Engine:
         Raises CircuitOpen, Unreachable while the model is being loaded, what it died of where it can't be.
         """
         self._check_rest()
-        if not (self._was_needed or _is_held(self._folder / "lock")):
+        if not (self._was_needed or _is_held(self._folder)):
             return None
         lease = self.begin()
         wait([lease.hello], JOIN_SECONDS)
@@ -215,16 +217,18 @@ class Engine:
         """Begin its process, unless another has: then that one is there in a moment."""
         try:
             self._folder.mkdir(0o700, exist_ok=True)  # another service may have swept it since
-            with (self._folder / "lock").open("a+") as lock, (self._folder / "output").open("ab") as output:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                asked = json.dumps(self._asked | {"starts": lock.tell() + 1})
-                lock.write(".")  # one for each start
-                output.truncate(0)
+            with (
+                _locked(self._folder, fcntl.LOCK_EX) as lock,
+                (self._folder / "starts").open("a+") as starts,
+                (self._folder / "output").open("wb") as output,
+            ):
+                asked = json.dumps(self._asked | {"starts": starts.tell() + 1, "lock": lock})
+                starts.write(".")  # one for each
                 for name in ("lease", "http"):
                     Path(self._asked[name]).unlink(missing_ok=True)
                 return subprocess.Popen(  # noqa: S603  (no word of it from outside)
                     [sys.executable, "-P", PROGRAM, asked], env={**os.environ, **ENVIRONMENT, **self._environment},
-                    stdin=subprocess.DEVNULL, stdout=output, stderr=output, pass_fds=[lock.fileno()],
+                    stdin=subprocess.DEVNULL, stdout=output, stderr=output, pass_fds=[lock],
                     start_new_session=True,
                 )  # fmt: skip
         except BlockingIOError:
@@ -259,7 +263,7 @@ class Engine:
         with suppress(OSError):
             text = (self._folder / "output").read_text("utf-8", "replace").replace(self._asked["model"], self.name)
         lines = [line[:MAX_REASON_CHARS] for line in FOLDERS.sub("", text).splitlines() if line.strip()]
-        return lines or ["it said nothing"]
+        return lines or ["it ended without a word, as what is killed does"]
 
 
 def _why(code: int, lines: list[str]) -> str | None:
@@ -271,16 +275,26 @@ def _why(code: int, lines: list[str]) -> str | None:
     return f"it died of {signal.Signals(-code).name}: {lines[-1]}" if code < 0 else None
 
 
-def _is_held(lock: Path) -> bool:
-    """Whether an engine lives that holds this lock."""
+@contextmanager
+def _locked(folder: Path, how: int) -> Iterator[int]:
+    """Lock the folder; yield the descriptor that holds the lock. Raises BlockingIOError where an engine lives there."""
+    descriptor = os.open(folder, os.O_RDONLY)
     try:
-        with lock.open() as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, how | fcntl.LOCK_NB)
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _is_held(folder: Path) -> bool:
+    """Whether an engine lives there."""
+    try:
+        with _locked(folder, fcntl.LOCK_SH):
+            return False
     except BlockingIOError:
         return True
     except OSError:  # nobody has begun one yet
-        pass
-    return False
+        return False
 
 
 def _connected(path: str) -> socket.SocketIO | None:
@@ -307,17 +321,19 @@ def _line(connection: socket.SocketIO) -> bytes:
 
 def _folder(asked: Mapping[str, Any]) -> Path:
     """Return the folder of the engine for `asked`, which only this user can enter. Raises NotConfigured."""
-    name = hashlib.sha256(json.dumps([sys.executable, PROGRAM.stat().st_mtime_ns, asked]).encode()).hexdigest()[:12]
-    folder = Path(os.environ.get("XDG_RUNTIME_DIR") or tempfile.gettempdir()) / f"llm-api-{os.geteuid()}"
-    if len(os.fsencode(folder / name)) > MAX_FOLDER_BYTES:
-        raise NotConfigured(f"{folder} is too long for a socket's address: set XDG_RUNTIME_DIR to a shorter one")
+    around = list(map(os.environ.get, SURROUNDINGS))
+    same = [sys.executable, PROGRAM.stat().st_mtime_ns, asked, around]
+    name = hashlib.sha256(json.dumps(same).encode()).hexdigest()[:12]
+    folder = Path(f"llm-api-{os.geteuid()}")
     try:
+        folder = Path(os.environ.get("XDG_RUNTIME_DIR") or tempfile.gettempdir()) / folder
+        if len(os.fsencode(folder / name)) > MAX_FOLDER_BYTES:
+            raise NotConfigured(f"{folder} is too long for a socket's address: set XDG_RUNTIME_DIR to a shorter one")
         folder.mkdir(0o700, exist_ok=True)
         found = folder.lstat()
         if found.st_uid != os.geteuid() or stat.S_IMODE(found.st_mode) & 0o077 or not stat.S_ISDIR(found.st_mode):
             raise NotConfigured(f"{folder} is open to other users, or another's: set XDG_RUNTIME_DIR to your own")
         _sweep(folder)
-        (folder / name).mkdir(0o700, exist_ok=True)
     except OSError as error:
         raise NotConfigured(
             f"{folder} can't be made ({os.strerror(error.errno or 0)}): set XDG_RUNTIME_DIR to one that can be"
@@ -328,9 +344,10 @@ def _folder(asked: Mapping[str, Any]) -> Path:
 def _sweep(folder: Path) -> None:
     """Remove what engines have left there that have not been begun for a day: each model and setting has its own."""
     for left in folder.iterdir():
-        with suppress(FileNotFoundError):  # others sweep too
-            if time.time() - left.stat().st_mtime > DAY_SECONDS and not _is_held(left / "lock"):
-                shutil.rmtree(left, ignore_errors=True)
+        with suppress(OSError):  # others sweep too, and a living engine's is locked
+            if time.time() - left.stat().st_mtime > DAY_SECONDS:
+                with _locked(left, fcntl.LOCK_EX):
+                    shutil.rmtree(left, ignore_errors=True)
 
 
 # A forked child takes its own when it needs one: with its parent's it would keep the engine alive.

@@ -1,6 +1,6 @@
 """Models by name: what HF_MODEL=owner/name names on Hugging Face's hub, fetched in the engine's process.
 
-huggingface_hub does the work: its own cache, a lock for each file, what was broken off is gone on with, sizes are
+huggingface_hub does the work: its own cache, a lock for each file, a connection that breaks is gone on with, sizes are
 checked. Nothing else here imports it.
 """
 
@@ -8,18 +8,22 @@ from __future__ import annotations
 
 import glob
 import os
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import HfApi, errors, snapshot_download
+from huggingface_hub import HfApi, constants, errors, snapshot_download
+from huggingface_hub.file_download import repo_folder_name
 from tqdm import tqdm
 
 from ...errors import LLMAPIError
 from .model import chosen, found, require_engine
 
 PROGRESS_SECONDS = 5
+# A download that is going on writes all the time.
+LEFT_SECONDS = 3600
 # What transformers reads beside the weights; nothing that would be executed.
 CONFIGURATION = (".json", ".model", ".txt", ".jinja")
 
@@ -34,6 +38,7 @@ def fetch(named: str, tell: Callable[[str], None]) -> dict[str, Any]:
     Raises CantFetch.
     """
     repository, _, wanted = named.partition(":")
+    _sweep(repository)
     try:
         names = _names(repository)
         files = chosen(names, wanted)
@@ -61,6 +66,15 @@ def _names(repository: str) -> list[str]:
             folder = Path(snapshot_download(repository, allow_patterns=[], local_files_only=True))
             return sorted(str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file())
         raise error from None
+
+
+def _sweep(repository: str) -> None:
+    """Remove what killed downloads have left: the library begins such a file again, under another name."""
+    folder = Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=repository, repo_type="model")
+    for part in folder.glob("blobs/*.incomplete"):
+        with suppress(FileNotFoundError):
+            if time.time() - part.stat().st_mtime > LEFT_SECONDS:
+                part.unlink()
 
 
 def _why(repository: str, error: Exception) -> str:

@@ -1,7 +1,7 @@
 """What runs in the engine's process: llama.cpp's server, for as long as somebody holds a lease.
 
 Begun by engine.py as a program of its own, so it imports nothing of the service. Its argument is a JSON object. The
-lock that says that it lives is inherited, and never touched.
+lock that says that it lives is inherited, as the descriptor `lock` of its folder, and never unlocked.
 """
 
 import fcntl
@@ -40,7 +40,7 @@ leases: set[socket.socket] = set()
 
 
 def main() -> None:
-    """Serve the model until nobody has held a lease for two seconds."""
+    """Serve the model until nobody has held a lease for two seconds, or its folder is gone: nobody finds it then."""
     asked = json.loads(sys.argv[1])
     # It ends when its users have: a terminal or a supervisor tells all of them at once, and answers are still to leave.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
@@ -49,9 +49,10 @@ def main() -> None:
     listener.bind(asked["lease"])
     listener.listen(128)
     loaded, tell = socket.socketpair(type=socket.SOCK_DGRAM)  # one line is one message
-    hold_leases(listener, loaded, threading.Thread(target=load, args=(asked, tell)))
-    for name in ("lease", "http"):
-        Path(asked[name]).unlink(missing_ok=True)
+    hold_leases(listener, loaded, threading.Thread(target=load, args=(asked, tell)), asked["lock"])
+    if is_linked(asked["lock"]):
+        for name in ("lease", "http"):
+            Path(asked[name]).unlink(missing_ok=True)
     os._exit(0)  # a C++ server's destructors may wait for ever
 
 
@@ -146,17 +147,22 @@ def transformers(asked: dict[str, Any], key: str, ready: Callable[[], None]) -> 
     asyncio.run(Server(asked, key).run(ready))
 
 
-def hold_leases(listener: socket.socket, loaded: socket.socket, loading: threading.Thread) -> None:
+def is_linked(folder: int) -> bool:
+    """Whether the open folder has a name still."""
+    return os.fstat(folder).st_nlink > 0
+
+
+def hold_leases(listener: socket.socket, loaded: socket.socket, loading: threading.Thread, folder: int) -> None:
     """Return when no lease has been held for two seconds: an open connection, which gets the lines of `loaded`.
 
-    With the first of them, `loading` begins.
+    With the first of them, `loading` begins. Also where `folder` is gone.
     """
     hello, since = b"", time.monotonic()
     selector = selectors.DefaultSelector()
     selector.register(listener, selectors.EVENT_READ)
     selector.register(loaded, selectors.EVENT_READ)
-    while leases or time.monotonic() - since < IDLE_SECONDS:
-        for found, _ in selector.select(None if leases else IDLE_SECONDS / 10):
+    while is_linked(folder) and (leases or time.monotonic() - since < IDLE_SECONDS):
+        for found, _ in selector.select(IDLE_SECONDS if leases else IDLE_SECONDS / 10):
             sock = found.fileobj
             assert isinstance(sock, socket.socket)
             if sock is listener:
