@@ -261,6 +261,11 @@ class GenerationRequest:
         turns = tuple([m for m in self.messages if m.role != "system"])
         return turns or tuple(replace(m, role="user") for m in self.messages)
 
+    @property
+    def vendor(self) -> str | None:
+        """Whose words the extras are; None where there are none."""
+        return self.extras.dialect if self.extras else None
+
     def extras_for(self, dialect: str) -> Mapping[str, Any]:
         """Return the fields that only `dialect` has, for a backend that speaks it."""
         return self.extras.fields if self.extras and self.extras.dialect == dialect else {}
@@ -288,9 +293,7 @@ class EmbeddingRequest:
     tools: ClassVar[tuple[Tool, ...]] = ()
     offered: ClassVar[tuple[Tool, ...]] = ()
     tool_choice: ClassVar[ToolChoice] = ToolChoice()
-
-    def as_it_came(self, dialect: str) -> None:
-        """As a GenerationRequest's; of one without a conversation nothing is kept."""
+    vendor: ClassVar[None] = None
 
 
 Request = GenerationRequest | EmbeddingRequest

@@ -6,6 +6,7 @@ What only Claude takes reaches it as it came, and is left out for others, who ca
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any, ClassVar
 
@@ -27,7 +28,6 @@ from ..types import (
     Parts,
     Reasoning,
     Refusal,
-    Request,
     Step,
     Text,
     Tool,
@@ -36,7 +36,7 @@ from ..types import (
     ToolResult,
     Usage,
 )
-from .base import Asked, Conversational, event, template
+from .base import Asked, Conversational, estimate, event, template
 from .fields import (
     MAX_EFFORT_CHARS,
     MAX_MESSAGES,
@@ -55,6 +55,8 @@ from .openai import thought_block
 from .tools import MAX_TOOLS, Chosen, tool_fields
 
 CLAUDE = "claude"
+# A header of a client's, which is in the body until that leaves.
+BETAS = "anthropic-beta"
 # The parts that each role may have.
 ROLES = {"user": (Text, Image, Document, ToolResult), "assistant": (Text, Reasoning, ToolCall), "system": (Text,)}
 BLOCKS = {
@@ -72,9 +74,6 @@ ERRORS = {
     **{401: "authentication_error", 403: "permission_error", 404: "not_found_error", 413: "request_too_large"},
     **{429: "rate_limit_error", 503: "overloaded_error", 504: "timeout_error"},
 }
-# Of English; a picture of about a megapixel takes 1,600 tokens (platform.claude.com, vision).
-CHARS_A_TOKEN = 4
-IMAGE_TOKENS = 1_600
 
 
 class Block(fields.Field[Part | None]):
@@ -209,7 +208,7 @@ class MessagesSchema(VendorBody):
     thinking = fields.Dict(keys=fields.String())
     output_config = fields.Nested(OutputSchema)
     output_format = FlatFormat()
-    betas = fields.String(data_key="anthropic-beta", validate=validate.Regexp(r"[\x20-\x7e]*\Z"))
+    betas = fields.String(data_key=BETAS, validate=validate.Regexp(r"[\x20-\x7e]*\Z"))
 
     @post_load(pass_original=True)
     def make_asked(self, data: dict[str, Any], original: Mapping[str, Any], **kwargs: Any) -> Asked:
@@ -230,7 +229,7 @@ class MessagesSchema(VendorBody):
             **tool_fields(offered),
             **{name: data[name] for name in SCALARS if name in data},
         )
-        return Asked(request, ignored=tuple(dict.fromkeys(_ignored(original, self.fields))))
+        return Asked(request)
 
 
 def _conversation(data: Mapping[str, Any]) -> Iterator[Message]:
@@ -254,9 +253,9 @@ def _effort(thinking: Mapping[str, Any], effort: str | None) -> str | None:
     return next((name for name, least in BUDGETS.items() if budget >= least), None)
 
 
-def _ignored(body: Mapping[str, Any], known: Iterable[str]) -> Iterator[str]:
-    """Yield what of a valid body only Claude takes: fields, then the types of tools and blocks."""
-    yield from body.keys() - known
+def _foreign(body: Mapping[str, Any]) -> Iterator[str]:
+    """Yield what of a valid body only Claude takes, beside the fields: betas, the types of tools and blocks."""
+    yield from body.keys() & {BETAS}
     yield from (tool["type"] for tool in body.get("tools") or () if tool.get("type") not in (None, "custom"))
     yield from _kinds([{"content": body.get("system")}, *body["messages"]])
 
@@ -281,11 +280,16 @@ class Messages(Conversational):
     name = "messages"
     operation = "message"
     conversation = "messages"
-    headers: ClassVar = {"HTTP_ANTHROPIC_BETA": "anthropic-beta"}
+    headers: ClassVar = {"HTTP_ANTHROPIC_BETA": BETAS}
     keep_alive = event({"type": "ping"}, "ping")
     request_id = "request-id"
     sign = "HTTP_ANTHROPIC_VERSION"
     schema_of = MessagesSchema
+
+    def read(self, body: Mapping[str, Any]) -> Asked:
+        """As Conversational's; what other models can't have reaches Claude."""
+        asked = super().read(body)
+        return replace(asked, ignored=(), foreign=tuple(dict.fromkeys((*asked.ignored, *_foreign(body)))))
 
     def whole(self, answer: Answer, asked: Asked) -> dict[str, Any]:
         said = {"content": list(map(_block, answer.parts))}
@@ -379,16 +383,6 @@ def _usage(usage: Usage, asked: Asked) -> dict[str, Any]:
     fresh = estimate(asked.request) if sent is None else max(sent - cached, 0)
     said = {"input_tokens": fresh, "output_tokens": usage.output_tokens or 0}
     return {"usage": said | {"cache_creation_input_tokens": 0, "cache_read_input_tokens": cached}}
-
-
-def estimate(request: Request) -> int:
-    """Return about how many tokens a model reads of a request."""
-    told = [
-        text for tool in request.tools for text in (tool.name, tool.description, strict_json.dumps(tool.parameters))
-    ]
-    chars = sum(message.chars for message in request.messages) + sum(len(text or "") for text in told)
-    images = sum(isinstance(part, Image) for message in request.messages for part in message.parts)
-    return max(1, chars // CHARS_A_TOKEN + images * IMAGE_TOKENS)
 
 
 def _event(kind: str, **said: Any) -> str:

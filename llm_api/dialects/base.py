@@ -10,26 +10,30 @@ from typing import Any, ClassVar
 
 from .. import strict_json
 from ..errors import LLMAPIError, ValidationFailed
-from ..types import Answer, Chunk, Head, Request
-from .fields import Limits, Readable
+from ..types import Answer, Chunk, EmbeddingRequest, Head, Image, Request
+from .fields import UNSAID, Limits, Readable
 
 # A proxy in front gives up on a connection that is silent for a minute (nginx, proxy_read_timeout).
 HEARTBEAT_SECONDS = 10.0
 # What clients of server-sent events pass over (WHATWG HTML, 9.2.6).
 COMMENT = ": {}\n\n"
+# Of English; a picture of about a megapixel takes 1,600 tokens (platform.claude.com, vision).
+CHARS_A_TOKEN = 4
+IMAGE_TOKENS = 1_600
 
 
 @dataclass(frozen=True, slots=True)
 class Asked:
     """What a body asks for: the request, and `shows`, whether the answer also has what the dialect adds on demand.
 
-    `ignored` names what of the body the request has no words for. `body` is what came, for a dialect whose answers
-    repeat it.
+    `ignored` names what of the body no backend is told, `foreign` what only the dialect's own vendor is. `body` is what
+    came, for a dialect whose answers repeat it.
     """
 
     request: Request
     shows: bool = False
     ignored: tuple[str, ...] = ()
+    foreign: tuple[str, ...] = ()
     body: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -69,11 +73,13 @@ class Dialect(ABC):
         """Make the schema of the body: how long its texts may be together, how large each picture's file."""
         self.limits = Limits(max_prompt_chars, max_image_bytes)
         self.schema = self.schema_of()
+        self._known = {field.data_key or name for name, field in self.schema.fields.items()}
 
     def read(self, body: Mapping[str, Any]) -> Asked:
         """Return what a body asks for. Raises ValidationFailed with the wrong fields."""
         asked: Asked = self.schema.read(body, self.wrong_field, self.limits)
-        return asked
+        unknown = sorted(name for name in body.keys() - self._known if body[name] not in UNSAID)
+        return replace(asked, ignored=(*unknown, *asked.ignored)) if unknown else asked
 
     def idle(self, body: Mapping[str, Any]) -> dict[str, Any] | None:
         """Return the answer to a body that asks no model anything, None where it does."""
@@ -113,6 +119,16 @@ class Dialect(ABC):
         # the backends call what the model reads the prompt; a body has its own names
         is_theirs = error.param == "prompt" and not isinstance(error, ValidationFailed)
         return said | {"param": self.conversation} if is_theirs else said
+
+
+def estimate(request: Request) -> int:
+    """Return about how many tokens a model reads of a request."""
+    told = [*request.texts] if isinstance(request, EmbeddingRequest) else []
+    for tool in request.tools:
+        told += [tool.name, tool.description or "", strict_json.dumps(tool.parameters)]
+    chars = sum(message.chars for message in request.messages) + sum(map(len, told))
+    images = sum(isinstance(part, Image) for message in request.messages for part in message.parts)
+    return max(1, chars // CHARS_A_TOKEN + images * IMAGE_TOKENS)
 
 
 def line(value: object) -> str:

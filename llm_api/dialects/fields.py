@@ -17,6 +17,8 @@ from ..types import Document, Image, Message, ResponseFormat, Text, ToolResult
 
 # The configured model: a body must name one. huggingface_hub's InferenceClient puts in `dummy` by itself.
 UNNAMED = ("default", "dummy")
+# What says nothing, whatever it is the value of.
+UNSAID: tuple[Any, ...] = (None, "", [], {})
 # A field that is not known may have any name.
 MAX_NAME_CHARS = 100
 MAX_SHOWN = 20

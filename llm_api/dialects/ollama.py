@@ -18,6 +18,7 @@ from ..types import (
     Answer,
     Chunk,
     EmbeddingRequest,
+    Extras,
     GenerationRequest,
     Head,
     Image,
@@ -38,6 +39,7 @@ from .fields import (
     MAX_DIMENSIONS,
     MAX_IMAGES,
     MAX_MESSAGES,
+    UNSAID,
     Format,
     NamedBody,
     Nullable,
@@ -52,7 +54,8 @@ from .fields import (
 )
 from .tools import ToolSchema, tool_fields
 
-UNSAID: tuple[Any, ...] = (None, "", [])
+OLLAMA = "ollama"
+NO_LOGPROBS = "Log probabilities are not served."
 # Its words for how much is thought, by ours.
 EFFORTS = {False: "none", True: "medium", "low": "low", "medium": "medium", "high": "high", "max": "xhigh"}
 NANOSECONDS = 1_000_000  # of a millisecond
@@ -94,10 +97,12 @@ class OllamaOptionsSchema(Unsaid):
     seed = StrictInteger(validate=validate.Range(-(2**63), 2**63 - 1))
     stop = Stop()
 
-    @post_load
-    def leave_out_no_limit(self, data: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
-        """-1 means without end, -2 until the context is full."""
-        return {name: value for name, value in data.items() if name != "max_tokens" or value > 0}
+    @post_load(pass_original=True)
+    def split(self, data: dict[str, Any], original: Mapping[str, Any], **kwargs: Any) -> tuple[dict[str, Any], ...]:
+        """Return those, and what only Ollama has. -1 tokens mean without end, -2 until the context is full."""
+        known = {field.data_key or name for name, field in self.fields.items()}
+        others = {name: value for name, value in original.items() if name not in known and value not in UNSAID}
+        return {name: value for name, value in data.items() if name != "max_tokens" or value > 0}, others
 
 
 class OllamaCalledSchema(Unsaid):
@@ -135,22 +140,26 @@ class Generating(OllamaBody):
 
     stream = StrictBoolean(load_default=True)
     format = OllamaFormat()
-    options = fields.Nested(OllamaOptionsSchema, load_default=dict)
+    options = fields.Nested(OllamaOptionsSchema, load_default=({}, {}))
     think = Think()
+    logprobs = StrictBoolean(validate=validate.OneOf([False], error=NO_LOGPROBS))
+    top_logprobs = StrictInteger(validate=validate.OneOf([0], error=NO_LOGPROBS))
 
     def asked(self, messages: tuple[Message, ...], param: str, data: Mapping[str, Any], **more: Any) -> Asked:
         """Return the types for `messages` and the other valid fields. Raises ValidationError for `param`."""
         check_said(messages, param)
+        options, others = data["options"]
         request = GenerationRequest(
             messages,
             model=named_model(model_name(data["model"])),
             stream=data["stream"],
             response_format=data.get("format"),
             reasoning_effort=data.get("think"),
-            **data["options"],
+            extras=Extras(OLLAMA, {"options": others}) if others else None,
+            **options,
             **more,
         )
-        return Asked(request)
+        return Asked(request, foreign=tuple(f"options.{name}" for name in others))
 
 
 class OllamaChatSchema(Generating):

@@ -33,7 +33,7 @@ from ..types import (
     ToolResult,
     Usage,
 )
-from .base import Asked, Conversational, event, template
+from .base import Asked, Conversational, estimate, event, template
 from .fields import (
     MAX_DIMENSIONS,
     MAX_MESSAGES,
@@ -394,9 +394,10 @@ class Embeddings(OpenAIDialect):
             {"object": "embedding", "index": place, "embedding": write(vector)}
             for place, vector in enumerate(answer.vectors)
         ]
-        tokens = answer.usage.input_tokens
-        counted = {} if tokens is None else {"usage": {"prompt_tokens": tokens, "total_tokens": tokens}}
-        return {"object": "list", "data": data, "model": f"{answer.backend}/{answer.model}"} | counted
+        sent = answer.usage.input_tokens
+        tokens = estimate(asked.request) if sent is None else sent  # clients want a number
+        counted = {"prompt_tokens": tokens, "total_tokens": tokens}
+        return {"object": "list", "data": data, "model": f"{answer.backend}/{answer.model}", "usage": counted}
 
 
 def _base64(vector: Sequence[float]) -> str:

@@ -51,6 +51,7 @@ SERVED_TOOLS = {"function", "namespace"}
 TEXTS = ("input_text", "output_text", "reasoning_text", "summary_text")
 # What only a model's provider can read of its thoughts, in the one text that clients send back for it.
 SEALED = re.compile(r"(\w+):(signature|data):(.+)", re.DOTALL)
+PLAIN = {"format": {"type": "text"}}
 CUTS = {"length": "max_output_tokens", "content_filter": "content_filter"}
 
 
@@ -357,7 +358,7 @@ def _repeated(asked: Asked, named: Callable[[str], dict[str, Any]]) -> dict[str,
         "max_output_tokens": request.max_tokens,
         "temperature": request.temperature,
         "top_p": request.top_p,
-        "text": body.get("text") or {"format": {"type": "text"}},
+        "text": PLAIN | {name: said for name, said in (body.get("text") or {}).items() if said is not None},
         "reasoning": body.get("reasoning") or {"effort": None, "summary": None},
         "tools": [tool for tool in body.get("tools") or () if _kind(tool) in SERVED_TOOLS],
         "tool_choice": {"type": "function"} | named(choice.name) if choice.name else choice.mode,
@@ -393,13 +394,12 @@ class Responses(OpenAIDialect):
     schema_of = ResponsesSchema
 
     def read(self, body: Mapping[str, Any]) -> Asked:
-        """As OpenAIDialect's; the kinds of tools and items that are left out are named, and the fields."""
+        """As OpenAIDialect's; the kinds of tools and items that are left out are named too."""
         asked = super().read(body)
-        unknown = {name for name in body.keys() - self.schema.fields.keys() if body[name] is not None}
-        if not isinstance(body["input"], str):
-            unknown |= {_kind(item, "message") for item in body["input"]} - ITEMS.keys()
-        unknown |= {_kind(tool) for tool in body.get("tools") or ()} - SERVED_TOOLS
-        return replace(asked, ignored=tuple(sorted(unknown)), body=body)
+        items = () if isinstance(body["input"], str) else body["input"]
+        kinds = {_kind(item, "message") for item in items} - ITEMS.keys()
+        kinds |= {_kind(tool) for tool in body.get("tools") or ()} - SERVED_TOOLS
+        return replace(asked, ignored=(*asked.ignored, *sorted(kinds)), body=body)
 
     def whole(self, answer: Answer, asked: Asked) -> dict[str, Any]:
         _, said = _Output(answer.head, asked).end(answer.finish_reason, answer.parts, answer.usage)

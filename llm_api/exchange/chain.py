@@ -221,7 +221,7 @@ class Chain:
         A name of MODEL_ALIASES is what it stands for, unless a backend lists a model of that name. Any backend of the
         chain may be behind it: the operator has chosen.
         """
-        alias = self._alias(name) if name else None
+        alias = self.alias(name) if name else None
         link, model = self._read(name, self.choices)
         if alias is None or self._names[self.links.index(link)].have(model or ""):
             return link, model
@@ -231,7 +231,8 @@ class Chain:
         """Return what stands behind a name of MODEL_ALIASES, as `named` does."""
         return self._read(None if alias == "default" else alias, [link.backend for link in self.links])
 
-    def _alias(self, name: str) -> str | None:
+    def alias(self, name: str) -> str | None:
+        """Return what a name of MODEL_ALIASES stands for, None where it is none."""
         aliases = (self.settings.model_aliases or {}).items()
         fits = (model for said, model in aliases if name == said or (said[-1] == "*" and name.startswith(said[:-1])))
         return next(fits, None)

@@ -151,8 +151,8 @@ def who(head: Head, asked: Asked) -> dict[str, str]:
     headers = {"X-LLM-Backend": head.backend, "X-LLM-Model": _header_text(head.model)}
     if head.fallback_reason:
         headers["X-LLM-Fallback"] = head.fallback_reason
-    if asked.ignored and asked.request.as_it_came(head.backend) is None:
-        headers["X-LLM-Ignored"] = _header_text(", ".join(asked.ignored))
+    if ignored := (*asked.ignored, *(asked.foreign if head.backend != asked.request.vendor else ())):
+        headers["X-LLM-Ignored"] = _header_text(", ".join(ignored))
     return headers
 
 

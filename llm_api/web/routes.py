@@ -13,8 +13,7 @@ from flask.blueprints import BlueprintSetupState
 
 from ..backends import Backend
 from ..dialects import DIALECTS, Asked, Dialect
-from ..dialects.anthropic import CHARS_A_TOKEN, estimate
-from ..dialects.base import COMMENT, Conversational
+from ..dialects.base import CHARS_A_TOKEN, COMMENT, Conversational, estimate
 from ..dialects.fields import UNNAMED
 from ..errors import LLMAPIError, NoSuchModel, NotServed
 from ..exchange.exchange import Exchange
@@ -147,13 +146,14 @@ def models() -> Response:
 
 @route("/v1/models/<path:model>", "openai", "anthropic")
 def model(model: str) -> Response:
-    """Show one model; `default` is the configured one."""
+    """Show one model, also by a name of MODEL_ALIASES; `default` is the configured one."""
     if model in UNNAMED and _may_use_default():
         chain = service().chain
         return json_answer(_model(model, chain.serves()[chain.first.name], chain.first.name))
-    if model not in (models := _models()):
+    name, models = _named(model) if service().chain.alias(model) else model, _models()
+    if name not in models:
         raise NoSuchModel(f"there is no model {model!r} here; /v1/models lists those there are", param="model")
-    return json_answer(_model(model, models[model]))
+    return json_answer(_model(model, models[name], name.partition("/")[0]))
 
 
 @route("/api/version", "ollama")

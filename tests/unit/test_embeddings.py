@@ -230,12 +230,14 @@ def test_ollama(make_client: Serve, far_end: FarEnd) -> None:
 
 
 def test_hugging_face(make_client: Serve, far_end: FarEnd) -> None:
-    """The router has them beside OpenAI's wire; it counts no tokens, so none are told."""
+    """The router has them beside OpenAI's wire; it counts no tokens, so they are estimated: OpenAI's type has them."""
     far_end.post(
         "https://router.huggingface.co/hf-inference/models/o/m/pipeline/feature-extraction", json=[VECTOR, VECTOR]
     )
-    body = embed(make_client(**HUGGING_FACE.settings, hf_embed_model="o/m"), ["a", "b"]).get_json()
-    assert (sent(far_end), len(body["data"]), "usage" in body) == ({"inputs": ["a", "b"]}, 2, False)
+    texts = ["a" * 20, "b" * 20]
+    reply = embed(make_client(**HUGGING_FACE.settings, hf_embed_model="o/m"), texts)
+    body = CreateEmbeddingResponse.model_validate_json(reply.data, strict=True)
+    assert (sent(far_end), len(body.data), body.usage.prompt_tokens) == ({"inputs": texts}, 2, 10)
     assert far_end.calls[0].request.headers["Authorization"].startswith("Bearer ")
 
 

@@ -152,6 +152,15 @@ def test_twins(serve: Serve, log_lines: Log, bodies: dict[str, Json], said: list
     assert [line["operation"] for line in log_lines()] == ["chat", "message", "response", "chat"]
 
 
+@each_front
+def test_what_nobody_knows_is_named(serve: Serve, path: str) -> None:
+    """Fields that say something and have no place in a request; not those that are null or empty."""
+    said = {"x_newer": {"a": 1}, "a_newer": 0, "null": None, "empty": [], "none": {}}
+    reply = serve(Able("one")).post(path, json=BODIES[path] | said)
+    assert (reply.status_code, reply.headers["X-LLM-Ignored"]) == (200, "a_newer, x_newer")
+    assert "X-LLM-Ignored" not in serve(Able("one")).post(path, json=BODIES[path]).headers
+
+
 def read(path: str, answer: Any) -> Json:
     """Return what a client reads of an answer, whole or as the text of a stream."""
     if isinstance(answer, str):

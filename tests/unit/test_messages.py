@@ -544,6 +544,16 @@ def test_models_for_both(serve: Serve) -> None:
     assert (reply["has_more"], reply["first_id"], reply["last_id"]) == (False, "one/a", "one/b")
 
 
+def test_a_model_by_an_alias(serve: Serve) -> None:
+    """A client that asks for the model that it has built in is told of the one that would answer."""
+    client = serve(Able("one", models=["a"]), model_aliases={"claude-*": "one/a", "gone": "one/b"})
+    for name in ("claude-opus-4-8", "one/a", "default"):
+        found = client.get(f"/v1/models/{name}").json
+        ModelInfo.model_validate_json(json.dumps(found), strict=True)
+        assert (found["id"], found["owned_by"], found["serves"]) == (name, "one", sorted(NEEDS))
+    assert [client.get(f"/v1/models/{name}").status_code for name in ("gone", "b", "two/a")] == [404] * 3
+
+
 @pytest.mark.parametrize("path", ["/v1/models/none", "/v1/nothing"])
 def test_errors_for_its_clients(serve: Serve, path: str) -> None:
     """On routes of both vendors, the header that all clients of Anthropic's send says who asks."""

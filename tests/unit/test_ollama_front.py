@@ -15,6 +15,7 @@ import pytest
 from asking import Log, Serve, lines_of
 from fakes import Fake
 from flask import Flask
+from providers import OLLAMA, FarEnd, sent
 
 from llm_api import LLMAPI
 from llm_api.dialects.ollama import OllamaChat
@@ -159,6 +160,9 @@ def test_what_is_not_served(client_of: Callable[..., ollama.Client]) -> None:
         ("/api/generate", {"model": "default", "prompt": "Hi", "suffix": "end"}, 400),
         ("/api/generate", {"model": "default", "prompt": "Hi", "context": [1, 2]}, 400),
         ("/api/generate", {"model": "default", "prompt": "Hi" * 600}, 400),
+        ("/api/chat", CHAT | {"logprobs": True}, 400),
+        ("/api/chat", CHAT | {"top_logprobs": 2}, 400),
+        ("/api/generate", {"model": "default", "prompt": "Hi", "logprobs": True}, 400),
         ("/api/nothing", {}, 404),
         ("/api/tags", {}, 405),
     ],
@@ -209,6 +213,29 @@ def test_empty_means_not_said() -> None:
     assert read(**empty) == read()
     assert read().stream
     assert read(options={"num_predict": -1, "stop": None}).max_tokens is None
+
+
+OPTIONS = {"num_ctx": 8192, "top_k": 3, "num_predict": 9, "max_tokens": "not its word", "stop": None, "mirostat": ""}
+MORE = {"options": OPTIONS, "keep_alive": "5m", "truncate": True, "suffix": "", "newer": {}, "logprobs": False}
+
+
+def test_options_reach_an_ollama(make_client: Serve, far_end: FarEnd, log_lines: Log) -> None:
+    """Those that it alone has, beside ours; the log has them, and what nobody is told is named."""
+    answer = {"model": "m", "message": {"role": "assistant", "content": "Hi"}, "done": True, "done_reason": "stop"}
+    far_end.post(OLLAMA.url, json=answer)
+    reply = make_client(**OLLAMA.settings).post("/api/chat", json=CHAT | MORE | {"stream": False})
+    assert reply.headers["X-LLM-Ignored"] == "keep_alive, truncate"
+    told = {"num_ctx": 8192, "top_k": 3, "max_tokens": "not its word"}
+    assert sent(far_end)["options"] == told | {"num_predict": 9}
+    assert log_lines()[-1]["parameters"] == {"max_tokens": 9, "options": told}
+
+
+@pytest.mark.parametrize(("path", "body"), [("/api/chat", CHAT), ("/api/generate", {"model": "m", "prompt": "Hi"})])
+def test_options_of_another(make_client: Serve, path: str, body: dict[str, Any]) -> None:
+    """A backend that has no such words is told nothing, and the client that."""
+    reply = make_client(Fake("one")).post(path, json=body | MORE, buffered=True)
+    named = {"keep_alive", "truncate", "options.num_ctx", "options.top_k", "options.max_tokens"}
+    assert (reply.status_code, set(reply.headers["X-LLM-Ignored"].split(", "))) == (200, named)
 
 
 def test_formats() -> None:
@@ -341,8 +368,8 @@ def test_fronts_of_an_extension(log_path: Any) -> None:
 FILE = Path(__file__).parents[1] / "recorded" / "ollama.jsonl"
 RECORDED = [json.loads(line) for line in FILE.read_text().splitlines()]
 KINDS = {"/api/chat": ollama.ChatResponse, "/api/generate": ollama.GenerateResponse, "/api/embed": ollama.EmbedResponse}
-# An empty text has no vector here, which is said; a broken stream has a test above.
-OURS = {"embed none", "embed empty text", "runner killed in mid-stream"}
+# An empty text has no vector here, and no token its probability, which is said; a broken stream has a test above.
+OURS = {"embed none", "embed empty text", "runner killed in mid-stream", "chat logprobs"}
 ANSWERED = [r for r in RECORDED if r["request"]["path"] in KINDS and r["status"] == 200 and r["name"] not in OURS]
 
 
@@ -371,7 +398,7 @@ def test_recorded_requests(make_client: Serve, recorded: dict[str, Any]) -> None
     assert (reply.status_code, reply.mimetype) == (200, recorded["content_type"].partition(";")[0]), reply.text
     ours = [json.loads(line) for line in reply.text.splitlines()]
     assert said(ours) == (text, thought, calls)
-    assert ours[-1].keys() | {"context"} >= theirs[-1].keys() - {"logprobs"}
+    assert ours[-1].keys() | {"context"} >= theirs[-1].keys()
     for line in ours:
         KINDS[path].model_validate(line)
 

@@ -186,6 +186,8 @@ def test_what_an_answer_repeats(serve: Serve) -> None:
     body = whole_of(serve(Skilled("one", *ANSWERS["text"])), **asked, tools=[WEATHER, {"type": "web_search"}])
     assert {name: body[name] for name in asked} == asked
     assert (body["tools"], body["store"], body["model"]) == ([WEATHER], False, "one/one-model")
+    bare = whole_of(serve(Skilled("one")), text={"verbosity": "low", "format": None})
+    assert bare["text"] == {"format": {"type": "text"}, "verbosity": "low"}
     assert body["usage"] == {
         "input_tokens": 9,
         "input_tokens_details": {"cached_tokens": 4, "cache_write_tokens": 0},

@@ -76,7 +76,8 @@ class Ollama(Vendor):
 
     def payload(self, request: GenerationRequest) -> dict[str, Any]:
         model = request.model or self.model
-        options = {theirs: value for ours, theirs in OPTIONS.items() if (value := getattr(request, ours)) is not None}
+        options = {**request.extras_for(self.name).get("options", {})}
+        options |= {theirs: value for ours, theirs in OPTIONS.items() if (value := getattr(request, ours)) is not None}
         effort = None if "reasoning_effort" in self.refused(model) else request.reasoning_effort
         fields: dict[str, Any] = {
             "model": model,
