@@ -1,4 +1,4 @@
-# make run: the service with a real language model.  make check: what to run while you work.  make test: all its tests.
+# make run: the service with a real language model.  make check: what to run while you work.  make test: its tests.
 # Each installs what it needs.
 PYTHON ?= python3
 VENV ?= .venv
@@ -6,8 +6,8 @@ BIN := $(VENV)/bin
 TOOLS := build/tools
 INSTALL := pip install --quiet --require-hashes
 
-.PHONY: run check test test-recorded test-clients test-faults test-engines test-browser test-deploy test-package bench screenshots vendor \
-  lint types postman openapi postman-collection transformers lock sbom audit wheel clean
+.PHONY: run check test test-api test-local test-recorded test-clients test-faults test-engines test-browser test-deploy \
+  test-package bench screenshots vendor lint types postman openapi postman-collection transformers lock sbom audit wheel clean
 
 # Without a .env the packaged model answers; with one, what it says.
 run: $(VENV)/.run
@@ -18,8 +18,16 @@ check: lint types
 	FLASK_SKIP_DOTENV=1 $(BIN)/python -m pytest -n 2 --dist worksteal tests/unit
 
 test: $(VENV)/.dev
-	@echo "All tests take about five minutes on two cores; make check takes about one."
-	FLASK_SKIP_DOTENV=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+	@echo "These tests take some three minutes on two cores; make check takes about one. CONTRIBUTING.md has the others."
+	FLASK_SKIP_DOTENV=1 $(BIN)/python -m pytest -n 2 --dist worksteal
+
+# Requests and a client made from the description of the API.
+test-api: $(VENV)/.dev
+	$(BIN)/python -m pytest -n 2 tests/api
+
+# The process of a local model: kills, models by name, models in transformers.
+test-local: transformers $(VENV)/.dev
+	$(BIN)/python -m pytest -n 2 --dist loadfile tests/local
 
 # Real providers' answers and real clients' requests, as other projects have recorded them.
 test-recorded: $(VENV)/.dev build/recorded/.done
@@ -122,7 +130,7 @@ lint: $(VENV)/.dev
 types: $(VENV)/.dev
 	$(BIN)/mypy
 
-# Models that are not GGUF files; 1.2 GB. With it, make test runs their tests too.
+# Models that are not GGUF files; 1.2 GB.
 transformers: $(VENV)/.run requirements-transformers.txt
 	$(BIN)/pip install --quiet -r requirements-transformers.txt
 

@@ -41,13 +41,7 @@ def loads(body: bytes) -> dict[str, Any]:
     if opened + body.count(b",") > MAX_MARKS:
         raise MalformedBody(f"the body has more than {MAX_MARKS:,} commas and brackets")
     try:
-        value = json.loads(
-            body.decode("utf-8"),
-            object_pairs_hook=_object,
-            parse_constant=_not_json,
-            parse_int=_integer,
-            parse_float=_float,
-        )
+        value = _decode_strictly(body.decode("utf-8"))
     except UnicodeDecodeError:
         raise MalformedBody("the body is not UTF-8 text") from None
     except RecursionError:
@@ -114,6 +108,9 @@ def _float(digits: str) -> float:
 
 
 _decode = json.JSONDecoder(parse_constant=_not_json).decode
+_decode_strictly = json.JSONDecoder(
+    object_pairs_hook=_object, parse_constant=_not_json, parse_int=_integer, parse_float=_float
+).decode
 _decode_writable = json.JSONDecoder(parse_constant=_not_json, parse_float=_float).decode
 
 

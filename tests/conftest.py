@@ -1,6 +1,8 @@
 """What every test needs: an app of its own, with a log of its own."""
 
+import importlib.util
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -66,3 +68,16 @@ def log_lines(log_path: Path) -> Callable[[], list[dict[str, Any]]]:
         return [json.loads(line) for line in lines]
 
     return read
+
+
+@pytest.fixture(scope="session")
+def require() -> Callable[..., None]:
+    """Skip where packages are missing; fail where CI is set, since there nothing may be left untested."""
+
+    def check(*packages: str) -> None:
+        for package in packages:
+            if importlib.util.find_spec(package) is None:
+                say = pytest.fail if os.environ.get("CI") else pytest.skip
+                say(f"{package} is not installed: this part of the service is NOT TESTED here")
+
+    return check

@@ -166,12 +166,13 @@ def name_request(response: Response) -> Response:
 
     No cache keeps it unless its view says so, and no browser guesses its type.
     """
-    response.headers["X-Request-ID"] = request_id()
+    if "X-Request-ID" in response.headers:  # an error's has been here
+        return response
+    said = {"X-Request-ID": request_id(), "X-Content-Type-Options": "nosniff", **request.environ.get(RATES, {})}
     if name := _dialect().request_id:
-        response.headers[name] = request_id()
-    response.headers["X-Content-Type-Options"] = "nosniff"
+        said[name] = request_id()
     response.headers.setdefault("Cache-Control", "no-store")
-    response.headers.update(request.environ.get(RATES, {}))
+    response.headers.extend(said)  # to set each one looks through all there are
     allowed = service().settings.cors_origins
     if allowed:
         response.vary.add("Origin")

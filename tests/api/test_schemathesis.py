@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from .service import Service
+from e2e.service import Service
 
 RUN = ("--max-examples=100", "--seed=1", "--continue-on-failure", "--output-sanitize=false", "--no-color")
 ELSEWHERE = (

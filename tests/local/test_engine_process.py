@@ -21,6 +21,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from e2e.service import LOCAL, PROJECT, Service, engines_in, eventually, runtime_folder
 
 from llm_api import Settings
 from llm_api.backends import Backend, make_backend
@@ -30,8 +31,6 @@ from llm_api.errors import LLMAPIError, NotConfigured
 from llm_api.runtime.cores import usable_cores
 from llm_api.runtime.deadline import Deadline
 from llm_api.types import GenerationRequest, Message
-
-from .service import LOCAL, PROJECT, Service, engines_in, eventually, runtime_folder
 
 CAPITAL = "What is the capital of France?"
 STORY = {"prompt": "Write a very long story about the sea.", "temperature": 0, "max_tokens": 4000}

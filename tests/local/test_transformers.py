@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
-from .service import LOCAL, Reply, Service, eventually, running, runtime_folder
+from e2e.service import LOCAL, Reply, Service, eventually, running, runtime_folder
 
 
 @pytest.fixture(scope="module")

@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from e2e.far_ends import smollm2_file
+from e2e.service import LOCAL, Service, eventually, runtime_folder
 
 from llm_api import Settings
 from llm_api.backends import make_backend
@@ -16,9 +18,7 @@ from llm_api.errors import NotConfigured, ServerError
 from llm_api.runtime.deadline import Deadline
 from llm_api.types import GenerationRequest, Message
 
-from .far_ends import smollm2_file
 from .hub import Hub, hub
-from .service import LOCAL, Service, eventually, runtime_folder
 
 Serve = Callable[..., Service]
 CAPITAL = "What is the capital of France?"

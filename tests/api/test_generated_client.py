@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from .service import Service
+from e2e.service import Service
 
 CALLS = """
 import importlib, json, pkgutil, sys, typing
