@@ -61,16 +61,21 @@ class Document:
 
 @dataclass(frozen=True, slots=True)
 class ToolCall:
-    """A call that the model made; `arguments` is the JSON text as the model wrote it."""
+    """A call that the model made; `arguments` is the JSON text as the model wrote it.
+
+    `extra` is what the provider wants back with it, such as Gemini's signature of the thoughts before it.
+    """
 
     id: str
     name: str
     arguments: str
+    extra: Mapping[str, Any] | None = None
 
     @property
     def as_function(self) -> dict[str, Any]:
         """The call in the words of OpenAI's wire, which others have taken over."""
-        return {"id": self.id, "type": "function", "function": {"name": self.name, "arguments": self.arguments}}
+        said = {"id": self.id, "type": "function", "function": {"name": self.name, "arguments": self.arguments}}
+        return said | ({"extra_content": self.extra} if self.extra else {})
 
 
 @dataclass(frozen=True, slots=True)
@@ -332,13 +337,19 @@ def _count(value: object) -> int | None:
 class CallPiece:
     """A piece of the call `index` of an answer, which count from 0. The first has `id` and `name`.
 
-    The `arguments` of all pieces together are JSON, as the model wrote it.
+    The `arguments` of all pieces together are JSON, as the model wrote it; `extra` is a ToolCall's.
     """
 
     index: int
     id: str = ""
     name: str = ""
     arguments: str = ""
+    extra: Mapping[str, Any] | None = None
+
+    @property
+    def as_call(self) -> ToolCall:
+        """The piece as a part of the answer."""
+        return ToolCall(self.id, self.name, self.arguments, self.extra)
 
 
 @dataclass(frozen=True, slots=True)
@@ -387,7 +398,7 @@ class Chunk:
             yield Text, Text(self.text)
         if self.refusal:
             yield Refusal, Refusal(self.refusal)
-        yield from ((piece.index, ToolCall(piece.id, piece.name, piece.arguments)) for piece in self.calls)
+        yield from ((piece.index, piece.as_call) for piece in self.calls)
 
 
 @dataclass(frozen=True, slots=True)
@@ -479,7 +490,8 @@ def _empty(piece: Part) -> Part:
 def _joined(pieces: list[Any]) -> Part:
     first, last = pieces[0], pieces[-1]
     if isinstance(first, ToolCall):
-        return replace(first, arguments="".join(piece.arguments for piece in pieces))
+        extra = next((piece.extra for piece in pieces if piece.extra), None)
+        return replace(first, arguments="".join(piece.arguments for piece in pieces), extra=extra)
     part: Part = replace(last, text="".join(piece.text for piece in pieces))
     return part
 

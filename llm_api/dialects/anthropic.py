@@ -120,7 +120,8 @@ def _part(block: Any) -> Part:
         case {"type": "redacted_thinking", "data": str(data)}:
             return Reasoning(data=data, made_by=CLAUDE)
         case {"type": "tool_use", "id": str(call_id), "name": str(name), "input": dict(value)} if call_id and name:
-            return ToolCall(call_id, name, strict_json.dumps(value))
+            extra = block.get("extra_content")
+            return ToolCall(call_id, name, strict_json.dumps(value), extra if isinstance(extra, dict) else None)
         case {"type": "tool_result", "tool_use_id": str(call_id)} if call_id:
             content = block.get("content")
             said = () if content in (None, "") else CONTENT.deserialize(content)
@@ -359,7 +360,8 @@ def _block(part: Part) -> dict[str, Any]:
     if isinstance(part, Reasoning):
         return thought_block(part)
     if isinstance(part, ToolCall):
-        return {"type": "tool_use", "id": part.id, "name": part.name, "input": in_an_object(part.arguments)}
+        said = {"type": "tool_use", "id": part.id, "name": part.name, "input": in_an_object(part.arguments)}
+        return said | ({"extra_content": part.extra} if part.extra else {})  # clients send back what they don't know
     assert isinstance(part, Text | Refusal), "an answer has nothing else"
     return {"type": "text", "text": part.text}
 

@@ -104,7 +104,8 @@ def answer_details(answer: Answer) -> dict[str, Any]:
         "fallback_reason": answer.fallback_reason,
     }
     if answer.tool_calls:
-        details["tool_calls"] = list(map(asdict, answer.tool_calls))
+        names = ("id", "name", "arguments")
+        details["tool_calls"] = [{name: getattr(call, name) for name in names} for call in answer.tool_calls]
     return details | ({"reasoning": answer.reasoning} if answer.reasoning else {})
 
 

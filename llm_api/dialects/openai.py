@@ -29,7 +29,6 @@ from ..types import (
     Parts,
     Reasoning,
     Text,
-    ToolCall,
     ToolResult,
     Usage,
 )
@@ -352,8 +351,9 @@ def thought_block(thought: Reasoning) -> dict[str, Any]:
 
 def _call_delta(piece: CallPiece) -> dict[str, Any]:
     if not piece.name:
-        return {"index": piece.index, "function": {"arguments": piece.arguments}}
-    return {"index": piece.index} | ToolCall(piece.id, piece.name, piece.arguments).as_function
+        said = {"index": piece.index, "function": {"arguments": piece.arguments}}
+        return said | ({"extra_content": piece.extra} if piece.extra else {})
+    return {"index": piece.index} | piece.as_call.as_function
 
 
 class Completions(Choices):

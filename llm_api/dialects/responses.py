@@ -79,6 +79,7 @@ class ItemSchema(Nullable):
     namespace = fields.String()
     call_id = fields.String(validate=validate.Length(1))
     arguments = fields.String(load_default="")
+    extra_content = fields.Dict(keys=fields.String())
     output = TextOr(ItemPart())
     summary = TextOr(ItemPart())
     encrypted_content = fields.String()
@@ -96,7 +97,8 @@ class ItemSchema(Nullable):
                 return Message("assistant", (_thought(data),))
             case "function_call":
                 name = _flat(data.get("namespace"), data["name"])
-                return Message("assistant", (ToolCall(data["call_id"], name, data["arguments"]),))
+                call = ToolCall(data["call_id"], name, data["arguments"], data.get("extra_content"))
+                return Message("assistant", (call,))
         return Message("tool", (ToolResult(data["call_id"], data["output"]),))
 
 
@@ -326,7 +328,8 @@ class _Output:
         kind, text = KINDS[type(part)], _text(part)
         said: dict[str, Any] = {"id": self._id(kind, place), "status": status} | kind.fixed
         if isinstance(part, ToolCall):
-            return said | {"call_id": part.id, "arguments": text} | self._named(part.name)
+            extra = {"extra_content": part.extra} if part.extra else {}
+            return said | {"call_id": part.id, "arguments": text} | self._named(part.name) | extra
         sealed = _sealed(part) if isinstance(part, Reasoning) else None
         said[kind.holder] = [kind.part | {kind.said: text}] if text else []
         return said | ({"encrypted_content": sealed} if sealed else {})

@@ -28,11 +28,13 @@ class CallSchema(Nullable):
     id = fields.String(required=True, validate=validate.Length(1))
     type = fields.String(validate=validate.OneOf(["function"], error=ONLY_FUNCTIONS))
     function = fields.Nested(CalledSchema, required=True)
+    extra_content = fields.Dict(keys=fields.String())
 
     @post_load
     def make_call(self, data: dict[str, Any], **kwargs: Any) -> ToolCall:
         """Return the type for a valid call."""
-        return ToolCall(data["id"], data["function"]["name"], data["function"]["arguments"])
+        function = data["function"]
+        return ToolCall(data["id"], function["name"], function["arguments"], data.get("extra_content"))
 
 
 class FunctionSchema(Nullable):

@@ -125,9 +125,10 @@ def _waits(error: BackendError, asked: int, breaker: Breaker, refused: float, re
 
 
 def _begin(backend: Backend, breaker: Breaker, request: Request, deadline: Deadline, attempt: Attempt) -> Begun:
-    needs = request.needs - backend.serves
-    if needs and (missing := needs - backend.abilities(request.model, deadline)):
-        raise _unserved(backend, sorted(missing))
+    if not request.needs <= backend.serves:
+        can = backend.abilities(request.model, deadline)
+        if missing := sorted(request.needs - can):
+            raise _unserved(backend.name, missing, can)
     if seconds := breaker.admit():
         raise CircuitOpen(
             f"{backend.name} keeps failing and is left alone for now; at last: {breaker.cause}", retry_after=seconds
@@ -158,9 +159,9 @@ def _has_begun(chunk: Chunk, request: Request) -> bool:
     return bool(said or chunk.finish_reason)
 
 
-def _unserved(backend: Backend, missing: list[str]) -> Unsupported:
-    served = ", ".join(sorted(need for need in backend.serves if NEEDS[need] == NEEDS[missing[0]]))
-    words = f"{backend.name} does not serve {', '.join(missing)}{f', only {served}' if served else ''}"
+def _unserved(backend: str, missing: list[str], can: frozenset[str]) -> Unsupported:
+    served = ", ".join(sorted(need for need in can if NEEDS[need] == NEEDS[missing[0]]))
+    words = f"{backend} does not serve {', '.join(missing)}{f', only {served}' if served else ''}"
     return Unsupported(words, param=NEEDS[missing[0]])
 
 

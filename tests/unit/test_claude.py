@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import re
 from typing import Any
@@ -478,6 +479,11 @@ BLOCKS: dict[str, tuple[dict[str, Any], tuple[dict[str, Any], list[dict[str, Any
         (use("toolu_1", "now", {"n": 1}), []),
         (ToolCall("toolu_1", "now", '{"n": 1}'),),
     ),
+    "call that begins without an input": (  # llama.cpp's
+        {"type": "tool_use", "id": "toolu_1", "name": "now", "input": {"n": 1}},
+        ({"type": "tool_use", "id": "toolu_1", "name": "now"}, json_deltas('{"n"', ": 1}")),
+        (ToolCall("toolu_1", "now", '{"n": 1}'),),
+    ),
     "call whose arguments come twice": (
         use("toolu_1", "now", {"n": 1}),
         (use("toolu_1", "now", {"n": 1}), json_deltas('{"n": 1}')),
@@ -524,6 +530,16 @@ def test_order_of_blocks(far_end: FarEnd) -> None:
         chunks = chunks_of(GenerationRequest((HI,), tools=TOOLS, stream=stream))
         assert fold(chunks) == tuple(part for kind in kinds for part in BLOCKS[kind][2])
         assert {piece.index for chunk in chunks for piece in chunk.calls} == {0, 1}
+
+
+def test_blocks_with_the_same_index(far_end: FarEnd) -> None:
+    """A server that numbers each block alike loses and merges no call."""
+    calls = [use(f"toolu_{number}", "now", {}) for number in range(3)]
+    body = b"".join(claude_block(0, call, *json_deltas(f'{{"n": {n}}}')) for n, call in enumerate(calls))
+    far_end.post(CLAUDE.url, body=claude_start() + body + claude_end("tool_use"))
+    chunks = chunks_of(GenerationRequest((HI,), tools=TOOLS, stream=True))
+    assert fold(chunks) == tuple(ToolCall(f"toolu_{n}", "now", f'{{"n": {n}}}') for n in range(3))
+    assert [piece.index for chunk in chunks for piece in chunk.calls] == [0, 0, 1, 1, 2, 2]
 
 
 def test_call_cut_by_the_limit(far_end: FarEnd) -> None:
@@ -649,3 +665,53 @@ def test_thinking_takes_no_temperature(far_end: FarEnd) -> None:
     assert body["output_config"].keys() == {"effort", "format"}
     assert make_backend("claude", Settings(**CLAUDE.settings)).left_out(request) == ("temperature",)
     assert sent_for(far_end, reasoning_effort="none", **fields)["temperature"] == 0.2
+
+
+SEES = {"supported": True}
+BLIND = {"image_input": {"supported": False}, "pdf_input": SEES, "structured_outputs": {"supported": False}}
+
+
+def can(capabilities: Any) -> dict[str, Any]:
+    return {"id": "claude-haiku-5-5", "type": "model", "capabilities": capabilities}
+
+
+ALL = {"documents", "images", "json_schema", "tool_choice", "tools"}
+
+
+@pytest.mark.parametrize(
+    ("said", "serves"),
+    [
+        ({"json": can(BLIND)}, {"documents", "tool_choice", "tools"}),
+        ({"json": can({"image_input": SEES, "thinking": {}})}, ALL),
+        ({"json": can(None)}, ALL),
+        ({"json": []}, ALL),
+        ({"status": 404, "json": claude_error("not_found_error")}, ALL),
+    ],
+)
+def test_abilities(far_end: FarEnd, said: dict[str, Any], serves: set[str]) -> None:
+    """What Anthropic says that a model can't do is not asked of it; where it says nothing, all is. It's asked once."""
+    far_end.get(f"{CLAUDE.base}/v1/models/claude-haiku-5-5", **said)
+    claude = make_backend("claude", Settings(claude_api_key="sk-1"))
+    for _ in range(2):
+        assert claude.abilities("claude-haiku-5-5", Deadline(5)) == serves
+    assert len(far_end.calls) == 1
+
+
+def test_abilities_of_all_models(make_client: Serve, far_end: FarEnd) -> None:
+    """/v1/models shows what each can do, from the one list."""
+    far_end.get(f"{CLAUDE.base}/v1/models", json={"data": [can(BLIND), can({}) | {"id": "claude-opus-5"}]})
+    models = make_client(**CLAUDE.settings).get("/v1/models").json["data"]
+    assert {model["id"]: set(model["serves"]) for model in models} == {
+        "claude/claude-haiku-5-5": {"documents", "tool_choice", "tools"},
+        "claude/claude-opus-5": ALL,
+    }
+    assert len(far_end.calls) == 1
+
+
+def test_a_model_that_is_blind(make_client: Serve, far_end: FarEnd) -> None:
+    """It is sent no picture: the next backend is asked, or the request refused."""
+    far_end.get(f"{CLAUDE.base}/v1/models/claude-haiku-5-5", json=can(BLIND))
+    client = make_client(**CLAUDE.settings, claude_model="claude-haiku-5-5")
+    png = base64.b64encode(b"\x89PNG\r\n\x1a\n").decode()
+    error = error_of(ask(client, "/generate", images=[png]))
+    assert (error["code"], error["param"]) == ("unsupported_parameter", "messages")

@@ -402,7 +402,7 @@ def test_what_it_cannot_do(make_client: Serve, far_end: FarEnd, can: tuple[str, 
 
 def test_abilities_are_remembered(far_end: FarEnd, monkeypatch: pytest.MonkeyPatch, clock: Clock) -> None:
     """What Ollama says of a model holds for a minute, for that model; one that it doesn't have, it may have next."""
-    monkeypatch.setattr("llm_api.backends.http.ollama.time", clock)
+    monkeypatch.setattr("llm_api.backends.http.base.time", clock)
     ollama, less = backend(), frozenset({"json_object", "json_schema", "tool_choice"})
     far_end.post(SHOW, json=shown("completion", "vision"))
     for _ in range(2):

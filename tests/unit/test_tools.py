@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,7 +20,6 @@ from llm_api.types import (
     CallPiece,
     Chunk,
     GenerationRequest,
-    Image,
     Message,
     Reasoning,
     Text,
@@ -411,7 +411,11 @@ def test_openai_is_sent_tools(make_client: Serve, far_end: FarEnd, said: dict[st
 
 def call_delta(**said: Any) -> bytes:
     function = {name: said.pop(name) for name in ("name", "arguments") if name in said}
-    return event({"choices": [{"index": 0, "delta": {"tool_calls": [said | {"function": function}]}}]})
+    return calls_delta({"function": function} | said)
+
+
+def calls_delta(*calls: dict[str, Any]) -> bytes:
+    return event({"choices": [{"index": 0, "delta": {"tool_calls": calls}}]})
 
 
 CLOCK_CALL = ["b", "clock", "{}"]
@@ -489,6 +493,58 @@ STREAMED: dict[str, tuple[list[bytes], list[list[str]]]] = {
         [call_delta(index=0, id="a", name="weather", arguments={"city": "Paris"})],
         [WEATHER_CALL],
     ),
+    "another id later": (  # Poolside's
+        [
+            call_delta(index=0, id="a", name="weather", arguments='{"city": '),
+            call_delta(index=0, id="x", arguments='"Par'),
+            call_delta(index=0, id="y", arguments='is"}'),
+        ],
+        [WEATHER_CALL],
+    ),
+    "another index later": (  # Nebius's
+        [
+            call_delta(index=0, id="a", name="weather", arguments='{"city": '),
+            call_delta(index=1, arguments='"Par'),
+            call_delta(index=2, arguments='is"}'),
+        ],
+        [WEATHER_CALL],
+    ),
+    "ids and no index": (
+        [
+            call_delta(id="a", name="weather", arguments='{"city": '),
+            call_delta(id="b", name="clock", arguments=""),
+            call_delta(id="a", arguments='"Paris"}'),
+            call_delta(id="b", arguments="{}"),
+        ],
+        [WEATHER_CALL, CLOCK_CALL],
+    ),
+    "several in one": (
+        [
+            calls_delta(
+                {"index": 1, "id": "a", "function": {"name": "weather", "arguments": '{"city": '}},
+                {"index": 0, "id": "b", "function": {"name": "clock", "arguments": ""}},
+            ),
+            calls_delta({"index": 1, "function": {"arguments": '"Paris"}'}}, {"index": 0, "function": {}}),
+            calls_delta({"index": 0, "function": {"arguments": "{}"}}),
+        ],
+        [WEATHER_CALL, CLOCK_CALL],
+    ),
+    "no function later": (
+        [
+            call_delta(index=0, id="a", name="weather", arguments=PARIS),
+            calls_delta({"index": 0}, {"index": 0, "function": None}, {"index": 5, "type": "function"}),
+            calls_delta(),
+        ],
+        [WEATHER_CALL],
+    ),
+    "the first is named last": (
+        [
+            call_delta(index=0, id="b", arguments=""),
+            call_delta(index=1, id="a", name="weather", arguments=PARIS),
+            call_delta(index=0, id="b", name="clock", arguments="{}"),
+        ],
+        [WEATHER_CALL, CLOCK_CALL],
+    ),
     "arguments that are null": ([call_delta(index=0, id="b", name="clock", arguments=None)], [["b", "clock", ""]]),
 }
 
@@ -502,6 +558,29 @@ def test_streamed_calls_are_told_apart(
     far_end.post(OPENAI.url, body=body, content_type="text/event-stream")
     reply = ask(make_client(**OPENAI.settings), CHAT, tools=[WEATHER, CLOCK], stream=True)
     assert streamed_calls(reply.data) == calls
+
+
+NAMELESS = {
+    "never named": {"index": 1, "id": "b", "function": {"arguments": "{}"}},
+    "an empty name": {"index": 1, "id": "b", "type": "function", "function": {"name": "", "arguments": "{}"}},
+    "nothing but an id": {"index": 1, "id": "b"},
+    "nothing but arguments": {"index": 1, "function": {"arguments": '{"n": 1}'}},
+}
+
+
+@pytest.mark.parametrize("call", NAMELESS.values(), ids=NAMELESS)
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_call_without_a_name_is_not_lost(
+    make_client: Serve, far_end: FarEnd, stream: bool, call: dict[str, Any]
+) -> None:
+    """Beside a good call, one that can't be passed on makes the answer a broken one."""
+    first = {"index": 0, "id": "a", "function": {"name": "weather", "arguments": PARIS}}
+    whole = openai_answer(None, message={"content": None, "tool_calls": [first, call]}, finish_reason="tool_calls")
+    events = calls_delta(first) + calls_delta(call) + delta(None, "tool_calls") + event("[DONE]")
+    far_end.post(OPENAI.url, body=events if stream else json.dumps(whole))
+    reply = ask(make_client(**OPENAI.settings), CHAT, tools=[WEATHER, CLOCK], stream=stream)
+    error = read_events(reply.data)[-1]["error"] if stream else error_of(reply)
+    assert error["code"] == "invalid_answer"
 
 
 def test_two_calls_without_ids(make_client: Serve, far_end: FarEnd) -> None:
@@ -523,9 +602,9 @@ def test_a_cut_call_is_no_answer(make_client: Serve, far_end: FarEnd, log_lines:
     assert log_lines()[0]["status"] == "error"
 
 
-@pytest.mark.parametrize("name", ["reasoning_content", "reasoning"])
-def test_thoughts_have_two_names(make_client: Serve, far_end: FarEnd, name: str) -> None:
-    """Either name of thoughts is read, whole and streamed; an empty or null one is none."""
+@pytest.mark.parametrize("name", ["reasoning_content", "reasoning", "thinking"])
+def test_thoughts_have_three_names(make_client: Serve, far_end: FarEnd, name: str) -> None:
+    """Each name of thoughts is read, whole and streamed; an empty or null one is none."""
     message = {"content": "4", name: "2 + 2"}
     far_end.post(OPENAI.url, json=openai_answer(None, message=message))
     pieces = [{name: "2 +"}, {name: " 2"}, {name: None, "content": "4"}]
@@ -587,22 +666,130 @@ def test_usage_has_more(
     assert (line["output_tokens"], line.get("cached_tokens")) == (shown["completion_tokens"], cached)
 
 
-def test_images_of_a_result_are_a_users(make_client: Serve, far_end: FarEnd) -> None:
-    """OpenAI takes no image in a tool's message: it follows in a user's."""
-    from llm_api.backends.http.openai import OpenAI
-    from llm_api.runtime.deadline import Deadline
-    from llm_api.settings import Settings
-    from llm_api.types import GenerationRequest
+PICTURE = {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{PNG}"}}
 
+
+@pytest.mark.parametrize("after", [[], [{"role": "user", "content": "Well?"}]], ids=["last", "before a user's turn"])
+def test_images_of_results_are_a_users(make_client: Serve, far_end: FarEnd, after: list[dict[str, Any]]) -> None:
+    """OpenAI takes no image in a tool's message, and no message between those of a turn's tools: they follow all."""
     far_end.post(OPENAI.url, json=openai_answer("Hi"))
-    seen = ToolResult("call_1", (Text("a cat"), Image("image/png", "AA==")))
-    request = GenerationRequest((Message("tool", (seen,)),))
-    settings = Settings(openai_api_key="sk-1")
-    list(OpenAI(settings).stream(request, Deadline(5)))
-    assert json.loads(far_end.calls[0].request.body)["messages"] == [
-        {"role": "tool", "tool_call_id": "call_1", "content": "a cat"},
-        {"role": "user", "content": [{"type": "image_url", "image_url": {"url": "data:image/png;base64,AA=="}}]},
+    calls = [CALL | {"id": name} for name in "abc"]
+    results = [
+        {"role": "tool", "tool_call_id": "c", "content": [{"type": "text", "text": "a cat"}, PICTURE]},
+        {"role": "tool", "tool_call_id": "a", "content": [PICTURE]},
+        {"role": "tool", "tool_call_id": "b", "content": "rain"},
     ]
+    asked = [{"role": "user", "content": "Look."}, {"role": "assistant", "tool_calls": calls}, *results, *after]
+    assert ask(make_client(**OPENAI.settings), CHAT, messages=asked, tools=[WEATHER]).status_code == 200
+    assert json.loads(far_end.calls[0].request.body)["messages"][2:] == [
+        {"role": "tool", "tool_call_id": "c", "content": "a cat"},
+        {"role": "tool", "tool_call_id": "a", "content": ""},
+        {"role": "tool", "tool_call_id": "b", "content": "rain"},
+        {"role": "user", "content": [PICTURE, PICTURE]},
+        *after,
+    ]
+
+
+LONG = "mcp__plugin_chrome-devtools-mcp_chrome-devtools__get_console_message"
+
+
+@pytest.mark.parametrize("name", [LONG, "files.read", "read/file", "Straße", "a b"])
+@pytest.mark.parametrize("stream", [False, True])
+def test_names_that_openai_does_not_take(make_client: Serve, far_end: FarEnd, stream: bool, name: str) -> None:
+    """They leave as it takes them, in the tools, the choice and the history, and come back as they were."""
+
+    def answer(request: Any) -> tuple[int, dict[str, str], bytes | str]:
+        asked = json.loads(request.body)
+        sent = asked["tools"][0]["function"]["name"]
+        assert re.fullmatch("[a-zA-Z0-9_-]{1,64}", sent)
+        assert asked["tool_choice"]["function"]["name"] == sent
+        assert asked["messages"][1]["tool_calls"][0]["function"]["name"] == sent
+        call = {"index": 0, "id": "call_2", "type": "function", "function": {"name": sent, "arguments": "{}"}}
+        if stream:
+            return 200, {}, calls_delta(call) + delta(None, "tool_calls") + event("[DONE]")
+        return 200, {}, json.dumps(openai_answer(None, message={"tool_calls": [call]}, finish_reason="tool_calls"))
+
+    far_end.add_callback("POST", OPENAI.url, answer)
+    called = CALL | {"function": {"name": name, "arguments": "{}"}}
+    reply = ask(
+        make_client(**OPENAI.settings),
+        CHAT,
+        messages=[HISTORY[0], HISTORY[1] | {"tool_calls": [called]}, HISTORY[2]],
+        tools=[{"type": "function", "function": {"name": name}}, CLOCK],
+        tool_choice={"type": "function", "function": {"name": name}},
+        stream=stream,
+    )
+    assert reply.status_code == 200
+    calls = streamed_calls(reply.data) if stream else calls_of(reply.json["choices"][0]["message"])
+    assert [tuple(call) for call in calls] == [("call_2", name, "{}")]
+
+
+def test_ids_that_are_too_long_for_openai(make_client: Serve, far_end: FarEnd) -> None:
+    """OpenAI takes 40 characters; a call and its result keep the same id, and two calls two. Other servers get all."""
+    ids = [f"chatcmpl-tool-{number:032x}" for number in (1, 2)]
+    history = [
+        {"role": "user", "content": "Weather?"},
+        {"role": "assistant", "tool_calls": [CALL | {"id": number} for number in ids]},
+        *({"role": "tool", "tool_call_id": number, "content": "rain"} for number in reversed(ids)),
+    ]
+    other = "http://far.test/v1"
+    for base in (OPENAI.base, other):
+        far_end.post(f"{base}{OPENAI.path}", json=openai_answer("Hi"))
+        ask(make_client(**OPENAI.at(base)), CHAT, messages=history, tools=[WEATHER])
+    for call, most in zip(far_end.calls, (40, 46), strict=True):
+        _, assistant, *results = json.loads(call.request.body)["messages"]
+        sent = [each["id"] for each in assistant["tool_calls"]]
+        assert [each["tool_call_id"] for each in results] == sent[::-1]
+        assert [len(number) for number in set(sent)] == [most] * 2
+
+
+SIGNED = {"google": {"thought_signature": "c2lnbmVk"}}
+
+
+@pytest.mark.parametrize("path", [CHAT, "/v1/messages", "/v1/responses"])
+def test_what_stands_beside_a_call_goes_back(make_client: Serve, far_end: FarEnd, path: str) -> None:
+    """Gemini refuses its calls without its signatures: clients send them back, through each front, and only there."""
+    call = {"index": 0, "extra_content": SIGNED} | CALL
+    events = calls_delta(call) + delta(None, "tool_calls") + event("[DONE]")
+    base = "http://far.test/v1"
+    far_end.post(f"{base}{OPENAI.path}", body=events)
+    far_end.post(f"{base}{OPENAI.path}", json=openai_answer("It rains."))
+    far_end.post(OPENAI.url, json=openai_answer("It rains."))
+    client = make_client(**OPENAI.at(base))
+    tools = {CHAT: WEATHER, "/v1/responses": {"type": "function", **WEATHER["function"]}}
+    tool = tools.get(path, {"name": "weather", "input_schema": CITY})
+    reply = ask(client, path, tools=[tool], stream=True)
+    turns = next_turns(path, [json.loads(line[6:]) for line in reply.data.splitlines() if line.startswith(b"data: {")])
+    for each in (client, make_client(**OPENAI.settings)):
+        assert ask(each, path, tools=[tool], **turns).status_code == 200
+    first, second = (json.loads(call.request.body)["messages"] for call in list(far_end.calls)[1:])
+    assert first[1]["tool_calls"] == [CALL | {"extra_content": SIGNED}]
+    assert second[1]["tool_calls"] == [CALL]
+
+
+def next_turns(path: str, said: Any) -> dict[str, Any]:
+    """Return the conversation with the call of a stream as it came, and its result."""
+    asked, result = {"role": "user", "content": "Weather?"}, {"call_id": "call_1", "output": "rain"}
+    if path == "/v1/responses":
+        return {"input": [asked, *said[-1]["response"]["output"], {"type": "function_call_output", **result}]}
+    if path == CHAT:
+        (call,) = (call for each in said for call in each["choices"][0]["delta"].get("tool_calls", ()))
+        called = {"role": "assistant", "tool_calls": [call]}
+        return {"messages": [asked, called, {"role": "tool", "tool_call_id": "call_1", "content": "rain"}]}
+    (block,) = (each["content_block"] for each in said if "content_block" in each)
+    called = {"role": "assistant", "content": [block | {"input": {"city": "Paris"}}]}
+    answer = {"type": "tool_result", "tool_use_id": "call_1", "content": "rain"}
+    return {"messages": [asked, called, {"role": "user", "content": [answer]}]}
+
+
+def test_what_stands_beside_a_call_of_a_whole_answer(make_client: Serve, far_end: FarEnd) -> None:
+    """It is there too, and is no part of what /generate shows."""
+    call = CALL | {"extra_content": SIGNED}
+    far_end.post(OPENAI.url, json=openai_answer(None, message={"tool_calls": [call]}, finish_reason="tool_calls"))
+    client = make_client(**OPENAI.settings)
+    assert ask(client, CHAT, tools=[WEATHER]).json["choices"][0]["message"]["tool_calls"] == [call]
+    shown = ask(client, tools=[WEATHER]).json["details"]["tool_calls"]
+    assert shown == [{"id": "call_1", "name": "weather", "arguments": PARIS}]
 
 
 def test_a_loop_in_python(serve: Serve) -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import replace
+from functools import partial
+from itertools import count
 from typing import Any
+from urllib.parse import quote
 
 from ... import strict_json
 from ...errors import LLMAPIError, QuotaExhausted, RequestRefused
@@ -27,6 +28,7 @@ from ...types import (
     ToolResult,
     Usage,
 )
+from ..names import named_back, plain, plain_names
 from ..told import NO_PARAMETERS
 from .base import Vendor
 from .connections import Call
@@ -44,13 +46,15 @@ EFFORTS = {"minimal": "low"}
 # A header of a client's, which is in the body until that leaves.
 BETAS = "anthropic-beta"
 NOTHING = Chunk()
+# Which of our needs its list of models may say that a model lacks.
+CAPABILITIES = {"image_input": "images", "pdf_input": "documents", "structured_outputs": "json_schema"}
 SPENT = ("contract_spend_limit_reached", "enforced_spend_limit_reached")
 
 
 class Claude(Vendor):
     name = prefix = "claude"
     path = "/v1/messages"
-    serves = frozenset(NEEDS) - {"json_object"}
+    serves = frozenset({"tools", "tool_choice"})
 
     @property
     def base_url(self) -> str:
@@ -61,14 +65,17 @@ class Claude(Vendor):
         # its list has each model's date, an alias has none (docs/providers.md, 4.7)
         return super().means(model, listed) or bool(re.fullmatch(re.escape(model) + r"-\d{8}", listed))
 
+    def abilities(self, model: str | None, deadline: Deadline) -> frozenset[str]:
+        # others that speak its wire don't say
+        lacks = self.shown_at(_place(model or self.model), deadline, _lacks) if self.is_official else frozenset()
+        return frozenset(NEEDS) - {"json_object"} - lacks
+
     def headers(self) -> dict[str, str]:
         key = self.key()
         return {"anthropic-version": self.settings.claude_version} | ({"x-api-key": key} if key else {})
 
     def stream(self, request: GenerationRequest, deadline: Deadline) -> Iterator[Chunk]:
-        chunks = super().stream(request, deadline)
-        renamed = {sent: tool.name for tool in request.tools if (sent := _plain(tool.name)) != tool.name}
-        return _named_back(chunks, renamed) if renamed else chunks
+        return named_back(super().stream(plain_names(request), deadline), request)
 
     def payload(self, request: GenerationRequest) -> dict[str, Any]:
         model = request.model or self.model
@@ -120,7 +127,7 @@ class Claude(Vendor):
                 case "content_block_stop":
                     chunk = blocks.end(event.get("index"))
                 case "message_delta":
-                    stop_reason = event["delta"].get("stop_reason")
+                    stop_reason = event["delta"].get("stop_reason") or stop_reason
                     counts |= {k: count for k, count in _counts(event).items() if count or k == "output_tokens"}
                 case "message_stop":
                     yield Chunk("", finish_reason(stop_reason), _usage(counts), blocks.model)
@@ -145,7 +152,21 @@ class Claude(Vendor):
         self.get("/v1/models?limit=1", deadline, listed_ids)
 
     def list_models(self, deadline: Deadline) -> list[str]:
-        return self.get("/v1/models?limit=1000", deadline, listed_ids)
+        return self.get("/v1/models?limit=1000", deadline, self._listed)
+
+    def _listed(self, body: Mapping[str, Any]) -> list[str]:
+        for model in body["data"]:
+            self.shown(_place(str(model["id"])), partial(_lacks, model))
+        return listed_ids(body)
+
+
+def _place(model: str) -> str:
+    return f"/v1/models/{quote(model, safe='')}"
+
+
+def _lacks(model: dict[str, Any]) -> frozenset[str]:
+    said = model.get("capabilities")
+    return frozenset(need for word, need in CAPABILITIES.items() if at(said, word, "supported") is False)
 
 
 class _Blocks:
@@ -154,6 +175,7 @@ class _Blocks:
     def __init__(self, model: str | None = None) -> None:
         self.model = model
         self._calls: dict[object, int] = {}
+        self._begun = count()
         self._inputs: dict[object, dict[str, Any]] = {}
 
     def begin(self, index: object, block: Mapping[str, Any]) -> Chunk:
@@ -165,8 +187,8 @@ class _Blocks:
             case "redacted_thinking":
                 return self._thought(data=block["data"])
             case "tool_use":
-                self._calls[index] = len(self._calls)
-                self._inputs[index] = {**block["input"]}
+                self._calls[index] = next(self._begun)  # servers repeat their indices
+                self._inputs[index] = {**(block.get("input") or {})}  # llama.cpp begins without
                 return self._call(index, "", block["id"], block["name"])
         return NOTHING
 
@@ -196,25 +218,12 @@ class _Blocks:
         return Chunk(model=self.model, calls=(CallPiece(self._calls[index], call_id, name, arguments),))
 
 
-def _named_back(chunks: Iterator[Chunk], renamed: Mapping[str, str]) -> Iterator[Chunk]:
-    for chunk in chunks:
-        calls = tuple(replace(call, name=renamed.get(call.name, call.name)) for call in chunk.calls)
-        yield replace(chunk, calls=calls) if calls else chunk
-
-
-def _plain(name: str) -> str:
-    """Return the name of a tool or the id of a call as Anthropic takes it, which differs where the other does."""
-    if re.fullmatch("[a-zA-Z0-9_-]{1,64}", name):
-        return name
-    return f"{re.sub('[^a-zA-Z0-9_-]', '_', name[:55])}_{hashlib.sha256(name.encode()).hexdigest()[:8]}"
-
-
 def _tools(request: GenerationRequest) -> dict[str, Any]:
     if not request.tools:
         return {}
     choice = request.tool_choice
     kind = {"required": "any", "named": "tool"}.get(choice.mode, choice.mode)
-    said: dict[str, Any] = {"type": kind} | ({"name": _plain(choice.name)} if choice.name else {})
+    said: dict[str, Any] = {"type": kind} | ({"name": choice.name} if choice.name else {})
     if choice.parallel is False and kind != "none":
         said |= {"disable_parallel_tool_use": True}
     return {"tools": list(map(_tool, request.tools))} | ({"tool_choice": said} if said != {"type": "auto"} else {})
@@ -222,7 +231,7 @@ def _tools(request: GenerationRequest) -> dict[str, Any]:
 
 def _tool(tool: Tool) -> dict[str, Any]:
     schema = {"type": "object"} | dict(tool.parameters or NO_PARAMETERS)
-    said = {"name": _plain(tool.name), "input_schema": schema, "description": tool.description, "strict": tool.strict}
+    said = {"name": tool.name, "input_schema": schema, "description": tool.description, "strict": tool.strict}
     return {name: value for name, value in said.items() if value}
 
 
@@ -255,7 +264,7 @@ class _Ids:
 
     def of_call(self, said: str) -> str:
         self._times[said] = times = self._times.get(said, 0) + 1
-        written = _plain(said if times == 1 else f"{said}.{times}")
+        written = plain(said if times == 1 else f"{said}.{times}")
         self._waiting.append((said, written))
         return written
 
@@ -293,6 +302,7 @@ def _taken_back(messages: Iterable[Mapping[str, Any]]) -> Iterator[dict[str, Any
         if not isinstance(content, str):
             content = [dict(block) for block in content if block["type"] != "thinking" or block.get("signature")]
             for block in content:
+                block.pop("extra_content", None)  # what another provider wants back
                 if block["type"] in written:
                     name, of = written[block["type"]]
                     block[name] = of(block[name])
@@ -334,7 +344,7 @@ def _block(part: Part, ids: _Ids) -> dict[str, Any] | None:
             return {"type": "image", "source": {"type": "url", "url": url} if url else base64}
         case ToolCall(said, name, arguments):
             value = in_an_object(arguments)
-            return {"type": "tool_use", "id": ids.of_call(said), "name": _plain(name), "input": value}
+            return {"type": "tool_use", "id": ids.of_call(said), "name": name, "input": value}
         case ToolResult(said, found, is_error):
             result = {"type": "tool_result", "tool_use_id": ids.of_result(said)}
             content = _content(found, ids)

@@ -9,11 +9,13 @@ exchange/attempts.py (a POST was executed four times), bodies bounded and never 
 from __future__ import annotations
 
 import http.client
+import math
 import socket
+import time
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Set
 from contextlib import contextmanager, suppress
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, TypeVar, cast
 from urllib.parse import urlsplit
 
 import requests
@@ -42,6 +44,10 @@ from .replies import REFUSED, Reply, error_for, error_in, error_of, output_limit
 from .streams import event_data, in_shape, json_object, split_lines
 
 MAX_ANSWER_BYTES = 16 * 1024 * 1024
+# What a provider says of a model is believed for so long, of so many models.
+SHOWN_SECONDS, MOST_SHOWN = 60, 100
+# How long a request waits for what it can do without.
+ASKED_SECONDS = 2.0
 MOST_TOKENS = ("max_tokens", "max_completion_tokens")
 LEFT_OUT = ("temperature", "top_p", "seed")
 HEADERS = {"User-Agent": "llm-api", "Accept-Encoding": "identity"}
@@ -215,6 +221,7 @@ class Vendor(HttpBackend):
         # What models have refused: a parameter, or more tokens in an answer.
         self._refused: dict[str, frozenset[str]] = {}
         self._most_tokens: dict[str, int] = {}
+        self._shown: dict[str, tuple[float, Any]] = {}
         self.extra_body = getattr(settings, f"{self.prefix}_extra_body", None) or {}
         self.extra_headers = getattr(settings, f"{self.prefix}_extra_headers", None) or {}
 
@@ -231,6 +238,26 @@ class Vendor(HttpBackend):
     def base_url(self) -> str:
         url: str = getattr(self.settings, f"{self.prefix}_{self.address}")
         return url
+
+    def shown(self, model: str, ask: Callable[[], T]) -> T:
+        """Return what `ask` gives of `model`, which is remembered. Raises as `ask` does."""
+        asked, known = self._shown.get(model, (-math.inf, None))
+        if time.monotonic() - asked > SHOWN_SECONDS:
+            known = ask()
+            if len(self._shown) >= MOST_SHOWN:
+                self._shown = {}
+            self._shown[model] = (time.monotonic(), known)
+        return cast(T, known)
+
+    def shown_at(self, path: str, deadline: Deadline, read: Callable[[dict[str, Any]], T]) -> T:
+        """Return what `read` makes of what is at `path`, or of {} where that can't be had; remembered as by `shown`."""
+
+        def ask() -> T:
+            with suppress(LLMAPIError):
+                return self.get(path, Deadline(min(ASKED_SECONDS, deadline.remaining())), read)
+            return read({})
+
+        return self.shown(path, ask)
 
     def events(self, lines: Iterator[bytes | None]) -> Iterator[dict[str, Any] | None]:
         """Yield what server-sent events say, None where the server is silent. Raises the error that one of them is."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import re
-import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from typing import Any
@@ -36,7 +35,6 @@ OPTIONS = {"max_tokens": "num_predict", "temperature": "temperature", "top_p": "
 NO_THINKING = re.compile(r"does not support thinking")
 # What we need of a model, by Ollama's words for it.
 ABILITIES = {"tools": "tools", "vision": "images"}
-SHOWN_SECONDS, MOST_SHOWN = 60, 100
 EFFORTS: dict[str | None, Any] = {None: False, "none": False, "minimal": "low", "xhigh": "max"}
 LONGER = "a larger num_ctx takes it: OLLAMA_CONTEXT_LENGTH where Ollama runs, or options.num_ctx in OLLAMA_EXTRA_BODY"
 
@@ -48,10 +46,6 @@ class Ollama(Vendor):
     fetches_images = False
     serves = Vendor.serves | {"tool_choice"}
 
-    def __init__(self, settings: Settings) -> None:
-        super().__init__(settings)
-        self._shown: dict[str, tuple[float, list[str]]] = {}
-
     def headers(self) -> dict[str, str]:
         return {}
 
@@ -60,13 +54,7 @@ class Ollama(Vendor):
         return self.serves | {ABILITIES[word] for word in shown if word in ABILITIES}
 
     def _abilities(self, model: str, deadline: Deadline) -> list[str]:
-        asked, shown = self._shown.get(model, (0.0, []))
-        if not asked or time.monotonic() - asked > SHOWN_SECONDS:
-            shown = self.post("/api/show", {"model": model}, deadline, _capabilities)
-            if len(self._shown) >= MOST_SHOWN:
-                self._shown = {}
-            self._shown[model] = (time.monotonic(), shown)
-        return shown
+        return self.shown(model, lambda: self.post("/api/show", {"model": model}, deadline, _capabilities))
 
     def stream(self, request: GenerationRequest, deadline: Deadline) -> Iterator[Chunk]:
         if not (request.tool_choice.is_forced and request.offered):

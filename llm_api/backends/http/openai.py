@@ -7,6 +7,7 @@ import re
 import struct
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import count
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -32,6 +33,7 @@ from ...types import (
     ToolResult,
     Usage,
 )
+from ..names import named_back, plain_names, short
 from .base import Vendor
 from .ollama import answers_at
 from .replies import Reply, error_for
@@ -70,6 +72,9 @@ class OpenAIWire(Vendor):
     def adapt(self, fields: dict[str, Any]) -> None:
         """Change what the vendor is known to want otherwise."""
 
+    def stream(self, request: GenerationRequest, deadline: Deadline) -> Iterator[Chunk]:
+        return named_back(super().stream(plain_names(request), deadline), request)
+
     def unsent_stops(self, request: GenerationRequest, payload: Mapping[str, Any]) -> tuple[str, ...]:
         return () if "stop" in payload else request.stop
 
@@ -80,9 +85,11 @@ class OpenAIWire(Vendor):
         # Azure leaves out a message that it filters
         message = choice.get("message", {}) if choice.get("finish_reason") == "content_filter" else choice["message"]
         said = self._said(message)
-        calls = _Calls().read(message.get("tool_calls") or (), is_whole=True)
+        calls = _Calls()
+        made = calls.read(message.get("tool_calls") or (), is_whole=True)
+        calls.check()
         finish = finish_reason(choice.get("finish_reason"))
-        return replace(said, finish_reason=finish, usage=usage(body), model=body.get("model"), calls=calls)
+        return replace(said, finish_reason=finish, usage=usage(body), model=body.get("model"), calls=made)
 
     def pieces(self, lines: Iterator[bytes | None]) -> Iterator[Chunk]:
         """The usage comes after the finish reason, so that waits for it."""
@@ -105,6 +112,7 @@ class OpenAIWire(Vendor):
                     said = replace(said, calls=calls.read(delta["tool_calls"]))
                 if not said.is_empty:
                     yield said
+        calls.check()
         if finish:
             yield Chunk("", finish_reason(finish), counted, model)
 
@@ -113,10 +121,10 @@ class OpenAIWire(Vendor):
         return self.post(self.embed_path, _known(asked | {"dimensions": request.dimensions}), deadline, _embeddings)
 
     def _said(self, message: Mapping[str, Any], model: str | None = None) -> Chunk:
-        """Return what a message or a piece of one says; the thoughts have one of two names."""
+        """Return what a message or a piece of one says; the thoughts have one of three names."""
         content = message.get("content") or ""
         text = content if isinstance(content, str) else _text(content)
-        thought = message.get("reasoning_content") or message.get("reasoning") or _thought(content)
+        thought = next(filter(None, map(message.get, THOUGHTS)), None) or _thought(content)
         thoughts = (Reasoning(thought, made_by=self.name),) if thought else ()
         return Chunk(text, model=model, refusal=message.get("refusal") or "", reasoning=thoughts)
 
@@ -151,6 +159,8 @@ class OpenAI(OpenAIWire):
 
     def adapt(self, fields: dict[str, Any]) -> None:
         model = fields["model"]
+        if self.is_official:
+            _shorten_ids(fields["messages"])
         if self.is_official or REASONS.match(model):
             _rename(fields, "max_tokens", "max_completion_tokens")
         if TAKES_NO_STOP.match(model):
@@ -178,6 +188,8 @@ TAKES_NO_STOP = re.compile(r"gpt-5|o[34]")
 EFFORT_NONE = re.compile(r"gpt-5\.[1-9]|gpt-6-(luna|sol)|gpt-6\.1-terra")
 TOOLS_WITHOUT_EFFORT = re.compile(r"gpt-6")
 SAMPLING = frozenset({"temperature", "top_p"})
+MOST_ID_CHARS = 40
+THOUGHTS = ("reasoning_content", "reasoning", "thinking")
 OPTIONAL = {
     *("max_tokens", "max_completion_tokens", "stop", "seed", "stream_options", "reasoning_effort", "verbosity"),
     *("parallel_tool_calls", "presence_penalty", "frequency_penalty", "logit_bias", *SAMPLING, *IDENTIFIERS),
@@ -204,6 +216,14 @@ def _refused_parameter(reply: Reply, payload: Mapping[str, Any]) -> str | None:
     return next((name for name in named if name in OPTIONAL and name in payload), None)
 
 
+def _shorten_ids(messages: Iterable[dict[str, Any]]) -> None:
+    """Shorten what others have given as ids of calls: OpenAI takes 40 characters (docs/providers.md, 3.1)."""
+    for message in messages:
+        for holder, name in ((message, "tool_call_id"), *((call, "id") for call in message.get("tool_calls", ()))):
+            if len(holder.get(name, "")) > MOST_ID_CHARS:
+                holder[name] = short(holder[name], MOST_ID_CHARS)
+
+
 def _rename(fields: dict[str, Any], name: str, new_name: str | None) -> None:
     if name in fields:
         value = fields.pop(name)
@@ -216,7 +236,7 @@ def chat_fields(request: GenerationRequest, with_thoughts: bool) -> dict[str, An
     choice, as_said = request.tool_choice, ("max_tokens", "temperature", "top_p", "seed", "reasoning_effort")
     named = {"type": "function", "function": {"name": choice.name}} if choice.name else choice.mode
     fields = {
-        "messages": [said for message in request.messages for said in _messages(message, with_thoughts)],
+        "messages": list(_messages(request.messages, with_thoughts)),
         **request.extras_for("openai"),
         **{name: getattr(request, name) for name in as_said},
         "stop": list(request.stop) or None,
@@ -238,23 +258,38 @@ def _tool(tool: Tool) -> dict[str, Any]:
     return {"type": "function", "function": _known(said)}
 
 
-def _messages(message: Message, with_thoughts: bool) -> Iterator[dict[str, Any]]:
-    """Yield a message in OpenAI's words; the images of a tool's result are a user's there, after it."""
-    if message.role == "tool":
-        for result in message.parts:
-            assert isinstance(result, ToolResult)
-            yield {"role": "tool", "tool_call_id": result.call_id, "content": Message("tool", result.parts).content}
-            if images := [part for part in result.parts if isinstance(part, Image)]:
-                yield {"role": "user", "content": [_part(image) for image in images]}
-        return
+def _messages(messages: Iterable[Message], with_thoughts: bool) -> Iterator[dict[str, Any]]:
+    """Yield the messages in OpenAI's words; the images of tools' results are a user's there, after all the results."""
+    seen: list[Image] = []
+    for message in messages:
+        if message.role == "tool":
+            for result in message.parts:
+                assert isinstance(result, ToolResult)
+                yield {"role": "tool", "tool_call_id": result.call_id, "content": Message("tool", result.parts).content}
+                seen += [part for part in result.parts if isinstance(part, Image)]
+            continue
+        yield from _shown(seen)
+        seen = []
+        yield _message(message, with_thoughts)
+    yield from _shown(seen)
+
+
+def _shown(images: list[Image]) -> Iterator[dict[str, Any]]:
+    if images:
+        yield {"role": "user", "content": list(map(_part, images))}
+
+
+def _message(message: Message, with_thoughts: bool) -> dict[str, Any]:
     said: dict[str, Any] = {"role": message.role, "content": message.content}
     if any(isinstance(part, Image) for part in message.parts):
         said["content"] = [_part(part) for part in message.parts if isinstance(part, Text | Image)]
     if calls := [part for part in message.parts if isinstance(part, ToolCall)]:
-        said |= {"content": message.content or None, "tool_calls": [call.as_function for call in calls]}
+        # what stands beside a call is for the server that said it
+        made = calls if with_thoughts else [replace(call, extra=None) for call in calls]
+        said |= {"content": message.content or None, "tool_calls": [call.as_function for call in made]}
         thoughts = [part.text for part in message.parts if isinstance(part, Reasoning) and not part.signature]
         said |= {"reasoning_content": "".join(thoughts)} if with_thoughts and any(thoughts) else {}
-    yield said | {"name": message.name} if message.name else said
+    return said | {"name": message.name} if message.name else said
 
 
 def _part(part: Text | Image) -> dict[str, Any]:
@@ -283,10 +318,9 @@ def _thought(content: str | list[dict[str, Any]]) -> str:
 
 @dataclass
 class _Call:
-    index: int
     key: object
     id: str
-    name: str = ""
+    index: int | None = None
     said: list[str] = field(default_factory=list)
 
     @property
@@ -300,6 +334,7 @@ class _Calls:
 
     def __init__(self) -> None:
         self._calls: list[_Call] = []
+        self._named = count()
 
     def read(self, calls: Iterable[Mapping[str, Any]], is_whole: bool = False) -> tuple[CallPiece, ...]:
         """Return what a `delta` says of calls; of a call that has no name yet, nothing.
@@ -309,30 +344,40 @@ class _Calls:
         found = ((said, (not is_whole and self._of(said)) or self._begun(said)) for said in calls)
         return tuple(piece for said, call in found for piece in self._read(said, call))
 
+    def check(self) -> None:
+        """Raise ValueError where a call has got no name: without it that call would be lost."""
+        if any(call.index is None and (call.id or any(call.said)) for call in self._calls):
+            raise ValueError("a call has no name")
+
     def _of(self, said: Mapping[str, Any]) -> _Call | None:
         """Return the call that this goes on with, None where it begins one."""
-        key, name = said.get("index"), (said.get("function") or {}).get("name")
+        key, call_id = said.get("index"), said.get("id")
         fitting = [call for call in self._calls if key is None or call.key == key]
-        if key is None and said.get("id"):
-            fitting = [call for call in fitting if call.id == said["id"]]
-        if not fitting or (said.get("id") and fitting[-1].id and said["id"] != fitting[-1].id):
+        if key is None and call_id:
+            fitting = [call for call in fitting if call.id == call_id]
+        last = fitting[-1] if fitting else None
+        if not at(said, "function", "name"):
+            # Poolside's later pieces have another id, some of Nebius's another index
+            return last or (self._calls[-1] if self._calls and not call_id and not self._calls[-1].is_whole else None)
+        if not last or (call_id and last.id and call_id != last.id):
             return None
-        return None if name and not said.get("id") and fitting[-1].name and fitting[-1].is_whole else fitting[-1]
+        return None if not call_id and last.index is not None and last.is_whole else last
 
     def _begun(self, said: Mapping[str, Any]) -> _Call:
-        self._calls.append(_Call(len(self._calls), said.get("index"), said.get("id") or ""))
+        self._calls.append(_Call(said.get("index"), said.get("id") or ""))
         return self._calls[-1]
 
     def _read(self, said: Mapping[str, Any], call: _Call) -> Iterable[CallPiece]:
-        function = said["function"]
+        function = said.get("function") or {}
         text = function.get("arguments") or ""
         text = text if isinstance(text, str) else strict_json.dumps(text)
         call.said.append(text)
-        if call.name:
-            yield CallPiece(call.index, arguments=text)
+        if call.index is not None:
+            yield CallPiece(call.index, "", "", text, said.get("extra_content"))
         elif name := function.get("name"):
-            call.name = name
-            yield CallPiece(call.index, call.id or said.get("id") or "", name, "".join(call.said))
+            call.index = next(self._named)
+            call_id = call.id or said.get("id") or ""
+            yield CallPiece(call.index, call_id, name, "".join(call.said), said.get("extra_content"))
 
 
 def listed_ids(body: Mapping[str, Any]) -> list[str]:
