@@ -23,6 +23,8 @@ from ..web.service import service
 from .doctor import examine
 from .logs import logs
 
+FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+
 llm = AppGroup("llm")
 llm.add_command(logs)
 keys = AppGroup("keys", help="Callers' keys.")
@@ -122,12 +124,13 @@ def new_key(name: str) -> None:
 
 
 @llm.command()
+@click.option("--nginx", type=FILE, help="nginx's site, to check too.")
 @click.option(
-    "--nginx", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="nginx's site, to check too."
+    "--manifest", "manifests", type=FILE, multiple=True, help="A Kubernetes manifest or Compose file, to check too."
 )
-def doctor(nginx: Path | None) -> None:
+def doctor(nginx: Path | None, manifests: tuple[Path, ...]) -> None:
     """Check this deployment, and say how to repair what is wrong. Exit code 1 on an error."""
-    findings = list(examine(service(), nginx))
+    findings = list(examine(service(), nginx, manifests))
     for finding in findings:
         remedy = f"\n         {finding.remedy}" if finding.remedy and finding.level != "ok" else ""
         click.echo(f"{finding.level:8} {finding.what}{remedy}")

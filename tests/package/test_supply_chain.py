@@ -173,8 +173,33 @@ def test_an_audit() -> None:
         server.shutdown()
     assert found.returncode != 0
     assert re.search(r"werkzeug +[\d.]+ +PYSEC-TEST-1", found.stdout)
+    assert "holes are known" in found.stdout
     assert "flask " not in found.stdout
     away = make("audit", asking, check=False)
     assert away.returncode != 0
-    assert "why nothing could be audited" in away.stdout
+    assert "nothing could be audited" in away.stdout
     assert "PYSEC" not in away.stdout
+
+
+SKIPPED = "Name  Skip Reason\n----- -----------\nattrs not found"
+HOLE = "Name     Version ID     Fix Versions\n-------- ------- ------ ------------\nwerkzeug 3.1.9   PYSEC-1 3.2"
+
+
+@pytest.mark.parametrize(
+    ("printed", "code", "said"),
+    [
+        ("", 0, ""),
+        (SKIPPED, 0, "what is listed above could not be audited"),
+        (f"{HOLE}\n{SKIPPED}", 1, "holes are known"),
+    ],
+)
+def test_what_was_not_audited(tmp_path: Path, printed: str, code: int, said: str) -> None:
+    """A package that the service does not know is no success, and hides no hole of another."""
+    (tmp_path / "bin").mkdir()
+    (tmp_path / ".done").touch()
+    auditor = tmp_path / "bin" / "pip-audit"
+    auditor.write_text(f"#!/bin/sh\ncat <<'END'\n{printed}\nEND\nexit {code}\n")
+    auditor.chmod(0o755)
+    ran = make("audit", f"TOOLS={tmp_path}", f"--old-file={tmp_path}/.done", check=False)
+    assert ran.stdout.strip().startswith(printed)
+    assert (ran.returncode != 0, said in ran.stdout) == (bool(said), True)

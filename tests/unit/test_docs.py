@@ -9,7 +9,7 @@ import pytest
 from flask.testing import FlaskClient
 
 from llm_api import Settings
-from llm_api.cli.doctor import SHUTDOWNS
+from llm_api.cli.doctor.backends import SHUTDOWNS
 from llm_api.errors import BackendError
 from llm_api.rules import BACKENDS
 

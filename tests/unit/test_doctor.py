@@ -3,6 +3,7 @@
 import os
 import shutil
 import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -68,11 +69,11 @@ def gunicorn(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
         output = "".join(f"{name:20} = {value}\n" for name, value in said.items())
         return subprocess.CompletedProcess(command, 0, output, "")
 
-    monkeypatch.setattr("llm_api.cli.doctor.subprocess.run", run)
-    monkeypatch.setattr("llm_api.cli.doctor.MOUNTS", Path("/dev/null"))  # the tests may run in a container
-    monkeypatch.setattr("llm_api.cli.doctor.RSYSLOG", Path("/dev/null"))
+    monkeypatch.setattr("subprocess.run", run)
+    monkeypatch.setattr("llm_api.cli.doctor.log.MOUNTS", Path("/dev/null"))  # the tests may run in a container
+    monkeypatch.setattr("llm_api.cli.doctor.log.RSYSLOG", Path("/dev/null"))
     monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
-    monkeypatch.setattr("llm_api.cli.doctor._told", lambda bind: {})  # a developer's own may run at the default
+    monkeypatch.setattr("llm_api.cli.doctor.server.told", lambda bind: {})  # a developer's own may run at the default
     return said
 
 
@@ -300,7 +301,7 @@ def test_shutdown(
         def today(cls) -> date:  # type: ignore[override]
             return today
 
-    monkeypatch.setattr("llm_api.cli.doctor.date", Frozen)
+    monkeypatch.setattr("llm_api.cli.doctor.backends.date", Frozen)
     backend = Fake("openai", model=model)
     backend.trouble = Unreachable("m")
     mend = "" if level == "ok" else "set OPENAI_MODEL to one that lives on"
@@ -342,7 +343,7 @@ def test_a_log_that_goes_with_its_container(
     folder = log_path.parent.resolve()
     lines = [f"1 2 0:3 / {where.replace('LOGS', str(folder))} rw - {kind} x rw" for where, kind in mounts.items()]
     (tmp_path / "mounts").write_text("\n".join(lines))
-    monkeypatch.setattr("llm_api.cli.doctor.MOUNTS", tmp_path / "mounts")
+    monkeypatch.setattr("llm_api.cli.doctor.log.MOUNTS", tmp_path / "mounts")
     what = "the log is in the container's own layer, and is gone with the container"
     said = Finding("warning", what, f"mount a volume at {folder}, or set LOG_FILE=/dev/stdout")
     assert doctor().about("container") == ([said] if warns else [])
@@ -367,7 +368,7 @@ def test_a_shipper_that_misses_what_is_renamed(
     assert ours in sender
     folder = str(log_path.parent.resolve())
     (tmp_path / "llm-api.conf").write_text(sender.replace(ours, pattern.replace("LOGS", folder)))
-    monkeypatch.setattr("llm_api.cli.doctor.RSYSLOG", tmp_path)
+    monkeypatch.setattr("llm_api.cli.doctor.log.RSYSLOG", tmp_path)
     mend = f'file="{folder}/log.json*[l0-9]", as in deploy/rsyslog-sender.conf'
     assert [finding.mend for finding in doctor().about("is renamed")] == [mend] * warns
 
@@ -399,7 +400,7 @@ def test_who_may_read_the_log(doctor: Doctor, log_path: Path, mode: int, warns: 
 def test_room(doctor: Doctor, monkeypatch: pytest.MonkeyPatch, free: int, level: str) -> None:
     """A gibibyte or less is a warning."""
     usage = shutil.disk_usage(ROOT)._replace(free=free)
-    monkeypatch.setattr("llm_api.cli.doctor.shutil.disk_usage", lambda path: usage)
+    monkeypatch.setattr("shutil.disk_usage", lambda path: usage)
     (finding,) = doctor().about("the log can be written")
     what = f"the log can be written; {free / 2**30:.1f} GiB are free"
     assert finding == Finding(level, what, "" if level == "ok" else "rotate it, or make room")
@@ -455,7 +456,7 @@ def test_gpu(
     doctor: Doctor, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, model: str | None, package: str, computes: bool
 ) -> None:
     """A GPU that the installed wheel leaves alone is said, with where to read which one to install."""
-    monkeypatch.setattr("llm_api.cli.doctor.GPUS", (str(tmp_path),))
+    monkeypatch.setattr("llm_api.cli.doctor.machine.GPUS", (str(tmp_path),))
     gunicorn = subprocess.run
 
     def run(command: list[str], **kwargs: Any) -> subprocess.CompletedProcess[str]:
@@ -464,7 +465,7 @@ def test_gpu(
         is_asked = f"import {package};" in command[-1]
         return subprocess.CompletedProcess(command, 0, f"{computes}\n", "") if is_asked else gunicorn(command, **kwargs)
 
-    monkeypatch.setattr("llm_api.cli.doctor.subprocess.run", run)
+    monkeypatch.setattr("subprocess.run", run)
 
     [finding] = doctor(Fake("huggingface"), hf_model=model).about("GPU")
 
@@ -475,7 +476,7 @@ def test_gpu(
 
 def test_machine_without_a_gpu(doctor: Doctor, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is asked, and nothing said."""
-    monkeypatch.setattr("llm_api.cli.doctor.GPUS", ())
+    monkeypatch.setattr("llm_api.cli.doctor.machine.GPUS", ())
     assert not doctor(Fake("huggingface"), hf_model="owner/name").about("GPU")
 
 
@@ -500,15 +501,15 @@ def test_instructions(
 ) -> None:
     """A wheel that leaves out what the processor is fast with is said, and where to read how to have it."""
     (tmp_path / "cpuinfo").write_text(flags)
-    monkeypatch.setattr("llm_api.cli.doctor.CPUINFO", tmp_path / "cpuinfo")
-    monkeypatch.setattr("llm_api.cli.doctor.GPUS", ())
+    monkeypatch.setattr("llm_api.cli.doctor.machine.CPUINFO", tmp_path / "cpuinfo")
+    monkeypatch.setattr("llm_api.cli.doctor.machine.GPUS", ())
     gunicorn = subprocess.run
 
     def run(command: list[str], **kwargs: Any) -> subprocess.CompletedProcess[str]:
         is_asked = "get_system_info" in command[-1]
         return subprocess.CompletedProcess(command, 0, built, "") if is_asked else gunicorn(command, **kwargs)
 
-    monkeypatch.setattr("llm_api.cli.doctor.subprocess.run", run)
+    monkeypatch.setattr("subprocess.run", run)
 
     about = doctor(Fake("huggingface")).about("xllamacpp computes")
 
@@ -701,7 +702,7 @@ def nginx_takes(size: str) -> Finding:
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        *((f"proxy_read_timeout {time};", []) for time in ("130s", "121", "3m", "2m10s", "1h", "121000ms")),
+        *((f"proxy_read_timeout {time};", []) for time in ("130s", "121", "3m", "2m10s", "1h", "1w", "121000ms")),
         ("", [nginx_waits("60")]),
         ("proxy_read_timeout 120s;", [nginx_waits("120")]),
         ("proxy_read_timeout 1m30s;", [nginx_waits("90")]),
@@ -753,3 +754,201 @@ def test_a_missing_nginx_file(make_app: Callable[..., Flask], tmp_path: Path) ->
     """A file that is not there is a mistake in the command."""
     shown = make_app().test_cli_runner().invoke(args=["llm", "doctor", "--nginx", str(tmp_path / "none")])
     assert shown.exit_code == 2
+
+
+# Kubernetes and Compose
+
+KUBERNETES, COMPOSE = ROOT / "deploy" / "kubernetes.yaml", ROOT / "deploy" / "compose.yaml"
+
+
+def manifest(folder: Path, kind: Path, changes: dict[str, str]) -> Path:
+    """Write one of deploy/'s files with some of its text replaced."""
+    text = kind.read_text()
+    for old, new in changes.items():
+        assert old in text
+        text = text.replace(old, new)
+    path = folder / kind.name
+    path.write_text(text)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("kind", "found"),
+    [
+        (KUBERNETES, "kubernetes.yaml is read, with pod of llm-api"),
+        (COMPOSE, "compose.yaml is read, with container of llm-api"),
+    ],
+    ids=lambda value: getattr(value, "name", None),
+)
+def test_our_own_manifests(doctor: Doctor, kind: Path, found: str) -> None:
+    """Nothing is wrong with those in deploy/."""
+    report = doctor(args=("--manifest", kind), rate_limit="1/minute", api_keys=KEYS)
+    assert report.exit_code == 0
+    assert [finding for finding in report.findings if "llm-api" in finding.what] == [Finding("ok", found)]
+
+
+def no_probe(probe: str) -> Finding:
+    return Finding("warning", f"the pod of llm-api has no {probe}", "let it ask /health/live, as in deploy/")
+
+
+def pod_stops(has: str, takes: str, short: str) -> Finding:
+    what = f"the pod of llm-api has {has} s to stop, a request {takes} s"
+    return Finding("error", what, f"raise terminationGracePeriodSeconds by {short} s")
+
+
+APART = Finding(
+    "warning",
+    "each worker of each pod of llm-api counts requests for itself",
+    "set RATE_LIMIT_STORAGE=redis://HOST:PORT/0 there",
+)
+STORAGE = """            - name: RATE_LIMIT_STORAGE
+              valueFrom:
+                secretKeyRef:
+                  name: llm-api
+                  key: RATE_LIMIT_STORAGE
+"""
+ALONE_THERE = {"    name: llm-api\n  minReplicas": "    name: other\n  minReplicas", STORAGE: ""}
+LIMIT = "RATE_LIMIT\n              value: 60/minute"
+ELSEWHERE = {
+    "- secretRef": "- configMapRef",
+    "kind: Service\n": "kind: ConfigMap\ndata: {RATE_LIMIT_STORAGE: 'redis://h'}\n",
+}
+GRACE = "terminationGracePeriodSeconds: 145"
+SLEEP = "sleep:\n                seconds: 5"
+LIVE = "httpGet: &live\n              path: /health/live"
+SELECTOR = "spec:\n  selector:\n    matchLabels"
+RESTARTED = Finding(
+    "warning",
+    "the pod of llm-api is restarted when a provider is away: its livenessProbe asks /llm/health",
+    "let it ask /llm/health/live",
+)
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"livenessProbe:": "startupProbe:"}, [no_probe("livenessProbe")]),
+        ({"readinessProbe:": "x:"}, [no_probe("readinessProbe")]),
+        ({"readinessProbe:": "x:", "livenessProbe:": "y:"}, [no_probe("livenessProbe and no readinessProbe")]),
+        ({LIVE: LIVE.replace("/health/live", "/llm/health")}, [RESTARTED]),
+        ({GRACE: ""}, [pod_stops("25", "120", "115")]),
+        ({GRACE: GRACE.replace("145", "125")}, [pod_stops("120", "120", "20")]),
+        ({GRACE: GRACE.replace("145", "126")}, []),
+        ({SLEEP: "exec: {command: [sleep, '30']}"}, [pod_stops("115", "120", "25")]),
+        ({LIMIT: "REQUEST_TIMEOUT\n              value: '300'"}, [pod_stops("140", "300", "180")]),
+        ({STORAGE: ""}, [APART]),
+        ({STORAGE: "", "kind: HorizontalPodAutoscaler": "kind: ScaledObject"}, [APART]),
+        ({STORAGE: STORAGE.partition("valueFrom")[0] + "value: memory://\n"}, [APART]),
+        (ALONE_THERE, []),
+        (ALONE_THERE | {SELECTOR: SELECTOR.replace("spec:\n", "spec:\n  replicas: 3\n")}, [APART]),
+        (ALONE_THERE | {"kind: Deployment\nmetadata": "kind: DaemonSet\nmetadata"}, [APART]),
+        (ELSEWHERE | {STORAGE: ""}, []),
+        (
+            {
+                STORAGE: "",
+                LIMIT: f"{LIMIT}\n            - name: LLM_API_RATE_LIMIT_STORAGE\n              value: redis://h",
+            },
+            [],
+        ),
+        ({"name: llm-api\n          image: llm-api:0.1.0": "name: app\n          image: registry/app"}, []),
+    ],
+    ids=str,
+)
+def test_a_manifest(doctor: Doctor, tmp_path: Path, changes: dict[str, str], expected: list[Finding]) -> None:
+    """A pod without probes, that has too little time to stop, or that counts for itself beside others."""
+    report = doctor(args=("--manifest", manifest(tmp_path, KUBERNETES, changes)))
+    assert report.about("the pod of") + report.about("each pod of") == expected
+    assert report.about("is read, with pod of llm-api")
+
+
+def test_manifests_of_one_deployment(doctor: Doctor, tmp_path: Path) -> None:
+    """An autoscaler in a file of its own, and in a list, is one of the same pods."""
+    parts = manifest(tmp_path, KUBERNETES, {STORAGE: ""}).read_text().split("---\n")
+    for name, part in zip(("pods", "service", "scaler"), parts, strict=False):
+        (tmp_path / name).write_text(part)
+    (tmp_path / "scaler").write_text("kind: List\nitems:\n- " + "\n  ".join(parts[2].splitlines()))
+    given = [word for name in ("pods", "service", "scaler") for word in ("--manifest", tmp_path / name)]
+    assert doctor(args=given).about("each pod of") == [APART]
+    assert doctor(args=given[:4]).about("each pod of") == []
+
+
+def compose_stops(has: str, short: str) -> Finding:
+    what = f"the container of llm-api has {has} s to stop, a request 120 s"
+    return Finding("error", what, f"raise stop_grace_period by {short} s")
+
+
+UNCHECKED = Finding("warning", "the container of llm-api has no healthcheck", "let it ask /health/live, as in deploy/")
+SEVERAL = APART._replace(what="each worker of each container of llm-api counts requests for itself")
+REDIS_THERE = "RATE_LIMIT_STORAGE: redis://redis:6379/0"
+UNCOUNTED = {REDIS_THERE: "RATE_LIMIT: 1/minute"}
+TWO = {"depends_on: [redis]": "scale: 2"}
+AS_LIST = {
+    "BIND: unix": "- BIND=unix",
+    "TRUSTED_PROXIES: unix": "- TRUSTED_PROXIES",
+    REDIS_THERE: "- RATE_LIMIT=1/minute",
+}
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"stop_grace_period: 140s": ""}, [compose_stops("10", "130")]),
+        ({"stop_grace_period: 140s": "stop_grace_period: 1m30s"}, [compose_stops("90", "50")]),
+        ({"stop_grace_period: 140s": "stop_grace_period: 2m30s"}, []),
+        ({"    healthcheck:": "    x-check:"}, [UNCHECKED]),
+        ({"healthcheck:": "healthcheck:\n      disable: true"}, [UNCHECKED]),
+        (UNCOUNTED, []),
+        (UNCOUNTED | TWO, [SEVERAL]),
+        (UNCOUNTED | {"depends_on: [redis]": "deploy: {replicas: 2}"}, [SEVERAL]),
+        (AS_LIST | TWO, [SEVERAL]),
+        ({REDIS_THERE: "RATE_LIMIT: 1/minute\n      RATE_LIMIT_STORAGE: ${STORAGE}"} | TWO, []),
+        (TWO, []),
+    ],
+    ids=str,
+)
+def test_a_compose_file(doctor: Doctor, tmp_path: Path, changes: dict[str, str], expected: list[Finding]) -> None:
+    """The same of a service of Docker Compose; of nginx and Redis beside it nothing is said."""
+    report = doctor(args=("--manifest", manifest(tmp_path, COMPOSE, changes)))
+    assert report.about("the container of") + report.about("each container of") == expected
+    assert report.about("is read, with container of llm-api")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{{ .Values.name }}: x",
+        "services: {llm-api: {stop_grace_period: '${GRACE}'}}",
+        "services: {llm-api: }",
+        "services: [llm-api]",
+        "kind: List",
+        "kind: Pod\nspec: {containers: [llm-api]}",
+        "kind: Pod\nspec: {containers: [{name: llm-api, env: [LLM_BACKEND]}]}",
+        "kind: Pod\nspec: {terminationGracePeriodSeconds: 1m, containers: [{name: llm-api}]}",
+        "hello",
+        "\x00",
+        "services: !reset {}",
+    ],
+)
+def test_what_is_no_manifest(doctor: Doctor, tmp_path: Path, text: str) -> None:
+    """It is an error that says what to give instead."""
+    path = tmp_path / "file.yaml"
+    path.write_text(text)
+    (finding,) = doctor(args=("--manifest", path)).about("file.yaml")
+    assert (finding.level, finding.what.split(" as a ")[0]) == ("error", "file.yaml can't be read")
+    assert "helm template" in finding.mend
+
+
+@pytest.mark.parametrize("text", ["", "---\n---\n", "kind: Pod\nspec: {containers: [{name: redis}]}", "services: {}"])
+def test_a_manifest_of_others(doctor: Doctor, tmp_path: Path, text: str) -> None:
+    """That nothing was found in it is said, and no success."""
+    path = tmp_path / "file.yaml"
+    path.write_text(text)
+    (finding,) = doctor(args=("--manifest", path)).about("file.yaml")
+    assert (finding.level, finding.what[:49]) == ("warning", "file.yaml has no container of this service: none ")
+
+
+def test_manifests_without_their_reader(doctor: Doctor, monkeypatch: pytest.MonkeyPatch) -> None:
+    """PyYAML is not among what the service needs; one line says what to install."""
+    monkeypatch.setitem(sys.modules, "yaml", None)
+    (finding,) = doctor(args=("--manifest", KUBERNETES)).about("PyYAML")
+    assert finding == Finding("warning", "kubernetes.yaml can't be read without PyYAML", "pip install pyyaml")
