@@ -34,8 +34,12 @@ def on_starting(server: Any) -> None:
     """Begin with no numbers of an earlier run, and with our workers, which count their connections."""
     if server.cfg.worker_class is not worker_class:
         sys.exit("llm_api: leave out -k, --worker-class: gunicorn's own workers hold up clients")
-    if server.cfg.preload_app:
-        sys.exit("llm_api: leave out --preload: a reload would change nothing; the workers share memory without it")
+    if server.cfg.preload_app or server.cfg.reload:
+        sys.exit(
+            "llm_api: leave out --preload and --reload: the workers share the master's code, so a reload has no new"
+        )
+    if server.cfg.env and llm_api.Settings.load(here / ".env") != settings:
+        sys.exit("llm_api: leave out -e, --env: the settings are read before; put them into the environment, or .env")
     ours.clear_metrics()
     server.reload = partial(ours.reload, server)
     server.START_CTX["args"] = sys.orig_argv  # for SIGUSR2: gunicorn forgets the -m of python -m gunicorn
@@ -69,8 +73,8 @@ def post_fork(server: Any, worker: Any) -> None:
     for number in STOPS:
         signal.signal(number, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPS)
-    ours.running = ours.effective(settings, server, worker.sockets)
-    _, ours.GThread.max_idle = ours.allow_descriptors(ours.running.threads)  # --threads may say more
+    llm_api.Settings.running = running = ours.effective(settings, server, worker.sockets)
+    _, ours.GThread.max_idle = ours.allow_descriptors(running.threads)  # --threads may say more
     logging.getLogger("llm_api").handlers = server.log.error_log.handlers
 
 

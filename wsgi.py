@@ -7,9 +7,7 @@ from llm_api import Settings, create_app
 from llm_api.errors import ConfigError
 
 here = Path(__file__).parent
-# gunicorn.conf.py has read the settings for all workers, unless gunicorn was started where it finds none.
-ours = sys.modules.get("llm_api.runtime.gunicorn")
-if "gunicorn.arbiter" in sys.modules and not ours:
+if "gunicorn.arbiter" in sys.modules and "llm_api.runtime.gunicorn" not in sys.modules:
     print(
         f"llm_api: WARNING: gunicorn has not read {here}/gunicorn.conf.py, so BIND, THREADS and "
         "WEB_CONCURRENCY do nothing, long answers are cut, and /metrics shows one worker: "
@@ -17,7 +15,7 @@ if "gunicorn.arbiter" in sys.modules and not ours:
         file=sys.stderr,
     )
 try:
-    app = create_app((ours and ours.running) or Settings.load(here / ".env"))
+    app = create_app(Settings.running or Settings.load(here / ".env"))
 except ConfigError as error:
     print(f"llm_api: {error}", file=sys.stderr)
     sys.exit(4)  # gunicorn's word for an app that can't be loaded; on any other it starts the worker again, for ever

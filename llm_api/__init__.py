@@ -30,11 +30,11 @@ def __getattr__(name: str) -> Any:
 
 
 def create_app(settings: Settings | None = None, backends: Iterable[Backend] | None = None) -> Flask:
-    """Return the service as a Flask app. `settings` default to the environment and `.env` in the working folder;
-    `backends` replaces those that they name.
+    """Return the service as a Flask app. `settings` default to those that gunicorn.conf.py has read, else to the
+    environment and `.env` in the working folder; `backends` replaces those that they name.
 
     Raises ConfigError where a setting is wrong. Nothing is opened and no model is loaded before the first request.
     """
     from .web.extension import make_app
 
-    return make_app(settings or Settings.load(), backends)
+    return make_app(settings or Settings.running or Settings.load(), backends)

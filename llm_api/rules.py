@@ -5,13 +5,13 @@ from __future__ import annotations
 import base64
 import hashlib
 import ipaddress
+import os
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import date
 from functools import partial
 from importlib.metadata import entry_points
-from pathlib import Path
 from typing import Any
 from urllib.parse import SplitResult, unquote, urlsplit
 
@@ -41,7 +41,7 @@ class ApiKey:
 class Rule:
     """How a value is read, hidden and shown: `parse` raises ValueError on what `allowed` does not describe.
 
-    A value that `is_free` may have quotes and ` #` in it, which elsewhere are a slip. `hides` returns what of a value
+    A value that `is_free` may have what elsewhere is a slip: quotes, ` #`. `hides` returns what of a value
     must never leave the process; `shows` what of it /config has, of one that `is_secret` nothing.
     """
 
@@ -60,7 +60,7 @@ def unquoted(text: str) -> str:
 
 def slip(text: str) -> str | None:
     """Return what a value that is not free has by mistake, or None."""
-    if re.search(r"(^|\s)#", text):
+    if re.search(r"(^|\s)#|\s(//|;)", text):
         return "a comment needs its own line"
     return "its quotes are no pair" if re.search(f"^[{QUOTES}]|[{QUOTES}]$", text) else None
 
@@ -100,7 +100,7 @@ def web_address(text: str) -> SplitResult:
 
 def _parse_url(text: str) -> str:
     parts = web_address(text)
-    _hold(not parts.query and not parts.fragment)
+    _hold(not parts.query and not parts.fragment and not re.search("[,;]http", text))  # which two addresses have
     return text.rstrip("/")
 
 
@@ -133,6 +133,7 @@ def _parse_date(text: str) -> str:
 def _parse_address(text: str) -> str:
     host, _, port = text.rpartition(":")
     _hold(re.fullmatch(r"[!-~]+", text) and "/" not in host)  # which a URL has
+    _hold(":" not in host or re.fullmatch(r"\[[^][]+\]", host))
     _hold(port if host == "unix" else host and 0 <= int(port) <= 65_535)
     return text
 
@@ -258,8 +259,9 @@ def _parse_storage(text: str) -> str:
 
 
 def _parse_file(text: str) -> str:
+    _hold(not text.endswith("/"))
     path: str = TEXT.parse(text)
-    return str(Path(path).expanduser()) if path.startswith("~") else path
+    return os.path.expanduser(path)  # noqa: PTH111  (Path's raises where there is no such user)
 
 
 def _parse_networks(text: str) -> tuple[Network | None, ...]:
@@ -285,8 +287,9 @@ def _named_networks(networks: tuple[Network | None, ...]) -> list[str]:
     return [str(network or "unix") for network in networks]
 
 
-# Printable ASCII but for `*`, `,` and `=`.
-ALIAS = re.compile(r"([!-)+\--<>-~]+\*?|\*)\s*=\s*([!-)+\--<>-~]+)")
+# Printable ASCII without quotes and what stands between names.
+_NAME = r"(?:(?![*,;=\"'`])[!-~])+"
+ALIAS = re.compile(rf"({_NAME}\*?|\*)\s*=\s*({_NAME})")
 
 
 def _parse_aliases(text: str) -> dict[str, str]:
@@ -354,7 +357,7 @@ CHAIN = Rule(_parse_chain, "none, or backend names separated by commas, each onl
 # What a header may carry; it also keeps a key that was pasted with a line break from reaching an exception's text.
 SECRET = _secret(_matching(r"((?![\"';])[!-~])+"), "printable ASCII without spaces, quotes and ;")
 TEXT = Rule(_matching(r"[^\x00-\x1f\x7f]+"), "one line of text")
-FILE = Rule(_parse_file, TEXT.allowed)
+FILE = Rule(_parse_file, "the name of a file, or -")
 PROSE = Rule(TEXT.parse, TEXT.allowed, is_free=True)
 DATE = Rule(_parse_date, "a date in the form YYYY-MM-DD")
 KEYS = _secret(
@@ -365,6 +368,7 @@ KEYS = _secret(
 RATES = Rule(
     _parse_rates,
     "60/minute, 100000 tokens/day, 2 per minute, 100/2 hours, and so on up to year, separated by semicolons",
+    is_free=True,  # it may have ` ;` in it
 )
 # any of their texts may be a key
 EXTRA_BODY = _secret(_parse_extra_body, "a JSON object without messages, stream, stream_options or keys", is_free=True)
@@ -374,7 +378,9 @@ EXTRA_HEADERS = _secret(
 NETWORKS = Rule(
     _parse_networks, "addresses, networks such as 10.0.0.0/8, or unix, separated by commas", shows=_named_networks
 )
-ORIGINS = Rule(_list(r"\*|https?://[^/?#\s@,;*]+"), "* or origins such as https://app.example.com, separated by commas")
+ORIGINS = Rule(
+    _list(r"\*|https?://[^/?#\s@,;*\"'`]+"), "* or origins such as https://app.example.com, separated by commas"
+)
 HOSTS = Rule(
     _list(r"\*|(\*?\.)?[a-z0-9_-]+(\.[a-z0-9_-]+)*|\[[0-9a-f:.]+\]"),
     "names without a port such as llm.example.com, *.example.com, .example.com or [::1], separated by commas",

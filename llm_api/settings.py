@@ -19,7 +19,7 @@ from functools import cached_property
 from importlib import import_module
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from decouple import RepositoryEnv
 
@@ -39,12 +39,17 @@ OURS = ("LLM_", "OLLAMA_", "HF_", "OPENAI_", "CLAUDE_", "ANTHROPIC_")
 # How alike a name that sets nothing is to one that does: all slips of one letter, none of 200 names that others use.
 ALIKE = 0.85
 # Names that look like a slip, and are none: Ollama's, OpenAI's, Flask-Limiter's, and one of runtime/gunicorn.py.
-FOREIGN = frozenset({"OLLAMA_MODELS", "OPENAI_ADMIN_KEY", "RATELIMIT_STORAGE_URI", "LLM_API_METRICS_OWNER"})
+FOREIGN = {
+    *("OLLAMA_MODELS", "OPENAI_ADMIN_KEY", "ANTHROPIC_ADMIN_KEY"),
+    *("RATELIMIT_STORAGE_URI", "RATELIMIT_STORAGE_URL", "LLM_API_METRICS_OWNER"),
+}
+# What Kubernetes tells pods of a Service that is called llm-api.
+SERVICE_LINK = re.compile(r"LLM_API_(SERVICE_\w+=|PORT_\d\w+=|PORT=tcp://)")
 # Other programs' names for the same, and one of our own that is gone: all workers have threads.
 ELSEWHERE = {
     "WORKER_CLASS": "THREADS",
     **{"PORT": "BIND=HOST:PORT", "OLLAMA_BASE_URL": "OLLAMA_URL", "OPENAI_API_BASE": "OPENAI_BASE_URL"},
-    **{"OPENAI_KEY": "OPENAI_API_KEY", "CLAUDE_KEY": "CLAUDE_API_KEY"},
+    **{"ANTHROPIC_API_BASE": "CLAUDE_BASE_URL", "OPENAI_KEY": "OPENAI_API_KEY", "CLAUDE_KEY": "CLAUDE_API_KEY"},
 }
 Field = dataclasses.Field[Any]
 
@@ -63,6 +68,9 @@ class Settings:
 
     docs/settings.md says what each does, and in which unit it is.
     """
+
+    # What this process runs with, where gunicorn.conf.py has read the settings for all workers.
+    running: ClassVar[Settings | None] = None
 
     llm_backend: str = setting("ollama", rules.BACKEND)
     llm_fallback: tuple[str, ...] = setting(("stub",), rules.CHAIN)
@@ -202,13 +210,15 @@ class Settings:
 
 
 def _environment(env_file: str | Path | None) -> dict[str, str]:
-    """Return the environment; before an `env_file`, without what Flask's command has put there from a .env.
+    """Return the environment; before an `env_file`, without what Flask's command has put there from files.
 
     It does so where python-dotenv is installed, which reads quotes, `#` and `$` in its own way, and looks in the
     folders above too.
     """
-    dotenv = sys.modules.get("dotenv") if env_file and "FLASK_RUN_FROM_CLI" in os.environ else None
-    put = dotenv.dotenv_values(dotenv.find_dotenv(usecwd=True), encoding="utf-8") if dotenv else {}
+    put: dict[str, str | None] = {}
+    if env_file and "FLASK_RUN_FROM_CLI" in os.environ and (dotenv := sys.modules.get("dotenv")):
+        for name in (".flaskenv", ".env"):
+            put |= dotenv.dotenv_values(dotenv.find_dotenv(name, usecwd=True), encoding="utf-8")
     return {name: value for name, value in os.environ.items() if put.get(name) != value}
 
 
@@ -249,14 +259,15 @@ def _meant(name: str, alike: float = 0.6) -> str:
     return f", did you mean {close[0]}?" if close else ""
 
 
-def _warn(where: str, names: Iterable[str]) -> None:
+def _warn(where: str, said: Mapping[str, str]) -> None:
     """Warn of names that set nothing, and were meant to: they would be ignored silently."""
     known = _known()
-    for name in names:
+    for name, value in said.items():
         plain = name.removeprefix(PREFIX)
-        if plain in known or name in FOREIGN:
+        if plain in known or name in FOREIGN or SERVICE_LINK.match(f"{name}={value}"):
             continue
-        meant = f", did you mean {ELSEWHERE[name]}?" if name in ELSEWHERE else _meant(plain.upper(), ALIKE)
+        other = ELSEWHERE.get(plain.upper())
+        meant = f", did you mean {other}?" if other else _meant(plain.upper(), ALIKE)
         if meant or plain != name:
             logger.warning("%s: %s is not a setting%s", where, name, meant)
 
@@ -286,7 +297,7 @@ def _parse(name: str, text: str, field: Field) -> Any:
             return rule.parse(text)
     except ValueError:
         why = f"it must be {rule.allowed}"
-    hidden = rule.is_secret or (rule.hides and "@" in text)
+    hidden = rule.is_secret or (rule.hides and re.search(r"@|\?.*=[^&]{8}", text))
     raise ConfigError(f"{name}={'its value' if hidden else text!r} is not valid: {why}")
 
 

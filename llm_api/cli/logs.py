@@ -139,7 +139,7 @@ def show(request_id: str, curl: bool, url: str | None) -> None:
     if not records:
         raise click.ClickException(f"no request in the log has the id {request_id}")
     for record in records:  # a client may repeat its id
-        click.echo(curl_line(record, url, service().settings.bind) if curl else json_text(record, indent=2))
+        click.echo(curl_line(record, url, service()) if curl else json_text(record, indent=2))
 
 
 @logs.command()

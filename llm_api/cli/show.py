@@ -14,6 +14,7 @@ import click
 from ..log.files import Entry, parse
 from ..log.repair import Damage
 from ..log.search import calls, json_text, printable, question
+from ..web.service import Service
 
 EXCERPT_CHARS = 60
 # Linux takes no longer argument than 128 KiB.
@@ -154,8 +155,8 @@ def show_damage(damage: Damage, as_json: bool) -> None:
     click.echo(f"{counted(damage.lines, 'line')}, {len(damage.broken)} broken, {duplicates}")
 
 
-def curl_line(record: Entry, url: str | None, bind: str) -> str:
-    """Return the curl line that sends a record's request again, to `url` or BIND's address.
+def curl_line(record: Entry, url: str | None, service: Service) -> str:
+    """Return the curl line that sends a record's request again, to `url` or to BIND's address and the prefix.
 
     Raises ClickException where its text was not kept.
     """
@@ -167,9 +168,10 @@ def curl_line(record: Entry, url: str | None, bind: str) -> str:
     more = {"model": record.get("request_model"), "stream": record.get("stream") or None}
     body = kept | record["parameters"] | {name: value for name, value in more.items() if value is not None}
     path = "/generate" if "prompt" in kept else "/v1/chat/completions"
-    host, _, port = bind.rpartition(":")
+    host, _, port = service.settings.bind.rpartition(":")
     by_socket = ["--unix-socket", port] if host == "unix" and not url else []
-    url = url or ("http://localhost" if by_socket else f"http://{ANYWHERE.get(host, host)}:{port}")
+    address = "localhost" if by_socket else f"{ANYWHERE.get(host, host)}:{port}"
+    url = url or f"http://{address}{service.prefix}"
     words = ["curl", url.rstrip("/") + path, *by_socket, "-H", "Content-Type: application/json", "-d"]
     data = json_text(body)
     if len(data) <= MAX_ARGUMENT_CHARS:

@@ -97,7 +97,7 @@ def _sift(source: IO[bytes], good: IO[bytes], torn: IO[bytes]) -> bytes:
 def _like(model: Path, path: Path, flag: int) -> IO[bytes]:
     """Open a file for writing that belongs to whom `model` belongs to; its other readers may not read it."""
     stat = model.stat()
-    file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | flag, 0o600)
+    file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | flag, 0o600)
     with suppress(PermissionError):  # only root may give a file away
         os.fchown(file, stat.st_uid, stat.st_gid)
     os.fchmod(file, stat.st_mode & 0o7770)

@@ -24,6 +24,7 @@ import fcntl
 import logging
 import os
 import select
+import stat
 import sys
 import threading
 import time
@@ -293,7 +294,9 @@ def open_own(path: Path) -> int:
 
 def _is_no_file(path: Path) -> bool:
     """A pipe's reader may hold up each request, and whoever may write the folder must not choose a file by a link."""
-    return path.is_symlink() or (path.exists() and not path.is_file())
+    with suppress(OSError):  # what can't be looked at can't be opened either, and that says why
+        return not stat.S_ISREG(path.lstat().st_mode)
+    return False
 
 
 def _when_read(pipe: int, give_up: float) -> int:
@@ -340,7 +343,7 @@ def _write(file: int, data: bytes) -> None:
 def _repair(file: int, size: int, path: Path) -> None:
     """End a last line that is whole, or in another program's file; set aside one that is not, in `LOG.torn`."""
     tail = _last_line(file, size)
-    if _is_record(tail) or _is_anothers(file, size - len(tail)):
+    if _is_record(tail) or _is_anothers(file, tail, size - len(tail)):
         _write(file, b"\n")
         return
     torn = open_own(path.with_name(path.name + ".torn"))
@@ -351,10 +354,12 @@ def _repair(file: int, size: int, path: Path) -> None:
     os.ftruncate(file, size - len(tail))
 
 
-def _is_anothers(file: int, end: int) -> bool:
-    """Whether the first or the last of the lines before `end` is another program's."""
-    lines = (os.pread(file, PROBE_BYTES, 0).partition(b"\n")[0], _last_line(file, end - 1)) if end else ()
-    return any(not _is_record(line) and is_foreign(line) for line in lines)
+def _is_anothers(file: int, tail: bytes, end: int) -> bool:
+    """Whether the tail is another program's, or one of the lines before it that are near the file's ends."""
+    some = min(PROBE_BYTES, end)
+    first, last = (os.pread(file, some, start).split(b"\n") for start in (0, end - some))
+    lines = [line for line in (*first[:-1], *last[1:-1]) if not _is_record(line)]
+    return any(map(is_foreign, [*lines, tail] if tail.isascii() else lines))
 
 
 def _last_line(file: int, size: int) -> bytes:

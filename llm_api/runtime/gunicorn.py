@@ -41,8 +41,6 @@ FIRST_SECONDS = 5.0
 MAX_UNREAD_BYTES = 65_536
 # What is read of a refused body before its connection is closed: a client that still sends may lose its answer.
 LINGER_SECONDS, MAX_LINGER_BYTES = 0.5, 2**25
-# What this process runs with: gunicorn.conf.py says it, and wsgi.py takes it.
-running: Settings | None = None
 METRICS, OWNER = "PROMETHEUS_MULTIPROC_DIR", "LLM_API_METRICS_OWNER"
 
 

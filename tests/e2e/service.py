@@ -94,7 +94,7 @@ class Stream:
 class Service:
     """One gunicorn with the project's own gunicorn.conf.py; nothing of the caller's settings reaches it."""
 
-    def __init__(self, home: Path, settings: dict[str, object], cwd: Path | None = None) -> None:
+    def __init__(self, home: Path, settings: dict[str, object], cwd: Path | None = None, app: str = "wsgi:app") -> None:
         self.home = home
         # Links, so that a developer's .env beside the real files is not read.
         for name in ("llm_api", "wsgi.py", "gunicorn.conf.py"):
@@ -107,7 +107,7 @@ class Service:
         own |= {"BIND": "127.0.0.1:0"}
         env = kept | own | given
         with (home / "output.txt").open("wb") as output:
-            command = [sys.executable, "-m", "gunicorn", "wsgi:app"]
+            command = [sys.executable, "-m", "gunicorn", app]
             self.process = subprocess.Popen(command, cwd=cwd or home, env=env, stdout=output, stderr=subprocess.STDOUT)
 
     def wait_until_up(self) -> None:

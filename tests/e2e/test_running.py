@@ -42,7 +42,7 @@ def test_the_command_line_is_what_runs(serve: Start, behind: Behind) -> None:
         assert [future.result().status for future in running] == [200, 200]
 
 
-@pytest.mark.parametrize("args", ["--preload", "-k sync"])
+@pytest.mark.parametrize("args", ["--preload", "--reload", "-k sync", "-e MAX_RETRIES=7"])
 def test_what_gunicorn_must_not_do(tmp_path: Path, args: str) -> None:
     """What would break promises in silence ends the start with the reason."""
     service = Service(tmp_path, {"LLM_BACKEND": "stub", "GUNICORN_CMD_ARGS": args})
@@ -68,6 +68,19 @@ def test_where_gunicorn_finds_no_configuration(tmp_path_factory: pytest.TempPath
         service.stop()
     assert f"llm_api: WARNING: gunicorn has not read {home}/gunicorn.conf.py" in service.output()
     assert (line["status"], line["http_status"], line["error"]["code"]) == ("error", 500, "internal_error")
+
+
+def test_the_app_by_its_factory(tmp_path: Path) -> None:
+    """gunicorn 'llm_api:create_app()' runs with what the configuration and the command line say, too."""
+    (tmp_path / ".env").write_text("MAX_RETRIES=7")
+    args = "-e OTHER=1 --threads 4 -w 1"
+    service = Service(tmp_path, {"LLM_BACKEND": "stub", "GUNICORN_CMD_ARGS": args}, app="llm_api:create_app()")
+    try:
+        service.wait_until_up()
+        config = service.get("/config").body
+        assert (config["threads"], config["max_retries"]) == (4, 7)
+    finally:
+        service.stop()
 
 
 def reload(service: Service, text: bytes) -> str:

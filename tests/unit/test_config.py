@@ -166,7 +166,15 @@ RULES: dict[str, dict[str, Any]] = {
     "max_body_bytes": whole(1, 100_000_000),
     "max_image_bytes": whole(1, 100_000_000),
     "fetch_images": BOOLEANS,
-    "log_file": {"good": {"/var/log/x.jsonl": "/var/log/x.jsonl"}, "bad": ["a\nb"]},
+    "log_file": {
+        "good": {
+            "/var/log/x.jsonl": "/var/log/x.jsonl",
+            "a b.jsonl": "a b.jsonl",
+            "-": "-",
+            "~nobody-here/x": "~nobody-here/x",
+        },
+        "bad": ["a\nb", "logs/", "/"],
+    },
     "log_prompts": BOOLEANS,
     "log_max_text": whole(0, 10_000_000),
     "log_required": BOOLEANS,
@@ -177,7 +185,19 @@ RULES: dict[str, dict[str, Any]] = {
     "trace_texts": BOOLEANS,
     "bind": {
         "good": {b: b for b in ("127.0.0.1:8000", "0.0.0.0:80", "[::]:8000", "h:65535", "unix:/run/x.sock")},
-        "bad": ["8000", "localhost", "h:", ":x", "h:99999", "h:65536", "two words:80", "unix:", "h:-1", "http://h:80"],
+        "bad": [
+            "8000",
+            "localhost",
+            "h:",
+            ":x",
+            "h:99999",
+            "h:65536",
+            "two words:80",
+            "unix:",
+            "h:-1",
+            "http://h:80",
+            "::1:80",
+        ],
     },
     "web_concurrency": whole(1, 512),
     "threads": whole(1, 1024),
@@ -273,7 +293,20 @@ RULES: dict[str, dict[str, Any]] = {
                 "*": "a",
             },
         },
-        "bad": ["gpt-4o", "=x", "x=", "a=b,", "a=b=c", "a*b=c", "**=c", "a=b*", "a=b,a=c", "a b=c"],
+        "bad": [
+            "gpt-4o",
+            "=x",
+            "x=",
+            "a=b,",
+            "a=b=c",
+            "a*b=c",
+            "**=c",
+            "a=b*",
+            "a=b,a=c",
+            "a b=c",
+            'a=b","c=d',
+            "a=b;",
+        ],
     },
     "cors_origins": {
         "good": {
@@ -286,6 +319,7 @@ RULES: dict[str, dict[str, Any]] = {
             *("a.example", "//a.example", "ftp://a.example", "https://", "https://a.example/", "https://a.example/x"),
             *("null", "https://a.example,", "https://*.example", "https://a.example https://b.example"),
             *("https://u@a.example", "https://a.example;https://b.example", "https://a.example;b.example"),
+            'https://a.example","https://b.example',
         ],
     },
     "http_proxy_url": {
@@ -513,6 +547,7 @@ def test_config_shows_no_credentials(make_client: Serve, name: str, url: str, sh
     [
         *("http://user:canary@h:99999", "ftp://user:canary@h", "http://user:can/ary@h", "http://user:can?ary@h:x"),
         *("user:canary@h:99999", "http://user:can@ary@h:x", "http://user:can@ary@h"),
+        "https://h/v1?api_key=canary-1",
     ],
 )
 def test_an_error_shows_no_credentials(monkeypatch: pytest.MonkeyPatch, name: str, text: str) -> None:
@@ -668,6 +703,9 @@ MEANT = {
     "LLM_API_LOG_FLIE": "LOG_FILE",
     "LLM_API_llm_backend": "LLM_BACKEND",
     "PORT": "BIND=HOST:PORT",
+    "port": "BIND=HOST:PORT",
+    "LLM_API_PORT": "BIND=HOST:PORT",
+    "ANTHROPIC_API_BASE": "CLAUDE_BASE_URL",
     "OLLAMA_BASE_URL": "OLLAMA_URL",
     "OPENAI_API_BASE": "OPENAI_BASE_URL",
     "OPENAI_KEY": "OPENAI_API_KEY",
@@ -682,6 +720,8 @@ OTHERS = [
     *("ANTHROPIC_BASE_URL", "CLAUDE_CONFIG_DIR", "CLAUDECODE", "XAI_API_KEY"),
     *("AZURE_OPENAI_API_KEY", "GEMINI_API_KEY", "HTTP_PROXY", "HTTPS_PROXY"),
     *("http_proxy", "no_proxy", "GUNICORN_CMD_ARGS", "FLASK_APP"),
+    *("ANTHROPIC_ADMIN_KEY", "RATELIMIT_STORAGE_URL", "LLM_API_SERVICE_HOST", "LLM_API_SERVICE_PORT_HTTP"),
+    *("LLM_API_PORT_80_TCP", "LLM_API_PORT_80_TCP_ADDR"),
     *("RATELIMIT_STORAGE_URI", "LOG_LEVEL", "LOG_PATH", "KUBERNETES_PORT"),
     *("API_URL", "MAX_TOKENS", "TIMEOUT", "OMP_NUM_THREADS"),
     *("PATH", "HOST", "HOSTNAME", "LOGNAME"),
@@ -720,6 +760,7 @@ def test_other_programs_names_are_theirs(monkeypatch: pytest.MonkeyPatch, tmp_pa
     """Nothing is said of names that others use, however much they look like ours."""
     (tmp_path / ".env").write_text("".join(f"{name}=1\n" for name in OTHERS))
     assert Settings.load(tmp_path / ".env") == load(monkeypatch, **dict.fromkeys(OTHERS, "1")) == Settings()
+    load(monkeypatch, LLM_API_PORT="tcp://10.0.0.1:8000")  # Kubernetes' word on a Service that is called llm-api
     assert warned() == []
 
 
@@ -828,6 +869,7 @@ def test_quotes_are_taken_off(
     ("text", "why"),
     [
         *((text, "a comment needs its own line") for text in ("x # cheap", "x\t#cheap", "# cheap", '"x" # cheap')),
+        *((text, "a comment needs its own line") for text in ("x // cheap", "x //cheap", "x ; cheap")),
         *((text, "its quotes are no pair") for text in ('"x', "x'", "`x`", "\u201cx\u201d", "\u2018x", "\"x'")),
     ],
 )
@@ -867,11 +909,13 @@ def test_only_a_newline_ends_a_line(tmp_path: Path, end: str) -> None:
 
 @pytest.mark.parametrize("installed", [True, False])
 @pytest.mark.parametrize(
-    "value", ["plain", '"a b"', "${HOME}/x", "x${NOBODY:-y}", '"a\\tb"', "a#b", r"'it\'s'", "from above"]
+    "value",
+    ["from .flaskenv", "plain", '"a b"', "${HOME}/x", "x${NOBODY:-y}", '"a\\tb"', "a#b", r"'it\'s'", "from above"],
 )
 def test_flask_reads_what_gunicorn_reads(start: Start, tmp_path: Path, value: str, installed: bool) -> None:
     """python-dotenv's own reading of .env, or of one in a folder above, changes nothing."""
     line = f"LOG_FILE={value}\n"
+    flaskenv = line if value == "from .flaskenv" else ""
     here, above = ("", line) if value == "from above" else (line, "")
     folder = tmp_path / "service"
     folder.mkdir()
@@ -879,7 +923,8 @@ def test_flask_reads_what_gunicorn_reads(start: Start, tmp_path: Path, value: st
         (tmp_path / name).rename(folder / name)
     if not installed:
         (folder / "dotenv.py").write_text("raise ModuleNotFoundError")
-    (folder / ".env").write_text(here)
+    (folder / ".env").write_text("" if flaskenv else here)
+    (folder / ".flaskenv").write_text(flaskenv)
     read = "import runpy; print(runpy.run_path('service/gunicorn.conf.py')['settings'].log_file)"
     gunicorn = start("-c", read, env_file=above).stdout.strip()
     flask = start("-c", FLASK.format(folder=str(folder)), env_file=above)

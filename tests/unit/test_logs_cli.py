@@ -22,10 +22,12 @@ from typing import Any
 import pytest
 from asking import Log, Serve
 from fakes import Fake
+from flask import Flask
 from providers import FarEnd
 from records import NOON, ROOT, Run, answered, command, environment, ids, line, record, write
 from responses import RequestsMock
 
+from llm_api import LLMAPI
 from llm_api.errors import Unreachable
 
 # What may steer a terminal: C0 but newline, DEL, C1, bidi marks.
@@ -268,6 +270,15 @@ def test_show_curl_goes_to_the_service(make_client: Serve, logs: Run) -> None:
     }.items():
         assert shlex.split(answered(logs("show", "mine", "--curl", bind=bind)))[1 : 1 + len(words)] == words
     assert "http://far:1/generate" in answered(logs("show", "mine", "--curl", "--url", "http://far:1/"))
+
+
+def test_show_curl_knows_the_prefix(log_path: Path, tmp_path: Path) -> None:
+    """In a host app the API is under its prefix."""
+    app = Flask("host")
+    LLMAPI(app, "/llm", llm_backend="stub", log_file=log_path, bind="127.0.0.1:8000")
+    app.test_client().post("/llm/generate", json={"prompt": "Hello"}, headers={"X-Request-ID": "mine"})
+    said = app.test_cli_runner().invoke(args=["llm", "logs", "show", "mine", "--curl"]).output
+    assert "http://127.0.0.1:8000/llm/generate" in said
 
 
 @pytest.mark.parametrize(

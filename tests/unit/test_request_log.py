@@ -177,7 +177,10 @@ def test_a_tail_that_cannot_be_set_aside_is_not_cut(make_log: MakeLog, log_path:
 
 @pytest.mark.parametrize(
     "before",
-    [b"INFO started\n", b'INFO started\n{"n": 0}\n', b'{"n": 0}\nINFO stopped\n', b"1.2.3.4 - - GET /\n" * 9000],
+    [
+        *(b"INFO started\n", b'INFO started\n{"n": 0}\n', b'{"n": 0}\nINFO stopped\n', b"1.2.3.4 - - GET /\n" * 9000),
+        *(b'{"n": 0}\n' * many + b'INFO on\n{"n": 0}\n' for many in (1, 20_000)),
+    ],
     ids=lambda value: repr(value)[:25],
 )
 @pytest.mark.parametrize("tail", [b"INFO on its wa", b"\t at x", b'{"n": 7', b"\xff"])
@@ -188,6 +191,15 @@ def test_another_programs_log_is_not_mended(make_log: MakeLog, log_path: Path, b
     make_log().append({"n": 1})
     assert log_path.read_bytes() == before + tail + b'\n{"n": 1}\n'
     assert not log_path.with_name("log.jsonl.torn").exists()
+
+
+@pytest.mark.parametrize("before", [b"", b'{"n": 0}\n'], ids=["alone", "after a line"])
+def test_words_without_an_end_are_not_cut(make_log: MakeLog, log_path: Path, before: bytes) -> None:
+    """A line of ours begins as an object, however torn: whoever names another file as LOG_FILE keeps what it has."""
+    log_path.parent.mkdir()
+    log_path.write_bytes(before + b"my notes")
+    make_log().append({"n": 1})
+    assert log_path.read_bytes() == before + b'my notes\n{"n": 1}\n'
 
 
 def test_a_long_first_line_is_ours(make_log: MakeLog, log_path: Path) -> None:
@@ -363,6 +375,12 @@ def test_what_is_no_file_ends_the_start(make_app: Callable[..., Flask], tmp_path
         path = Path("/dev/null")
     with pytest.raises(ConfigError, match=rf"^LOG_FILE={path} is no file: name one, or - for standard output$"):
         make_app(log_file=str(path))
+
+
+def test_a_name_that_no_system_takes_is_told(make_app: Callable[..., Flask], tmp_path: Path) -> None:
+    """As a folder that may not be entered: no traceback, but what a request and /health say."""
+    answer = make_app(log_file=str(tmp_path / ("x" * 300))).test_client().post("/generate", json={"prompt": "x"})
+    assert (answer.status_code, "File name too long" in answer.json["error"]["message"]) == (503, True)
 
 
 def test_a_pipe_in_the_logs_place_holds_up_nothing(make_log: MakeLog, log_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import re
 from collections.abc import Sequence
 from contextlib import suppress
@@ -47,23 +48,28 @@ def find(named: str | None, projector: str | None = None) -> dict[str, Any]:
     ModelNotFound.
     """
     if projector:
-        file = Path(projector).expanduser().absolute()
+        file = _absolute(projector)
         if not file.is_file():
             raise NotConfigured(f"HF_MMPROJ={file.name}: there is no such file")
         return find(named) | {"projector": str(file)}
     if named and _is_hub(named):
         _require("huggingface_hub", "huggingface_hub")
         return {"model": named, "is_remote": True, "is_gguf": True, "files": [], "projector": None, "size": 0}
-    path = Path(named).expanduser().absolute() if named else _packaged_file()
+    path = _absolute(named) if named else _packaged_file()
     if not path.exists():
         raise ModelNotFound(f"HF_MODEL={path.name}: there is no such file", param="model")
     folder = path if path.is_dir() else path.parent
     try:
-        files = chosen(sorted(file.name for file in folder.iterdir()), "" if path.is_dir() else path.name)
+        names = sorted(file.name for file in folder.iterdir() if not file.is_dir())
+        files = chosen(names, "" if path.is_dir() else path.name)
         require_engine(files)
         return found(folder, files)
     except LookupError as error:
         raise ModelNotFound(f"HF_MODEL={path.name}: {error}", param="model") from None
+
+
+def _absolute(named: str) -> Path:
+    return Path(os.path.expanduser(named)).absolute()  # noqa: PTH111  (Path's raises where there is no such user)
 
 
 def found(folder: Path, files: Files) -> dict[str, Any]:
