@@ -69,6 +69,8 @@ SCALARS = ("max_tokens", "temperature", "top_p", "stream", "fallback")
 EXTRAS = ("thinking", "top_k")
 # For models that are told an effort, the least budget of thoughts that each stands for, as LiteLLM has it.
 BUDGETS = {"high": 10_000, "medium": 5_000, "low": 0}
+# By these words Claude Code knows that it has to shorten a conversation.
+TOO_LONG = "prompt is too long"
 STOPS = {"stop": "end_turn", "length": "max_tokens", "tool_calls": "tool_use", "content_filter": "refusal"}
 ERRORS = {
     **{401: "authentication_error", 403: "permission_error", 404: "not_found_error", 413: "request_too_large"},
@@ -109,10 +111,15 @@ def _part(block: Any) -> Part:
             return picture_at(url)
         case {"type": "document", "source": {"type": "text", "data": str(text)}}:
             return _titled(block, text)
+        case {"type": "search_result", "content": said} | {
+            "type": "document",
+            "source": {"type": "content", "content": said},
+        }:
+            found = CONTENT.deserialize(said)
+            texts = [part.text for part in found if isinstance(part, Text)]
+            return Document() if len(texts) < len(found) else _titled(block, "".join(texts))
         case {"type": "document", "source": {}} | {"type": "image", "source": {"type": "file"}}:
             return Document()
-        case {"type": "search_result", "content": list(found)}:
-            return _titled(block, "".join(part.text for part in CONTENT.deserialize(found) if isinstance(part, Text)))
         case {"type": "thinking", "thinking": str(text), "signature": str(signature)} if signature:
             return Reasoning(text, signature, made_by=CLAUDE)
         case {"type": "thinking", "thinking": str(text)}:
@@ -320,7 +327,10 @@ class Messages(Conversational):
     def _public(self, error: LLMAPIError) -> dict[str, str | None]:
         status = self.status(error)
         kind = ERRORS.get(status, "api_error" if status >= 500 else "invalid_request_error")
-        return super()._public(error) | {"type": kind}
+        said = super()._public(error) | {"type": kind}
+        if error.code == "context_length_exceeded" and TOO_LONG not in (words := said["message"] or ""):
+            said["message"] = f"{TOO_LONG}: {words}"
+        return said
 
 
 def _frames(step: Step) -> Iterator[str]:

@@ -105,6 +105,13 @@ class TextOr(fields.List[Any]):
         return tuple(part for part in super()._deserialize(value, attr, data, **kwargs) if part is not None)
 
 
+class Strings(TextOr):
+    """A text, or a list of them."""
+
+    def alone(self, text: str) -> str:
+        return text
+
+
 class Texts(fields.Field[tuple[str, ...]]):
     """A text, or a list of up to 2,048, each as long as a body's may be; an empty one has no vector."""
 

@@ -44,15 +44,15 @@ from .fields import (
     NamedBody,
     Nullable,
     Picture,
-    Stop,
     StrictBoolean,
     StrictFloat,
     StrictInteger,
+    Strings,
     Texts,
     check_said,
     named_model,
 )
-from .tools import ToolSchema, tool_fields
+from .tools import ONLY_FUNCTIONS, ToolSchema, tool_fields
 
 OLLAMA = "ollama"
 NO_LOGPROBS = "Log probabilities are not served."
@@ -95,7 +95,7 @@ class OllamaOptionsSchema(Unsaid):
     temperature = StrictFloat(validate=validate.Range(0, 2))
     top_p = StrictFloat(validate=validate.Range(0, 1))
     seed = StrictInteger(validate=validate.Range(-(2**63), 2**63 - 1))
-    stop = Stop()
+    stop = Strings(fields.String(validate=validate.Length(1)))
 
     @post_load(pass_original=True)
     def split(self, data: dict[str, Any], original: Mapping[str, Any], **kwargs: Any) -> tuple[dict[str, Any], ...]:
@@ -162,12 +162,18 @@ class Generating(OllamaBody):
         return Asked(request, foreign=tuple(f"options.{name}" for name in others))
 
 
+class OllamaToolSchema(ToolSchema):
+    """A tool, whose type may go without saying."""
+
+    type = fields.String(load_default="function", validate=validate.Equal("function", error=ONLY_FUNCTIONS))
+
+
 class OllamaChatSchema(Generating):
     """The body of `POST /api/chat`."""
 
     # without any it asks for nothing: Speaking.idle
     messages = fields.List(fields.Nested(OllamaMessageSchema), validate=validate.Length(max=MAX_MESSAGES))
-    tools = fields.List(fields.Nested(ToolSchema))
+    tools = fields.List(fields.Nested(OllamaToolSchema))
 
     @post_load
     def make_asked(self, data: dict[str, Any], **kwargs: Any) -> Asked:

@@ -43,6 +43,7 @@ from .fields import (
     StrictBoolean,
     StrictFloat,
     StrictInteger,
+    Strings,
     TextOr,
     Texts,
     VendorBody,
@@ -63,10 +64,10 @@ NO_FUNCTIONS = "Functions are not served: send them as tools."
 ONE_TEXT = "Only one text is served, alone or in a list."
 
 
-class ChatPart(fields.Field[Text | Image]):
+class ChatPart(fields.Field[Text | Image | None]):
     """A text, a picture, or an assistant's refusal."""
 
-    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> Text | Image:
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> Text | Image | None:
         kind = value.get("type") if isinstance(value, dict) else None
         if kind == "image_url":
             return image_part(value)
@@ -74,13 +75,6 @@ class ChatPart(fields.Field[Text | Image]):
             only = 'Only parts such as {"type": "text", "text": "…"} are served.'
             raise ValidationError(NOT_SERVED.get(str(kind), only))
         return Text(value[kind])
-
-
-class Prompt(TextOr):
-    """A text; as LangChain sends it, also in a list of one."""
-
-    def alone(self, text: str) -> str:
-        return text
 
 
 class ThoughtSchema(Nullable):
@@ -185,7 +179,8 @@ class ChatSchema(OpenAIBody, Tooled):
 class CompletionSchema(OpenAIBody):
     """The body of `POST /v1/completions`."""
 
-    prompt = Prompt(fields.String(), required=True, validate=validate.Length(1, 1, error=ONE_TEXT))
+    # LangChain sends it in a list of one
+    prompt = Strings(fields.String(), required=True, validate=validate.Length(1, 1, error=ONE_TEXT))
     best_of = StrictInteger(validate=validate.OneOf([1], error="Only one choice is served."))
     echo = StrictBoolean(validate=validate.OneOf([False], error="Echo is not served."))
     suffix = fields.String(validate=validate.Length(max=0, error="A suffix is not served."))

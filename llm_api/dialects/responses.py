@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from hashlib import sha256
 from itertools import count, groupby
 from typing import Any, NamedTuple
 
@@ -34,7 +35,16 @@ from ..types import (
     Usage,
 )
 from .base import Asked, event, template
-from .fields import MAX_EFFORT_CHARS, MAX_MESSAGES, FlatFormat, Nullable, StrictBoolean, StrictInteger, TextOr
+from .fields import (
+    MAX_EFFORT_CHARS,
+    MAX_MESSAGES,
+    NOT_SERVED,
+    FlatFormat,
+    Nullable,
+    StrictBoolean,
+    StrictInteger,
+    TextOr,
+)
 from .openai import ROLES, ChatPart, OpenAIBody, OpenAIDialect
 from .tools import MAX_TOOLS, Tooled, ToolSchema, tool_fields
 
@@ -49,6 +59,11 @@ ITEMS: dict[str, tuple[str, ...]] = {
 ITEM_ROLES = ROLES.keys() - {"tool"}
 SERVED_TOOLS = {"function", "namespace"}
 TEXTS = ("input_text", "output_text", "reasoning_text", "summary_text")
+PARTS = {*TEXTS, "text", "refusal", "input_image", "image_url", "input_file", *NOT_SERVED}
+# What has parts in an item.
+HOLDERS = ("content", "output", "summary")
+# OpenAI's limit for the name of a function.
+MAX_NAME = 64
 # What only a model's provider can read of its thoughts, in the one text that clients send back for it.
 SEALED = re.compile(r"(\w+):(signature|data):(.+)", re.DOTALL)
 PLAIN = {"format": {"type": "text"}}
@@ -56,10 +71,12 @@ CUTS = {"length": "max_output_tokens", "content_filter": "content_filter"}
 
 
 class ItemPart(ChatPart):
-    """The same, whose types have other names here."""
+    """The same, whose types have other names here; None for one of another kind."""
 
-    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> Text | Image:
-        return super()._deserialize(_chat_part(value) if isinstance(value, dict) else value, attr, data, **kwargs)
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> Text | Image | None:
+        if not isinstance(value, dict):
+            return super()._deserialize(value, attr, data, **kwargs)
+        return super()._deserialize(_chat_part(value), attr, data, **kwargs) if _kind(value) in PARTS else None
 
 
 def _chat_part(part: dict[str, Any]) -> dict[str, Any]:
@@ -85,14 +102,14 @@ class ItemSchema(Nullable):
     encrypted_content = fields.String()
 
     @post_load
-    def make_message(self, data: dict[str, Any], **kwargs: Any) -> Message:
-        """Return the type for a valid item."""
+    def make_message(self, data: dict[str, Any], **kwargs: Any) -> Message | None:
+        """Return the type for a valid item, None for a message of which nothing is left."""
         for name in ITEMS[data["type"]]:
             if name not in data:
                 raise ValidationError("Missing data for required field.", name)
         match data["type"]:
             case "message":
-                return Message(ROLES[data["role"]], data["content"])
+                return Message(ROLES[data["role"]], data["content"]) if data["content"] else None
             case "reasoning":
                 return Message("assistant", (_thought(data),))
             case "function_call":
@@ -179,7 +196,10 @@ def _functions(tools: Iterable[Any]) -> Iterator[tuple[str | None, dict[str, Any
 
 def _flat(namespace: str | None, name: str) -> str:
     """Return the one name by which backends call it."""
-    return f"{namespace}__{name}" if namespace else name
+    flat = f"{namespace}__{name}" if namespace else name
+    if not namespace or len(flat) <= MAX_NAME:
+        return flat
+    return f"{flat[: MAX_NAME - 9]}_{sha256(flat.encode()).hexdigest()[:8]}"
 
 
 TextSchema = Nullable.from_dict({"format": FlatFormat(), "verbosity": fields.String()}, name="TextSchema")
@@ -399,8 +419,10 @@ class Responses(OpenAIDialect):
     def read(self, body: Mapping[str, Any]) -> Asked:
         """As OpenAIDialect's; the kinds of tools and items that are left out are named too."""
         asked = super().read(body)
-        items = () if isinstance(body["input"], str) else body["input"]
+        items = [] if isinstance(body["input"], str) else body["input"]
         kinds = {_kind(item, "message") for item in items} - ITEMS.keys()
+        held = [item.get(name) for item in items if _kind(item, "message") in ITEMS for name in HOLDERS]
+        kinds |= {_kind(part) for parts in held if isinstance(parts, list) for part in parts} - PARTS
         kinds |= {_kind(tool) for tool in body.get("tools") or ()} - SERVED_TOOLS
         return replace(asked, ignored=(*asked.ignored, *sorted(kinds)), body=body)
 

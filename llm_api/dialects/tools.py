@@ -82,7 +82,8 @@ def _chosen(said: Any) -> Chosen:
         allowed = said.get("allowed_tools", said)
         if not isinstance(allowed["tools"], list):
             raise TypeError("tools are a list")
-        return Chosen(_mode(allowed["mode"]), frozenset(map(_name, allowed["tools"])))
+        functions = [tool for tool in allowed["tools"] if tool.get("type", "function") == "function"]
+        return Chosen(_mode(allowed["mode"]), frozenset(map(_name, functions)))
     return Chosen(_mode(said))
 
 

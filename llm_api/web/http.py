@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from flask import Response, current_app, request
-from werkzeug.exceptions import ClientDisconnected, HTTPException, NotFound, RequestEntityTooLarge
+from werkzeug.exceptions import ClientDisconnected, HTTPException, MethodNotAllowed, NotFound, RequestEntityTooLarge
 from werkzeug.routing import RequestRedirect
 
 from .. import errors, strict_json
@@ -238,14 +238,27 @@ def _dialect() -> Dialect:
 
 
 def frame_no_route() -> None:
-    """Before each request of the app: what has no route, or not with its method, is JSON under our prefix.
+    """Before each request of the app: what has no route under our prefix is JSON, or is one of ours by another method.
 
     It is left to be raised, so that the host's own functions run before and after it.
     """
     error = request.routing_exception
-    # without a prefix the rest is the host's
-    if error and request.path.startswith(f"{service().prefix or '/v1'}/") and not isinstance(error, RequestRedirect):
+    if error and not isinstance(error, RequestRedirect) and (_is_below() or _is_ours(error)):
         request.routing_exception = HTTPException(response=answer_error(error))
+
+
+def _is_below() -> bool:
+    # without a prefix the rest is the host's
+    return request.path.startswith(f"{service().prefix or '/v1'}/")
+
+
+def _is_ours(error: HTTPException) -> bool:
+    """Whether it says that a route of ours has no such method."""
+    adapter = current_app.create_url_adapter(request)
+    if not isinstance(error, MethodNotAllowed) or not error.valid_methods or not adapter:
+        return False
+    endpoint, _ = adapter.match(method=next(iter(error.valid_methods)))
+    return endpoint.partition(".")[0] in current_app.extensions["llm_api"]
 
 
 def _no_route() -> str:

@@ -17,7 +17,15 @@ from providers import CLAUDE, FarEnd, claude_answer, claude_stream, sent
 from pydantic import TypeAdapter
 from werkzeug.test import TestResponse
 
-from llm_api.errors import LLMAPIError, Overloaded, RateLimited, ServerError, TimedOut, Unreachable
+from llm_api.errors import (
+    LLMAPIError,
+    Overloaded,
+    RateLimited,
+    RequestRefused,
+    ServerError,
+    TimedOut,
+    Unreachable,
+)
 from llm_api.rules import ApiKey
 from llm_api.types import (
     NEEDS,
@@ -205,6 +213,15 @@ def test_error(serve: Serve, error: LLMAPIError, status: int, kind: str) -> None
     ErrorResponse.model_validate(reply.json)
     *_, text, last = events_of(ask(serve(Able("one", Chunk("Hi"), error)), PATH, stream=True))
     assert (text["delta"]["text"], last["type"], last["error"]["type"]) == ("Hi", "error", kind)
+
+
+@pytest.mark.parametrize("words", ["2 tokens > 1", "prompt is too long: 2 tokens > 1 maximum"])
+def test_too_long(serve: Serve, words: str) -> None:
+    """By Anthropic's words for it Claude Code knows that it has to shorten the conversation."""
+    error = error_of(ask(serve(Able("one", RequestRefused(words, code="context_length_exceeded"))), PATH))
+    assert error["message"] == f"prompt is too long: {words.removeprefix('prompt is too long: ')}"
+    ours = error_of(ask(serve(Able("one"), max_prompt_chars=1), PATH))
+    assert ours["message"].startswith("prompt is too long: messages: Has 2 characters")
 
 
 @pytest.mark.parametrize(
@@ -464,20 +481,24 @@ PDF = {"type": "document", "source": {"type": "base64", "media_type": "applicati
 NOTES = {"type": "document", "source": {"type": "text", "media_type": "text/plain", "data": "Green."}, "title": "Grass"}
 FOUND = {"type": "search_result", "source": "a.b/c", "title": "Sky", "content": [{"type": "text", "text": "Blue."}]}
 FILE = {"type": "image", "source": {"type": "file", "file_id": "file_1"}}
+WET = {"type": "text", "text": "Wet"}
+SHOWN = {"type": "document", "source": {"type": "content", "content": [WET, {"type": "image", "source": {}}]}}
+SHOWN["source"]["content"][1]["source"] = {"type": "base64", "media_type": "image/gif", "data": GIF}
 
 
 def test_documents_of_words(serve: Serve) -> None:
     """What another model can read it is told, with its title, also as a tool's result."""
     fake = Able("one", *ANSWER)
     result = {"type": "tool_result", "tool_use_id": "call_1", "content": [FOUND]}
-    reply = ask(serve(fake), PATH, messages=[turn("user", result, NOTES, {"type": "text", "text": "So?"})])
+    parts = [{"type": "document", "source": {"type": "content", "content": said}} for said in ("Dry", [WET])]
+    reply = ask(serve(fake), PATH, messages=[turn("user", result, NOTES, *parts, {"type": "text", "text": "So?"})])
     assert (reply.status_code, reply.headers.get("X-LLM-Ignored")) == (200, None)
     found, said = fake.asked[0].messages
     assert found.parts[0].parts == (Text("Sky\nBlue."),)
-    assert [part.text for part in said.parts] == ["Grass\nGreen.", "So?"]
+    assert [part.text for part in said.parts] == ["Grass\nGreen.", "Dry", "Wet", "So?"]
 
 
-@pytest.mark.parametrize("block", [PDF, FILE])
+@pytest.mark.parametrize("block", [PDF, FILE, SHOWN])
 def test_what_only_claude_reads(make_client: Serve, far_end: FarEnd, block: dict[str, Any]) -> None:
     """A file is never left out: it reaches Claude, also alone and in a result, and who can't have it is not asked."""
     far_end.post(CLAUDE.url, json=claude_answer("Hi"))

@@ -238,6 +238,13 @@ def test_options_of_another(make_client: Serve, path: str, body: dict[str, Any])
     assert (reply.status_code, set(reply.headers["X-LLM-Ignored"].split(", "))) == (200, named)
 
 
+def test_what_ollama_takes() -> None:
+    """More stops than OpenAI, and a tool whose type goes without saying."""
+    stops = ["a", "b", "c", "d", "e"]
+    assert [read(options={"stop": said}).stop for said in (stops, "a")] == [tuple(stops), ("a",)]
+    assert read(tools=[{"function": TOOL["function"]}]) == read(tools=[TOOL])
+
+
 def test_formats() -> None:
     """`json` or a schema, whose cut answer the client learns of."""
     schema = {"type": "object", "properties": {"a": {"type": "string"}}}

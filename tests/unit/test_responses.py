@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -217,6 +218,7 @@ def test_parameters(serve: Serve) -> None:
         ("required", ToolChoice("required")),
         ({"type": "function", "name": "weather"}, ToolChoice("named", "weather")),
         ({"type": "allowed_tools", "mode": "required", "tools": [WEATHER]}, ToolChoice("required")),
+        ({"type": "allowed_tools", "mode": "auto", "tools": [WEATHER, {"type": "web_search"}]}, ToolChoice()),
     ],
 )
 def test_choices(serve: Serve, said: Any, choice: ToolChoice) -> None:
@@ -421,11 +423,26 @@ def test_codex(serve: Serve) -> None:
 
 
 def test_what_is_left_out_is_named(serve: Serve) -> None:
-    """Kinds of tools and items, and fields."""
-    dialect = serve(Fake("one")).application.extensions["llm_api"]
-    (here,) = dialect.values()
-    asked = here.dialects["responses"].read(CODEX | {"input": ITEMS})
-    assert asked.ignored == ("client_metadata", "include", "store", "web_search", "web_search_call")
+    """Kinds of tools, of items and of their parts, and fields."""
+    fake = Skilled("one")
+    newer = [{"role": "user", "content": [{"type": "input_smell", "x": 1}, {"type": "input_text", "text": "Hm"}]}]
+    newer += [{"role": "assistant", "content": [{"type": "output_smell"}]}]
+    newer += [{"type": "function_call_output", "call_id": "c", "output": [{"type": "smell", "summary": 5}]}]
+    reply = ask(serve(fake), PATH, **CODEX | {"input": [*ITEMS, *newer]})
+    fields, kinds = "client_metadata, include, store", "input_smell, output_smell, smell, web_search, web_search_call"
+    assert (reply.status_code, reply.headers["X-LLM-Ignored"]) == (200, f"{fields}, {kinds}")
+    assert fake.asked[0].messages[-2:] == (Message.of("user", "Hm"), Message("tool", (ToolResult("c", ()),)))
+
+
+def test_a_name_that_is_too_long(serve: Serve) -> None:
+    """A namespace and its tool have at most 64 characters together at the backend, and their own at the client."""
+    space = SPACE | {"name": "n" * 50, "tools": [CLOCK | {"name": "c" * 20}, CLOCK | {"name": "c" * 21}]}
+    flat = "n" * 50 + "__ccc_" + hashlib.sha256(("n" * 50 + "__" + "c" * 20).encode()).hexdigest()[:8]
+    fake = Skilled("one", Chunk(calls=(CallPiece(0, "call_1", flat, "{}"),)), Chunk("", "tool_calls", USAGE))
+    (item,) = whole_of(serve(fake), tools=[space])["output"]
+    assert (item["namespace"], item["name"]) == ("n" * 50, "c" * 20)
+    assert [len(tool.name) for tool in fake.asked[0].tools] == [64, 64]
+    assert fake.asked[0].tools[0].name == flat
 
 
 # Errors
