@@ -101,9 +101,9 @@ as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON, for 
 def tail(lines: int, following: bool, as_json: bool) -> None:
     """Show the last requests, a line each."""
     path = request_log().path
-    files = [] if following and not path.exists() else all_files()
+    files = all_files(needed=not following)
     # Ctrl-C is how one stops following
-    with suppress(KeyboardInterrupt), open_unbuffered(path) if path.exists() else nullcontext() as live:
+    with suppress(KeyboardInterrupt), open_unbuffered(path) if path in files else nullcontext() as live:
         added = follow(path, lambda: time.sleep(POLL_SECONDS), live) if following else ()
         for data in chain(_last(files, live, lines), added):
             show_line(data, as_json)
@@ -202,11 +202,11 @@ def request_log() -> RequestLog:
     return here.log
 
 
-def all_files() -> list[Path]:
-    """Return the log's files, oldest first, or end with an error where there is none."""
+def all_files(*, needed: bool = True) -> list[Path]:
+    """Return the log's files, oldest first, or end with an error where there is none, or they may not be read."""
     path = request_log().path
     try:
-        if files := log_files(path):
+        if (files := log_files(path)) or not needed:
             return files
     except PermissionError as error:
         raise click.ClickException(f"you may not read {error.filename}") from None

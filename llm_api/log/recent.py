@@ -74,7 +74,7 @@ class Dashboard:
 
     def begin(self) -> None:
         """Count on every few seconds, in a thread of this process, where somebody has looked at the log before."""
-        if self._counts_in != os.getpid() and numbers_file(self._log).exists():
+        if self._counts_in != os.getpid() and os.access(numbers_file(self._log), os.F_OK):  # Path's raises
             self._counts_in = os.getpid()
             threading.Thread(
                 target=_keep_counting, args=[weakref.ref(self)], name="llm-api-numbers", daemon=True

@@ -74,7 +74,7 @@ def _is_ours(host: str, listener: str, bind: str, allowed: tuple[str, ...]) -> b
     found = HOST.fullmatch(host.lower())
     name = found[1] if found else ""
     bound = bind.rpartition(":")[0].lower()
-    names = (".localhost", *allowed, *([bound] if is_loopback(bound) is None else []))
+    names = (".localhost", *allowed, *([bound] if bound != "unix" and is_loopback(bound) is None else []))
     if any(_fits(name, pattern) for pattern in names) or is_loopback(name):
         return True
     # of another address we know no better than that we listen on more than loopback

@@ -30,6 +30,10 @@ PATHS = [
     "/dashboard/data?caller=bob",
     "/dashboard/record/id-bob",
     "/dashboard/record/shared",
+    "/dashboard/requests",
+    "/dashboard/requests?caller=bob",
+    "/dashboard/requests.csv",
+    "/dashboard/requests.csv?caller=bob&text=words",
 ]
 
 
@@ -226,4 +230,6 @@ def test_the_name_that_is_bound_needs_no_entry(make_client: Serve) -> None:
     client = make_client(bind="llm-box.lan:8000")
     assert client.get("/config", headers={"Host": "LLM-box.lan:8000"}).status_code == 200
     assert client.get("/config", headers={"Host": "other.lan:8000"}).status_code == 400
+    for bind, host in (("unix:/run/x", "unix"), ("0.0.0.0:1", "0.0.0.0")):
+        assert make_client(bind=bind).get("/config", headers={"Host": host}).status_code == 400
     assert make_client(bind="0.0.0.0:1").get("/config", headers={"Host": "0.0.0.0"}).status_code == 400

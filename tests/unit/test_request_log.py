@@ -25,7 +25,7 @@ from flask import Flask
 from processes import python
 from records import Run, answered
 
-from llm_api import Settings
+from llm_api import LLMAPI, Settings
 from llm_api.errors import ConfigError, LogUnavailable
 from llm_api.log import writer as request_log
 from llm_api.log.writer import RequestLog
@@ -378,8 +378,10 @@ def test_what_is_no_file_ends_the_start(make_app: Callable[..., Flask], tmp_path
 
 
 def test_a_name_that_no_system_takes_is_told(make_app: Callable[..., Flask], tmp_path: Path) -> None:
-    """As a folder that may not be entered: no traceback, but what a request and /health say."""
-    answer = make_app(log_file=str(tmp_path / ("x" * 300))).test_client().post("/generate", json={"prompt": "x"})
+    """As a folder that may not be entered: a worker begins all the same, and what is wrong is said to requests."""
+    app = make_app(log_file=str(tmp_path / ("x" * 300)))
+    LLMAPI.begin(app)
+    answer = app.test_client().post("/generate", json={"prompt": "x"})
     assert (answer.status_code, "File name too long" in answer.json["error"]["message"]) == (503, True)
 
 
