@@ -5,7 +5,9 @@ Imports point down: cli > web > dialects > exchange > backends > log, runtime > 
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .settings import Settings
@@ -37,4 +39,16 @@ def create_app(settings: Settings | None = None, backends: Iterable[Backend] | N
     """
     from .web.extension import make_app
 
-    return make_app(settings or Settings.running or Settings.load(), backends)
+    settings = settings or Settings.running or Settings.load()
+    if "gunicorn.arbiter" in sys.modules and "llm_api.runtime.gunicorn" not in sys.modules:
+        _warn_of_gunicorn(settings)
+    return make_app(settings, backends)
+
+
+def _warn_of_gunicorn(settings: Settings) -> None:
+    file = Path(__file__).parents[1] / "gunicorn.conf.py"
+    strangers = "" if settings.api_keys else ", whoever reaches it needs no key (API_KEYS)"
+    sys.stderr.write(
+        f"llm_api: WARNING: gunicorn has not read {file}, so BIND, THREADS and WEB_CONCURRENCY do nothing, long answers "
+        f"are cut{strangers}, and /metrics shows one worker: start gunicorn in that folder, or with -c {file}\n"
+    )

@@ -51,6 +51,18 @@ def test_what_gunicorn_must_not_do(tmp_path: Path, args: str) -> None:
     assert re.search(rf"(?m)^llm_api: .*{args.split()[0]}", service.output())
 
 
+def test_another_configuration_with_the_factory(tmp_path: Path) -> None:
+    """The app says itself that ours was not read, and that strangers may use it."""
+    settings = {"GUNICORN_CMD_ARGS": "-c /dev/null -b 127.0.0.1:0 --no-control-socket", "LLM_BACKEND": "stub"}
+    service = Service(tmp_path, settings, app="llm_api:create_app()")
+    try:
+        service.wait_until_up()
+    finally:
+        service.stop()
+    assert f"llm_api: WARNING: gunicorn has not read {tmp_path}/gunicorn.conf.py" in service.output()
+    assert "whoever reaches it needs no key" in service.output()
+
+
 def test_where_gunicorn_finds_no_configuration(tmp_path_factory: pytest.TempPathFactory, behind: Behind) -> None:
     """gunicorn --chdir reads none: that is said, and a worker that it aborts leaves a line that blames no client."""
     release = threading.Event()
