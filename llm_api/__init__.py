@@ -49,6 +49,6 @@ def _warn_of_gunicorn(settings: Settings) -> None:
     file = Path(__file__).parents[1] / "gunicorn.conf.py"
     strangers = "" if settings.api_keys else ", whoever reaches it needs no key (API_KEYS)"
     sys.stderr.write(
-        f"llm_api: WARNING: gunicorn has not read {file}, so BIND, THREADS and WEB_CONCURRENCY do nothing, long answers "
-        f"are cut{strangers}, and /metrics shows one worker: start gunicorn in that folder, or with -c {file}\n"
+        f"llm_api: WARNING: gunicorn has not read {file}, so BIND, THREADS and WEB_CONCURRENCY do nothing, long "
+        f"answers are cut{strangers}, and /metrics shows one worker: start gunicorn in that folder, or with -c {file}\n"
     )

