@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import operator
 import re
 import secrets
 from collections.abc import Iterator, Mapping
-from itertools import islice
+from functools import reduce
+from itertools import chain, islice, repeat
 from typing import Any
 
 from .. import strict_json
@@ -42,8 +44,8 @@ class Stub(Backend):
         try:
             schema = tool.parameters or {}
             arguments = strict_json.dumps(_least(schema, schema, iter(range(MAX_ARGUMENTS))))
-        except (KeyError, IndexError, TypeError, ValueError, AttributeError, RecursionError):
-            words = f"are no JSON Schema, or ask for more than {MAX_ARGUMENTS:,} values and characters"
+        except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError):
+            words = f"are no JSON Schema, have a pattern, or ask for more than {MAX_ARGUMENTS:,} values and characters"
             raise RequestRefused(f"the parameters of the tool {tool.name!r} {words}", param="tools") from None
         call = CallPiece(0, f"call_stub_{secrets.token_hex(8)}", tool.name, arguments)
         return Chunk("", "tool_calls", model=self.model, calls=(call,))
@@ -62,36 +64,89 @@ def _text(request: GenerationRequest) -> str:
 
 
 # What fits a schema of that type that asks for no more.
-LEAST: dict[str, Any] = {"number": 0, "integer": 0, "boolean": False, "null": None}
+LEAST: dict[str, Any] = {"boolean": False, "null": None}
 
 
-def _least(schema: Mapping[str, Any], root: Mapping[str, Any], room: Iterator[int]) -> Any:
+def _least(schema: Any, root: Mapping[str, Any], room: Iterator[int]) -> Any:
     """Return a small value that fits `schema` as tools have it: the first of a choice, only required properties.
 
-    Raises ValueError where it takes more than `room`.
+    Raises ValueError where it takes more than `room`, or can't be made here, and KeyError and its like on what is none.
     """
     _take(room, 1)
-    if reference := schema.get("$ref"):
-        return _least(root["$defs"][reference.removeprefix("#/$defs/")], root, room)
+    if schema is True:
+        return {}
+    if "$ref" in schema:
+        return _least(_referred(schema["$ref"], root), root, room)
     for name in ("const", "default", "enum"):
         if name in schema:
             value = schema[name][0] if name == "enum" else schema[name]
             _take(room, len(strict_json.dumps(value)))
             return value
     for name in ("anyOf", "oneOf", "allOf"):
-        if schema.get(name):
-            return _least(schema[name][0], root, room)
+        if chosen := schema.get(name):
+            rest = {key: value for key, value in schema.items() if key != name}
+            return _least(_merged([rest, *(chosen if name == "allOf" else chosen[:1])], root), root, room)
     kind = schema.get("type", "object")
-    kind = kind if isinstance(kind, str) else kind[0]
-    if kind == "object":
-        _take(room, sum(map(len, schema.get("required", ()))))
-        return {name: _least(schema["properties"].get(name, {}), root, room) for name in schema.get("required", ())}
-    if kind == "array":
-        return [_least(schema.get("items", {}), root, room) for _ in range(schema.get("minItems", 0))]
-    if kind == "string":
-        _take(room, schema.get("minLength", 0))
-        return "stub".ljust(schema.get("minLength", 0))[: schema.get("maxLength")]
-    return max(LEAST[kind], schema.get("minimum", 0)) if kind in ("number", "integer") else LEAST[kind]
+    return _of_kind(kind if isinstance(kind, str) else kind[0], schema, root, room)
+
+
+def _of_kind(kind: str, schema: Mapping[str, Any], root: Mapping[str, Any], room: Iterator[int]) -> Any:
+    match kind:
+        case "object":
+            names, properties = dict.fromkeys(schema.get("required", ())), schema.get("properties", {})
+            _take(room, sum(map(len, names)))
+            return {name: _least(properties.get(name, {}), root, room) for name in names}
+        case "array":
+            first, then = schema.get("prefixItems", ()), schema.get("items", {})
+            found = (_least(item, root, room) for item in chain(first, repeat(then)))
+            return list(islice(found, max(len(first), schema.get("minItems", 0))))
+        case "string":
+            _take(room, schema.get("minLength", 0))
+            if "pattern" in schema:
+                raise ValueError
+            return "stub".ljust(schema.get("minLength", 0))[: schema.get("maxLength")]
+        case "number" | "integer":
+            return _number(kind, schema)
+    return LEAST[kind]
+
+
+def _number(kind: str, schema: Mapping[str, Any]) -> float:
+    step = schema.get("multipleOf", 1)
+    bounds = [schema[name] for name in BOUNDS if name in schema]
+    near = [step * (bound // step + more) for bound in bounds for more in (0, 1, -1)]
+    between = [sum(bounds) / len(bounds)] if kind == "number" and bounds and step == 1 else []
+    fitting = (
+        n for n in (0, *near, *between) if all(fits(n, schema[name]) for name, fits in BOUNDS.items() if name in schema)
+    )
+    value: float | None = next(fitting, None)
+    if value is None:
+        raise ValueError
+    return value
+
+
+BOUNDS = {
+    "minimum": operator.ge,
+    "maximum": operator.le,
+    "exclusiveMinimum": operator.gt,
+    "exclusiveMaximum": operator.lt,
+}
+
+
+def _referred(reference: str, root: Mapping[str, Any]) -> Any:
+    """Return the part of `root` that is meant by `#/$defs/Name`."""
+    return reduce(operator.getitem, reference.removeprefix("#").split("/")[1:], root)
+
+
+def _merged(schemas: list[Any], root: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a schema that asks for what all ask."""
+    merged: dict[str, Any] = {"properties": {}, "required": []}
+    for schema in schemas:
+        said = _referred(schema["$ref"], root) if "$ref" in schema else schema
+        merged |= said | {
+            "properties": merged["properties"] | said.get("properties", {}),
+            "required": [*merged["required"], *said.get("required", ())],
+        }
+    return merged
 
 
 def _take(room: Iterator[int], count: int) -> None:

@@ -12,6 +12,8 @@ from ..types import Tool, ToolCall, ToolChoice
 from .fields import NAME, Nullable, StrictBoolean
 
 MAX_TOOLS = 1_000
+# "any" is Mistral's and Anthropic's word; Cursor has the word in an object.
+MODES = {mode: mode for mode in ("auto", "none", "required")} | {"any": "required"}
 ONLY_FUNCTIONS = "Only functions are served."
 
 
@@ -76,15 +78,16 @@ class Choice(fields.Field[Chosen]):
 
 
 def _chosen(said: Any) -> Chosen:
-    if isinstance(said, dict) and said["type"] == "function":
+    kind = said["type"] if isinstance(said, dict) else said
+    if kind == "function":
         return Chosen(ToolChoice("named", _name(said)))
-    if isinstance(said, dict) and said["type"] == "allowed_tools":
+    if kind == "allowed_tools":
         allowed = said.get("allowed_tools", said)
         if not isinstance(allowed["tools"], list):
             raise TypeError("tools are a list")
         functions = [tool for tool in allowed["tools"] if tool.get("type", "function") == "function"]
-        return Chosen(_mode(allowed["mode"]), frozenset(map(_name, functions)))
-    return Chosen(_mode(said))
+        return Chosen(ToolChoice(MODES[allowed["mode"]]), frozenset(map(_name, functions)))
+    return Chosen(ToolChoice(MODES[kind]))
 
 
 def _name(function: dict[str, Any]) -> str:
@@ -92,12 +95,6 @@ def _name(function: dict[str, Any]) -> str:
     if not isinstance(name, str):
         raise TypeError("a name is a text")
     return name
-
-
-def _mode(said: Any) -> ToolChoice:
-    if said not in ("auto", "none", "required"):
-        raise TypeError("no such mode")
-    return ToolChoice(said)
 
 
 class Tooled(Schema):

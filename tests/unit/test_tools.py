@@ -8,6 +8,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+import jsonschema
 import pytest
 from asking import Log, Serve, ask, error_of, lines_of, outcomes, read_events
 from fakes import Fake
@@ -78,6 +79,8 @@ def streamed_calls(data: bytes) -> list[list[str]]:
         ({"tool_choice": "auto", "parallel_tool_calls": False}, TOOLS, ToolChoice(parallel=False)),
         ({"tool_choice": "none"}, TOOLS, ToolChoice("none")),
         ({"tool_choice": "required"}, TOOLS, ToolChoice("required")),
+        ({"tool_choice": "any"}, TOOLS, ToolChoice("required")),
+        ({"tool_choice": {"type": "auto"}}, TOOLS, ToolChoice()),
         ({"tool_choice": NAMED}, TOOLS, ToolChoice("named", "clock")),
         (
             {"tool_choice": {"type": "allowed_tools", "allowed_tools": {"mode": "required", "tools": [NAMED]}}},
@@ -104,7 +107,19 @@ def test_tools_and_their_choice(
         ({"tools": [{"type": "custom", "custom": {"name": "x"}}]}, "tools"),
         ({"tools": [{"type": "web_search"}]}, "tools"),
         ({"tools": [WEATHER], "tool_choice": NAMED}, "tool_choice"),
-        ({"tools": [WEATHER], "tool_choice": "any"}, "tool_choice"),
+        *(
+            ({"tools": [WEATHER], "tool_choice": said}, "tool_choice")
+            for said in (
+                "sometimes",
+                "function",
+                {"type": "tool"},
+                {"type": "allowed"},
+                {"type": ["auto"]},
+                {},
+                1,
+                ["auto"],
+            )
+        ),
         *(
             ({"tools": [WEATHER], "tool_choice": {"type": "allowed_tools"} | said}, "tool_choice")
             for said in (
@@ -333,8 +348,46 @@ def test_the_stub(make_client: Serve) -> None:
     ((call_id, name, arguments),) = calls_of(reply.json["choices"][0]["message"])
     assert (call_id[:10], name) == ("call_stub_", "f")
     assert json.loads(arguments) == {"kind": "a", "n": 3, "list": []}
-    broken = {"type": "function", "function": {"name": "f", "parameters": {"type": "object", "required": ["a"]}}}
-    assert ask(client, CHAT, tools=[broken], tool_choice="required").status_code == 400
+
+
+NODE = {"type": "object", "required": ["name"], "properties": {"name": {"type": "string"}, "next": {"$ref": "#"}}}
+FITTED: dict[str, dict[str, Any]] = {
+    "above": {"type": "integer", "exclusiveMinimum": 0},
+    "below": {"type": "integer", "maximum": -3},
+    "between": {"type": "number", "exclusiveMinimum": 0.1, "exclusiveMaximum": 0.2},
+    "negative": {"type": "number", "exclusiveMaximum": 0},
+    "multiple": {"type": "integer", "multipleOf": 5, "minimum": 7},
+    "length": {"type": "string", "minLength": 7, "maxLength": 7},
+    "short": {"type": "string", "maxLength": 2},
+    "choice": {"enum": ["x", "y"]},
+    "nullable": {"anyOf": [{"type": "null"}, {"type": "string"}]},
+    "types": {"type": ["string", "null"]},
+    "items": {"type": "array", "items": {"type": "integer", "minimum": 1}, "minItems": 2},
+    "tuple": {"type": "array", "prefixItems": [{"type": "string"}, {"type": "boolean"}], "minItems": 2},
+    "anything": True,  # type: ignore[dict-item]
+    "referred": {"allOf": [{"$ref": "#/$defs/Node"}], "description": "x"},
+    "old": {"$ref": "#/definitions/Old"},
+    "both": {"allOf": [NODE, {"required": ["size"], "properties": {"size": {"type": "integer"}}}]},
+    "either": {
+        "type": "object",
+        "properties": {"a": {"const": 1}},
+        "anyOf": [{"required": ["a"]}, {"required": ["b"]}],
+    },
+    "unsaid": {"type": "object", "required": ["a"]},
+}
+
+
+@pytest.mark.parametrize("name", FITTED)
+def test_the_stubs_call_fits(make_client: Serve, name: str) -> None:
+    """The arguments of its one call fit the schema, whatever the schema asks for."""
+    parameters = {
+        **{"type": "object", "properties": {name: FITTED[name]}, "required": [name]},
+        **{"$defs": {"Node": NODE}, "definitions": {"Old": {"type": "boolean"}}},
+    }
+    tool = {"type": "function", "function": {"name": "f", "parameters": parameters}}
+    reply = ask(make_client(llm_backend="stub"), CHAT, tools=[tool], tool_choice="required")
+    ((_, _, arguments),) = calls_of(reply.json["choices"][0]["message"])
+    jsonschema.validate(json.loads(arguments), parameters)
 
 
 TWICE = {
@@ -345,6 +398,13 @@ TWICE = {
 @pytest.mark.parametrize(
     "parameters",
     [
+        {"type": "strange"},
+        {"type": "object", "required": ["a"], "properties": {"a": {"$ref": "#/nowhere"}}},
+        {"type": "object", "required": ["a"], "properties": {"a": {"type": "string", "pattern": "^[0-9]{3}$"}}},
+        {"type": "object", "required": ["a"], "properties": {"a": {"type": "integer", "minimum": 2, "maximum": 1}}},
+        {"type": "object", "required": ["a"], "properties": {"a": {"$ref": "#/properties/a"}}},
+        {"type": "object", "required": ["a"], "properties": {"a": {"type": "integer", "multipleOf": 0, "minimum": 1}}},
+        {"type": "object", "required": ["a"], "properties": {"a": False}},
         {"type": "array", "minItems": 10**9},
         {"type": "array", "minItems": 10**19},
         {"type": "array", "minItems": 10**4, "items": {"type": "array", "minItems": 10**4}},
@@ -355,6 +415,7 @@ TWICE = {
         {"type": "array", "minItems": 10**3, "items": {"required": ["x" * 10**4], "properties": {}}},
     ],
     ids=[
+        *("strange", "nowhere", "pattern", "nothing fits", "itself", "of nothing", "never"),
         "list",
         "longer list",
         "lists",
@@ -365,8 +426,8 @@ TWICE = {
         "the same name",
     ],
 )
-def test_the_stub_is_not_asked_for_too_much(make_client: Serve, parameters: dict[str, Any]) -> None:
-    """A small schema whose least value fills the memory is refused, and costs nothing."""
+def test_what_the_stub_cant_call(make_client: Serve, parameters: dict[str, Any]) -> None:
+    """What fits can't be made, or fills the memory, of a small schema: that is refused, and costs nothing."""
     tool = {"type": "function", "function": {"name": "f", "parameters": parameters}}
     reply = ask(make_client(llm_backend="stub"), CHAT, tools=[tool], tool_choice="required")
     assert (reply.status_code, error_of(reply)["param"]) == (400, "tools")
