@@ -907,39 +907,55 @@ def test_only_a_newline_ends_a_line(tmp_path: Path, end: str) -> None:
         assert Settings.load(tmp_path / ".env") == Settings(hf_system=f"one{end}THREADS=3", ollama_model="m")
 
 
+# What python-dotenv would read otherwise, or from elsewhere, each in a setting that may be any text.
+PECULIAR = {
+    "LOG_FILE": "plain",
+    "HF_SYSTEM": '"a b"',
+    "HF_MODEL": "${HOME}/x",
+    "OLLAMA_MODEL": "x${NOBODY:-y}",
+    "OPENAI_MODEL": '"a\\tb"',
+    "CLAUDE_MODEL": "a#b",
+    "OPENAI_EMBED_MODEL": r"'it\'s'",
+}
+SHOWN = "print([getattr(settings, name.lower()) for name in {names}])"
+BY_GUNICORN = f"import runpy; settings = runpy.run_path('service/gunicorn.conf.py')['settings']; {SHOWN}"
+BY_FLASK = f"""
+import os, sys
+os.environ.pop("FLASK_SKIP_DOTENV", None)
+os.chdir("service")
+from flask import current_app
+from flask.cli import cli
+from llm_api import LLMAPI
+
+@cli.command("shown")
+def shown():
+    settings = LLMAPI.of(current_app).settings
+    {SHOWN}
+
+cli.main(["--app", "wsgi", "shown"])
+"""
+
+
 @pytest.mark.parametrize("installed", [True, False])
-@pytest.mark.parametrize(
-    "value",
-    ["from .flaskenv", "plain", '"a b"', "${HOME}/x", "x${NOBODY:-y}", '"a\\tb"', "a#b", r"'it\'s'", "from above"],
-)
-def test_flask_reads_what_gunicorn_reads(start: Start, tmp_path: Path, value: str, installed: bool) -> None:
-    """python-dotenv's own reading of .env, or of one in a folder above, changes nothing."""
-    line = f"LOG_FILE={value}\n"
-    flaskenv = line if value == "from .flaskenv" else ""
-    here, above = ("", line) if value == "from above" else (line, "")
+@pytest.mark.parametrize("where", ["service/.env", "service/.flaskenv", ".env"])
+def test_flask_reads_what_gunicorn_reads(start: Start, tmp_path: Path, where: str, installed: bool) -> None:
+    """python-dotenv's own reading of .env, or of what only it looks for, changes nothing."""
     folder = tmp_path / "service"
     folder.mkdir()
     for name in ("wsgi.py", "gunicorn.conf.py"):
         (tmp_path / name).rename(folder / name)
     if not installed:
         (folder / "dotenv.py").write_text("raise ModuleNotFoundError")
-    (folder / ".env").write_text("" if flaskenv else here)
-    (folder / ".flaskenv").write_text(flaskenv)
-    read = "import runpy; print(runpy.run_path('service/gunicorn.conf.py')['settings'].log_file)"
-    gunicorn = start("-c", read, env_file=above).stdout.strip()
-    flask = start("-c", FLASK.format(folder=str(folder)), env_file=above)
-    assert f"there is no log at {gunicorn} yet" in flask.stderr
+    lines = "".join(f"{name}={value}\n" for name, value in PECULIAR.items())
+    (folder / ".env").touch()
+    (tmp_path / where).write_text(lines)
+    above = lines if where == ".env" else ""
+    gunicorn, flask = (
+        start("-c", code.replace("{names}", str(list(PECULIAR))), env_file=above) for code in (BY_GUNICORN, BY_FLASK)
+    )
+    assert flask.stdout == gunicorn.stdout != ""
+    assert ("plain" in flask.stdout) is (where == "service/.env")
     assert ("python-dotenv" in flask.stderr) is (not installed)
-
-
-FLASK = """
-import os, sys
-os.environ.pop("FLASK_SKIP_DOTENV", None)
-os.chdir({folder!r})
-from flask.cli import main
-sys.argv = ["flask", "--app", "wsgi", "llm", "logs", "tail"]
-main()
-"""
 
 
 def test_an_env_file_that_cannot_be_read_ends_the_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
