@@ -60,7 +60,7 @@ def find(named: str | None, projector: str | None = None) -> dict[str, Any]:
         raise ModelNotFound(f"HF_MODEL={path.name}: there is no such file", param="model")
     folder = path if path.is_dir() else path.parent
     if path.suffix != ".gguf" and folder != path:
-        raise ModelNotFound(f"HF_MODEL={path.name}: it is no GGUF model, whose name ends so", param="model")
+        raise ModelNotFound(f"HF_MODEL={path.name}: it is no GGUF model: it does not end in .gguf", param="model")
     try:
         # macOS puts a ._ beside each file on other systems' disks
         names = sorted(file.name for file in folder.iterdir() if not file.name.startswith("._") and not file.is_dir())
