@@ -98,6 +98,8 @@ class LLMAPI:
         prefix = _free_prefix(url_prefix or self._url_prefix or "", mounts)
         name = f"llm_api{len(mounts) + 1}" if mounts else "llm_api"
         settings = self._settings or self._load(app)
+        if settings.operators and not settings.api_keys and self._hooks.caller:
+            raise ConfigError("OPERATORS are names of API_KEYS, and there are none: for callers of yours say operator=")
         here = Service(settings, self._hooks, self._backends, prefix)
         app.register_blueprint(blueprint, name=name, url_prefix=prefix or None, fronts=settings.fronts)
         app.extensions["llm_api"] = mounts | {name: here}

@@ -172,6 +172,12 @@ def test_a_hosts_user_of_an_operators_name(host: Callable[..., FlaskClient]) -> 
         assert here.get("/llm/dashboard/data", headers=said).json["stats"]["total"]["requests"] == requests
 
 
+def test_operators_of_no_keys_in_a_host(host: Callable[..., FlaskClient]) -> None:
+    """They would be nobody, and the numbers shown to none: the start says what to write."""
+    with pytest.raises(ConfigError, match=r"^OPERATORS are names of API_KEYS, .* say operator=$"):
+        host(caller=who_asks, operators="alice")
+
+
 def test_an_operator_hook_that_breaks_shows_nothing(host: Callable[..., FlaskClient]) -> None:
     """An error is no permission."""
 
