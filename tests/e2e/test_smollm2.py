@@ -155,6 +155,49 @@ def test_schema_that_is_none_is_refused(smollm2: Service, schema: dict[str, obje
     assert reply.body["error"]["param"] == "response_format"
 
 
+BACKWARDS = {"type": "array", "items": {"type": "string", "minLength": 5, "maxLength": 2}}
+
+
+@pytest.mark.parametrize(
+    ("schema", "status"),
+    [
+        (BACKWARDS, 400),
+        ({"anyOf": [{"type": "array", "items": {"type": "integer"}, "minItems": 5.0, "maxItems": 3}]}, 400),
+        ({"type": "integer", "minimum": 10**17}, 502),
+        ({"type": "array", "items": {"type": "integer", "maximum": -(10**17)}, "minItems": 1, "maxItems": 1}, 502),
+        ({"type": "integer", "minimum": -(2**63), "maximum": 2**63 - 1}, 200),
+        ({"type": "object", "properties": {"minLength": {"type": "integer"}, "maxLength": {"type": "integer"}}}, 200),
+    ],
+)
+def test_schema_of_a_grammar_without_end(smollm2: Service, schema: dict[str, object], status: int) -> None:
+    """Bounds that llama.cpp would compute for ever on, in all memory, with all others waiting, do not reach it."""
+    reply = smollm2.generate("Hello", response_format=schema, temperature=0, max_tokens=60, fallback=False)
+
+    assert reply.status == status
+    assert smollm2.generate("Hello", max_tokens=1, fallback=False).status == 200
+
+
+@pytest.mark.parametrize("pattern", ["^.+$", r"^\d{4}-\d{2}-\d{2}$", r"^(a?){1000}.*$"])
+def test_patterns(smollm2: Service, pattern: str) -> None:
+    """Common patterns make an answer, and one that can be read in very many ways holds nobody up."""
+    schema = {"type": "object", "properties": {"a": {"type": "string", "pattern": pattern}}, "required": ["a"]}
+    prompt = 'Say "word" with the quotes, in JSON.'
+    reply = smollm2.generate(prompt, response_format=schema, temperature=0, max_tokens=40, fallback=False)
+
+    assert reply.status == 200, reply.body
+    assert re.search(pattern, json.loads(reply.body["response"])["a"])
+
+
+def test_tools_of_a_grammar_without_end(smollm2: Service) -> None:
+    """The same where a call is forced."""
+    parameters = {"type": "object", "properties": {"a": BACKWARDS}}
+    body = {"messages": [{"role": "user", "content": "Hello"}], "tool_choice": "required"}
+    tool = {"type": "function", "function": {"name": "f", "parameters": parameters}}
+    reply = smollm2.post("/v1/chat/completions", model="default", tools=[tool], **body)
+
+    assert (reply.status, reply.body["error"]["param"]) == (400, "tools")
+
+
 @pytest.mark.parametrize("stream", [False, True])
 def test_context_overflow(smollm2: Service, stream: bool) -> None:
     """A prompt that is too long for the model is a 400 with both numbers, also where a stream was asked for."""

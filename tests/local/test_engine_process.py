@@ -9,6 +9,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import struct
 import subprocess
 import sys
@@ -26,6 +27,7 @@ from e2e.service import LOCAL, PROJECT, Service, engines_in, eventually, runtime
 from llm_api import Settings
 from llm_api.backends import Backend, make_backend
 from llm_api.backends.http.connections import UnixConnection
+from llm_api.backends.local import serve
 from llm_api.backends.local.engine import Engine
 from llm_api.errors import LLMAPIError, NotConfigured
 from llm_api.runtime.cores import usable_cores
@@ -329,6 +331,19 @@ def finds_it_empty(fifo: Path, service: Service) -> bool:
     with suppress(OSError):
         os.close(os.open(fifo, os.O_WRONLY | os.O_NONBLOCK))
     return not service.engines()
+
+
+def test_one_that_is_stuck(tmp_path: Path) -> None:
+    """An engine whose loop answers nothing any more, busy with a schema's grammar for ever, ends itself and says so."""
+    path = str(runtime_folder(tmp_path) / "http.sock")
+    code = (
+        "import sys; from llm_api.backends.local import serve; serve.STUCK_SECONDS = 0.5; serve.mind(sys.argv[1], '')"
+    )
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(path)
+        listener.listen()
+        ended = subprocess.run([sys.executable, "-c", code, path], cwd=PROJECT, stderr=subprocess.PIPE, text=True)
+    assert (ended.returncode, ended.stderr) == (serve.STUCK, "it was stuck for 0.5 s\n")
 
 
 def test_three_deaths_in_a_row(serve: Serve, tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -28,6 +27,7 @@ from ...runtime.per_process import PerProcess
 from ...settings import Settings
 from ...strict_json import in_an_object
 from ...types import Chunk, EmbeddingRequest, Embeddings, GenerationRequest, Message, ResponseFormat, ToolCall
+from .. import grammars
 from ..http.connections import Adapter
 from ..http.openai import OpenAIWire
 from ..http.replies import Reply, error_for
@@ -37,10 +37,9 @@ from .model import find, public_name
 from .weights import cache_bytes
 
 DEFAULT_MAX_TOKENS = 1024
-# llama.cpp makes a grammar of it: a pattern of 20,000 alternatives kept its one loop busy for five minutes.
-MAX_SCHEMA_CHARS = 10_000
 TOOLS, BY_GRAMMAR = frozenset({"tools"}), frozenset({"json_object", "json_schema", "tool_choice"})
 NO_IMAGES = re.compile("image input is not supported")
+MISFIT = re.compile("produced output that does not match")
 TOO_LARGE = re.compile(r"\((\d+) tokens\) is too large to process.*batch size: (\d+)")
 # Our names for llama.cpp's.
 NUMBERS = {
@@ -100,8 +99,8 @@ class HuggingFaceLocal(OpenAIWire):
         self._engine().begin()
 
     def stream(self, request: GenerationRequest, deadline: Deadline) -> Iterator[Chunk]:
-        if request.response_format:
-            _fitting(request.response_format.schema)
+        if wanted := request.response_format:
+            request = replace(request, response_format=replace(wanted, schema=grammars.fitting(wanted.schema)))
         with self._leased(request.model, deadline) as engine:
             for chunk in self._answer(request, deadline):
                 if chunk.finish_reason:
@@ -145,10 +144,15 @@ class HuggingFaceLocal(OpenAIWire):
         if "tools" not in request.needs and not must:
             return super().stream(replace(request, tools=()), deadline)
         if not must and self._takes_tools(deadline):
-            return super().stream(replace(request, messages=tuple(map(_with_objects, request.messages))), deadline)
+            tools = tuple(
+                replace(tool, parameters=grammars.bounded(tool.parameters, "tools")) for tool in request.tools
+            )
+            messages = tuple(map(_with_objects, request.messages))
+            return super().stream(replace(request, tools=tools, messages=messages), deadline)
         asked = told(request)
         if must:
-            asked = replace(asked, response_format=_fitting(call_schema(request.offered), "tools"))
+            schema = grammars.fitting(call_schema(request.offered), "tools")
+            asked = replace(asked, response_format=ResponseFormat(schema))
         chunks = super().stream(asked, deadline)
         return with_call(chunks, request.offered, must) if may_call(request) else chunks
 
@@ -174,8 +178,10 @@ class HuggingFaceLocal(OpenAIWire):
             return RequestRefused(said, code="context_length_exceeded", param="input")
         if NO_IMAGES.search(reply.wording):
             return RequestRefused("this model sees no images: HF_MMPROJ names what it needs for that", param="messages")
+        if MISFIT.search(reply.wording):
+            return InvalidAnswer("the model's answer is not in the form that was asked for")
         if reply.status == 400:
-            return _refused(reply.detail, "response_format" if "response_format" in (payload or {}) else None)
+            return grammars.refused(reply.detail, "response_format" if "response_format" in (payload or {}) else None)
         return error_for(self.name, reply)
 
     def check(self, deadline: Deadline) -> None:
@@ -235,12 +241,6 @@ def _resident(pid: int) -> float:
     return float(pages) * os.sysconf("SC_PAGE_SIZE")
 
 
-def _fitting(schema: Mapping[str, Any] | None, param: str = "response_format") -> ResponseFormat:
-    if len(json.dumps(schema)) > MAX_SCHEMA_CHARS:
-        raise _refused(f"a schema here has at most {MAX_SCHEMA_CHARS:,} characters", param)
-    return ResponseFormat(schema)
-
-
 def _with_objects(message: Message) -> Message:
     """Return the message with arguments that are objects: on others llama.cpp's server fails."""
     parts = [
@@ -248,7 +248,3 @@ def _with_objects(message: Message) -> Message:
         for part in message.parts
     ]
     return replace(message, parts=tuple(parts))
-
-
-def _refused(detail: str | None, param: str | None) -> RequestRefused:
-    return RequestRefused("the engine can't take this request", param=param, detail=detail)

@@ -33,6 +33,9 @@ CACHE_MIB = 512
 VECTOR_TOKENS = 2048
 CANT_LOAD = 3
 CANT_FETCH = 4
+STUCK = 5
+# Longer than a processor takes for the tokens of a prompt that are read in one step.
+STUCK_SECONDS = 300
 PACKAGE = Path(__file__).parents[2]
 
 # Open connections, each of which says that its user needs this process.
@@ -123,8 +126,25 @@ def llama_cpp(asked: dict[str, Any], key: str, ready: Callable[[], None]) -> Non
     server = xllamacpp.Server(params)
     watch_leases(False)
     ready()
-    threading.Event().wait()
+    mind(asked["http"], key)
     del server
+
+
+def mind(path: str, key: str) -> None:
+    """End this process when llama.cpp's one loop is stuck, as in the grammar of a schema: nobody is answered then."""
+    question = f"GET /metrics HTTP/1.1\r\nAuthorization: Bearer {key}\r\nConnection: close\r\n\r\n".encode()
+    while True:
+        time.sleep(STUCK_SECONDS / 10)
+        with socket.socket(socket.AF_UNIX) as loop, suppress(ConnectionError):
+            loop.settimeout(STUCK_SECONDS)
+            try:
+                loop.connect(path)
+                loop.sendall(question)
+                loop.recv(1)
+            except TimeoutError:
+                sys.stderr.write(f"it was stuck for {STUCK_SECONDS} s\n")
+                sys.stderr.flush()
+                os._exit(STUCK)
 
 
 def watch_leases(watched: bool) -> None:
