@@ -348,6 +348,7 @@ def test_what_is_said_of_the_account_stays_in_the_log(make_client: Serve, far_en
 # Errors inside an answer
 
 
+MAXIMUM = "Invalid '{}': string too long. Expected a string with maximum length {}, but got a longer one instead."
 WITHIN: dict[str, tuple[Json, int, str]] = {
     "429": ({"error": {"message": "Rate limit exceeded", "code": 429}}, 429, "rate_limited"),
     "429 as text": ({"error": {"message": "Rate limit exceeded", "code": "429"}}, 429, "rate_limited"),
@@ -361,6 +362,22 @@ WITHIN: dict[str, tuple[Json, int, str]] = {
     "too long in words": ({"error": {"message": TOO_LONG["SGLang"], "code": 400}}, 400, "context_length_exceeded"),
     "bad request": (vllm_error("bad", "BadRequestError", None), 400, "request_refused"),
     "OpenAI's": (openai_error("invalid_value", "bad", "messages"), 400, "invalid_value"),
+    "a tool that was not called": (
+        openai_error("tool_use_failed", "Tool choice is required, but model did not call a tool"),
+        502,
+        "invalid_answer",
+    ),
+    "other JSON": (openai_error("json_validate_failed", "Failed to generate JSON"), 502, "invalid_answer"),
+    "a name": (
+        openai_error("string_above_max_length", MAXIMUM.format("tools[0].function.name", 64), "tools[0].function.name"),
+        400,
+        "string_above_max_length",
+    ),
+    "a long text": (
+        openai_error("string_above_max_length", MAXIMUM.format("messages[0].content", 10485760), "messages[0].content"),
+        400,
+        "context_length_exceeded",
+    ),
     "key": (openai_error("invalid_api_key"), 502, "bad_credentials"),
     "401": ({"error": {"message": "User not found.", "code": 401}}, 502, "bad_credentials"),
     "model": (openai_error("model_not_found"), 404, "model_not_found"),
