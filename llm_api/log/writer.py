@@ -327,8 +327,9 @@ def _try_space(path: Path, size: int) -> None:
     Not into the log: it holds requests' lines and nothing else.
     """
     probe = path.with_name(path.name + ".probe")
+    probe.unlink(missing_ok=True)  # a killed one's, or a link or a pipe that is none of ours
     try:
-        with probe.open("wb") as file:
+        with probe.open("xb") as file:
             file.seek(size)
             file.write(bytes(PROBE_BYTES))
     finally:

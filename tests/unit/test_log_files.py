@@ -365,6 +365,17 @@ def test_repair_keeps_a_whole_record_without_its_newline(logs: Run, log_path: Pa
     assert not log_path.with_name(name + ".torn").exists()
 
 
+@pytest.mark.parametrize("name", ["log.jsonl.repaired", "log.jsonl.torn"])
+def test_repair_follows_no_link(logs: Run, log_path: Path, tmp_path: Path, name: str) -> None:
+    """Whoever may write the folder must not choose a file by a link, least of all root's."""
+    write(log_path, [line(0), BROKEN, line(1)])
+    (tmp_path / "other").write_text("mine")
+    log_path.with_name(name).symlink_to(tmp_path / "other")
+    assert "can't be locked or repaired" in answered(logs("verify", "--repair"), exit_code=1)
+    assert (tmp_path / "other").read_text() == "mine"
+    assert log_path.read_bytes() == line(0) + BROKEN + line(1)
+
+
 def test_repair_adds_to_what_was_set_aside_before(logs: Run, log_path: Path) -> None:
     """An older FILE.torn keeps what it has."""
     write(log_path, [line(0), BROKEN, line(1)])

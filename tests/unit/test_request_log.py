@@ -393,6 +393,19 @@ def test_a_pipe_in_the_logs_place_holds_up_nothing(make_log: MakeLog, log_path: 
         make_log().append({"n": 1})
 
 
+@pytest.mark.parametrize("kind", ["link", "pipe", "left over"])
+def test_what_stands_where_room_is_tried(make_log: MakeLog, log_path: Path, tmp_path: Path, kind: str) -> None:
+    """A link is not followed, a pipe not waited for, and what a killed worker has left is no hindrance."""
+    log = make_log()
+    log.append({"n": 1})
+    probe, other = log_path.with_name("log.jsonl.probe"), tmp_path / "other"
+    other.write_text("mine")
+    {"link": lambda: probe.symlink_to(other), "pipe": lambda: os.mkfifo(probe), "left over": probe.touch}[kind]()
+    log.failure = "the disk is full"
+    log.check()
+    assert (log.failure, other.read_text(), probe.exists()) == (None, "mine", False)
+
+
 def test_a_symlink_is_refused(make_log: MakeLog, log_path: Path, tmp_path: Path) -> None:
     """Whoever may write the folder must not make the service append to another file."""
     log_path.parent.mkdir()
