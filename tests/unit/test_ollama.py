@@ -452,9 +452,17 @@ def test_calls_over_several_lines(far_end: FarEnd) -> None:
     assert [piece.index for chunk in chunks for piece in chunk.calls] == [0, 1, 2]
 
 
-@pytest.mark.parametrize("arguments", ["{}", None, [1], ..., float("nan")], ids=str)
+@pytest.mark.parametrize("arguments", ['{"n": 1}', ""])
+def test_arguments_that_are_a_text(far_end: FarEnd, arguments: str) -> None:
+    """What some models' parsers write is the arguments all the same."""
+    message = {"content": "", "tool_calls": [{"function": {"name": "now", "arguments": arguments}}]}
+    far_end.post(OLLAMA.url, json=ollama_answer("", message=message))
+    assert fold(chunks_of(GenerationRequest((HI,), tools=(TOOL,)))) == (ToolCall("", "now", arguments),)
+
+
+@pytest.mark.parametrize("arguments", ['{"n": ', "[1]", "now", None, [1], ..., float("nan")], ids=str)
 def test_calls_of_a_wrong_shape(far_end: FarEnd, arguments: Any) -> None:
-    """Arguments that are no object are no call of Ollama's."""
+    """Arguments that are no object, and no text of one, are no call of Ollama's."""
     function = {"name": "now"} | ({} if arguments is ... else {"arguments": arguments})
     function |= {"arguments": {"n": arguments}} if isinstance(arguments, float) else {}
     body = ollama_answer("", message={"content": "", "tool_calls": [{"function": function}]})

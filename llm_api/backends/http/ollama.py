@@ -12,7 +12,7 @@ from ... import strict_json
 from ...errors import LLMAPIError, ModelNotFound, NotConfigured, Unsupported
 from ...runtime.deadline import Deadline
 from ...settings import Settings
-from ...strict_json import in_an_object
+from ...strict_json import as_object, in_an_object
 from ...types import (
     CallPiece,
     Chunk,
@@ -226,5 +226,9 @@ def _called(call: ToolCall) -> dict[str, Any]:
 
 
 def _call(said: Mapping[str, Any], index: int) -> CallPiece:
-    function = said["function"]
-    return CallPiece(index, said.get("id") or "", function["name"], strict_json.dumps({**function["arguments"]}))
+    function, written = said["function"], said["function"]["arguments"]
+    # some of its models' parsers write them as a text
+    arguments = written if isinstance(written, str) else strict_json.dumps({**written})
+    if as_object(arguments) is None:
+        raise ValueError("arguments are an object")
+    return CallPiece(index, said.get("id") or "", function["name"], arguments)
