@@ -40,7 +40,7 @@ from typing import Any
 from .. import strict_json
 from ..errors import ConfigError, LogUnavailable
 from ..settings import Settings
-from .files import is_foreign, pieces_back
+from .files import is_foreign, parse, pieces_back
 
 LOCK_SECONDS = 2.0
 PROBE_BYTES = 65_536
@@ -359,8 +359,8 @@ def _is_anothers(file: int, tail: bytes, end: int) -> bool:
     """Whether the tail is another program's, or one of the lines before it that are near the file's ends."""
     some = min(PROBE_BYTES, end)
     first, last = (os.pread(file, some, start).split(b"\n") for start in (0, end - some))
-    lines = [line for line in (*first[:-1], *last[1:-1]) if not _is_record(line)]
-    return any(map(is_foreign, [*lines, tail] if tail.isascii() else lines))
+    lines = [*first[:-1], *last[1:-1], *([tail] if tail.isascii() else [])]
+    return any(not parse(line) and is_foreign(line) for line in lines)
 
 
 def _last_line(file: int, size: int) -> bytes:

@@ -62,7 +62,9 @@ def write_on(log: RequestLog, name: int) -> Callable[[int], None]:
         random.seed()
         for number in itertools.count():
             request_id = f"{name}-{number}"
-            log.append({"request_id": request_id, "text": "x" * int(10 ** random.uniform(*EXPONENTS))})
+            log.append(
+                {"timestamp": number, "request_id": request_id, "text": "x" * int(10 ** random.uniform(*EXPONENTS))}
+            )
             os.write(pipe, f"{request_id}\n".encode())
 
     return work

@@ -124,7 +124,7 @@ def test_what_stands_there_stays(make_log: MakeLog, log_path: Path) -> None:
 
 # --- torn tails
 
-BIG = b'{"n": 7, "text": "' + b"x" * 200_000 + b'"}'
+BIG = b'{"timestamp": 1, "n": 7, "text": "' + b"x" * 200_000 + b'"}'
 
 
 @pytest.mark.parametrize(
@@ -137,18 +137,18 @@ BIG = b'{"n": 7, "text": "' + b"x" * 200_000 + b'"}'
     ],
     ids=lambda value: repr(value)[:25],
 )
-@pytest.mark.parametrize("before", [b"", b'{"n": 0}\n'], ids=["alone", "after a line"])
+@pytest.mark.parametrize("before", [b"", b'{"timestamp": 1, "n": 0}\n'], ids=["alone", "after a line"])
 def test_a_torn_tail(make_log: MakeLog, log_path: Path, before: bytes, tail: bytes, whole: bool) -> None:
     """A last line that is whole gets its newline; any other is set aside in LOG.torn, to the byte."""
     log_path.parent.mkdir()
     log_path.write_bytes(before + tail)
-    make_log().append({"n": 1})
+    make_log().append({"timestamp": 1, "n": 1})
     torn = log_path.with_name("log.jsonl.torn")
     if whole:
-        assert log_path.read_bytes() == before + tail + b'\n{"n": 1}\n'
+        assert log_path.read_bytes() == before + tail + b'\n{"timestamp": 1, "n": 1}\n'
         assert not torn.exists()
     else:
-        assert log_path.read_bytes() == before + b'{"n": 1}\n'
+        assert log_path.read_bytes() == before + b'{"timestamp": 1, "n": 1}\n'
         assert torn.read_bytes() == tail + b"\n"
         assert stat.S_IMODE(torn.stat().st_mode) & 0o007 == 0
 
@@ -157,10 +157,10 @@ def test_torn_tails_are_collected(make_log: MakeLog, log_path: Path) -> None:
     """A second tear does not overwrite the first."""
     log = make_log()
     for tail in (b'{"first', b'{"second'):
-        log.append({"n": 1})
+        log.append({"timestamp": 1, "n": 1})
         with log_path.open("ab") as file:
             file.write(tail)
-    log.append({"n": 1})
+    log.append({"timestamp": 1, "n": 1})
     assert log_path.with_name("log.jsonl.torn").read_bytes() == b'{"first\n{"second\n'
     assert numbers(log_path) == [1, 1, 1]
 
@@ -168,18 +168,24 @@ def test_torn_tails_are_collected(make_log: MakeLog, log_path: Path) -> None:
 def test_a_tail_that_cannot_be_set_aside_is_not_cut(make_log: MakeLog, log_path: Path) -> None:
     """If LOG.torn can't be written the log stays as it is, and the request is refused."""
     log_path.parent.mkdir()
-    log_path.write_bytes(b'{"n": 0}\n{"torn')
+    log_path.write_bytes(b'{"timestamp": 1, "n": 0}\n{"torn')
     log_path.with_name("log.jsonl.torn").mkdir()
     with pytest.raises(LogUnavailable):
-        make_log().append({"n": 1})
-    assert log_path.read_bytes() == b'{"n": 0}\n{"torn'
+        make_log().append({"timestamp": 1, "n": 1})
+    assert log_path.read_bytes() == b'{"timestamp": 1, "n": 0}\n{"torn'
 
 
 @pytest.mark.parametrize(
     "before",
     [
-        *(b"INFO started\n", b'INFO started\n{"n": 0}\n', b'{"n": 0}\nINFO stopped\n', b"1.2.3.4 - - GET /\n" * 9000),
-        *(b'{"n": 0}\n' * many + b'INFO on\n{"n": 0}\n' for many in (1, 20_000)),
+        b'{"level": "info", "msg": "x"}\n',
+        *(
+            b"INFO started\n",
+            b'INFO started\n{"timestamp": 1, "n": 0}\n',
+            b'{"timestamp": 1, "n": 0}\nINFO stopped\n',
+            b"1.2.3.4 - - GET /\n" * 9000,
+        ),
+        *(b'{"timestamp": 1, "n": 0}\n' * many + b'INFO on\n{"timestamp": 1, "n": 0}\n' for many in (1, 20_000)),
     ],
     ids=lambda value: repr(value)[:25],
 )
@@ -188,26 +194,26 @@ def test_another_programs_log_is_not_mended(make_log: MakeLog, log_path: Path, b
     """Nothing is cut from a file that has lines of somebody else's."""
     log_path.parent.mkdir()
     log_path.write_bytes(before + tail)
-    make_log().append({"n": 1})
-    assert log_path.read_bytes() == before + tail + b'\n{"n": 1}\n'
+    make_log().append({"timestamp": 1, "n": 1})
+    assert log_path.read_bytes() == before + tail + b'\n{"timestamp": 1, "n": 1}\n'
     assert not log_path.with_name("log.jsonl.torn").exists()
 
 
-@pytest.mark.parametrize("before", [b"", b'{"n": 0}\n'], ids=["alone", "after a line"])
+@pytest.mark.parametrize("before", [b"", b'{"timestamp": 1, "n": 0}\n'], ids=["alone", "after a line"])
 def test_words_without_an_end_are_not_cut(make_log: MakeLog, log_path: Path, before: bytes) -> None:
     """A line of ours begins as an object, however torn: whoever names another file as LOG_FILE keeps what it has."""
     log_path.parent.mkdir()
     log_path.write_bytes(before + b"my notes")
-    make_log().append({"n": 1})
-    assert log_path.read_bytes() == before + b'my notes\n{"n": 1}\n'
+    make_log().append({"timestamp": 1, "n": 1})
+    assert log_path.read_bytes() == before + b'my notes\n{"timestamp": 1, "n": 1}\n'
 
 
 def test_a_long_first_line_is_ours(make_log: MakeLog, log_path: Path) -> None:
     """A prompt may be longer than what is read of it to tell."""
     log_path.parent.mkdir()
     log_path.write_bytes(BIG + b"\n" + BIG[:-2])
-    make_log().append({"n": 1})
-    assert log_path.read_bytes() == BIG + b'\n{"n": 1}\n'
+    make_log().append({"timestamp": 1, "n": 1})
+    assert log_path.read_bytes() == BIG + b'\n{"timestamp": 1, "n": 1}\n'
 
 
 # --- rotation
