@@ -202,8 +202,9 @@ class Picture(fields.Field[Image]):
 
 def image_part(part: dict[str, Any]) -> Image:
     """Return what {"type": "image_url", "image_url": {"url": "…"}} shows. Raises ValidationError."""
-    image = part.get("image_url")
-    url, detail = (image.get("url"), image.get("detail")) if isinstance(image, dict) else (None, None)
+    said = part.get("image_url")
+    image = said if isinstance(said, dict) else {"url": said}  # Mistral's clients send the address alone
+    url, detail = image.get("url"), image.get("detail")
     if not isinstance(url, str) or not isinstance(detail, str | None):
         raise ValidationError('A picture is {"type": "image_url", "image_url": {"url": "…"}}.')
     if said := DATA_URL.match(url):

@@ -124,6 +124,11 @@ def test_a_name_for_jpeg() -> None:
     assert image_part(part(data_url(FILES["image/jpeg"], "image/jpg"))).media_type == "image/jpeg"
 
 
+def test_an_address_alone() -> None:
+    """Mistral's clients have no object around it."""
+    assert image_part({"image_url": "https://h.example/a"}) == Image(url="https://h.example/a")
+
+
 @pytest.mark.parametrize("url", ["https://h.example/a.png?s=1#x", "http://h.example:8080", "HTTPS://[2606:4700::1]/"])
 def test_an_address_is_kept(url: str) -> None:
     """An address travels as it is; whether it is fetched is a backend's matter. So does how closely to look."""
@@ -207,7 +212,15 @@ def test_addresses_that_are_refused(url: str) -> None:
 
 @pytest.mark.parametrize(
     "value",
-    [{}, {"image_url": "https://h.example/a"}, {"image_url": {}}, part(1), part(None), part("https://h", detail=1)],
+    [
+        {},
+        {"image_url": ["https://h.example/a"]},
+        {"image_url": 5},
+        {"image_url": {}},
+        part(1),
+        part(None),
+        part("https://h", detail=1),
+    ],
 )
 def test_shape_of_a_part(value: dict[str, Any]) -> None:
     """A part of another shape is told the right one."""
