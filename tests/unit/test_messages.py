@@ -557,6 +557,21 @@ def test_count_tokens(serve: Serve) -> None:
     assert fake.asked == []
 
 
+def test_claude_counts(make_client: Serve, far_end: FarEnd) -> None:
+    """Where Claude answers it says how many, of what it counts; where that fails it is estimated."""
+    client = make_client(**CLAUDE.settings, max_retries=0)
+    far_end.post(f"{CLAUDE.url}/count_tokens", json={"input_tokens": 7})
+    body = CLAUDE_CODE | {"model": "default", "top_k": 3}
+    reply = client.post(f"{PATH}/count_tokens?beta=true", json=body, headers=BETAS)
+    assert (reply.json, "X-LLM-Estimate" in reply.headers) == ({"input_tokens": 7}, False)
+    assert sent(far_end).keys() == body.keys() - {"max_tokens", "stream", "metadata", "top_k"}
+    assert far_end.calls[0].request.headers["anthropic-beta"] == BETAS["anthropic-beta"]
+    far_end.reset()
+    far_end.post(f"{CLAUDE.url}/count_tokens", status=404, json={})
+    reply = client.post(f"{PATH}/count_tokens", json=body)
+    assert (reply.status_code, "X-LLM-Estimate" in reply.headers) == (200, True)
+
+
 def test_models_for_both(serve: Serve) -> None:
     """One body is a list for Anthropic's clients too."""
     reply = serve(Able("one", models=["a", "b"])).get("/v1/models?limit=1000").json

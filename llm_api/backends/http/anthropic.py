@@ -45,6 +45,9 @@ VERSION = re.compile(r"(haiku|sonnet|opus)-(\d)(?:[-.](\d{1,2}))?(?!\d)")
 EFFORTS = {"minimal": "low"}
 # A header of a client's, which is in the body until that leaves.
 BETAS = "anthropic-beta"
+# Of a request's fields those that are counted; the others are refused then (platform.claude.com, token counting).
+COUNTED = {"model", "messages", "system", "tools", "tool_choice", "thinking", "output_config", "context_management"}
+COUNTED |= {"mcp_servers", "cache_control", "speed", BETAS}
 NOTHING = Chunk()
 # Which of our needs its list of models may say that a model lacks.
 CAPABILITIES = {"image_input": "images", "pdf_input": "documents", "structured_outputs": "json_schema"}
@@ -92,6 +95,11 @@ class Claude(Vendor):
             wanted = {"format": {"type": "json_schema", "schema": request.response_format.schema}}
             fields["output_config"] = fields.get("output_config", {}) | wanted
         return fields
+
+    def count(self, request: GenerationRequest, deadline: Deadline) -> int | None:
+        said = self.payload(request)
+        counted = {name: said[name] for name in said.keys() & COUNTED}
+        return self.post(f"{self.path}/count_tokens", counted, deadline, lambda body: int(body["input_tokens"]))
 
     def left_out(self, request: GenerationRequest) -> tuple[str, ...]:
         if request.as_it_came(self.name) is not None:
