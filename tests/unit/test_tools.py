@@ -12,7 +12,7 @@ import jsonschema
 import pytest
 from asking import Log, Serve, ask, error_of, lines_of, outcomes, read_events
 from fakes import Fake
-from providers import OPENAI, FarEnd, delta, event, openai_answer, openai_stream, openai_usage
+from providers import CLAUDE, OPENAI, FarEnd, claude_answer, delta, event, openai_answer, openai_stream, openai_usage
 
 from llm_api import LLMAPI
 from llm_api.backends.told import told, with_call
@@ -851,6 +851,16 @@ def test_what_stands_beside_a_call_of_a_whole_answer(make_client: Serve, far_end
     assert ask(client, CHAT, tools=[WEATHER]).json["choices"][0]["message"]["tool_calls"] == [call]
     shown = ask(client, tools=[WEATHER]).json["details"]["tool_calls"]
     assert shown == [{"id": "call_1", "name": "weather", "arguments": PARIS}]
+
+
+def test_what_stands_beside_a_call_is_not_claudes(make_client: Serve, far_end: FarEnd) -> None:
+    """A conversation that goes on with Claude after Gemini has nothing that Anthropic refuses."""
+    far_end.post(CLAUDE.url, json=claude_answer("It rains."))
+    block = {"type": "tool_use", "id": "call_1", "name": "weather", "input": {"city": "Paris"}}
+    turns = next_turns("/v1/messages", [{"content_block": block | {"extra_content": SIGNED}}])
+    tool = {"name": "weather", "input_schema": CITY}
+    assert ask(make_client(**CLAUDE.settings), "/v1/messages", tools=[tool], **turns).status_code == 200
+    assert json.loads(far_end.calls[0].request.body)["messages"][1]["content"] == [block]
 
 
 def test_a_loop_in_python(serve: Serve) -> None:
