@@ -694,6 +694,13 @@ def test_thoughts_have_three_names(make_client: Serve, far_end: FarEnd, name: st
             },
             {"prompt_tokens": 9, "completion_tokens": 5, "completion_tokens_details": {"reasoning_tokens": 3}},
         ),
+        *(
+            (
+                {"prompt_tokens": 9, "completion_tokens": 5, name: 4},
+                {"prompt_tokens": 9, "completion_tokens": 5, "prompt_tokens_details": {"cached_tokens": 4}},
+            )
+            for name in ("prompt_cache_hit_tokens", "cached_tokens")
+        ),
         (  # xAI's
             {
                 "prompt_tokens": 9,

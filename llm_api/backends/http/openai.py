@@ -404,7 +404,9 @@ def _vector(said: str | list[float]) -> Sequence[float]:
 def usage(body: Mapping[str, Any]) -> Usage:
     """Return the usage in `body`, as far as it is there."""
     counts = at(body, "usage")
-    cached = at(counts, "prompt_tokens_details", "cached_tokens")
+    # OpenAI's, DeepSeek's, Moonshot's
+    places = (("prompt_tokens_details", "cached_tokens"), ("prompt_cache_hit_tokens",), ("cached_tokens",))
+    cached = next((found for place in places if (found := at(counts, *place)) is not None), None)
     thought = at(counts, "completion_tokens_details", "reasoning_tokens")
     said = Usage.of(at(counts, "prompt_tokens"), at(counts, "completion_tokens"), cached, thought)
     if said.reasoning_tokens and said.input_tokens is not None and said.output_tokens is not None:
