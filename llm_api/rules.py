@@ -356,9 +356,9 @@ BACKEND = Rule(_parse_backend, f"one of {', '.join(BACKENDS)}, a plugin's name, 
 CHAIN = Rule(_parse_chain, "none, or backend names separated by commas, each only once")
 # What a header may carry; it also keeps a key that was pasted with a line break from reaching an exception's text.
 SECRET = _secret(_matching(r"((?![\"';])[!-~])+"), "printable ASCII without spaces, quotes and ;")
-TEXT = Rule(_matching(r"[^\x00-\x1f\x7f]+"), "one line of text")
+TEXT = Rule(_matching(r"[^\x00-\x1f\x7f]*[^\x00-\x1f\x7f,;]"), "one line of text, with no , or ; at its end")
 FILE = Rule(_parse_file, "the name of a file, or -")
-PROSE = Rule(TEXT.parse, TEXT.allowed, is_free=True)
+PROSE = Rule(_matching(r"[^\x00-\x1f\x7f]+"), "one line of text", is_free=True)
 DATE = Rule(_parse_date, "a date in the form YYYY-MM-DD")
 KEYS = _secret(
     _parse_keys,

@@ -50,7 +50,8 @@ URLS = {
         *("http://h#a", "//h", "http://two words", "http://h\nost", "http://h\tost", "http://h\u00e9"),
     ],
 }
-TEXTS = {"good": {"a": "a", " a b ": "a b", "mistral:7b": "mistral:7b", "é": "é"}, "bad": ["a\nb", "a\x00b", "a\x7fb"]}
+TEXTS = {"good": {"a": "a", " a b ": "a b", "mistral:7b": "mistral:7b", "é": "é"}, "bad": ["a\nb", "a\x00b", "a\x7fb", "a;", "a,"]}
+PROSE = {"good": TEXTS["good"] | {"a;": "a;"}, "bad": TEXTS["bad"][:3]}
 BOOLEANS = {
     "good": dict.fromkeys(("true", "True", "yes", "on", "1"), True)
     | dict.fromkeys(("false", "FALSE", "no", "off", "0"), False),
@@ -132,7 +133,7 @@ RULES: dict[str, dict[str, Any]] = {
     "hf_mode": {"good": {"local": "local", "Cloud": "cloud"}, "bad": ["remote", "1"]},
     "hf_model": TEXTS,
     "hf_mmproj": TEXTS,
-    "hf_system": TEXTS,
+    "hf_system": PROSE,
     "ollama_embed_model": TEXTS,
     "hf_embed_model": TEXTS,
     "openai_embed_model": TEXTS,
@@ -173,7 +174,7 @@ RULES: dict[str, dict[str, Any]] = {
             "-": "-",
             "~nobody-here/x": "~nobody-here/x",
         },
-        "bad": ["a\nb", "logs/", "/"],
+        "bad": ["a\nb", "logs/", "/", "x.jsonl;"],
     },
     "log_prompts": BOOLEANS,
     "log_max_text": whole(0, 10_000_000),
