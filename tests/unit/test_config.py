@@ -50,8 +50,9 @@ URLS = {
         *("http://h#a", "//h", "http://two words", "http://h\nost", "http://h\tost", "http://h\u00e9"),
     ],
 }
-TEXTS = {"good": {"a": "a", " a b ": "a b", "mistral:7b": "mistral:7b", "é": "é"}, "bad": ["a\nb", "a\x00b", "a\x7fb", "a;", "a,"]}
-PROSE = {"good": TEXTS["good"] | {"a;": "a;"}, "bad": TEXTS["bad"][:3]}
+LINES, NO_LINES = {"a": "a", " a b ": "a b", "mistral:7b": "mistral:7b", "é": "é"}, ["a\nb", "a\x00b", "a\x7fb"]
+TEXTS = {"good": LINES, "bad": [*NO_LINES, "a;", "a,"]}
+PROSE = {"good": LINES | {"a;": "a;"}, "bad": NO_LINES}
 BOOLEANS = {
     "good": dict.fromkeys(("true", "True", "yes", "on", "1"), True)
     | dict.fromkeys(("false", "FALSE", "no", "off", "0"), False),
