@@ -555,6 +555,13 @@ def engine_numbers(service: Service) -> dict[str, float]:
     return {name: float(value) for name, value in found}
 
 
+def test_spinning_is_the_operators_choice(serve: Serve) -> None:
+    """What the service's environment says of waiting threads wins over our own."""
+    service = serve(**LOCAL, GOMP_SPINCOUNT=0)
+    [engine] = eventually(service.engines)
+    assert b"GOMP_SPINCOUNT=0" in Path(f"/proc/{engine}/environ").read_bytes().split(b"\0")
+
+
 def test_numbers_of_the_engine(serve: Serve) -> None:
     """/metrics shows the engine's tokens, slots, starts and memory from whichever worker; /config what it runs with."""
     service = serve(**LOCAL, HF_SLOTS=2, HF_CONTEXT=512)

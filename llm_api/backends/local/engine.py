@@ -227,7 +227,7 @@ class Engine:
                 for name in ("lease", "http"):
                     Path(self._asked[name]).unlink(missing_ok=True)
                 return subprocess.Popen(  # noqa: S603  (no word of it from outside)
-                    [sys.executable, "-P", PROGRAM, asked], env={**os.environ, **ENVIRONMENT, **self._environment},
+                    [sys.executable, "-P", PROGRAM, asked], env={**ENVIRONMENT, **os.environ, **self._environment},
                     stdin=subprocess.DEVNULL, stdout=output, stderr=output, pass_fds=[lock],
                     start_new_session=True,
                 )  # fmt: skip
