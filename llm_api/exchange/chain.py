@@ -162,12 +162,15 @@ class Chain:
             request = dataclasses.replace(request, model=model)
         return Route(links if request.fallback else links[:1], request)
 
-    def count(self, request: Request) -> int | None:
-        """Return how many tokens the model reads of `request`; None where its backend can't tell now."""
-        assert isinstance(request, GenerationRequest), "only those are counted"
+    def count(self, request: Request, caller: str | None) -> int | None:
+        """Return how many tokens the model reads of `request`; None where its backend can't tell now.
+
+        Raises ModelForbidden.
+        """
+        route = self.permitted(self.route(request), caller)
+        assert isinstance(route.request, GenerationRequest), "only those are counted"
         with suppress(LLMAPIError):
-            link, model = self.named(request.model)
-            return link.backend.count(dataclasses.replace(request, model=model), Deadline(LIST_SECONDS))
+            return route.links[0].backend.count(route.request, Deadline(LIST_SECONDS))
         return None
 
     def permitted(self, route: Route, caller: str | None) -> Route:

@@ -131,7 +131,7 @@ def count_tokens() -> Response:
     here = service()
     dialect = here.dialects["messages"]
     asked = dialect.read(sent(here, dialect))
-    counted = here.chain.count(asked.request)
+    counted = here.chain.count(asked.request, caller(here))
     tokens = estimate(asked.request) if counted is None else counted
     return json_answer({"input_tokens": tokens}, headers=ESTIMATED if counted is None else {})
 

@@ -532,6 +532,12 @@ def test_who_may_use_which_model(mount: Callable[..., Flask], llm_stub: Scripted
         ("ada", "scripted/script"),
     ]
     assert len(llm_stub.requests) == 2
+    counted = {"model": "big", "messages": [{"role": "user", "content": "Hello"}]}
+    said = [
+        client.post("/llm/v1/messages/count_tokens", json=counted, headers=as_user(name)) for name in ("ada", "bob")
+    ]
+    assert [reply.status_code for reply in said] == [200, 403]
+    assert said[1].get_json()["error"]["type"] == "permission_error"
 
 
 def test_no_fallback_to_a_model_that_is_not_allowed(mount: Callable[..., Flask], llm_stub: ScriptedBackend) -> None:
