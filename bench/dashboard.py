@@ -4,20 +4,30 @@ from __future__ import annotations
 
 import json
 import random
-import resource
+import statistics
+import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-
-from llm_api import Settings, create_app
-from llm_api.log import recent
+from urllib.error import HTTPError
+from urllib.parse import urlencode
+from urllib.request import urlopen
 
 from . import harness
+from .services import Service
 
 DAYS = 30
-QUESTIONS: dict[str, dict[str, str | int]] = {
+# As the dashboard does.
+REFRESH_SECONDS = 5
+LOOK_SECONDS = 0.5
+TIMES = 20
+Query = dict[str, str | int]
+QUESTIONS: dict[str, Query] = {
     "the last hour": {"minutes": 60},
+    "six hours": {"minutes": 6 * 60},
     "a day": {"minutes": 24 * 60},
     "a week": {"minutes": 7 * 24 * 60},
     "30 days": {"minutes": DAYS * 24 * 60},
@@ -59,43 +69,73 @@ def write(path: Path, lines: int) -> None:
             log.write(f'{{{times}, "request_id": "{number:032x}", {dice.choice(kinds)}\n')
 
 
-def _cpu(do: Callable[[], object]) -> float:
-    began = time.process_time()
-    do()
-    return time.process_time() - began
-
-
-def _megabytes() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-
-
-def _count(dashboard: recent.Dashboard, client: Any) -> None:
-    while client.get("/dashboard/data?minutes=600000").json["complete_since"]:
-        dashboard.count_on()
-
-
 def measure(path: Path, lines: int) -> None:
-    """Print what it takes."""
-    recent.BREAK_SECONDS = recent.PAUSE_SECONDS = 0
-    recent.EVERY_SECONDS = 1e6  # it is counted here
-    app = create_app(Settings(log_file=str(path)))
-    client = app.test_client()
-    client.get("/health/live")
-    before = _megabytes()
-    counting = _cpu(lambda: _count(app.extensions["llm_api"]["llm_api"].dashboard, client))
-    kept = path.with_name(path.name + ".numbers").stat().st_size
-    size = path.stat().st_size
-    rows = []
-    for name, query in QUESTIONS.items():
-        taken = sorted(_cpu(lambda q=query: client.get("/dashboard/data", query_string=q)) for _ in range(5))
-        rows.append([name, harness.number(taken[2] * 1e3)])
-    told = (
-        f"### {lines:,} lines of 30 days ({size / 1e6:,.0f} MB)\n\n"
-        f"Counted once: {counting:.3g} s of a processor, {counting / lines * 1e6:.3g} µs a line. "
-        f"Kept: {kept / 1e6:,.3g} MB, {kept / size:.1%} of the log. "
-        f"Memory: {_megabytes() - before:.0f} MB more than before, at most.\n\n"
-    )
-    harness.publish(f"dashboard-{lines}", told + harness.table(["question", "ms of a processor"], rows))
+    """Print what it takes two workers of the service, which a browser asks for the last 30 days meanwhile."""
+    settings = {"LLM_BACKEND": "stub", "LOG_FILE": str(path), "WEB_CONCURRENCY": "2"}
+    service = Service("the service", (sys.executable, "-m", "gunicorn", "wsgi:app"), settings)
+    with service.running(), _largest(service) as largest:
+        memory, used, began = [largest()], service.cpu_seconds(), time.perf_counter()
+        while _asked(service, QUESTIONS["30 days"])["complete_since"]:
+            time.sleep(REFRESH_SECONDS)
+        took, used = time.perf_counter() - began, service.cpu_seconds() - used
+        memory.append(largest())
+        kept, size = path.with_name(path.name + ".numbers").stat().st_size, path.stat().st_size
+        told = (
+            f"### {lines:,} lines of 30 days ({size / 1e6:,.0f} MB)\n\n"
+            f"Counted once: {used:.3g} s of a processor ({used / lines * 1e6:.3g} µs a line), {took:.3g} s in all. "
+            f"Kept: {kept / 1e6:,.3g} MB, {kept / size:.1%} of the log. "
+        )
+        print(told, flush=True)
+        rows = [[name, *_taken(service, query)] for name, query in QUESTIONS.items()]
+        memory.append(largest())
+    most = "The largest process: {:.0f} MB before, {:.0f} MB while it counts, {:.0f} MB while it is asked.\n\n"
+    table = harness.table(["question", "ms", "ms of a processor"], rows)
+    harness.publish(f"dashboard-{lines}", told + most.format(*memory) + table)
+
+
+@contextmanager
+def _largest(service: Service) -> Iterator[Callable[[], float]]:
+    """Give what returns the most memory in MB (PSS) that one process had since it was asked before."""
+    ended, seen = threading.Event(), list[float]()
+
+    def look() -> None:
+        while not ended.wait(LOOK_SECONDS):
+            seen.extend(service.memories())
+
+    def most() -> float:
+        found = max([*seen, *service.memories()])
+        seen.clear()
+        return found
+
+    watching = threading.Thread(target=look)
+    watching.start()
+    try:
+        yield most
+    finally:
+        ended.set()
+        watching.join()
+
+
+def _taken(service: Service, query: Query) -> list[str]:
+    """Return the median of a question's milliseconds, and the mean of the processor's, of several times."""
+    used, taken = service.cpu_seconds(), []
+    for _ in range(TIMES):
+        began = time.perf_counter()
+        _asked(service, query)
+        taken.append(time.perf_counter() - began)
+    used = service.cpu_seconds() - used
+    return [harness.number(statistics.median(taken) * 1e3), harness.number(used / TIMES * 1e3)]
+
+
+def _asked(service: Service, query: Query) -> Any:
+    """Return the answer; a refusal is printed, and asked again."""
+    address = f"http://127.0.0.1:{service.port}/dashboard/data?{urlencode(query)}"
+    while True:
+        try:
+            with urlopen(address, timeout=60) as answer:
+                return json.load(answer)
+        except HTTPError as refused:
+            print(query, refused.code, refused.read(), flush=True)
 
 
 def main() -> None:

@@ -94,7 +94,11 @@ class Service:
 
     def memory(self) -> float:
         """Return its memory in MB, shared pages counted once (PSS)."""
-        return sum(_kilobytes(pid, "smaps_rollup", "Pss:") for pid in self._processes()) / 1e3
+        return sum(self.memories())
+
+    def memories(self) -> list[float]:
+        """Return the memory of each of its processes in MB (PSS)."""
+        return [_kilobytes(pid, "smaps_rollup", "Pss:") / 1e3 for pid in self._processes()]
 
     def children_memory(self) -> float:
         """Return the memory in MB (PSS) of what its processes have begun in a session of its own: a model's engine."""

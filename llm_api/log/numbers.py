@@ -1,4 +1,4 @@
-"""The log's numbers by minute, hour and day, kept beside it in LOG_FILE.numbers, so that nothing is counted twice.
+"""The log's numbers by minute, hour, six hours and day, kept beside it in LOG_FILE.numbers: nothing is counted twice.
 
 An SQLite file. The log remains the only truth: the file may be deleted, and what it has is what the log has. Each
 portion that is counted and how far that reaches are written in one transaction: a kill leaves both as they were before.
@@ -16,11 +16,12 @@ import hashlib
 import json
 import os
 import sqlite3
+import threading
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, field
-from io import BytesIO
 from itertools import pairwise
 from math import ceil, gcd
 from pathlib import Path
@@ -28,17 +29,18 @@ from typing import IO, Any, NamedTuple, cast
 
 from .files import BROKEN, Entry, log_files, parse, pieces_back
 from .stats import Count, Distribution, Kind, Stats, kind_of
-from .writer import open_own
+from .writer import is_no_file, open_own
 
-WIDTHS = MINUTE, HOUR, DAY = (60, 3600, 86_400)
-# What is counted at once.
-PORTION_BYTES = 2**22
+WIDTHS = MINUTE, HOUR, QUARTER, DAY = (60, 3600, 21_600, 86_400)
+# What is counted at once: first so many bytes, then as many as have so many parts, which take the memory.
+PORTION_BYTES, MOST_BYTES, PORTION_PARTS = 2**19, 2**23, 5000
 PAUSE_LINES = 100
 # Of so many of a part's slowest requests the places are kept.
 KNOWN = 2
 LOCK_SECONDS = 2.0
+MAKING = threading.Lock()
 # Another version's file is begun afresh.
-VERSION = 2
+VERSION = 3
 SCHEMA = f"""
 BEGIN IMMEDIATE;
 CREATE TABLE IF NOT EXISTS file (id INTEGER PRIMARY KEY, first TEXT UNIQUE, inode INT, packed INT,
@@ -89,7 +91,7 @@ class _Part:
 
 
 # By their width, when they begin, and of what kind.
-Parts = dict[tuple[int, int, Kind], _Part]
+Parts = defaultdict[tuple[int, int, Kind], _Part]
 
 
 class Reach(NamedTuple):
@@ -103,14 +105,6 @@ class Reach(NamedTuple):
 
 
 NOTHING = Reach()
-
-
-class _Portion(NamedTuple):
-    """Lines that are to be counted, where they begin, and what is counted then."""
-
-    lines: list[bytes]
-    offset: int
-    reach: Reach
 
 
 @dataclass
@@ -143,32 +137,46 @@ class Part(NamedTuple):
 class Numbers:
     """The numbers of the log's `files`, the newest first, as they were when it was opened.
 
-    Raises sqlite3.OperationalError where the file can't be written, or is locked for two seconds.
+    Raises sqlite3.OperationalError where the file can't be written, or is locked for two seconds; a broken one is
+    removed, to be made again.
     """
 
     def __init__(self, db: sqlite3.Connection, files: list[LogFile]) -> None:
         self.files = files
         self._db = db
+        self._portion = PORTION_BYTES
 
-    def count_on(self, until: float = 0, pause: Callable[[], object] = lambda: None) -> bool | None:
+    def count_on(self, until: float = 0, pause: Callable[[], object] = lambda: None) -> bool:
         """Count what was appended, else what is before the counted part, back to `until` (Unix seconds), one portion.
 
-        Return False when there was none, None when somebody else was quicker. `pause` is called now and then.
+        Return whether there was any. Whoever counts already is waited for. `pause` is called now and then.
         """
+        while portion := self._uncounted(until):
+            file, begin, end = portion
+            with _begun(self._db):
+                if self._reach(file) == file.reach:
+                    self._keep(file, *_count(file, begin, end, pause))
+                    return True
+        return False
+
+    def _uncounted(self, until: float) -> tuple[LogFile, int, int] | None:
+        """Return where the lines are that are to be counted next."""
         for file in self.files:
             if not (reach := self._reach(file)):
                 continue  # somebody has found it gone
             file.reach = reach
-            if portion := _appended(file) or _before(file, until):
-                return self._keep(file, *_count(portion, pause))
+            if _has_more(file):
+                return file, reach.end, reach.end + self._portion
+            if reach.begin and not file.packed and (reach.ended or FOR_EVER) >= until:
+                return file, _line_before(file.data, reach.begin, self._portion), reach.begin
             if reach.ended and reach.ended < until:
                 break
-        return False
+        return None
 
     def complete_since(self) -> float:
         """Return since when all requests are counted; 0 where that are all that the log has."""
         bound = time.time()
-        if any(not file.packed and _end(file.data) > file.reach.end for file in self.files):
+        if any(not file.packed and _has_more(file) for file in self.files):
             return bound
         for file in self.files:
             if file.reach.ended and not (file.packed and file.reach.begin):
@@ -227,16 +235,13 @@ class Numbers:
         row = self._db.execute("SELECT begin, end, ended FROM file WHERE id = ?", (file.id,)).fetchone()
         return Reach(*row) if row else None
 
-    def _keep(self, file: LogFile, reach: Reach, parts: Parts) -> bool | None:
-        with _begun(self._db):
-            if self._reach(file) != file.reach:
-                return None
-            numbers = {kind: self._number(kind) for kind in {kind for *_, kind in parts}}
-            for (width, start, kind), part in parts.items():
-                self._add((file.id, width, numbers[kind], start), part)
-            self._db.execute("UPDATE file SET begin = ?, end = ?, ended = ? WHERE id = ?", (*reach, file.id))
+    def _keep(self, file: LogFile, reach: Reach, parts: Parts) -> None:
+        numbers = {kind: self._number(kind) for kind in {kind for *_, kind in parts}}
+        for (width, start, kind), part in parts.items():
+            self._add((file.id, width, numbers[kind], start), part)
+        self._db.execute("UPDATE file SET begin = ?, end = ?, ended = ? WHERE id = ?", (*reach, file.id))
         file.reach = reach
-        return True
+        self._portion = min(self._portion * PORTION_PARTS // (len(parts) + 1) + 1, MOST_BYTES)
 
     def _number(self, kind: Kind) -> int:
         said = json.dumps(kind)
@@ -253,16 +258,21 @@ class Numbers:
 
 
 @contextmanager
-def opened(log: Path, patience: float = LOCK_SECONDS) -> Iterator[Numbers]:
+def opened(log: Path) -> Iterator[Numbers]:
     """Give the numbers of a log; whoever writes them is waited for."""
-    with ExitStack() as stack:
-        files = _files(log, stack)
-        db = stack.enter_context(closing(_connect(numbers_file(log), patience) if files else _nothing()))
-        if not _are_known(db, files):
-            with _begun(db):
-                files = _files(log, stack)  # as they are now: of two that look one writes first
-                _note(db, files)
-        yield Numbers(db, files)
+    try:
+        with ExitStack() as stack:
+            files = _files(log, stack)
+            db = stack.enter_context(closing(_connect(numbers_file(log)) if files else _nothing()))
+            if not _are_known(db, files):
+                with _begun(db):
+                    files = _files(log, stack)  # as they are now: of two that look one writes first
+                    _note(db, files)
+            yield Numbers(db, files)
+    except sqlite3.DatabaseError as error:
+        if _is_broken(error):
+            _remove(numbers_file(log))
+        raise
 
 
 def numbers_file(log: Path) -> Path:
@@ -290,20 +300,39 @@ def ended(record: Entry) -> float:
     return cast(float, record["timestamp"] + (record.get("duration_ms") or 0) / 1000)
 
 
-def _connect(path: Path, patience: float) -> sqlite3.Connection:
-    os.close(open_own(path))  # SQLite would let everybody read it
+def _connect(path: Path) -> sqlite3.Connection:
+    _make(path)
     try:
-        db = sqlite3.connect(path, patience, isolation_level=None, check_same_thread=False)
+        db = sqlite3.connect(path, LOCK_SECONDS, isolation_level=None, check_same_thread=False)
         (version,) = db.execute("PRAGMA user_version").fetchone()
         if version in (0, VERSION):
             db.executescript("" if version else SCHEMA)
             return db
     except sqlite3.DatabaseError as error:
-        if type(error) is not sqlite3.DatabaseError:
+        if not _is_broken(error):
             raise
+    _remove(path)
+    return _connect(path)
+
+
+def _make(path: Path) -> None:
+    """Make the file where there is none: SQLite would let everybody read it.
+
+    One that is there is not opened: to close a file ends all the locks that a process has on it, other threads' too
+    (fcntl(2)), and two that write at once break it.
+    """
+    with MAKING:
+        if is_no_file(path) or not path.exists():
+            os.close(open_own(path))
+
+
+def _is_broken(error: sqlite3.Error) -> bool:
+    return type(error) is sqlite3.DatabaseError
+
+
+def _remove(path: Path) -> None:
     for name in (f"{path.name}-journal", path.name):  # in this order: what is half written belongs to the old one
         path.with_name(name).unlink(missing_ok=True)
-    return _connect(path, patience)
 
 
 def _nothing() -> sqlite3.Connection:
@@ -383,51 +412,55 @@ def _end(data: IO[bytes]) -> int:
     return size - len(next(pieces_back(data)))
 
 
-def _appended(file: LogFile) -> _Portion | None:
-    reach, lines = file.reach, list[bytes]()
-    if file.packed and not reach.begin:
-        return None
-    with suppress(*BROKEN):
-        file.data.seek(reach.end)
-        lines = file.data.readlines(PORTION_BYTES)
-    if lines and not lines[-1].endswith(b"\n"):
-        lines.pop()
-    if lines:
-        return _Portion(lines, reach.end, reach._replace(end=reach.end + sum(map(len, lines))))
-    return _Portion([], reach.end, reach._replace(begin=0)) if file.packed else None
+def _has_more(file: LogFile) -> bool:
+    """Whether there may be lines behind the counted part."""
+    return bool(file.reach.begin) if file.packed else any(_lines(file.data, file.reach.end, FAR))
 
 
-def _before(file: LogFile, until: float) -> _Portion | None:
-    reach, size, cut, data = file.reach, 0, 0, b""
-    if file.packed or not reach.begin or (reach.ended or FOR_EVER) < until:
-        return None
-    while cut == len(data):
-        size += PORTION_BYTES
-        start = file.data.seek(max(0, reach.begin - size))
-        data = file.data.read(reach.begin - start)
-        cut = data.index(b"\n") + 1 if start else 0
-    begin = start + cut
-    return _Portion(BytesIO(data[cut:]).readlines(), begin, Reach(begin, reach.end))
+def _line_before(data: IO[bytes], end: int, size: int) -> int:
+    """Return where a line begins, so many bytes before the place where another does; or more, where that is longer."""
+    begin, start = end, end
+    while begin == end:
+        start = max(0, start - size)
+        data.seek(max(0, start - 1))
+        begin = start and start - 1 + len(data.readline())
+    return begin
 
 
-def _count(portion: _Portion, pause: Callable[[], object]) -> tuple[Reach, Parts]:
-    reach, offset, parts = portion.reach, portion.offset, Parts()
-    for number, line in enumerate(portion.lines):
+def _count(file: LogFile, begin: int, end: int, pause: Callable[[], object]) -> tuple[Reach, Parts]:
+    """Count the whole lines that begin between two places; return what of the file is counted then."""
+    at, first, parts = begin, None, Parts(_Part)
+    for number, line in enumerate(_lines(file.data, begin, end)):
         if number % PAUSE_LINES == 0:
             pause()
-        low, offset = offset, offset + len(line)
+        low, at = at, at + len(line)
         if record := parse(line):
-            reach = reach if reach.ended else reach._replace(ended=ended(record))
+            first = first or ended(record)
             kind = kind_of(record)
             for each in {kind, kind._replace(caller=None)}:
                 width = finest(each.caller)
-                start = minute_of(record) // width * width
-                parts.setdefault((width, start, each), _Part()).count_line(record, low, offset)
+                parts[width, minute_of(record) // width * width, each].count_line(record, low, at)
+    _widen(parts)
+    reach = file.reach
+    if begin < reach.begin and not file.packed:
+        return Reach(begin, reach.end, first), parts
+    return Reach(0 if file.packed and at < end else reach.begin, at, reach.ended or first), parts
+
+
+def _lines(data: IO[bytes], at: int, end: int) -> Iterator[bytes]:
+    with suppress(*BROKEN):
+        data.seek(at)
+        while at < end and (line := data.readline()).endswith(b"\n"):
+            yield line
+            at += len(line)
+
+
+def _widen(parts: Parts) -> None:
+    """Add the parts of longer stretches of time."""
     for narrower, wider in pairwise(WIDTHS):
         for (width, start, kind), part in list(parts.items()):
             if width == narrower:
-                parts.setdefault((wider, start // wider * wider, kind), _Part()).add(part)
-    return reach, parts
+                parts[wider, start // wider * wider, kind].add(part)
 
 
 def _name(caller: str | None) -> str | None:

@@ -81,9 +81,9 @@ class Dashboard:
             ).start()
 
     def count_on(self) -> None:
-        """Count what is not counted yet, in moderation, where nobody else does."""
+        """Count what is not counted yet, in moderation."""
         end = time.monotonic() + SAME_FILES_SECONDS
-        with suppress(OSError, sqlite3.Error), opened(self._log, 0) as numbers:
+        with suppress(OSError, sqlite3.Error), opened(self._log) as numbers:
             while numbers.count_on(pause=lambda: time.sleep(PAUSE_SECONDS)) and time.monotonic() < end:
                 time.sleep(BREAK_SECONDS)
 
@@ -163,7 +163,7 @@ def _count_back(numbers: Numbers, since: float) -> None:
     """Count what a question since then needs, as far as it may take; while another writes, it is left to that one."""
     end = time.monotonic() + COUNT_SECONDS
     try:
-        while numbers.count_on(since) is not False and time.monotonic() < end:
+        while numbers.count_on(since) and time.monotonic() < end:
             pass
     except sqlite3.OperationalError as error:
         if error.sqlite_errorcode != sqlite3.SQLITE_BUSY:

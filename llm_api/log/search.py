@@ -72,7 +72,8 @@ class Wanted:
 
     def _has_words(self, record: Entry) -> bool:
         words = [] if self.text is None and self.regex is None else list(texts(record))
-        has_text = self.text is None or any(self.text.casefold() in text.casefold() for text in words)
+        is_named = self.text is not None and self.text == record.get("request_id")
+        has_text = self.text is None or is_named or any(self.text.casefold() in text.casefold() for text in words)
         return has_text and (self.regex is None or any(map(self.regex.search, words)))
 
 

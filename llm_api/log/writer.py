@@ -94,7 +94,7 @@ class RequestLog:
 
     def refuse_what_is_no_file(self) -> None:
         """Raise ConfigError where LOG_FILE names a link, a folder, a pipe or a device."""
-        if _is_no_file(self.path) and not self._settings.logs_to_stdout:
+        if is_no_file(self.path) and not self._settings.logs_to_stdout:
             raise ConfigError(f"LOG_FILE={self.path} is no file: name one, or - for standard output")
 
     def append(self, record: Mapping[str, Any]) -> bool:
@@ -287,12 +287,12 @@ os.register_at_fork(after_in_child=_start_afresh)
 def open_own(path: Path) -> int:
     """Open a file of the log's, made where it is not there; for its user and group alone. Raises OSError on a link."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    if _is_no_file(path):
+    if is_no_file(path):
         raise OSError("it is no file")
     return os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o640)
 
 
-def _is_no_file(path: Path) -> bool:
+def is_no_file(path: Path) -> bool:
     """A pipe's reader may hold up each request, and whoever may write the folder must not choose a file by a link."""
     with suppress(OSError):  # what can't be looked at can't be opened either, and that says why
         return not stat.S_ISREG(path.lstat().st_mode)

@@ -11,9 +11,12 @@ import os
 import random
 import signal
 import sqlite3
+import threading
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, nullcontext
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -266,24 +269,72 @@ def test_the_file_may_be_lost(make_client: Serve, log_path: Path, damage: str) -
     assert data(client)["stats"] == before
 
 
+def test_a_page_of_it_may_be_broken(make_client: Serve, log_path: Path) -> None:
+    """What is found in use to be broken is refused once, never shown; then it is made again from the log."""
+    write(log_path, lines(many(3000)))
+    client = make_client()
+    before = data(client)["stats"]
+    file = kept(log_path)
+    with file.open("r+b") as broken:
+        broken.seek(4096)
+        broken.write(b"\xff" * (file.stat().st_size - 4096))
+    refused = client.get("/dashboard/data", query_string={"minutes": MONTH})
+    assert (refused.status_code, refused.json["error"]["code"]) == (503, "log_unavailable")
+    assert data(client)["stats"] == before
+
+
+def _can_write(file: Path, answer: Connection) -> None:
+    with closing(sqlite3.connect(file, 0, isolation_level=None)) as db:
+        try:
+            db.execute("BEGIN IMMEDIATE")
+            answer.send(True)
+        except sqlite3.OperationalError:
+            answer.send(False)
+
+
+def test_a_thread_that_opens_it_ends_no_locks(log_path: Path) -> None:
+    """While one thread counts another opens and closes the file: no other process may write meanwhile, or it breaks."""
+    write(log_path, lines(many(50)))
+    answers, answer = multiprocessing.Pipe(duplex=False)
+
+    def opened_and_closed() -> None:
+        with numbers.opened(log_path) as there:
+            there.complete_since()
+
+    def look() -> bool:
+        with ThreadPoolExecutor() as pool:
+            pool.submit(opened_and_closed).result(60)
+        other = multiprocessing.get_context("spawn").Process(target=_can_write, args=[kept(log_path), answer])
+        other.start()
+        other.join()
+        return answers.recv()
+
+    can_write: list[bool] = []
+    with numbers.opened(log_path) as here:
+        assert here.count_on(pause=lambda: can_write.append(look()))
+    assert can_write == [False]
+
+
 def with_version(file: Path, version: int) -> None:
     db = sqlite3.connect(file)
     db.execute(f"PRAGMA user_version = {version}")
     db.close()
 
 
-def test_of_two_who_count_one_portion_the_first_is_believed(make_client: Serve, log_path: Path) -> None:
-    """Who finds at its end that another worker was quicker adds nothing: no request counts twice."""
+def test_of_two_who_count_one_waits(make_client: Serve, log_path: Path) -> None:
+    """Who comes while another worker counts finds its lines counted: no request counts twice, and none in vain."""
     write(log_path, lines(many(50)))
-    quicker: list[bool | None] = []
+    begun = threading.Event()
 
-    def count_too() -> None:
+    def count_too() -> bool:
+        begun.wait(60)
         with numbers.opened(log_path) as other:
-            quicker.append(other.count_on())
+            return other.count_on()
 
-    with numbers.opened(log_path) as slower:
-        assert slower.count_on(pause=count_too) is None
-    assert quicker == [True]
+    with ThreadPoolExecutor() as pool, numbers.opened(log_path) as first:
+        second = pool.submit(count_too)
+        assert first.count_on(pause=begun.set)
+        assert second.result(60) is False
     assert total(make_client()) == 50
 
 
