@@ -184,6 +184,76 @@ def test_the_end_is_followed(visitor: Visitor, far: Far) -> None:
     assert page.evaluate("scrollY") < 100
 
 
+def test_who_has_scrolled_up_a_little_is_left_there(visitor: Visitor, far: Far) -> None:
+    """Forty pixels up are enough to be left alone while more comes; back at the end it is followed again."""
+    parts = [[f"Paragraph {turn}-{n}.\n\n" for n in range(40)] for turn in range(3)]
+    go_on = threading.Semaphore(0)
+
+    def script(peer: Peer) -> None:
+        peer.send(beginning(*parts[0]))
+        for part in parts[1:]:
+            go_on.acquire(timeout=60)
+            peer.send(b"".join(event({"delta": {"content": piece}, "finish_reason": None}) for piece in part))
+        go_on.acquire(timeout=60)
+        peer.send(ending())
+
+    far.script = script
+    page = visitor.goto(far.service)
+    visitor.send("Say much.")
+    left = "document.documentElement.scrollHeight - innerHeight - scrollY"
+    expect(page.locator("[data-state=streaming]")).to_contain_text("Paragraph 0-39")
+    eventually(lambda: page.evaluate(left) < 1)
+    page.evaluate("scrollBy(0, -40)")
+    eventually(lambda: page.evaluate(left) > 30)
+    there = page.evaluate("scrollY")
+    go_on.release()
+    expect(page.locator("[data-state=streaming]")).to_contain_text("Paragraph 1-39")
+    eventually(lambda: page.evaluate(left) > 500)
+    assert page.evaluate("scrollY") == there
+    page.evaluate("scrollTo(0, document.documentElement.scrollHeight)")
+    eventually(lambda: page.evaluate(left) < 1)
+    go_on.release()
+    expect(page.locator("[data-state=streaming]")).to_contain_text("Paragraph 2-39")
+    eventually(lambda: page.evaluate(left) < 1)
+    go_on.release()
+    expect(page.locator(DONE)).to_be_visible()
+
+
+def test_a_key_of_an_input_method_is_not_ours(visitor: Visitor, far: Far) -> None:
+    """Esc that takes back a half-written word, and Enter that confirms it, neither stop an answer nor send."""
+    asked, go_on = threading.Event(), threading.Event()
+
+    def slow(peer: Peer) -> None:
+        asked.set()
+        go_on.wait(60)
+        speaks("late")(peer)
+
+    far.script = slow
+    page = visitor.goto(far.service)
+    page.fill("#prompt", "\u306b\u307b\u3093")
+    composing = "{ isComposing: true, bubbles: true, cancelable: true, ctrlKey: true, key: "
+    pressed = f"(field, key) => field.dispatchEvent(new KeyboardEvent('keydown', {composing}key }}))"
+    page.locator("#prompt").evaluate(pressed, "Enter")
+    expect(page.locator(".answer")).to_have_count(0)
+    visitor.send("Say it.")
+    assert asked.wait(60)
+    page.locator("#prompt").evaluate(pressed, "Escape")
+    go_on.set()
+    expect(page.locator(f"{DONE} > .said")).to_have_text("late")
+
+
+def test_what_can_not_be_kept_is_said(visitor: Visitor, direct: str) -> None:
+    """Where the browser has no room the page says so, before a reload loses the conversation; else it does not."""
+    page = visitor.goto(direct)
+    visitor.send("one")
+    expect(page.locator("#history button")).to_have_count(1)
+    expect(page.locator("#not-kept")).to_be_hidden()
+    # as a browser does that finds out when it writes
+    page.evaluate("() => { IDBObjectStore.prototype.put = function () { this.transaction.abort(); return {}; } }")
+    visitor.send("two")
+    expect(page.locator("#not-kept")).to_contain_text("Save it as a file")
+
+
 GAP = (
     "document.querySelector('.composer').getBoundingClientRect().top"
     " - [...document.querySelectorAll('.answer footer')].at(-1).getBoundingClientRect().bottom"

@@ -67,6 +67,35 @@ def test_it_keeps_itself_up_to_date(visitor: Visitor, serve: Serve) -> None:
     expect(page.locator("#requests tbody button").nth(1)).to_be_focused()
 
 
+def test_the_focus_outlives_a_refresh(visitor: Visitor, serve: Serve) -> None:
+    """Who stands on a link in a table, or in a chart's, stands there after the page has refreshed itself."""
+    service = serve(LLM_BACKEND="stub", log=hour)
+    page = visitor.goto(service, "/dashboard")
+    page.locator(".chart summary").first.click()
+    for link in (page.locator("#models a").nth(1), page.locator(".chart tbody a").nth(5)):
+        link.focus()
+        name = link.inner_text()
+        service.generate("one more")
+        with page.expect_response(lambda answer: "dashboard/data" in answer.url):
+            pass
+        expect(page.locator("body")).to_have_attribute("aria-busy", "false")
+        expect(page.locator(":focus")).to_have_text(name)
+
+
+def test_nothing_found_is_said_without_empty_charts(visitor: Visitor, serve: Serve) -> None:
+    """A filter that nothing fits shows no chart; without it all are there again. A request is found by its id."""
+    page = visitor.goto(serve(LLM_BACKEND="stub", log=hour), "/dashboard?text=nothinglikethis")
+    expect(page.locator("#notices")).to_contain_text("No requests in this time that fit the filter")
+    expect(page.locator("#charts")).to_be_hidden()
+    page.fill("#text", "")
+    expect(page.locator(".plot canvas").first).to_be_visible()
+    request_id = page.locator("#requests button").nth(7).get_attribute("title") or ""
+    page.fill("#text", request_id)
+    expect(page.locator("#requests tbody button")).to_have_count(1)
+    assert page.locator("#requests tbody button").get_attribute("title") == request_id
+    assert page.locator(".plot").first.evaluate("box => box.clientWidth === box.querySelector('.uplot').clientWidth")
+
+
 def test_filters_and_records(visitor: Visitor, serve: Serve) -> None:
     """Filters narrow it down and stay in the address; a click shows the whole record, Esc closes it."""
     service = serve(LLM_BACKEND="stub", log=hour)

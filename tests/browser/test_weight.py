@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from playwright.sync_api import CDPSession, Page
 
 MOST_BYTES = 150_000
+PAINT_MS, MARKDOWN_MS = 500, 300
 LINES = 20_000
 LOADED = """
 () => [...performance.getEntriesByType('navigation'), ...performance.getEntriesByType('resource')]
@@ -88,16 +89,68 @@ def test_words_of_a_program_are_coloured_on_demand(visitor: Visitor, serve: Serv
     assert len([url for url in visitor.requested if prism.search(url)]) == 1
 
 
+@pytest.mark.parametrize("path", ["/", "/dashboard", "/docs"])
+def test_it_is_painted_before_any_script_has_come(page: Page, service: Service, path: str) -> None:
+    """The first paint waits for the page and its styles alone: no script, no data, however slow they are."""
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    page.route(re.compile(r"\.js$"), lambda _: None)
+    page.goto(f"http://127.0.0.1:{service.port}{path}", wait_until="commit")
+    expect(page.locator("h1, #prompt-label").first).to_be_visible()
+    page.wait_for_function(PAINTED)
+    assert len([url for url in asked if not url.endswith((".js", ".svg"))]) <= 4
+
+
 @pytest.mark.parametrize("path", ["/", "/dashboard?minutes=360"])
 def test_something_is_seen_soon(new_page: Callable[..., Page], service: Service, path: str) -> None:
-    """With 20,000 lines in the log the page is painted at once; how soon is printed."""
+    """With 20,000 lines in the log the page is painted at once; how soon is printed, and ten times the aim is a fault
+    on any machine.
+    """
     for name in ("first visit", "second visit"):
         page = Visitor(new_page()).goto(service, path)
         expect(page.locator(".health[data-status], #requests button").last).to_be_visible()
         page.wait_for_function(PAINTED)
-        print(f"{path}, {name}: painted after {page.evaluate(PAINTED):.0f} ms")
+        painted = page.evaluate(PAINTED)
+        print(f"{path}, {name}: painted after {painted:.0f} ms (aim: {PAINT_MS})")
+        assert painted < 10 * PAINT_MS
     if path != "/":
         expect(page.locator("#tiles dd").first).to_have_text(f"{LINES:,}")
+
+
+WORK = """
+async (pieces) => {
+  const name = performance.getEntriesByType('resource').find(({ name }) => name.endsWith('shared/markdown.js')).name;
+  const { Markdown } = await import(name);
+  const work = { made: 0, matched: 0 };
+  const { createElement } = document;
+  const { exec } = RegExp.prototype;
+  document.createElement = (...given) => { work.made += 1; return createElement.apply(document, given); };
+  RegExp.prototype.exec = function (text) { work.matched += 1; return exec.call(this, text); };
+  const markdown = new Markdown();
+  document.getElementById('answers').append(markdown.element);
+  for (const piece of pieces) {
+    markdown.add(piece);
+    while (!markdown.element.textContent.endsWith(piece.slice(-9, -2))) await new Promise(requestAnimationFrame);
+  }
+  markdown.end();
+  const written = markdown.element.querySelectorAll('*').length;
+  return [work.made / written, work.matched / markdown.text.length];
+}
+"""
+
+
+def test_markdown_is_written_once(visitor: Visitor, direct: str) -> None:
+    """Of a long answer only the block that grows is looked at and made again: the work for a character is the same
+    with 10 and with 100 kB, at once and in 100 pieces. This is what the time depends on, on any machine.
+    """
+    page = visitor.goto(direct)
+    expect(page.locator(".health[data-status]")).to_be_visible()
+    blocks = [f"{BLOCK}the end {number:07}\n\n" for number in range(len(MARKDOWN) // len(BLOCK))]
+    few, many = blocks[: len(blocks) // 10], blocks
+    short, long, streamed = (page.evaluate(WORK, pieces) for pieces in (["".join(few)], ["".join(many)], many))
+    print("elements made for one that stays, matches tried a character:", short, long, streamed)
+    assert max(long[0], streamed[0]) < 1.5
+    assert max(long[1], streamed[1]) < 2 * short[1]
 
 
 def busy(devtools: CDPSession) -> float:
@@ -107,7 +160,9 @@ def busy(devtools: CDPSession) -> float:
 
 
 def test_much_markdown_is_written_fast(new_page: Callable[..., Page], direct: str) -> None:
-    """100 kB of Markdown become elements, all of them; what that takes is printed, of the processor too."""
+    """100 kB of Markdown become elements, all of them; what that takes is printed, and ten times the aim of the
+    processor's time is a fault on any machine.
+    """
     for turn in range(3):
         page = Visitor(new_page()).goto(direct)
         expect(page.locator(".health[data-status]")).to_be_visible()
@@ -116,7 +171,9 @@ def test_much_markdown_is_written_fast(new_page: Callable[..., Page], direct: st
         before = busy(devtools)
         took, longest, tables = page.evaluate(WRITE, f"{MARKDOWN}the end")
         assert tables == MARKDOWN.count("|--:|")
+        used = busy(devtools) - before
         print(
-            f"turn {turn}: {len(MARKDOWN):,} characters in {took:.0f} ms, {busy(devtools) - before:.0f} of the "
+            f"turn {turn}: {len(MARKDOWN):,} characters in {took:.0f} ms (aim: {MARKDOWN_MS}), {used:.0f} of the "
             f"processor's; the longest task {longest:.0f} ms"
         )
+        assert used < 10 * MARKDOWN_MS

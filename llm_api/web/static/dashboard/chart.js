@@ -1,6 +1,6 @@
 // One chart over time with its table, drawn by uPlot (static/vendor/uplot).
 
-import { make } from "../shared/elements.js";
+import { make, refill } from "../shared/elements.js";
 import { dayOf, timeOf, when } from "../shared/words.js";
 import { filterLink, set } from "./filter.js";
 
@@ -134,7 +134,9 @@ export class Chart {
     const stroke = colour(name);
     const value = (_, __, ___, at) => (at == null ? "" : this.format(this.#data[at].unknown ? null : of(this.#data[at])));
     if (bar) return { label: title, value, fill: stroke, width: 0, points: { show: false }, paths: uPlot.paths.bars({ size: [0.8, 60], align: 1 }) };
-    return { label: title, value, stroke, dash, width: 2, spanGaps: !sparse, points: { show: true, size: 4, fill: stroke } };
+    // a sparse line runs over bars: a ring parts its points from any colour
+    const points = sparse ? { show: true, size: 11, width: 2, stroke: colour("--card"), fill: stroke } : { show: true, size: 4, fill: stroke };
+    return { label: title, value, stroke, dash, width: 2, spanGaps: !sparse, points };
   }
 
   #fillTable() {
@@ -142,6 +144,6 @@ export class Chart {
       ...this.series.map(({ title }) => make("th", { scope: "col", class: "number" }, title)));
     const rows = this.#data.map((stretch, n) => make("tr", {}, make("th", { scope: "row" }, filterLink(when(stretch.timestamp), this.#time(n))),
       ...this.series.map(({ of }) => make("td", { class: "number" }, this.format(stretch.unknown ? null : of(stretch))))));
-    this.#table.replaceChildren(make("thead", {}, head), make("tbody", {}, ...rows));
+    refill(this.#table, make("thead", {}, head), make("tbody", {}, ...rows));
   }
 }

@@ -47,8 +47,7 @@ const charts = [
     { title: "output", colour: "--good", bar: true, of: (s) => s.output_tokens - s.reasoning_tokens },
     { title: "reasoning", colour: "--warn", bar: true, of: (s) => s.reasoning_tokens },
   ], count, { isWhole: true }),
-  new Chart("Tokens per second", [{ title: "tokens/s", colour: "--accent", of: (s) => s.tokens_per_second }],
-    (number) => decimal(number)),
+  new Chart("Tokens per second", [{ title: "tokens/s", colour: "--accent", of: (s) => s.tokens_per_second }], decimal),
 ];
 
 // --- asking
@@ -87,6 +86,7 @@ function refused(problem) {
   $("updated").textContent = shown ? `As of ${when(shown.until)}` : "Nothing read yet.";
   if (problem.status === 401) {
     $("updated").textContent = "Waiting for a key.";
+    $("numbers").hidden = !shown;
     return null; // the key bar asks for one, and then this is called again
   }
   if (problem.status === 503 && problem.retry_after) {
@@ -113,6 +113,7 @@ function show(data, live) {
   $("first-step").hidden = !isNew;
   $("numbers").hidden = isNew;
   $("notices").replaceChildren(...notices(data, live, filter.hasFilter()));
+  $("charts").hidden = !stats.total.requests;
   if (isNew) return;
   showTiles(stats.total, live);
   showCharts(data);

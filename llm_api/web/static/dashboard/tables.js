@@ -1,6 +1,6 @@
 // The tables: by backend, by model, by reason, and single requests.
 
-import { make } from "../shared/elements.js";
+import { make, refill } from "../shared/elements.js";
 import { REASONS, count, decimal, milliseconds, share, when } from "../shared/words.js";
 import { filterLink } from "./filter.js";
 
@@ -17,7 +17,7 @@ const three = (...numbers) => (numbers.every((number) => number == null) ? "–"
 function fill(table, headings, rows) {
   const head = headings.map(([name, kind]) => make("th", { scope: "col", class: kind }, name));
   const none = make("tr", {}, make("td", { colspan: headings.length, class: "muted" }, "None."));
-  table.replaceChildren(make("thead", {}, make("tr", {}, ...head)), make("tbody", {}, ...(rows.length ? rows : [none])));
+  refill(table, make("thead", {}, make("tr", {}, ...head)), make("tbody", {}, ...(rows.length ? rows : [none])));
 }
 
 // `groups`: {title: numbers}; `pick(title)` returns the filter that a click on it sets, null where it is none.
@@ -45,12 +45,10 @@ function showCounts(table, [name, what], counts, all, wordsOf) {
 
 const REQUEST = [["Time"], ["Status"], ["Answered by"], ["Duration", "number"], ["First chunk", "number"], ["Tokens", "number"], ["Caller"], ["Prompt"]];
 
-// `open(id)` shows the record. The focus stays with the request that had it.
+// `open(id)` shows the record.
 export function showRequests(table, rows, open) {
-  const focused = document.activeElement?.dataset.request;
   const hasCallers = rows.some(({ caller }) => caller);
   fill(table, REQUEST.filter(([name]) => hasCallers || name !== "Caller"), rows.map((row) => requestRow(row, open, hasCallers)));
-  if (focused) table.querySelector(`[data-request="${CSS.escape(focused)}"]`)?.focus();
 }
 
 function requestRow(row, open, hasCallers) {

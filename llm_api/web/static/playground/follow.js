@@ -14,8 +14,9 @@ export function follow() {
 export function startFollowing(...growing) {
   let place = scrollY;
   addEventListener("scroll", () => {
-    const isNear = innerHeight + scrollY >= document.documentElement.scrollHeight - NEAR;
-    follows = isNear || (follows && scrollY >= place);
+    const left = document.documentElement.scrollHeight - innerHeight - scrollY;
+    // up by however little is away: the first step of a wheel that rolls smoothly is a few pixels
+    follows = left < 1 || (scrollY >= place && (follows || left < NEAR));
     place = scrollY;
   }, { passive: true });
   const observer = new ResizeObserver(() => {

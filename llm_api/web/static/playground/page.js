@@ -69,8 +69,9 @@ async function change() {
   if (talk.turns.length) {
     const { id } = talk;
     const thread = { id, at: Date.now() / 1000, values: values(), turns: plainTurns(talk.turns) };
-    const kept = await threads.keep(structuredClone(thread)).catch(() => id);
-    if (talk.id === id) talk.id = kept;
+    const kept = await threads.keep(structuredClone(thread)).catch(() => null);
+    $("not-kept").hidden = kept !== null;
+    if (kept && talk.id === id) talk.id = kept;
   }
   keepDraft();
   listPast(restore);
@@ -175,7 +176,7 @@ for (const pressed of document.querySelectorAll("[data-copy]")) {
   });
 }
 addEventListener("keydown", (event) => {
-  if (document.querySelector("dialog[open]")) return;
+  if (event.isComposing || document.querySelector("dialog[open]")) return;
   if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) {
     event.preventDefault();
     send();

@@ -125,7 +125,7 @@ export class Talk {
     if (!after || result.state === "waiting" || result.state === "streaming") return;
     const calls = result.state === "done" ? result.calls ?? [] : [];
     after.replaceChildren(...(calls.length ? [this.#resultsOf(calls)] : []));
-    if (isWhole(turn)) return;
+    if (isWhole(turn) || !isChat()) return;
     after.replaceChildren(make("p", { class: "small muted" }, "Not whole, so the next messages are sent without this turn."));
   }
 

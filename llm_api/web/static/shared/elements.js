@@ -11,6 +11,13 @@ export function make(tag, attributes = {}, ...children) {
   return element;
 }
 
+// Replace what is in an element. The focus stays with the link or button that had it: one with the same data.
+export function refill(element, ...children) {
+  const focused = element.contains(document.activeElement) ? JSON.stringify(document.activeElement.dataset) : null;
+  element.replaceChildren(...children);
+  if (focused) [...element.querySelectorAll("a, button")].find(({ dataset }) => JSON.stringify(dataset) === focused)?.focus();
+}
+
 export const button = (words, onclick, more = {}) => make("button", { type: "button", class: "quiet", onclick, ...more }, words);
 
 export function showDialog(title, ...content) {

@@ -17,7 +17,8 @@ export const REASONS = {
 
 const whole = new Intl.NumberFormat("en");
 export const count = (number) => (number == null ? "–" : whole.format(number));
-export const decimal = (number, digits = 1) => (number == null ? "–" : number.toFixed(digits));
+const fraction = new Intl.NumberFormat("en", { minimumFractionDigits: 1, maximumFractionDigits: 1 });
+export const decimal = (number) => (number == null ? "–" : fraction.format(number));
 export const share = (part, all) => (all ? `${((100 * part) / all).toFixed(1)} %` : "–");
 
 export function milliseconds(number) {
