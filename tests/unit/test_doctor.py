@@ -775,8 +775,8 @@ def manifest(folder: Path, kind: Path, changes: dict[str, str]) -> Path:
 @pytest.mark.parametrize(
     ("kind", "found"),
     [
-        (KUBERNETES, "kubernetes.yaml is read, with pod of llm-api"),
-        (COMPOSE, "compose.yaml is read, with container of llm-api"),
+        (KUBERNETES, "kubernetes.yaml: read, with pod of llm-api"),
+        (COMPOSE, "compose.yaml: read, with container of llm-api"),
     ],
     ids=lambda value: getattr(value, "name", None),
 )
@@ -858,7 +858,7 @@ def test_a_manifest(doctor: Doctor, tmp_path: Path, changes: dict[str, str], exp
     """A pod without probes, that has too little time to stop, or that counts for itself beside others."""
     report = doctor(args=("--manifest", manifest(tmp_path, KUBERNETES, changes)))
     assert report.about("the pod of") + report.about("each pod of") == expected
-    assert report.about("is read, with pod of llm-api")
+    assert report.about(": read, with pod of llm-api")
 
 
 def test_manifests_of_one_deployment(doctor: Doctor, tmp_path: Path) -> None:
@@ -897,6 +897,7 @@ AS_LIST = {
         ({"stop_grace_period: 140s": "stop_grace_period: 2m30s"}, []),
         ({"    healthcheck:": "    x-check:"}, [UNCHECKED]),
         ({"healthcheck:": "healthcheck:\n      disable: true"}, [UNCHECKED]),
+        ({"healthcheck:": "healthcheck: {test: [NONE]}\n    x-check:"}, [UNCHECKED]),
         (UNCOUNTED, []),
         (UNCOUNTED | TWO, [SEVERAL]),
         (UNCOUNTED | {"depends_on: [redis]": "deploy: {replicas: 2}"}, [SEVERAL]),
@@ -910,7 +911,7 @@ def test_a_compose_file(doctor: Doctor, tmp_path: Path, changes: dict[str, str],
     """The same of a service of Docker Compose; of nginx and Redis beside it nothing is said."""
     report = doctor(args=("--manifest", manifest(tmp_path, COMPOSE, changes)))
     assert report.about("the container of") + report.about("each container of") == expected
-    assert report.about("is read, with container of llm-api")
+    assert report.about(": read, with container of llm-api")
 
 
 @pytest.mark.parametrize(

@@ -47,7 +47,7 @@ def check(settings: Settings, files: Sequence[Path]) -> Iterator[Finding]:
         for container in ours:
             yield from _check(settings, container)
         if ours:
-            yield Finding("ok", f"{names} is read, with {', '.join(container.name for container in ours)}")
+            yield Finding("ok", f"{names}: read, with {', '.join(container.name for container in ours)}")
         else:
             what = f"{names} has no container of this service: none sets LLM_BACKEND, or is named llm-api"
             yield Finding("warning", what, RENDERED)
@@ -124,10 +124,11 @@ def _of_compose(documents: Sequence[Any]) -> Iterator[Container]:
                 told = {each.partition("=")[0]: each.partition("=")[2] if "=" in each else None for each in told}
             environment = _environment(told)
             grace = service.get("stop_grace_period") or COMPOSE_GRACE
-            probe = service.get("healthcheck")
+            probe = service.get("healthcheck") or {"disable": True}
+            is_probed = not probe.get("disable") and probe.get("test") not in ("NONE", ["NONE"])
             is_many = (_at(service, "deploy", "replicas") or service.get("scale") or 1) > 1
             if _is_ours(f"{name} {service.get('image')}", environment):
-                missing = [] if probe and not probe.get("disable") else ["healthcheck"]
+                missing = [] if is_probed else ["healthcheck"]
                 yield Container(
                     f"container of {name}", environment, _seconds(grace), "stop_grace_period", missing, "", is_many
                 )
