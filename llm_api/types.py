@@ -512,7 +512,8 @@ def fold(chunks: Sequence[Chunk]) -> tuple[Part, ...]:
 class Head:
     """Which backend answers which request, known when the answer begins.
 
-    The request came at `created`, in Unix seconds; `started` is the same moment on the monotonic clock.
+    The request came at `created`, in Unix seconds; `started` is the same moment on the monotonic clock. `speaks` is the
+    vendor whose own fields the backend takes.
     """
 
     request_id: str
@@ -521,6 +522,7 @@ class Head:
     backend: str
     model: str
     fallback_reason: str | None = None
+    speaks: str | None = None
 
     def elapsed_ms(self) -> float:
         """Return the milliseconds since the request came."""

@@ -30,6 +30,8 @@ class Backend(ABC):
     """
 
     name: ClassVar[str]
+    # The vendor whose own fields it takes (types.Extras).
+    speaks: ClassVar[str | None] = None
     # Which of types.NEEDS all its models serve; `abilities` says what else one does.
     serves: frozenset[str] = frozenset({"json_object", "json_schema"})
 

@@ -16,6 +16,7 @@ from marshmallow import ValidationError, fields, post_load, validate
 
 from ..errors import LLMAPIError, ModelNotFound, QuotaExhausted
 from ..types import (
+    IDENTIFIERS,
     Answer,
     CallPiece,
     Chunk,
@@ -154,7 +155,8 @@ class OpenAIBody(VendorBody):
         extras = Extras("openai", said) if said else None
         model = named_model(data["model"])
         request = GenerationRequest(messages, model=model, extras=extras, is_prompt=is_prompt, **known)
-        return Asked(request, data.get("stream_options", {}).get("include_usage", False))
+        foreign = tuple(name for name in said if name not in IDENTIFIERS)
+        return Asked(request, data.get("stream_options", {}).get("include_usage", False), foreign=foreign)
 
 
 class ChatSchema(OpenAIBody, Tooled):

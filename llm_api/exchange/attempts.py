@@ -54,6 +54,7 @@ class Begun:
     chunks: Iterator[Chunk]
     close: Callable[[], object]
     fallback_reason: str | None = None
+    speaks: str | None = None
 
 
 class Attempts:
@@ -141,7 +142,7 @@ def _begin(backend: Backend, breaker: Breaker, request: Request, deadline: Deadl
 
         ready = checked(ready, request.response_format, deadline)
     model = next((chunk.model for chunk in ready if chunk.model), request.model or backend.model)
-    return Begun(backend.name, model, chain(ready, source), source.close)
+    return Begun(backend.name, model, chain(ready, source), source.close, speaks=backend.speaks)
 
 
 def _ready(source: Iterator[Chunk], request: Request) -> list[Chunk]:

@@ -183,7 +183,7 @@ class Exchange:
 
     def _begin(self, route: Route) -> Begun:
         begun = self._begun = self._chain.begin(route, self.deadline, self._attempts)
-        answering = begun.backend, self._chain.settings.redact(begun.model), begun.fallback_reason
+        answering = begun.backend, self._chain.settings.redact(begun.model), begun.fallback_reason, begun.speaks
         self.head = Head(self.record.request_id, self.record.timestamp, self._started, *answering)
         return begun
 

@@ -151,7 +151,7 @@ def who(head: Head, asked: Asked) -> dict[str, str]:
     headers = {"X-LLM-Backend": head.backend, "X-LLM-Model": _header_text(head.model)}
     if head.fallback_reason:
         headers["X-LLM-Fallback"] = head.fallback_reason
-    if ignored := (*asked.ignored, *(asked.foreign if head.backend != asked.request.vendor else ())):
+    if ignored := (*asked.ignored, *(asked.foreign if head.speaks != asked.request.vendor else ())):
         headers["X-LLM-Ignored"] = _header_text(", ".join(ignored))
     return headers
 

@@ -161,6 +161,18 @@ def test_what_nobody_knows_is_named(serve: Serve, path: str) -> None:
     assert "X-LLM-Ignored" not in serve(Able("one")).post(path, json=BODIES[path]).headers
 
 
+@pytest.mark.parametrize("speaks", ["openai", "claude", None])
+def test_what_only_one_vendor_has_is_named_elsewhere(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch, speaks: str | None
+) -> None:
+    """A field of OpenAI's own changes the answer of those who speak its words; who asks changes no answer."""
+    monkeypatch.setattr(Able, "speaks", speaks)
+    body = BODIES["/v1/chat/completions"] | {"presence_penalty": 1, "logit_bias": {"5": 1}, "user": "u"}
+    reply = serve(Able("one")).post("/v1/chat/completions", json=body)
+    told = reply.headers.get("X-LLM-Ignored")
+    assert (reply.status_code, told) == (200, None if speaks == "openai" else "presence_penalty, logit_bias")
+
+
 def read(path: str, answer: Any) -> Json:
     """Return what a client reads of an answer, whole or as the text of a stream."""
     if isinstance(answer, str):

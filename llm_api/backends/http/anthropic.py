@@ -55,7 +55,7 @@ SPENT = ("contract_spend_limit_reached", "enforced_spend_limit_reached")
 
 
 class Claude(Vendor):
-    name = prefix = "claude"
+    name = prefix = speaks = "claude"
     path = "/v1/messages"
     serves = frozenset({"tools", "tool_choice"})
 

@@ -40,7 +40,7 @@ LONGER = "a larger num_ctx takes it: OLLAMA_CONTEXT_LENGTH where Ollama runs, or
 
 
 class Ollama(Vendor):
-    name = prefix = "ollama"
+    name = prefix = speaks = "ollama"
     address = "url"
     path = "/api/chat"
     fetches_images = False

@@ -43,6 +43,7 @@ from .streams import at, finish_reason
 class OpenAIWire(Vendor):
     """A backend with OpenAI's wire. What a model refuses to be sent is remembered, and left out from then on."""
 
+    speaks = "openai"
     path = "/chat/completions"
     embed_path = "/embeddings"
     serves = frozenset(NEEDS) - {"documents"}
