@@ -47,6 +47,7 @@ def fallback(page: Page, base: str) -> None:
     page.fill("#temperature", "0")
     page.keyboard.press("Control+Enter")
     expect(page.locator("[data-state=done]")).to_be_visible(timeout=60_000)
+    expect(page.locator(".health[data-status=degraded]")).to_be_visible(timeout=60_000)  # no longer loading
 
 
 def dashboard(page: Page, base: str) -> None:
