@@ -260,6 +260,7 @@ class Numbers:
 @contextmanager
 def opened(log: Path) -> Iterator[Numbers]:
     """Give the numbers of a log; whoever writes them is waited for."""
+    inode = _inode(numbers_file(log))
     try:
         with ExitStack() as stack:
             files = _files(log, stack)
@@ -271,7 +272,7 @@ def opened(log: Path) -> Iterator[Numbers]:
             yield Numbers(db, files)
     except sqlite3.DatabaseError as error:
         if _is_broken(error):
-            _remove(numbers_file(log))
+            _remove(numbers_file(log), inode)
         raise
 
 
@@ -302,6 +303,7 @@ def ended(record: Entry) -> float:
 
 def _connect(path: Path) -> sqlite3.Connection:
     _make(path)
+    inode = _inode(path)
     try:
         db = sqlite3.connect(path, LOCK_SECONDS, isolation_level=None, check_same_thread=False)
         (version,) = db.execute("PRAGMA user_version").fetchone()
@@ -311,7 +313,7 @@ def _connect(path: Path) -> sqlite3.Connection:
     except sqlite3.DatabaseError as error:
         if not _is_broken(error):
             raise
-    _remove(path)
+    _remove(path, inode)
     return _connect(path)
 
 
@@ -330,9 +332,19 @@ def _is_broken(error: sqlite3.Error) -> bool:
     return type(error) is sqlite3.DatabaseError
 
 
-def _remove(path: Path) -> None:
-    for name in (f"{path.name}-journal", path.name):  # in this order: what is half written belongs to the old one
-        path.with_name(name).unlink(missing_ok=True)
+def _remove(path: Path, inode: int | None) -> None:
+    """Remove the file, unless it has been made again meanwhile."""
+    with MAKING:
+        if _inode(path) == inode:
+            # in this order: what is half written belongs to the old one
+            for name in (f"{path.name}-journal", path.name):
+                path.with_name(name).unlink(missing_ok=True)
+
+
+def _inode(path: Path) -> int | None:
+    with suppress(FileNotFoundError):
+        return path.stat().st_ino
+    return None
 
 
 def _nothing() -> sqlite3.Connection:

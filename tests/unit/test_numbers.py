@@ -269,6 +269,22 @@ def test_the_file_may_be_lost(make_client: Serve, log_path: Path, damage: str) -
     assert data(client)["stats"] == before
 
 
+def test_many_may_find_it_lost(log_path: Path) -> None:
+    """Who finds a broken file when another has made it again takes the new one."""
+    write(log_path, lines(many(50)))
+
+    def counted(_: int) -> float:
+        with numbers.opened(log_path) as here:
+            while here.count_on():
+                pass
+            return here.complete_since()
+
+    for _ in range(10):
+        kept(log_path).write_bytes(b"no database at all" * 1000)
+        with ThreadPoolExecutor(8) as pool:
+            assert list(pool.map(counted, range(8))) == [0] * 8
+
+
 def test_a_page_of_it_may_be_broken(make_client: Serve, log_path: Path) -> None:
     """What is found in use to be broken is refused once, never shown; then it is made again from the log."""
     write(log_path, lines(many(3000)))
