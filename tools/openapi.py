@@ -119,7 +119,6 @@ PICTURE = TEXT | {"pattern": f"^{FILE}"}
 ADDRESS = TEXT | {"pattern": r"^https?://[A-Za-z0-9.-]+(:[1-9][0-9]{0,3})?([/?][!#-\[\]-~]*)?$"}
 PICTURE_URL = {"anyOf": [ADDRESS, TEXT | {"pattern": f"^data:image/(jpeg|png|gif|webp);base64,{FILE}"}]}
 NAMED_FUNCTION = _kind("function", function=_object({"name": NOT_EMPTY}))
-ALLOWED = _object({"mode": _one_of("auto", "required"), "tools": _list(NAMED_FUNCTION)})
 NAMES = {"name": NULLABLE_TEXT, "description": NULLABLE_TEXT, "strict": {"type": ["boolean", "null"]}}
 ANY_JSON, OWN_SCHEMA = _kind("text", "json_object"), SCHEMA | {"minProperties": 1}
 SOURCES = [
@@ -138,6 +137,8 @@ def _other(*served: str) -> Json:
     return _object({"type": TEXT | {"not": _one_of(*served)}})
 
 
+ALLOWED_TOOLS = _list({"anyOf": [NAMED_FUNCTION, _other("function")]})
+ALLOWED = _object({"mode": _one_of("auto", "required"), "tools": ALLOWED_TOOLS})
 KINDS: dict[type, list[Json]] = {
     Item: [
         _object({"role": _one_of(*sorted(ITEM_ROLES)), "content": TEXT}, type=_one_of("message")),

@@ -140,7 +140,7 @@ class Generating(OllamaBody):
 
     stream = StrictBoolean(load_default=True)
     format = OllamaFormat()
-    options = fields.Nested(OllamaOptionsSchema, load_default=({}, {}))
+    options = fields.Nested(OllamaOptionsSchema)
     think = Think()
     logprobs = StrictBoolean(validate=validate.OneOf([False], error=NO_LOGPROBS))
     top_logprobs = StrictInteger(validate=validate.OneOf([0], error=NO_LOGPROBS))
@@ -148,7 +148,7 @@ class Generating(OllamaBody):
     def asked(self, messages: tuple[Message, ...], param: str, data: Mapping[str, Any], **more: Any) -> Asked:
         """Return the types for `messages` and the other valid fields. Raises ValidationError for `param`."""
         check_said(messages, param)
-        options, others = data["options"]
+        options, others = data.get("options", ({}, {}))
         request = GenerationRequest(
             messages,
             model=named_model(model_name(data["model"])),

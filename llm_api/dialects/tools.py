@@ -85,9 +85,15 @@ def _chosen(said: Any) -> Chosen:
         allowed = said.get("allowed_tools", said)
         if not isinstance(allowed["tools"], list):
             raise TypeError("tools are a list")
-        functions = [tool for tool in allowed["tools"] if tool.get("type", "function") == "function"]
-        return Chosen(ToolChoice(MODES[allowed["mode"]]), frozenset(map(_name, functions)))
+        return Chosen(ToolChoice(MODES[allowed["mode"]]), frozenset(map(_name, filter(_is_function, allowed["tools"]))))
     return Chosen(ToolChoice(MODES[kind]))
+
+
+def _is_function(tool: dict[str, Any]) -> bool:
+    kind = tool.get("type", "function")
+    if not isinstance(kind, str):
+        raise TypeError("a type is a text")
+    return kind == "function"
 
 
 def _name(function: dict[str, Any]) -> str:

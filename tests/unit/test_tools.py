@@ -125,6 +125,7 @@ def test_tools_and_their_choice(
             for said in (
                 {},
                 {"allowed_tools": {"mode": "auto", "tools": {}}},
+                {"allowed_tools": {"mode": "auto", "tools": [{"type": {}}]}},
                 {"allowed_tools": {"mode": "required", "tools": []}},
             )
         ),
