@@ -10,9 +10,8 @@ import httpx
 import ollama
 import openai
 import pytest
+from e2e.service import Service
 from langchain_openai import OpenAIEmbeddings
-
-from .service import Service
 
 NAME = "huggingface/SmolLM2-135M-Instruct"
 ASKED = [{"role": "user", "content": "What is the capital of France?"}]

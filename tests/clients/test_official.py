@@ -13,13 +13,12 @@ from typing import Any, Literal
 import anthropic
 import openai
 import pytest
+from e2e.service import Service, eventually, running
 from faults.upstreams import Peer, Upstream
 from huggingface_hub import InferenceClient
 from huggingface_hub.errors import BadRequestError
 from langchain_openai import ChatOpenAI, OpenAI
 from pydantic import BaseModel
-
-from .service import Service, eventually, running
 
 # The server and its settings for a backend, and the name under which /v1/models lists its model.
 FAR_ENDS = {
