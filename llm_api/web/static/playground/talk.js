@@ -125,8 +125,8 @@ export class Talk {
     if (!after || result.state === "waiting" || result.state === "streaming") return;
     const calls = result.state === "done" ? result.calls ?? [] : [];
     after.replaceChildren(...(calls.length ? [this.#resultsOf(calls)] : []));
-    if (isWhole(turn) || !isChat()) return;
-    after.replaceChildren(make("p", { class: "small muted" }, "Not whole, so the next messages are sent without this turn."));
+    if (isWhole(turn)) return;
+    after.replaceChildren(make("p", { class: "small muted untold" }, "Not whole, so the next messages are sent without this turn."));
   }
 
   #resultsOf(calls) {
