@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import importlib.util
 import json
 import os
 import struct
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from flask import Flask
@@ -166,10 +168,19 @@ def test_more_memory_than_there_is(
     assert "are free" not in doctor(total).replace("GiB are free", "")
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may read all")
-def test_file_that_cannot_be_read(make_app: Callable[..., Flask], tmp_path: Path) -> None:
+def test_file_that_cannot_be_read(
+    make_app: Callable[..., Flask], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The reason is the system's."""
-    (tmp_path / "a.gguf").touch(0)
+    file, really_open = tmp_path / "a.gguf", Path.open
+    file.touch(0)
+
+    def open_unless_forbidden(path: Path, *mode: Any, **more: Any) -> Any:  # root may read all
+        if path == file:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        return really_open(path, *mode, **more)
+
+    monkeypatch.setattr(Path, "open", open_unless_forbidden)
     health = make_app(llm_backend="huggingface", hf_model=str(tmp_path)).test_client().get("/health").get_json()
     assert "a.gguf can't be read (Permission denied)" in health["reason"]
 

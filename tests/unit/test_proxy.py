@@ -19,9 +19,9 @@ ENVIRONMENT = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_pr
 CONNECT = re.compile(rb"CONNECT far\.example:443 HTTP/1\.[01]\r\n")
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(autouse=True, scope="module")
 def nothing_is_left_open() -> Iterator[None]:
-    """A connection that was not closed is a warning, which fails the test, as soon as it is collected."""
+    """A connection that was not closed is a warning, which fails the last test, when it is collected."""
     yield
     gc.collect()
 
