@@ -260,9 +260,9 @@ class Numbers:
 @contextmanager
 def opened(log: Path) -> Iterator[Numbers]:
     """Give the numbers of a log; whoever writes them is waited for."""
-    inode = _inode(numbers_file(log))
-    try:
-        with ExitStack() as stack:
+    before = _mark(numbers_file(log))
+    with ExitStack() as stack:
+        try:
             files = _files(log, stack)
             db = stack.enter_context(closing(_connect(numbers_file(log)) if files else _nothing()))
             if not _are_known(db, files):
@@ -270,10 +270,12 @@ def opened(log: Path) -> Iterator[Numbers]:
                     files = _files(log, stack)  # as they are now: of two that look one writes first
                     _note(db, files)
             yield Numbers(db, files)
-    except sqlite3.DatabaseError as error:
-        if _is_broken(error):
-            _remove(numbers_file(log), inode)
-        raise
+        except sqlite3.DatabaseError as error:
+            now = _mark(numbers_file(log))
+            # as long as it is open here, no other file has its number
+            if _is_broken(error) and before and now and before[0] == now[0]:
+                _remove(numbers_file(log), now)
+            raise
 
 
 def numbers_file(log: Path) -> Path:
@@ -303,7 +305,7 @@ def ended(record: Entry) -> float:
 
 def _connect(path: Path) -> sqlite3.Connection:
     _make(path)
-    inode = _inode(path)
+    mark = _mark(path)
     try:
         db = sqlite3.connect(path, LOCK_SECONDS, isolation_level=None, check_same_thread=False)
         (version,) = db.execute("PRAGMA user_version").fetchone()
@@ -313,7 +315,7 @@ def _connect(path: Path) -> sqlite3.Connection:
     except sqlite3.DatabaseError as error:
         if not _is_broken(error):
             raise
-    _remove(path, inode)
+    _remove(path, mark)
     return _connect(path)
 
 
@@ -332,18 +334,20 @@ def _is_broken(error: sqlite3.Error) -> bool:
     return type(error) is sqlite3.DatabaseError
 
 
-def _remove(path: Path, inode: int | None) -> None:
+def _remove(path: Path, mark: tuple[int, int] | None) -> None:
     """Remove the file, unless it has been made again meanwhile."""
     with MAKING:
-        if _inode(path) == inode:
+        if _mark(path) == mark:
             # in this order: what is half written belongs to the old one
             for name in (f"{path.name}-journal", path.name):
                 path.with_name(name).unlink(missing_ok=True)
 
 
-def _inode(path: Path) -> int | None:
+def _mark(path: Path) -> tuple[int, int] | None:
+    """Return what tells a file from one made in its place: its number, which may be given again, and its time."""
     with suppress(FileNotFoundError):
-        return path.stat().st_ino
+        stat = path.stat()
+        return stat.st_ino, stat.st_ctime_ns
     return None
 
 
