@@ -60,6 +60,13 @@ def test_a_least_over_the_most(part: dict[str, Any]) -> None:
 
 
 def test_long_schemas() -> None:
-    """Of a long one llama.cpp's loop makes a grammar for minutes."""
+    """Of a long one llama.cpp's loop makes a grammar for minutes, and of a long pattern among many tools."""
     with pytest.raises(RequestRefused, match="can't take"):
         grammars.fitting({"enum": ["word"] * 2000})
+    assert grammars.bounded({"type": "string", "pattern": "|".join(["word"] * 2001)}, "tools") == {"type": "string"}
+
+
+def test_a_pattern_that_can_be_read_in_many_ways() -> None:
+    """Looking at it here takes a moment too: it is kept where it has few enough quantifiers, however they stand."""
+    pattern = "a?" * 16 + "b" * 9000
+    assert grammars.fitting({"pattern": pattern}) == {"pattern": pattern}
