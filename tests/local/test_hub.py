@@ -68,6 +68,9 @@ def test_what_was_broken_off_is_gone_on_with(smollm2_repository: Hub, serve: Ser
     for name, age in (("killed", 7200), ("going-on", 0)):
         (blobs / f"{name}.incomplete").touch()
         os.utime(blobs / f"{name}.incomplete", (time.time() - age,) * 2)
+    stays = blobs / "stays.incomplete"  # as what is another user's
+    stays.mkdir()
+    os.utime(stays, (0, 0))
     smollm2_repository.cut = 50_000_000
     (tmp_path / "small" / "mmproj-small-f16.gguf").unlink()
     (tmp_path / "small" / "mmproj-small-bf16.gguf").unlink()
@@ -77,7 +80,7 @@ def test_what_was_broken_off_is_gone_on_with(smollm2_repository: Hub, serve: Ser
     assert "Paris" in service.generate(CAPITAL, temperature=0, fallback=False).body["response"]
     assert [name for name, _ in smollm2_repository.fetched] == ["small.Q4_1.gguf"] * 2
     assert smollm2_repository.fetched[1][1] > 0
-    assert [file.name for file in blobs.glob("*.incomplete")] == ["going-on.incomplete"]
+    assert {file.name for file in blobs.glob("*.incomplete")} == {"going-on.incomplete", "stays.incomplete"}
 
 
 def test_transformers_by_name(models: Hub, serve: Serve, tiny_models: Path) -> None:
