@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from e2e.service import LOCAL, PROJECT, Service, engines_in, eventually, runtime_folder
@@ -344,6 +345,18 @@ def test_one_that_is_stuck(tmp_path: Path) -> None:
         listener.listen()
         ended = subprocess.run([sys.executable, "-c", code, path], cwd=PROJECT, stderr=subprocess.PIPE, text=True)
     assert (ended.returncode, ended.stderr) == (serve.STUCK, "it was stuck for 0.5 s\n")
+
+
+def test_one_that_many_come_to_is_not_stuck(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Where the queue before its door is full, it is asked again later."""
+    path, rounds = str(runtime_folder(tmp_path) / "http.sock"), iter(range(3))
+    monkeypatch.setattr(serve, "time", SimpleNamespace(sleep=lambda _: next(rounds)))
+    with socket.socket(socket.AF_UNIX) as listener, socket.socket(socket.AF_UNIX) as first:
+        listener.bind(path)
+        listener.listen(0)
+        first.connect(path)
+        with pytest.raises(StopIteration):
+            serve.mind(path, "")
 
 
 def test_three_deaths_in_a_row(serve: Serve, tmp_path: Path) -> None:

@@ -135,7 +135,8 @@ def mind(path: str, key: str) -> None:
     question = f"GET /metrics HTTP/1.1\r\nAuthorization: Bearer {key}\r\nConnection: close\r\n\r\n".encode()
     while True:
         time.sleep(STUCK_SECONDS / 10)
-        with socket.socket(socket.AF_UNIX) as loop, suppress(ConnectionError):
+        # one that is not let in, since many come at once, has asked nothing
+        with socket.socket(socket.AF_UNIX) as loop, suppress(ConnectionError, BlockingIOError):
             loop.settimeout(STUCK_SECONDS)
             try:
                 loop.connect(path)
