@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from hashlib import sha256
 from itertools import count, groupby
 from typing import Any, NamedTuple
 
@@ -62,8 +61,6 @@ TEXTS = ("input_text", "output_text", "reasoning_text", "summary_text")
 PARTS = {*TEXTS, "text", "refusal", "input_image", "image_url", "input_file", *NOT_SERVED}
 # What has parts in an item.
 HOLDERS = ("content", "output", "summary")
-# OpenAI's limit for the name of a function.
-MAX_NAME = 64
 # What only a model's provider can read of its thoughts, in the one text that clients send back for it.
 SEALED = re.compile(r"(\w+):(signature|data):(.+)", re.DOTALL)
 PLAIN = {"format": {"type": "text"}}
@@ -196,10 +193,7 @@ def _functions(tools: Iterable[Any]) -> Iterator[tuple[str | None, dict[str, Any
 
 def _flat(namespace: str | None, name: str) -> str:
     """Return the one name by which backends call it."""
-    flat = f"{namespace}__{name}" if namespace else name
-    if not namespace or len(flat) <= MAX_NAME:
-        return flat
-    return f"{flat[: MAX_NAME - 9]}_{sha256(flat.encode()).hexdigest()[:8]}"
+    return f"{namespace}__{name}" if namespace else name
 
 
 TextSchema = Nullable.from_dict({"format": FlatFormat(), "verbosity": fields.String()}, name="TextSchema")
