@@ -121,7 +121,7 @@ class LogFile:
 
 
 class Part(NamedTuple):
-    """What is kept of one kind's requests in a minute, hour or day of one file: the bytes in which their lines are, and
+    """What is kept of one kind's requests in a stretch of time in one file: the bytes in which their lines are, and
     of the slowest the milliseconds and the places. Where these are fewer than `KNOWN`, there are no others.
     """
 
@@ -213,7 +213,7 @@ class Numbers:
         return self._parts(files, kinds, widest(begin if until is None else gcd(begin, end)), begin, end)
 
     def narrower(self, part: Part, kinds: Iterable[int]) -> list[Part]:
-        """Return the parts of the hours of a day, or of the minutes of an hour."""
+        """Return the next shorter parts of a longer one."""
         width = WIDTHS[WIDTHS.index(part.width) - 1]
         return self._parts([part.file], kinds, width, part.start, part.start + part.width)
 

@@ -326,6 +326,7 @@ def _folder(asked: Mapping[str, Any]) -> Path:
     name = hashlib.sha256(json.dumps(same).encode()).hexdigest()[:12]
     folder = Path(f"llm-api-{os.geteuid()}")
     try:
+        # gettempdir raises FileNotFoundError where nothing can be written to
         folder = Path(os.environ.get("XDG_RUNTIME_DIR") or tempfile.gettempdir()) / folder
         if len(os.fsencode(folder / name)) > MAX_FOLDER_BYTES:
             raise NotConfigured(f"{folder} is too long for a socket's address: set XDG_RUNTIME_DIR to a shorter one")
