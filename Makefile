@@ -19,7 +19,7 @@ check: lint types
 
 test: $(VENV)/.dev
 	@echo "These tests take some three minutes on two cores; make check takes about one. CONTRIBUTING.md has the others."
-	FLASK_SKIP_DOTENV=1 $(BIN)/python -m pytest -n 2 --dist worksteal
+	FLASK_SKIP_DOTENV=1 $(BIN)/python -m pytest -n 3 --dist worksteal
 
 # Requests and a client made from the description of the API.
 test-api: $(VENV)/.dev

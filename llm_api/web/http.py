@@ -7,6 +7,7 @@ import re
 import secrets
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from typing import Any
 
 from flask import Response, current_app, request
@@ -257,8 +258,10 @@ def _is_ours(error: HTTPException) -> bool:
     adapter = current_app.create_url_adapter(request)
     if not isinstance(error, MethodNotAllowed) or not error.valid_methods or not adapter:
         return False
-    endpoint, _ = adapter.match(method=next(iter(error.valid_methods)))
-    return endpoint.partition(".")[0] in current_app.extensions["llm_api"]
+    with suppress(HTTPException):  # a redirect of the host's
+        endpoint, _ = adapter.match(method=next(iter(error.valid_methods)))
+        return endpoint.partition(".")[0] in current_app.extensions["llm_api"]
+    return False
 
 
 def _no_route() -> str:

@@ -110,7 +110,7 @@ def llama_cpp(asked: dict[str, Any], key: str, ready: Callable[[], None]) -> Non
     params.kv_unified = False  # in a common cache, answers depended on the requests beside them
     params.cache_ram_mib = CACHE_MIB
     params.cpuparams.n_threads = params.cpuparams_batch.n_threads = asked["threads"]
-    params.n_threads_http = HTTP_THREADS
+    params.n_threads_http = max(HTTP_THREADS, 4 * asked["slots"])
     params.hostnames = [asked["http"]]
     params.api_keys = [key]
     params.endpoint_metrics = True
