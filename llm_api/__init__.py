@@ -47,8 +47,9 @@ def create_app(settings: Settings | None = None, backends: Iterable[Backend] | N
 
 def _warn_of_gunicorn(settings: Settings) -> None:
     file = Path(__file__).parents[1] / "gunicorn.conf.py"
+    what = file if file.exists() else f"this project's {file.name}"  # an installed package has none beside it
     strangers = "" if settings.api_keys else ", whoever reaches it needs no key (API_KEYS)"
     sys.stderr.write(
-        f"llm_api: WARNING: gunicorn has not read {file}, so BIND, THREADS and WEB_CONCURRENCY do nothing, long "
-        f"answers are cut{strangers}, and /metrics shows one worker: start gunicorn in that folder, or with -c {file}\n"
+        f"llm_api: WARNING: gunicorn has not read {what}, so BIND, THREADS and WEB_CONCURRENCY do nothing, long "
+        f"answers are cut{strangers}, and /metrics shows one worker: start gunicorn with -c and that file\n"
     )
