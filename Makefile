@@ -13,12 +13,12 @@ INSTALL := pip install --quiet --require-hashes
 run: $(VENV)/.run
 	@if [ ! -f .env ]; then export LLM_BACKEND="$${LLM_BACKEND:-huggingface}"; fi; exec $(BIN)/gunicorn wsgi:app
 
-# The loop to work in: about two minutes on two cores.
+# The loop to work in: three and a half minutes on two cores; name a file to be faster.
 check: lint types
 	FLASK_SKIP_DOTENV=1 $(BIN)/python -m pytest -n 2 --dist worksteal tests/unit
 
 test: $(VENV)/.dev
-	@echo "These tests take some four minutes on two cores; make check takes about two. CONTRIBUTING.md has the others."
+	@echo "These tests take some four minutes on two cores; make check takes three and a half. CONTRIBUTING.md has the others."
 	FLASK_SKIP_DOTENV=1 $(BIN)/python -m pytest -n 3 --dist worksteal
 
 # Requests and a client made from the description of the API.
