@@ -13,7 +13,7 @@ INSTALL := pip install --quiet --require-hashes
 run: $(VENV)/.run
 	@if [ ! -f .env ]; then export LLM_BACKEND="$${LLM_BACKEND:-huggingface}"; fi; exec $(BIN)/gunicorn wsgi:app
 
-# The loop to work in: three and a half minutes on two cores; name a file to be faster.
+# The loop to work in: three and a half minutes on two cores.
 check: lint types
 	FLASK_SKIP_DOTENV=1 $(BIN)/python -m pytest -n 2 --dist worksteal tests/unit
 
