@@ -18,6 +18,8 @@ NEEDS = {
 PARAMETERS = ("max_tokens", "temperature", "top_p", "stop", "seed", "response_format", "reasoning_effort")
 # Of the extras, what says who asks: no parameter, since it changes no answer.
 IDENTIFIERS = frozenset({"user", "safety_identifier", "prompt_cache_key"})
+# A header of Anthropic's clients, which is in the body of the extras until that leaves.
+BETAS = "anthropic-beta"
 
 
 # How the files begin of the kinds that all providers take.

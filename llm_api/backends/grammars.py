@@ -18,6 +18,7 @@ from ..errors import RequestRefused
 MAX_CHARS = 10_000
 # It counts up to the limits of a number with 17 digits. This is the largest that JSON's readers agree on (RFC 8259).
 MAX_BOUND = 2**53
+DATA = frozenset({"enum", "examples"})
 BOUNDS = frozenset({"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"})
 RANGES = (("minLength", "maxLength"), ("minItems", "maxItems"))
 # What one character of a pattern may be, in classes and out of them: nothing that ends a string of JSON.
@@ -46,11 +47,14 @@ def bounded(schema: Any, param: str) -> Any:
     for least, most in RANGES:
         if _number(schema.get(least)) > _number(schema.get(most), math.inf):
             raise refused(f"the schema's {least} is over its {most}", param)
-    return {
-        name: _in_its_words(part) if name == "pattern" and isinstance(part, str) else bounded(part, param)
-        for name, part in schema.items()
-        if not _is_left_out(name, part)
-    }
+    return {name: _part(name, part, param) for name, part in schema.items() if not _is_left_out(name, part)}
+
+
+def _part(name: str, part: Any, param: str) -> Any:
+    if name == "pattern" and isinstance(part, str):
+        return _in_its_words(part)
+    # a list of that name is data; a property that has the name has a schema
+    return part if name in DATA and isinstance(part, list) else bounded(part, param)
 
 
 def refused(detail: str | None, param: str | None) -> RequestRefused:

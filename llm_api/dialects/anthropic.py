@@ -16,6 +16,7 @@ from .. import strict_json
 from ..errors import LLMAPIError
 from ..strict_json import in_an_object
 from ..types import (
+    BETAS,
     Answer,
     Chunk,
     Document,
@@ -55,8 +56,6 @@ from .openai import thought_block
 from .tools import MAX_TOOLS, Chosen, tool_fields
 
 CLAUDE = "claude"
-# A header of a client's, which is in the body until that leaves.
-BETAS = "anthropic-beta"
 # The parts that each role may have.
 ROLES = {"user": (Text, Image, Document, ToolResult), "assistant": (Text, Reasoning, ToolCall), "system": (Text,)}
 BLOCKS = {

@@ -53,6 +53,18 @@ class Far:
         self.script: Script = speaks("Hello.")
         self.service: Service
 
+    def is_late(self) -> tuple[threading.Event, threading.Event]:
+        """Let it say "late" when told to go on; return what is set when it is asked, and what to set then."""
+        asked, go_on = threading.Event(), threading.Event()
+
+        def slow(peer: Peer) -> None:
+            asked.set()
+            go_on.wait(60)
+            speaks("late")(peer)
+
+        self.script = slow
+        return asked, go_on
+
 
 @pytest.fixture(scope="module")
 def far(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Far]:
@@ -95,14 +107,7 @@ def test_a_reload_loses_nothing(talking: Page) -> None:
 
 def test_a_reload_while_waiting_keeps_the_prompt(visitor: Visitor, far: Far) -> None:
     """A prompt whose answer was not waited for stands there, and can be asked again."""
-    asked, go_on = threading.Event(), threading.Event()
-
-    def slow(peer: Peer) -> None:
-        asked.set()
-        go_on.wait(60)
-        speaks("late")(peer)
-
-    far.script = slow
+    asked, go_on = far.is_late()
     page = visitor.goto(far.service)
     visitor.send("do not lose me")
     assert asked.wait(60)
@@ -221,14 +226,7 @@ def test_who_has_scrolled_up_a_little_is_left_there(visitor: Visitor, far: Far) 
 
 def test_a_key_of_an_input_method_is_not_ours(visitor: Visitor, far: Far) -> None:
     """Esc that takes back a half-written word, and Enter that confirms it, neither stop an answer nor send."""
-    asked, go_on = threading.Event(), threading.Event()
-
-    def slow(peer: Peer) -> None:
-        asked.set()
-        go_on.wait(60)
-        speaks("late")(peer)
-
-    far.script = slow
+    asked, go_on = far.is_late()
     page = visitor.goto(far.service)
     page.fill("#prompt", "\u306b\u307b\u3093")
     composing = "{ isComposing: true, bubbles: true, cancelable: true, ctrlKey: true, key: "

@@ -6,10 +6,12 @@ from typing import Any
 
 from .service import Service
 
+COUNT = {"prompt": "Count from 1 to 10.", "temperature": 0, "max_tokens": 24}
 
-def check_stream(service: Service) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+
+def check_stream(service: Service, **said: Any) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """A stream has the whole answer's text and usage, and begins before its line is logged; return its lines."""
-    asked = {"prompt": "Count from 1 to 10.", "temperature": 0, "max_tokens": 24, "details": True}
+    asked = (said or COUNT) | {"details": True}
     whole = service.generate(**asked).body
     with service.ask(**asked, stream=True) as answer:
         request_id = answer.head()["X-Request-ID"]

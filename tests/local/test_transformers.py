@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from e2e.service import LOCAL, Reply, Service, eventually, running, runtime_folder
+from e2e.stories import check_stream
 
 
 @pytest.fixture(scope="module")
@@ -50,20 +51,9 @@ def test_whole_answer(service: Service, tiny_models: Path) -> None:
 
 def test_stream(service: Service) -> None:
     """A stream has the whole answer's text and counts, and its first piece comes while the model still works."""
-    asked = {"prompt": "Hello", "max_tokens": 200, "temperature": 1, "seed": 5, "details": True}
-    whole = service.generate(**asked).body
-    with service.ask(**asked, stream=True) as answer:
-        request_id = answer.head()["X-Request-ID"]
-        lines = answer.lines()
-        first = next(lines)
-        logged_at_first = service.log(request_id=request_id)
-        *pieces, last = [first, *lines]
-
-    assert not logged_at_first
+    pieces, last = check_stream(service, prompt="Hello", max_tokens=200, temperature=1, seed=5)
     assert len(pieces) > 5
-    assert "".join(piece["response"] for piece in pieces) == whole["response"]
     assert (last["done"], last["finish_reason"]) == (True, "length")
-    assert last["details"]["usage"] == whole["details"]["usage"]
 
 
 def test_seed_decides_among_others(service: Service) -> None:

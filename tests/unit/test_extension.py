@@ -348,12 +348,15 @@ def test_without_a_prefix_a_route_is_ours_by_every_method(mount: Callable[..., F
     """A wrong method is told in the words of the route's clients; on a host's route it is the host's to tell."""
     host = make_host()
     host.add_url_rule("/theirs", "theirs", lambda: "the host's")
+    host.add_url_rule("/moved", "moved", redirect_to="/theirs", methods=["GET"])
     client = mount(host, url_prefix=None).test_client()
     for path in ("/api/chat", "/generate", "/v1/messages"):
         reply = client.get(path)
         assert (reply.status_code, reply.mimetype, "POST" in reply.headers["Allow"]) == (405, "application/json", True)
         assert isinstance(reply.get_json()["error"], str if path == "/api/chat" else dict)
-    assert client.post("/theirs").mimetype == "text/html"
+    for path in ("/theirs", "/moved"):
+        reply = client.post(path)
+        assert (reply.status_code, reply.mimetype) == (405, "text/html")
 
 
 def test_the_hosts_limit_of_bodies_is_no_limit_here(mount: Callable[..., Flask], host: Flask) -> None:

@@ -59,6 +59,14 @@ def test_a_least_over_the_most(part: dict[str, Any]) -> None:
     assert "is over its max" in (caught.value.public()["message"] or "")
 
 
+def test_data_is_no_schema() -> None:
+    """Values and examples stay as they are, whatever their names; a property of such a name has a schema."""
+    odd = [{"pattern": ".", "minLength": 5, "maxLength": 4, "minimum": 10**18}]
+    schema = {"enum": odd, "examples": odd}
+    assert grammars.fitting(schema) == schema
+    assert grammars.fitting({"properties": {"enum": {"pattern": "."}}}) == {"properties": {"enum": {}}}
+
+
 def test_long_schemas() -> None:
     """Of a long one llama.cpp's loop makes a grammar for minutes, and of a long pattern among many tools."""
     with pytest.raises(RequestRefused, match="can't take"):

@@ -14,6 +14,7 @@ from ...errors import LLMAPIError, QuotaExhausted, RequestRefused
 from ...runtime.deadline import Deadline
 from ...strict_json import in_an_object
 from ...types import (
+    BETAS,
     NEEDS,
     CallPiece,
     Chunk,
@@ -43,8 +44,6 @@ OFF, LESS, ADAPTIVE = ({"type": kind} for kind in ("disabled", "between_tools", 
 SWITCHES = {"haiku-5.5": OFF, "opus-5.0": OFF, "sonnet-5.0": OFF, "sonnet-5.5": LESS}
 VERSION = re.compile(r"(haiku|sonnet|opus)-(\d)(?:[-.](\d{1,2}))?(?!\d)")
 EFFORTS = {"minimal": "low"}
-# A header of a client's, which is in the body until that leaves.
-BETAS = "anthropic-beta"
 # Of a request's fields those that are counted; the others are refused then (platform.claude.com, token counting).
 COUNTED = {"model", "messages", "system", "tools", "tool_choice", "thinking", "output_config", "context_management"}
 COUNTED |= {"mcp_servers", "cache_control", "speed", BETAS}

@@ -125,7 +125,8 @@ class OpenAIWire(Vendor):
         """Return what a message or a piece of one says; the thoughts have one of three names."""
         content = message.get("content") or ""
         text = content if isinstance(content, str) else _text(content)
-        thought = next(filter(None, map(message.get, THOUGHTS)), None) or _thought(content)
+        said = message.get
+        thought = said("reasoning_content") or said("reasoning") or said("thinking") or _thought(content)
         thoughts = (Reasoning(thought, made_by=self.name),) if thought else ()
         return Chunk(text, model=model, refusal=message.get("refusal") or "", reasoning=thoughts)
 
@@ -190,7 +191,6 @@ EFFORT_NONE = re.compile(r"gpt-5\.[1-9]|gpt-6-(luna|sol)|gpt-6\.1-terra")
 TOOLS_WITHOUT_EFFORT = re.compile(r"gpt-6")
 SAMPLING = frozenset({"temperature", "top_p"})
 MOST_ID_CHARS = 40
-THOUGHTS = ("reasoning_content", "reasoning", "thinking")
 OPTIONAL = {
     *("max_tokens", "max_completion_tokens", "stop", "seed", "stream_options", "reasoning_effort", "verbosity"),
     *("parallel_tool_calls", "presence_penalty", "frequency_penalty", "logit_bias", *SAMPLING, *IDENTIFIERS),
