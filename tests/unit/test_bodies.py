@@ -27,7 +27,7 @@ def check_refused(answer: TestResponse, status: int, code: str, log_lines: Log) 
     assert (body["error"]["type"], body["error"]["code"]) == ("invalid_request_error", code)
     (line,) = log_lines()
     assert (line["status"], line["http_status"], line["error"]["code"]) == ("error", status, code)
-    assert line["request_id"] == body["request_id"] == answer.headers["X-Request-ID"]
+    assert [line["request_id"]] == [body["request_id"]] == answer.headers.getlist("X-Request-ID")
     assert (line["prompt"], line["system"], line["response"]) == (None, None, None)
     assert (line["parameters"], line["attempts"], line["backend"]) == ({}, [], None)
     assert CANARY not in json.dumps(line)

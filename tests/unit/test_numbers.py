@@ -286,6 +286,26 @@ def test_many_may_find_it_lost(log_path: Path) -> None:
             assert list(pool.map(counted, range(8))) == [0] * 8
 
 
+def test_who_finds_it_made_again_removes_nothing(log_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between a look at the broken file and its removal another may have made it again, and counted."""
+    write(log_path, lines(many(50)))
+    with numbers.opened(log_path) as here:
+        assert here.count_on()
+    file, really = kept(log_path), sqlite3.connect
+    good, fresh = file.read_bytes(), file.with_suffix(".fresh")
+    file.write_bytes(b"no database at all" * 1000)
+
+    def made_again(*_: Any, **__: Any) -> None:
+        monkeypatch.setattr(sqlite3, "connect", really)
+        fresh.write_bytes(good)
+        fresh.replace(file)
+        raise sqlite3.DatabaseError("file is not a database")
+
+    monkeypatch.setattr(sqlite3, "connect", made_again)
+    with numbers.opened(log_path) as here:
+        assert not here.count_on()
+
+
 def test_a_page_of_it_may_be_broken(make_client: Serve, log_path: Path) -> None:
     """What is found in use to be broken is refused once, never shown; then it is made again from the log."""
     write(log_path, lines(many(3000)))
