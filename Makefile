@@ -5,6 +5,8 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 TOOLS := build/tools
 INSTALL := pip install --quiet --require-hashes
+# Without byte code each process that a test or benchmark starts would compile all modules first.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: run check test test-api test-local test-recorded test-clients test-faults test-engines test-vllm test-browser test-deploy \
   test-package bench screenshots vendor lint types postman openapi postman-collection transformers lock sbom audit wheel clean

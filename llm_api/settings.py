@@ -15,7 +15,7 @@ import re
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from importlib import import_module
 from itertools import product
 from pathlib import Path
@@ -250,10 +250,12 @@ def _names(field: Field) -> tuple[str, ...]:
     return (field.name.upper(), *field.metadata["other_names"])
 
 
+@cache
 def _known() -> set[str]:
     return {name for field in dataclasses.fields(Settings) for name in _names(field)}
 
 
+@cache
 def _meant(name: str, alike: float = 0.6) -> str:
     close = difflib.get_close_matches(name, _known(), 1, alike)
     return f", did you mean {close[0]}?" if close else ""

@@ -6,6 +6,7 @@ import secrets
 import socket
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from functools import cache
 from typing import Any, NamedTuple, TypedDict, Unpack
 
 from flask import current_app, has_request_context, request
@@ -86,8 +87,7 @@ class Service:
         self.dashboard = Dashboard(settings)
         self.rate_limits = RateLimits(settings)
         self.traces = Traces(settings)
-        bounds = settings.max_prompt_chars, settings.max_image_bytes
-        self.dialects: dict[str, Dialect] = {kind.name: kind(*bounds) for kind in DIALECTS}
+        self.dialects = _dialects(settings.max_prompt_chars, settings.max_image_bytes)
         self._policy = TextPolicy(settings.log_prompts, settings.log_max_text)
 
     def generate(
@@ -177,6 +177,12 @@ class Service:
             strict_json.check(said)  # held against the rules for a body
             exchange.open(dialect.read(said).request)
             yield exchange
+
+
+@cache
+def _dialects(*bounds: int) -> dict[str, Dialect]:
+    """Return the dialects by name. They keep nothing, so the apps of a process share them."""
+    return {kind.name: kind(*bounds) for kind in DIALECTS}
 
 
 def _conversation(prompt: str | None, messages: Turns | None) -> tuple[str, dict[str, Any]]:

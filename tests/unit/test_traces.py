@@ -29,7 +29,7 @@ URL = "http://far.test/v1/chat/completions"
 Spans = Callable[[], list[ReadableSpan]]
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def exporter() -> InMemorySpanExporter:
     """What a host that has a tracer provider of its own gets; a process can have only one."""
     exporter = InMemorySpanExporter()
