@@ -84,6 +84,13 @@ class Block(fields.Field[Part | None]):
         return None if _left_out(value) else _part(value)
 
 
+class Inner(fields.Field[Part]):
+    """A block inside another; one that only Claude takes is a part of that, so others can't do without."""
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> Part:
+        return Document() if _left_out(value) else _part(value)
+
+
 class TextBlock(Block):
     """A block of text."""
 
@@ -139,10 +146,11 @@ def _part(block: Any) -> Part:
 
 
 def _titled(block: Mapping[str, Any], text: str) -> Text:
-    return Text("\n".join(str(said) for said in (block.get("title"), text) if said))
+    words = (*map(block.get, ("title", "source", "context")), text)
+    return Text("\n".join(said for said in words if said and isinstance(said, str)))
 
 
-CONTENT = TextOr(Block())
+CONTENT = TextOr(Inner())
 
 
 class TurnSchema(Nullable):
@@ -264,15 +272,8 @@ def _foreign(body: Mapping[str, Any]) -> Iterator[str]:
     """Yield what of a valid body only Claude takes, beside the fields: betas, the types of tools and blocks."""
     yield from body.keys() & {BETAS}
     yield from (tool["type"] for tool in body.get("tools") or () if tool.get("type") not in (None, "custom"))
-    yield from _kinds([{"content": body.get("system")}, *body["messages"]])
-
-
-def _kinds(holders: Iterable[Mapping[str, Any]]) -> Iterator[str]:
-    for holder in holders:
-        blocks = holder.get("content")
-        if isinstance(blocks, list):
-            yield from filter(None, map(_left_out, blocks))
-            yield from _kinds(block for block in blocks if isinstance(block, dict) and not _left_out(block))
+    for blocks in (body.get("system"), *(message["content"] for message in body["messages"])):
+        yield from filter(None, map(_left_out, blocks or ()))
 
 
 class Messages(Conversational):

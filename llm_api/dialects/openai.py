@@ -62,13 +62,14 @@ EXTRAS = (
     "verbosity",
 )
 NO_FUNCTIONS = "Functions are not served: send them as tools."
+NO_SOUND = NOT_SERVED["input_audio"]
 ONE_TEXT = "Only one text is served, alone or in a list."
 
 
-class ChatPart(fields.Field[Text | Image | None]):
+class ChatPart(fields.Field[Text | Image]):
     """A text, a picture, or an assistant's refusal."""
 
-    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> Text | Image | None:
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> Text | Image:
         kind = value.get("type") if isinstance(value, dict) else None
         if kind == "image_url":
             return image_part(value)
@@ -101,6 +102,8 @@ class MessageSchema(Nullable):
     )
     content = TextOr(ChatPart())
     refusal = fields.String()
+    audio = fields.Raw(validate=validate.OneOf((), error=NO_SOUND))
+    function_call = fields.Raw(validate=validate.OneOf((), error=NO_FUNCTIONS))
     name = fields.String()
     tool_call_id = fields.String()
     tool_calls = fields.List(fields.Nested(CallSchema))
@@ -111,7 +114,9 @@ class MessageSchema(Nullable):
     def make_message(self, data: dict[str, Any], **kwargs: Any) -> Message:
         """Return the type for a valid message."""
         role = ROLES[data["role"]]
-        parts = data.get("content") or (Text(data.get("refusal", "")),)
+        parts, refusal = data.get("content", ()), data.get("refusal", "")
+        if refusal or not parts:
+            parts = (*parts, Text(refusal))
         if role == "tool":
             return Message(role, (_result(data, parts),))
         if role == "assistant":

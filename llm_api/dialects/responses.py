@@ -1,7 +1,7 @@
 """OpenAI's Responses: docs/providers.md, 8. null means not said.
 
-Nothing is stored, so what asks for something stored is refused. Tools that OpenAI runs itself, items of other kinds,
-and unknown fields are left out.
+Nothing is stored, so what asks for something stored is refused, and so are parts of other kinds. Tools that OpenAI runs
+itself, items of other kinds, and unknown fields are left out.
 """
 
 from __future__ import annotations
@@ -37,7 +37,6 @@ from .base import Asked, event, template
 from .fields import (
     MAX_EFFORT_CHARS,
     MAX_MESSAGES,
-    NOT_SERVED,
     FlatFormat,
     Nullable,
     StrictBoolean,
@@ -58,9 +57,6 @@ ITEMS: dict[str, tuple[str, ...]] = {
 ITEM_ROLES = ROLES.keys() - {"tool"}
 SERVED_TOOLS = {"function", "namespace"}
 TEXTS = ("input_text", "output_text", "reasoning_text", "summary_text")
-PARTS = {*TEXTS, "text", "refusal", "input_image", "image_url", "input_file", *NOT_SERVED}
-# What has parts in an item.
-HOLDERS = ("content", "output", "summary")
 # What only a model's provider can read of its thoughts, in the one text that clients send back for it.
 SEALED = re.compile(r"(\w+):(signature|data):(.+)", re.DOTALL)
 PLAIN = {"format": {"type": "text"}}
@@ -68,12 +64,11 @@ CUTS = {"length": "max_output_tokens", "content_filter": "content_filter"}
 
 
 class ItemPart(ChatPart):
-    """The same, whose types have other names here; None for one of another kind."""
+    """The same, whose types have other names here."""
 
-    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> Text | Image | None:
-        if not isinstance(value, dict):
-            return super()._deserialize(value, attr, data, **kwargs)
-        return super()._deserialize(_chat_part(value), attr, data, **kwargs) if _kind(value) in PARTS else None
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> Text | Image:
+        part = _chat_part(value) if isinstance(value, dict) else value
+        return super()._deserialize(part, attr, data, **kwargs)
 
 
 def _chat_part(part: dict[str, Any]) -> dict[str, Any]:
@@ -100,7 +95,7 @@ class ItemSchema(Nullable):
 
     @post_load
     def make_message(self, data: dict[str, Any], **kwargs: Any) -> Message | None:
-        """Return the type for a valid item, None for a message of which nothing is left."""
+        """Return the type for a valid item, None for a message without parts."""
         for name in ITEMS[data["type"]]:
             if name not in data:
                 raise ValidationError("Missing data for required field.", name)
@@ -174,7 +169,7 @@ class Offered(fields.Field[list[Tool]]):
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> list[Tool]:
         try:
             found = [{**tool, "name": _flat(space, tool["name"])} for space, tool in _functions(value)]
-            if not isinstance(value, list) or not all(isinstance(tool["type"], str) for tool in value):
+            if not isinstance(value, list) or not all(isinstance(tool["type"], str) for _, tool in _tools(value)):
                 raise TypeError("tools are a list, and their types are texts")
         except (KeyError, TypeError, AttributeError):
             raise ValidationError("Not a list of tools, each with its type and name.") from None
@@ -182,13 +177,17 @@ class Offered(fields.Field[list[Tool]]):
         return tools
 
 
-def _functions(tools: Iterable[Any]) -> Iterator[tuple[str | None, dict[str, Any]]]:
-    """Yield each function with its namespace, None: it has none."""
+def _tools(tools: Iterable[Any], namespace: str | None = None) -> Iterator[tuple[str | None, dict[str, Any]]]:
+    """Yield each tool with its namespace, None: it has none."""
     for tool in tools:
-        if tool["type"] == "function":
-            yield None, tool
-        elif tool["type"] == "namespace":
-            yield from ((tool["name"], inner) for _, inner in _functions(tool["tools"]))
+        if tool["type"] == "namespace":
+            yield from _tools(tool["tools"], tool["name"])
+        else:
+            yield namespace, tool
+
+
+def _functions(tools: Iterable[Any]) -> Iterator[tuple[str | None, dict[str, Any]]]:
+    return ((space, tool) for space, tool in _tools(tools) if tool["type"] == "function")
 
 
 def _flat(namespace: str | None, name: str) -> str:
@@ -415,9 +414,7 @@ class Responses(OpenAIDialect):
         asked = super().read(body)
         items = [] if isinstance(body["input"], str) else body["input"]
         kinds = {_kind(item, "message") for item in items} - ITEMS.keys()
-        held = [item.get(name) for item in items if _kind(item, "message") in ITEMS for name in HOLDERS]
-        kinds |= {_kind(part) for parts in held if isinstance(parts, list) for part in parts} - PARTS
-        kinds |= {_kind(tool) for tool in body.get("tools") or ()} - SERVED_TOOLS
+        kinds |= {_kind(tool) for _, tool in _tools(body.get("tools") or ())} - SERVED_TOOLS
         return replace(asked, ignored=(*asked.ignored, *sorted(kinds)), body=body)
 
     def whole(self, answer: Answer, asked: Asked) -> dict[str, Any]:

@@ -354,6 +354,7 @@ NO_PART = {"type": "refusal", "refusal": "No."}
         ),
         ([USER, {"role": "assistant", "content": [part("a"), NO_PART]}], [("user", "Hi"), ("assistant", "aNo.")]),
         ([USER, {"role": "assistant", "content": None, "refusal": "No."}], [("user", "Hi"), ("assistant", "No.")]),
+        ([USER, {"role": "assistant", "content": "", "refusal": "No."}], [("user", "Hi"), ("assistant", "No.")]),
         ([USER | {"name": "Ada", "refusal": None, "tool_calls": None}], [("user", "Hi")]),
     ],
 )
@@ -413,6 +414,8 @@ NOT_SERVED_BY_CHAT: dict[str, list[Any]] = {
         [{"role": "system", "content": ""}],
         [USER | {"name": 5}],
         [USER | {"content": [{"type": "refusal"}]}],
+        [USER, {"role": "assistant", "audio": {"id": "audio_1"}}],
+        [USER, {"role": "assistant", "function_call": {"name": "f", "arguments": "{}"}}],
     ],
     "max_completion_tokens": [0],
     "reasoning_effort": [5],

@@ -479,6 +479,8 @@ def test_claude_code_before_claude(make_client: Serve, far_end: FarEnd) -> None:
 
 PDF = {"type": "document", "source": {"type": "base64", "media_type": "application/pdf", "data": "JVBERi0="}}
 NOTES = {"type": "document", "source": {"type": "text", "media_type": "text/plain", "data": "Green."}, "title": "Grass"}
+NOTES |= {"context": "Of 2026."}
+NEWER = {"type": "smell", "of": "rain"}
 FOUND = {"type": "search_result", "source": "a.b/c", "title": "Sky", "content": [{"type": "text", "text": "Blue."}]}
 FILE = {"type": "image", "source": {"type": "file", "file_id": "file_1"}}
 WET = {"type": "text", "text": "Wet"}
@@ -487,32 +489,39 @@ SHOWN["source"]["content"][1]["source"] = {"type": "base64", "media_type": "imag
 
 
 def test_documents_of_words(serve: Serve) -> None:
-    """What another model can read it is told, with its title, also as a tool's result."""
+    """What another model can read it is told, with all that is said of it, also as a tool's result."""
     fake = Able("one", *ANSWER)
     result = {"type": "tool_result", "tool_use_id": "call_1", "content": [FOUND]}
     parts = [{"type": "document", "source": {"type": "content", "content": said}} for said in ("Dry", [WET])]
     reply = ask(serve(fake), PATH, messages=[turn("user", result, NOTES, *parts, {"type": "text", "text": "So?"})])
     assert (reply.status_code, reply.headers.get("X-LLM-Ignored")) == (200, None)
     found, said = fake.asked[0].messages
-    assert found.parts[0].parts == (Text("Sky\nBlue."),)
-    assert [part.text for part in said.parts] == ["Grass\nGreen.", "Dry", "Wet", "So?"]
+    assert found.parts[0].parts == (Text("Sky\na.b/c\nBlue."),)
+    assert [part.text for part in said.parts] == ["Grass\nOf 2026.\nGreen.", "Dry", "Wet", "So?"]
 
 
-@pytest.mark.parametrize("block", [PDF, FILE, SHOWN])
-def test_what_only_claude_reads(make_client: Serve, far_end: FarEnd, block: dict[str, Any]) -> None:
-    """A file is never left out: it reaches Claude, also alone and in a result, and who can't have it is not asked."""
-    far_end.post(CLAUDE.url, json=claude_answer("Hi"))
-    alone = [turn("user", block)]
+FILES = [
+    *(PDF, FILE, SHOWN, FOUND | {"content": [WET, NEWER]}),
+    {"type": "document", "source": {"type": "content", "content": [WET, NEWER]}},
+    {"type": "document", "source": {"type": "content", "content": [FOUND | {"content": [NEWER]}]}},
+]
+
+
+def given(block: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return a conversation with a call that gave this."""
     call = {"type": "tool_use", "id": "call_1", "name": "add", "input": {}}
-    result = {"type": "tool_result", "tool_use_id": "call_1", "content": [block]}
-    for messages in (
-        alone,
-        [turn("user", {"type": "text", "text": "Hi"}), turn("assistant", call), turn("user", result)],
-    ):
-        assert ask(make_client(**CLAUDE.settings), PATH, messages=messages).status_code == 200
-        assert sent(far_end)["messages"] == messages
-        refused = ask(make_client(llm_backend="stub"), PATH, messages=messages)
-        assert (refused.status_code, "stub does not serve documents" in refused.text) == (400, True)
+    result = {"type": "tool_result", "tool_use_id": "call_1", "content": [WET, block]}
+    return [turn("user", WET), turn("assistant", call), turn("user", result)]
+
+
+@pytest.mark.parametrize("messages", [*([turn("user", block)] for block in FILES), *map(given, [*FILES, NEWER])])
+def test_what_only_claude_reads(make_client: Serve, far_end: FarEnd, messages: list[dict[str, Any]]) -> None:
+    """A file, and what is not known inside a block, is never left out: it reaches Claude, and no other is asked."""
+    far_end.post(CLAUDE.url, json=claude_answer("Hi"))
+    assert ask(make_client(**CLAUDE.settings), PATH, messages=messages).status_code == 200
+    assert sent(far_end)["messages"] == messages
+    refused = ask(make_client(llm_backend="stub"), PATH, messages=messages)
+    assert (refused.status_code, "stub does not serve documents" in refused.text) == (400, True)
 
 
 @pytest.mark.parametrize("content", [[None], [[]], ["x"], {}, 5])

@@ -544,8 +544,7 @@ def test_history(far_end: FarEnd) -> None:
     messages = (
         Message("user", (Text("Look: "), PICTURE, Text("this"))),
         Message("assistant", (Reasoning("hm", made_by="ollama"), Reasoning("x", "sig", made_by="claude"), *calls)),
-        Message("tool", (ToolResult("b", (Text("late"),)),)),
-        Message("tool", (ToolResult("a", (Text("12:00"), PICTURE), is_error=True),)),
+        Message("tool", (ToolResult("b", (Text("late"),)), ToolResult("a", (Text("12:00"), PICTURE), is_error=True))),
         Message("tool", (ToolResult("lost", (Text("?"),)),)),
         Message("assistant", (Reasoning("y"), Text("Noon."), ToolCall("a", "again", "{}"))),
         Message("tool", (ToolResult("a", (Text("ok"),)),)),

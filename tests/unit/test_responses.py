@@ -422,15 +422,29 @@ def test_codex(serve: Serve) -> None:
 
 
 def test_what_is_left_out_is_named(serve: Serve) -> None:
-    """Kinds of tools, of items and of their parts, and fields."""
-    fake = Skilled("one")
-    newer = [{"role": "user", "content": [{"type": "input_smell", "x": 1}, {"type": "input_text", "text": "Hm"}]}]
-    newer += [{"role": "assistant", "content": [{"type": "output_smell"}]}]
-    newer += [{"type": "function_call_output", "call_id": "c", "output": [{"type": "smell", "summary": 5}]}]
-    reply = ask(serve(fake), PATH, **CODEX | {"input": [*ITEMS, *newer]})
-    fields, kinds = "client_metadata, include, store", "input_smell, output_smell, smell, web_search, web_search_call"
+    """Kinds of tools, those of namespaces too, of items, and fields."""
+    reply = ask(serve(Skilled("one")), PATH, **CODEX | {"input": ITEMS})
+    fields, kinds = "client_metadata, include, store", "custom, web_search, web_search_call"
     assert (reply.status_code, reply.headers["X-LLM-Ignored"]) == (200, f"{fields}, {kinds}")
-    assert fake.asked[0].messages[-2:] == (Message.of("user", "Hm"), Message("tool", (ToolResult("c", ()),)))
+
+
+@pytest.mark.parametrize("part", [{"type": "smell"}, {"type": 5}, {"type": "input_file", "file_id": "x"}, {}, "x"])
+@pytest.mark.parametrize(
+    ("item", "holder"),
+    [
+        ({"role": "user"}, "content"),
+        ({"role": "assistant"}, "content"),
+        ({"type": "function_call_output", "call_id": "call_1"}, "output"),
+        ({"type": "reasoning"}, "summary"),
+    ],
+)
+def test_a_part_is_never_left_out(serve: Serve, item: dict[str, Any], holder: str, part: Any) -> None:
+    """What the model would not see is refused, with its place, beside what it sees too."""
+    fake = Skilled("one")
+    parts = [{"type": "input_text", "text": "Hm"}, part]
+    reply = ask(serve(fake), PATH, input=[*ITEMS, item | {holder: parts}])
+    assert (reply.status_code, fake.asked) == (400, [])
+    assert f"input[{len(ITEMS)}].{holder}[1]" in error_of(reply)["message"]
 
 
 def test_a_name_that_is_too_long(serve: Serve, far_end: FarEnd) -> None:

@@ -198,8 +198,8 @@ def _messages(messages: Iterable[Message]) -> list[dict[str, Any]]:
     said = []
     for message in messages:
         names |= {part.id: part.name for part in message.parts if isinstance(part, ToolCall)}
-        result = message.parts[0] if message.parts else None
-        said.append(_result(result, names) if isinstance(result, ToolResult) else _message(message))
+        results = [part for part in message.parts if isinstance(part, ToolResult)]
+        said += [_result(part, names) for part in results] or [_message(message)]
     return said
 
 
