@@ -89,6 +89,20 @@ def test_words_of_a_program_are_coloured_on_demand(visitor: Visitor, serve: Serv
     assert len([url for url in visitor.requested if prism.search(url)]) == 1
 
 
+def test_programs_are_coloured_where_they_are_seen(visitor: Visitor, direct: str) -> None:
+    """Of many programs those in sight are coloured, the others when somebody comes to them; one in a list too."""
+    page = visitor.goto(direct)
+    expect(page.locator(".health[data-status]")).to_be_visible()
+    page.evaluate(WRITE, f"- a list\n\n  ```py\n  x = 1  # why\n  ```\n\n{MARKDOWN}the end")
+    programs = page.locator(".markdown pre")
+    coloured = programs.filter(has=page.locator(".word-comment"))
+    expect(programs.last.locator(".word-comment")).to_be_visible()
+    assert coloured.count() < programs.count() / 4
+    expect(programs.first.locator(".word-comment")).to_have_count(0)
+    programs.first.scroll_into_view_if_needed()
+    expect(page.locator("li .word-comment")).to_be_visible()
+
+
 @pytest.mark.parametrize("path", ["/", "/dashboard", "/docs"])
 def test_it_is_painted_before_any_script_has_come(page: Page, service: Service, path: str) -> None:
     """The first paint waits for the page and its styles alone: no script, no data, however slow they are."""

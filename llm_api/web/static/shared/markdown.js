@@ -3,9 +3,10 @@
 
 import { Marked } from "../vendor/marked/marked.js";
 import { copyButton, make } from "./elements.js";
-import { highlight } from "./highlight.js";
+import { colourPrograms } from "./highlight.js";
 
 const MOST_CHARS = 8192; // of a block that is made again with each piece; a longer one is cut at a line
+const PART = 2048; // characters that are laid out together
 const FRAME = 50; // milliseconds of work before the page has its turn
 const PAUSE = 3; // times what the last writing took, so that the page is idle most of the time
 const DEEPEST = 40;
@@ -29,8 +30,11 @@ export class Markdown {
   text = "";
   element = make("div", { class: "said markdown", dir: "auto" });
   #rest = ""; // what is not written for good
-  #last = null; // the element of the block that it begins with
-  #code = null; // {code, lang, end} of a program that has not ended
+  #begun = new DocumentFragment(); // parts that are not on the page yet
+  #part = null; // the element that blocks are put into
+  #room = 0; // characters that may still be put there
+  #last = null; // the element of the block that #rest begins with
+  #code = null; // {code, end} of a program that has not ended
   #due = false;
   #pause = 0;
   #over = false;
@@ -66,61 +70,70 @@ export class Markdown {
     if (more) this.#schedule();
   }
 
-  // Write a part for good; returns whether there is more that can be.
+  // Write what is over for good; returns whether there is more that can be.
   #step() {
     if (!this.#rest) return false;
     if (this.#code) return this.#writeCode();
-    const part = this.#part();
-    const isAll = part.length === this.#rest.length;
-    const tokens = lexed(part);
+    const text = this.#lookedAt();
+    const isAll = text.length === this.#rest.length;
+    const tokens = lexed(text);
     const last = isAll && this.#over ? tokens.length : tokens.findLastIndex(({ type }) => type !== "space");
-    let done = 0;
-    for (const [n, token] of tokens.entries()) {
-      if (n === last && FENCE.test(token.raw)) return this.#openCode(done);
-      this.#put(token);
-      if (n >= last && (isAll || last > 0)) break; // it may go on
-      done += token.raw.length;
-      if (token.type === "code") highlight(this.#last.querySelector("code"), token.lang);
-      this.#last = null;
+    const opening = FENCE.exec(tokens[last]?.raw ?? "");
+    const isTooLong = !isAll && last <= 0 && !opening;
+    const over = tokens.slice(0, isTooLong ? tokens.length : Math.max(last, 0));
+    this.#last?.remove();
+    for (const token of over) {
+      const block = this.#put(elementOf(token, BLOCKS));
+      if (block) colourPrograms(block);
+      this.#take(token.raw.length);
     }
-    this.#rest = this.#rest.slice(done);
-    return !isAll;
+    this.#last = null;
+    if (opening) this.#openCode(...opening);
+    else if (isAll && over.length < tokens.length) this.#last = this.#put(elementOf(tokens[over.length], BLOCKS)); // it may go on
+    this.element.append(this.#begun);
+    return Boolean(opening) || !isAll;
   }
 
   // What is looked at in one go: lines, where they are not too long.
-  #part() {
+  #lookedAt() {
     if (this.#rest.length <= MOST_CHARS) return this.#rest;
     const line = this.#rest.lastIndexOf("\n", MOST_CHARS);
     return this.#rest.slice(0, line > 0 ? line + 1 : MOST_CHARS);
   }
 
-  #put(token) {
-    const element = blockOf(token);
-    if (element) this.element.insertBefore(element, this.#last);
-    this.#last?.remove();
-    this.#last = element;
+  #put(block) {
+    if (!block) return null;
+    if (this.#room <= 0) this.#beginPart();
+    this.#part.append(block);
+    return block;
   }
 
-  #openCode(at) {
-    const [opening, fence, lang] = FENCE.exec(this.#rest.slice(at));
-    const box = codeBox("", lang.trim());
-    this.#last?.remove();
-    this.#last = null;
-    this.element.append(box);
-    this.#code = { code: box.querySelector("code"), lang, end: new RegExp(`^ {0,3}${fence[0]}{${fence.length},}[ \\t]*(?:\\n|$)`, "m") };
-    this.#rest = this.#rest.slice(at + opening.length);
-    return true;
+  #beginPart() {
+    this.#part = make("div", { class: "part" });
+    this.#room = PART;
+    this.#begun.append(this.#part);
+  }
+
+  #take(count) {
+    this.#rest = this.#rest.slice(count);
+    this.#room -= count;
+  }
+
+  #openCode(opening, fence, lang) {
+    const box = this.#put(codeBox("", lang.trim()));
+    this.#code = { box, code: box.querySelector("code"), end: new RegExp(`^ {0,3}${fence[0]}{${fence.length},}[ \\t]*(?:\\n|$)`, "m") };
+    this.#take(opening.length);
   }
 
   #writeCode() {
-    const { code, lang, end } = this.#code;
+    const { box, code, end } = this.#code;
     const closing = end.exec(this.#rest);
     // its last line may be the beginning of what closes it
     const upTo = closing?.index ?? (this.#over ? this.#rest.length : this.#rest.lastIndexOf("\n") + 1);
     code.append(make("span", { class: "chunk" }, this.#rest.slice(0, upTo)));
-    this.#rest = this.#rest.slice(upTo + (closing?.[0].length ?? 0));
+    this.#take(upTo + (closing?.[0].length ?? 0));
     if (!closing && !this.#over) return false;
-    highlight(code, lang);
+    colourPrograms(box);
     this.#code = null;
     return true;
   }
@@ -137,7 +150,6 @@ function lexed(text) {
 // --- blocks
 
 const inside = (tokens, kinds) => (tokens ?? []).map((token) => elementOf(token, kinds)).filter((one) => one !== null);
-const blockOf = (token) => elementOf(token, BLOCKS);
 const inline = (tokens) => inside(tokens, INLINES);
 
 let depth = 0;
@@ -175,7 +187,7 @@ function itemOf({ task, checked, tokens }) {
 }
 
 function codeBox(text, lang) {
-  const code = make("code", {}, text);
+  const code = make("code", { "data-lang": lang }, text);
   return make("div", { class: "code" },
     make("div", { class: "row spread small muted" }, make("span", {}, lang || "text"), copyButton("Copy code", () => code.textContent)),
     make("pre", { tabindex: "0", dir: "ltr" }, code));
