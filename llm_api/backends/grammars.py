@@ -16,6 +16,8 @@ from ..errors import RequestRefused
 
 # A pattern of 20,000 alternatives kept the loop busy for five minutes.
 MAX_CHARS = 10_000
+# Of all tools together, which a model is told in words too: the worst that fits took the loop 10 s.
+MAX_TOOLS_CHARS = 100_000
 # It counts up to the limits of a number with 17 digits. This is the largest that JSON's readers agree on (RFC 8259).
 MAX_BOUND = 2**53
 DATA = frozenset({"enum", "examples"})
@@ -31,17 +33,16 @@ CLASSES = {r"\d": "0-9", r"\w": "A-Za-z0-9_", r"\.": "."}
 WILD = re.compile(r'[\x00-\x1f.\\\["]|\(\?(?!:)|[?*+}][?*+]|\{(?!\d*(?:,\d*)?\})|\)\{(?!\d\})|(?:[?*+{][^?*+{]*){17}')
 
 
-def fitting(schema: Any, param: str = "response_format") -> Any:
-    """Return the schema as it can be used. Raises RequestRefused, which names `param`."""
-    if len(json.dumps(schema)) > MAX_CHARS:
-        raise refused(f"a schema here has at most {MAX_CHARS:,} characters", param)
-    return bounded(schema, param)
+def fitting(schema: Any, param: str = "response_format", most: int = MAX_CHARS) -> Any:
+    """Return the schema, or a list of them, as it can be used. Raises RequestRefused, which names `param`."""
+    if len(json.dumps(schema)) > most:
+        raise refused(f"a schema here has at most {most:,} characters", param)
+    return _bounded(schema, param)
 
 
-def bounded(schema: Any, param: str) -> Any:
-    """As `fitting`, of any length; but patterns over it are left out."""
+def _bounded(schema: Any, param: str) -> Any:
     if isinstance(schema, list):
-        return [bounded(part, param) for part in schema]
+        return [_bounded(part, param) for part in schema]
     if not isinstance(schema, Mapping):
         return schema
     for least, most in RANGES:
@@ -54,7 +55,7 @@ def _part(name: str, part: Any, param: str) -> Any:
     if name == "pattern" and isinstance(part, str):
         return _in_its_words(part)
     # a list of that name is data; a property that has the name has a schema
-    return part if name in DATA and isinstance(part, list) else bounded(part, param)
+    return part if name in DATA and isinstance(part, list) else _bounded(part, param)
 
 
 def refused(detail: str | None, param: str | None) -> RequestRefused:

@@ -68,10 +68,14 @@ def test_data_is_no_schema() -> None:
 
 
 def test_long_schemas() -> None:
-    """Of a long one llama.cpp's loop makes a grammar for minutes, and of a long pattern among many tools."""
+    """Of a long one llama.cpp's loop makes a grammar for minutes, of many tools, and of a long pattern among them."""
     with pytest.raises(RequestRefused, match="can't take"):
         grammars.fitting({"enum": ["word"] * 2000})
-    assert grammars.bounded({"type": "string", "pattern": "|".join(["word"] * 2001)}, "tools") == {"type": "string"}
+    long = {"type": "string", "pattern": "|".join(["word"] * 2001)}
+    assert grammars.fitting([long], "tools", grammars.MAX_TOOLS_CHARS) == [{"type": "string"}]
+    with pytest.raises(RequestRefused, match="can't take") as caught:
+        grammars.fitting([long] * 10, "tools", grammars.MAX_TOOLS_CHARS)
+    assert caught.value.param == "tools"
 
 
 def test_a_pattern_that_can_be_read_in_many_ways() -> None:

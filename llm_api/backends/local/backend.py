@@ -144,11 +144,10 @@ class HuggingFaceLocal(OpenAIWire):
         if "tools" not in request.needs and not must:
             return super().stream(replace(request, tools=()), deadline)
         if not must and self._takes_tools(deadline):
-            tools = tuple(
-                replace(tool, parameters=grammars.bounded(tool.parameters, "tools")) for tool in request.tools
-            )
+            schemas = grammars.fitting([tool.parameters for tool in request.tools], "tools", grammars.MAX_TOOLS_CHARS)
+            tools = [replace(tool, parameters=each) for tool, each in zip(request.tools, schemas, strict=True)]
             messages = tuple(map(_with_objects, request.messages))
-            return super().stream(replace(request, tools=tools, messages=messages), deadline)
+            return super().stream(replace(request, tools=tuple(tools), messages=messages), deadline)
         asked = told(request)
         if must:
             schema = grammars.fitting(call_schema(request.offered), "tools")
