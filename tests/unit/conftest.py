@@ -1,12 +1,25 @@
-"""A far end that is mocked, a clock that tests move, and a runner of `flask llm logs`."""
+"""A far end that is mocked, a clock that tests move, and runners of `flask llm`."""
 
+import os
+import shutil
+import subprocess
 from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 from fakes import Clock
 from flask import Flask
 from providers import FarEnd
 from records import Run
+
+MEMORY = Path("/dev/shm")
+
+
+def pytest_configure() -> None:
+    """What tests write stays in memory where it has room: disks take half a minute to remove 20,000 small folders."""
+    if MEMORY.is_dir() and shutil.disk_usage(MEMORY).free > 2**30:
+        os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(MEMORY))
 
 
 @pytest.fixture
@@ -21,6 +34,22 @@ def logs(make_app: Callable[..., Flask]) -> Run:
     return lambda *arguments, **settings: (
         make_app(**settings).test_cli_runner().invoke(args=["llm", "logs", *arguments])
     )
+
+
+@pytest.fixture
+def gunicorn(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """Stand in for gunicorn, which takes a second to tell the doctor its configuration; a test may change it."""
+    said, really_run = {"graceful_timeout": "130", "bind": "['127.0.0.1:8000']"}, subprocess.run
+
+    def run(command: list[str], **kwargs: Any) -> subprocess.CompletedProcess[str]:
+        if "gunicorn" not in command:
+            return really_run(command, **kwargs)
+        assert command[1:] == ["-m", "gunicorn", "--print-config", "wsgi:app"]
+        output = "".join(f"{name:20} = {value}\n" for name, value in said.items())
+        return subprocess.CompletedProcess(command, 0, output, "")
+
+    monkeypatch.setattr("subprocess.run", run)
+    return said
 
 
 @pytest.fixture

@@ -60,25 +60,16 @@ def examine(app: Flask, *args: object) -> Report:
 
 
 @pytest.fixture
-def gunicorn(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
-    """Stand in for gunicorn, which takes a second to say its configuration; a test may change it."""
-    said = {"graceful_timeout": "130", "bind": "['127.0.0.1:8000']"}
-
-    def run(command: list[str], **kwargs: Any) -> subprocess.CompletedProcess[str]:
-        assert command[1:] == ["-m", "gunicorn", "--print-config", "wsgi:app"]
-        output = "".join(f"{name:20} = {value}\n" for name, value in said.items())
-        return subprocess.CompletedProcess(command, 0, output, "")
-
-    monkeypatch.setattr("subprocess.run", run)
+def nowhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is peculiar to this machine is not looked at."""
     monkeypatch.setattr("llm_api.cli.doctor.log.MOUNTS", Path("/dev/null"))  # the tests may run in a container
     monkeypatch.setattr("llm_api.cli.doctor.log.RSYSLOG", Path("/dev/null"))
     monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
     monkeypatch.setattr("llm_api.cli.doctor.server.told", lambda bind: {})  # a developer's own may run at the default
-    return said
 
 
 @pytest.fixture
-def doctor(serve: Serve, gunicorn: dict[str, str]) -> Callable[..., Report]:
+def doctor(serve: Serve, gunicorn: dict[str, str], nowhere: None) -> Callable[..., Report]:
     """Return a function that examines an app with these backends and settings."""
 
     def look(*backends: Fake, args: tuple[object, ...] = (), **settings: Any) -> Report:
@@ -198,7 +189,7 @@ def test_models(doctor: Doctor, model: str, models: tuple[str, ...], found: tupl
         (CLAUDE, "claude-haiku", "claude-haiku-5-5-20260801", "error"),
     ],
 )
-@pytest.mark.usefixtures("gunicorn")
+@pytest.mark.usefixtures("gunicorn", "nowhere")
 def test_all_names_of_a_model(
     make_app: Callable[..., Flask], provider: Provider, model: str, listed: str, level: str
 ) -> None:
@@ -211,7 +202,7 @@ def test_all_names_of_a_model(
 
 
 @pytest.mark.parametrize("model", ["gemma4", "gemma4:latest"])
-@pytest.mark.usefixtures("gunicorn")
+@pytest.mark.usefixtures("gunicorn", "nowhere")
 def test_ollama_knows_its_names(make_app: Callable[..., Flask], model: str) -> None:
     """Whichever way OLLAMA_MODEL is written."""
     with FarEnd(assert_all_requests_are_fired=False) as far_end:
@@ -222,7 +213,7 @@ def test_ollama_knows_its_names(make_app: Callable[..., Flask], model: str) -> N
 
 
 @pytest.mark.parametrize("provider", [OLLAMA, OPENAI, CLAUDE, HUGGING_FACE], ids=str)
-@pytest.mark.usefixtures("gunicorn")
+@pytest.mark.usefixtures("gunicorn", "nowhere")
 def test_real_backends(make_app: Callable[..., Flask], provider: Provider) -> None:
     """Each one is found to answer, or not to, by its free routes: nothing is generated."""
     with FarEnd(assert_all_requests_are_fired=False) as far_end:
@@ -243,7 +234,7 @@ def test_real_backends(make_app: Callable[..., Flask], provider: Provider) -> No
 
 
 @pytest.mark.parametrize("model", ["SMOL", "library/smol", "smol:latest"])
-@pytest.mark.usefixtures("gunicorn")
+@pytest.mark.usefixtures("gunicorn", "nowhere")
 def test_ollama_knows_a_model_by_its_other_names(make_app: Callable[..., Flask], model: str) -> None:
     """Ollama says whether it has a model; how its list writes the name is no matter."""
     with FarEnd() as far_end:
@@ -252,7 +243,7 @@ def test_ollama_knows_a_model_by_its_other_names(make_app: Callable[..., Flask],
     assert report.findings[0] == Finding("ok", f"ollama answers, and has {model}")
 
 
-@pytest.mark.usefixtures("gunicorn")
+@pytest.mark.usefixtures("gunicorn", "nowhere")
 def test_ollama_behind_openai(make_app: Callable[..., Flask]) -> None:
     """An Ollama that is asked over OpenAI's wire serves, and a warning names the backend that is meant for it."""
     with FarEnd() as far_end:
@@ -267,7 +258,7 @@ def test_ollama_behind_openai(make_app: Callable[..., Flask]) -> None:
     assert report.exit_code == 0
 
 
-@pytest.mark.usefixtures("gunicorn")
+@pytest.mark.usefixtures("gunicorn", "nowhere")
 def test_a_missing_key(make_app: Callable[..., Flask]) -> None:
     """It says which variable is to be set."""
     report = examine(make_app(llm_backend="openai"))
@@ -616,6 +607,7 @@ def serving(request: pytest.FixtureRequest) -> Iterator[Callable[[Flask], str]]:
         yield start
 
 
+@pytest.mark.usefixtures("gunicorn")
 @pytest.mark.parametrize(
     ("other", "said"),
     [
@@ -656,6 +648,7 @@ def test_the_server_that_runs(
     assert finding._replace(what=finding.what.replace(bind, "BIND")) == said
 
 
+@pytest.mark.usefixtures("gunicorn")
 def test_the_address_that_is_served(make_app: Callable[..., Flask], serving: Callable[[Flask], str]) -> None:
     """gunicorn -b 0.0.0.0 is judged as what it is, whatever BIND says."""
     app = make_app()
@@ -666,6 +659,7 @@ def test_the_address_that_is_served(make_app: Callable[..., Flask], serving: Cal
     assert report.about("MAX_CONCURRENCY leaves no thread")
 
 
+@pytest.mark.usefixtures("gunicorn")
 @pytest.mark.parametrize("body", ["hello", "[]", '{"status": "UP"}'])
 def test_another_program_at_the_address(
     make_app: Callable[..., Flask], serving: Callable[[Flask], str], body: str

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Iterator
 from dataclasses import replace
@@ -320,13 +321,18 @@ def asked(path: str) -> Asked:
     return FRONTS[path].read(BODIES[path] | more | {"stream": True})
 
 
+@functools.cache  # each takes as long to make as a hundred answers to read
+def readers(path: str) -> list[TypeAdapter[Any]]:
+    return [TypeAdapter(kind) for kind in TYPES[path]]
+
+
 @each_front
 @few
 @given(chunks=answers())
 def test_sdks_read_any_answer(path: str, chunks: list[Chunk]) -> None:
     """Each body and event is what the official types say, strictly; what a stream folds to is the whole answer."""
     dialect, wanted = FRONTS[path], asked(path)
-    whole_type, event_type = map(TypeAdapter, TYPES[path])
+    whole_type, event_type = readers(path)
     whole = json.dumps(dialect.whole(Answer.of(chunks, HEAD), wanted))
     whole_type.validate_json(whole, strict=True)
     stream = "".join(dialect.pieces(HEAD, iter(chunks), wanted))

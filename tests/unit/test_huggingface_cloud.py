@@ -29,6 +29,7 @@ def test_reason_of_a_refusal(make_client: Serve, far_end: FarEnd, error: Any) ->
 LISTED = {"data": [{"id": "o/m", "providers": [{"provider": "groq", "status": "live"}]}, {"id": "own:exact"}]}
 
 
+@pytest.mark.usefixtures("gunicorn")
 @pytest.mark.parametrize(
     ("model", "has"),
     [

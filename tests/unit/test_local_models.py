@@ -89,6 +89,7 @@ def safetensors(data: bytes = bytes(8), length: int = 0) -> bytes:
     return struct.pack("<Q", len(head)) + head + data
 
 
+@pytest.mark.usefixtures("gunicorn")
 @pytest.mark.parametrize(
     ("name", "content", "said"),
     [
@@ -141,6 +142,7 @@ def test_files_that_are_no_model(
 LLAMA = {"block_count": 4, "embedding_length": 64, "attention.head_count": 8}
 
 
+@pytest.mark.usefixtures("gunicorn")
 @pytest.mark.parametrize(
     ("facts", "needed"),
     [
