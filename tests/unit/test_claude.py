@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from asking import Log, Serve, ask, error_of, texts_of
+from fakes import Clock
 from providers import (
     CLAUDE,
     FarEnd,
@@ -695,6 +696,22 @@ def test_abilities(far_end: FarEnd, said: dict[str, Any], serves: set[str]) -> N
     for _ in range(2):
         assert claude.abilities("claude-haiku-5-5", Deadline(5)) == serves
     assert len(far_end.calls) == 1
+
+
+def test_abilities_that_cant_be_had_now(far_end: FarEnd, monkeypatch: pytest.MonkeyPatch, clock: Clock) -> None:
+    """Nothing holds for long that is not known, and what was known is kept: a picture is not sent to a blind model."""
+    monkeypatch.setattr("llm_api.backends.http.base.time", clock)
+    url, down = f"{CLAUDE.base}/v1/models/claude-haiku-5-5", {"status": 500}
+    claude = make_backend("claude", Settings(claude_api_key="sk-1"))
+    far_end.get(url, **down)
+    found = []
+    for seconds, said in ((9, {"json": can(BLIND)}), (2, {"json": can(BLIND)}), (61, down), (11, {"json": can({})})):
+        found.append(claude.abilities("claude-haiku-5-5", Deadline(5)))
+        clock.now += seconds
+        far_end.replace("GET", url, **said)
+    assert found == [ALL, ALL, ALL - {"images", "json_schema"}, ALL - {"images", "json_schema"}]
+    assert claude.abilities("claude-haiku-5-5", Deadline(5)) == ALL
+    assert len(far_end.calls) == 4
 
 
 def test_abilities_of_all_models(make_client: Serve, far_end: FarEnd) -> None:

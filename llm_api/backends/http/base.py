@@ -46,8 +46,8 @@ from .streams import event_data, in_shape, json_object, split_lines
 MAX_ANSWER_BYTES = 16 * 1024 * 1024
 # What a provider says of a model is believed for so long, of so many models.
 SHOWN_SECONDS, MOST_SHOWN = 60, 100
-# How long a request waits for what it can do without.
-ASKED_SECONDS = 2.0
+# How long a request waits for what it can do without, and how long none waits again where that was in vain.
+ASKED_SECONDS, UNKNOWN_SECONDS = 2.0, 10.0
 MOST_TOKENS = ("max_tokens", "max_completion_tokens")
 LEFT_OUT = ("temperature", "top_p", "seed")
 HEADERS = {"User-Agent": "llm-api", "Accept-Encoding": "identity"}
@@ -241,23 +241,29 @@ class Vendor(HttpBackend):
 
     def shown(self, model: str, ask: Callable[[], T]) -> T:
         """Return what `ask` gives of `model`, which is remembered. Raises as `ask` does."""
-        asked, known = self._shown.get(model, (-math.inf, None))
-        if time.monotonic() - asked > SHOWN_SECONDS:
+        until, known = self._shown.get(model, (-math.inf, None))
+        if time.monotonic() > until:
             known = ask()
-            if len(self._shown) >= MOST_SHOWN:
-                self._shown = {}
-            self._shown[model] = (time.monotonic(), known)
+            self._believe(model, known, SHOWN_SECONDS)
         return cast(T, known)
 
     def shown_at(self, path: str, deadline: Deadline, read: Callable[[dict[str, Any]], T]) -> T:
-        """Return what `read` makes of what is at `path`, or of {} where that can't be had; remembered as by `shown`."""
+        """Return what `read` makes of what is at `path`, remembered as by `shown`.
 
-        def ask() -> T:
-            with suppress(LLMAPIError):
-                return self.get(path, Deadline(min(ASKED_SECONDS, deadline.remaining())), read)
-            return read({})
+        Where that can't be had now it is what it was at last, or of {} where it never could: a slow list must not fail
+        requests. What is not known to lack anything is asked, and refuses itself what it can't.
+        """
+        try:
+            return self.shown(path, lambda: self.get(path, Deadline(min(ASKED_SECONDS, deadline.remaining())), read))
+        except LLMAPIError:
+            _, known = self._shown.get(path, (0, read({})))
+            self._believe(path, known, UNKNOWN_SECONDS)
+            return cast(T, known)
 
-        return self.shown(path, ask)
+    def _believe(self, model: str, known: object, seconds: float) -> None:
+        if len(self._shown) >= MOST_SHOWN:
+            self._shown = {}
+        self._shown[model] = (time.monotonic() + seconds, known)
 
     def events(self, lines: Iterator[bytes | None]) -> Iterator[dict[str, Any] | None]:
         """Yield what server-sent events say, None where the server is silent. Raises the error that one of them is."""
