@@ -501,6 +501,18 @@ def test_folder_that_others_can_enter(monkeypatch: pytest.MonkeyPatch, tmp_path:
         ask()
 
 
+def test_machines_that_share_a_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """As on NFS, where each sees its own locks of a folder only: none takes the sockets of another's engine."""
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(runtime_folder(tmp_path)))
+    ask()
+    [here] = engines_in(tmp_path)
+    monkeypatch.setattr("socket.gethostname", lambda: "another")
+    there = make_backend("huggingface", Settings())
+    ask(there)
+    assert len(engines_in(tmp_path)) == 2
+    assert here in engines_in(tmp_path)
+
+
 def test_what_is_left_for_a_day_is_swept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Each model and setting leaves a folder: old ones go when one is made, a living engine's and new ones stay."""
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(runtime_folder(tmp_path)))

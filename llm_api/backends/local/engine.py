@@ -321,7 +321,8 @@ def _line(connection: socket.SocketIO) -> bytes:
 
 def _folder(asked: Mapping[str, Any]) -> Path:
     """Return the folder of the engine for `asked`, which only this user can enter. Raises NotConfigured."""
-    around = list(map(os.environ.get, SURROUNDINGS))
+    # a file system that machines share has sockets and locks of a folder for each of them apart
+    around = [socket.gethostname(), *map(os.environ.get, SURROUNDINGS)]
     same = [sys.executable, PROGRAM.stat().st_mtime_ns, asked, around]
     name = hashlib.sha256(json.dumps(same).encode()).hexdigest()[:12]
     folder = Path(f"llm-api-{os.geteuid()}")
