@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from flask import Flask
 from flask.testing import FlaskClient
+from records import Run
 from werkzeug.routing import Rule
 
 from llm_api import Settings, create_app
@@ -92,6 +93,14 @@ def log_lines(log_path: Path) -> Callable[[], list[dict[str, Any]]]:
         return [json.loads(line) for line in lines]
 
     return read
+
+
+@pytest.fixture
+def logs(make_app: Callable[..., Flask]) -> Run:
+    """Return a runner of `flask llm logs ARGUMENTS`; its keywords are settings."""
+    return lambda *arguments, **settings: (
+        make_app(**settings).test_cli_runner().invoke(args=["llm", "logs", *arguments])
+    )
 
 
 @pytest.fixture(scope="session")

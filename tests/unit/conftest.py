@@ -1,17 +1,15 @@
-"""A far end that is mocked, a clock that tests move, and runners of `flask llm`."""
+"""A far end and a gunicorn that are mocked, and a clock that tests move."""
 
 import os
 import shutil
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from fakes import Clock
-from flask import Flask
 from providers import FarEnd
-from records import Run
 
 MEMORY = Path("/dev/shm")
 
@@ -26,14 +24,6 @@ def pytest_configure() -> None:
 def far_end() -> Iterator[FarEnd]:
     with FarEnd() as mock:
         yield mock
-
-
-@pytest.fixture
-def logs(make_app: Callable[..., Flask]) -> Run:
-    """Return a runner of `flask llm logs ARGUMENTS`; its keywords are settings."""
-    return lambda *arguments, **settings: (
-        make_app(**settings).test_cli_runner().invoke(args=["llm", "logs", *arguments])
-    )
 
 
 @pytest.fixture

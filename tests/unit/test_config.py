@@ -1,13 +1,10 @@
-"""Settings: every rule's good and bad values, who beats whom, what /config shows, and how a start ends."""
+"""Settings: every rule's good and bad values, who beats whom, and what /config shows."""
 
 import base64
 import dataclasses
 import hashlib
 import ipaddress
-import os
 import re
-import shutil
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +12,6 @@ from typing import Any
 import pytest
 from asking import Serve
 from flask import Flask
-from processes import python
 
 from llm_api import LLMAPI, Settings
 from llm_api.errors import ConfigError
@@ -578,105 +574,6 @@ def test_not_every_text_with_an_at_sign_is_an_address() -> None:
     assert Settings(ollama_model="//[me@home", log_file="//a:12345678@b").secrets == ()
 
 
-# --- how a start ends
-
-
-@pytest.fixture
-def start(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """Return a runner of Python in a folder with the entry files, an .env and nothing else."""
-    for name in ("wsgi.py", "gunicorn.conf.py"):
-        shutil.copy(ROOT / name, tmp_path)
-
-    def run(*args: str, env_file: str = "", **environ: str) -> subprocess.CompletedProcess[str]:
-        (tmp_path / ".env").write_text(env_file)
-        clean = {name: value for name, value in os.environ.items() if name not in VARIABLES}
-        return python(*args, cwd=tmp_path, env=clean | {"PYTHONPATH": str(ROOT)} | environ)
-
-    return run
-
-
-Start = Callable[..., "subprocess.CompletedProcess[str]"]
-WRONG = f"llm_api: LLM_BACKEND='gpt' is not valid: it must be {A_BACKEND}\n"
-
-
-@pytest.mark.parametrize(
-    ("args", "status"),
-    [(("wsgi.py",), 4), (("gunicorn.conf.py",), 1), (("-m", "gunicorn", "--check-config", "wsgi:app"), 1)],
-    ids=["wsgi", "gunicorn.conf", "gunicorn"],
-)
-@pytest.mark.parametrize("where", ["environment", "file"])
-def test_a_wrong_setting_ends_the_start(start: Start, args: tuple[str, ...], status: int, where: str) -> None:
-    """One clear line on stderr, no traceback, and a status that is not 0."""
-    wrong = {"LLM_BACKEND": "gpt"} if where == "environment" else {"env_file": "LLM_BACKEND=gpt"}
-    ended = start(*args, **wrong)
-    assert (ended.returncode, ended.stdout, ended.stderr) == (status, "", WRONG)
-
-
-@pytest.mark.parametrize("name", ["gthread", "sync", "gunicorn.workers.gthread.ThreadWorker"])
-def test_workers_that_are_not_this_files(start: Start, name: str) -> None:
-    """-k would name gunicorn's own, which hold up clients where ours don't: it ends the start, with what to do."""
-    ended = start("-m", "gunicorn", "-k", name, "wsgi:app", LLM_BACKEND="stub", BIND="127.0.0.1:0")
-    assert ended.returncode == 1
-    assert "leave out -k" in ended.stderr
-    assert "Traceback" not in ended.stderr
-
-
-def test_gunicorn_accepts_its_configuration(start: Start) -> None:
-    """The configuration and the app load as they are."""
-    ended = start("-m", "gunicorn", "--check-config", "wsgi:app", LLM_BACKEND="stub")
-    assert (ended.returncode, ended.stderr) == (0, "")
-
-
-@pytest.mark.parametrize(
-    ("environ", "expected"),
-    [
-        ({}, "127.0.0.1:8000 2 GThread 1024 2048 130"),
-        ({"LLM_BACKEND": "huggingface"}, "127.0.0.1:8000 2 GThread 1024 2048 130"),
-        ({"LLM_BACKEND": "huggingface", "HF_MODEL": "owner/name"}, "127.0.0.1:8000 2 GThread 1024 2048 130"),
-        ({"LLM_BACKEND": "huggingface", "WEB_CONCURRENCY": "3"}, "127.0.0.1:8000 3 GThread 1024 2048 130"),
-        (
-            {"BIND": "unix:/run/x", "THREADS": "4", "REQUEST_TIMEOUT": "7.5"},
-            "unix:/run/x 2 GThread 4 8 18",
-        ),
-    ],
-)
-def test_gunicorns_settings_are_ours(start: Start, environ: dict[str, str], expected: str) -> None:
-    """Workers, threads and times follow the settings; the graceful stop outlasts a request."""
-    names = "bind, workers, worker_class, threads, worker_connections, graceful_timeout"
-    told = f"(getattr(c[n], '__name__', c[n]) for n in '{names}'.split(', '))"
-    code = f"import runpy; c = runpy.run_path('gunicorn.conf.py'); print(*{told})"
-    ended = start("-c", code, **environ)
-    assert (ended.stdout, ended.stderr) == (expected + "\n", "")
-
-
-@pytest.mark.parametrize(
-    ("threads", "hard", "raised"),
-    [
-        (64, 9000, "584 64 192"),
-        (1000, 9000, "6200 1000 3000"),
-        (64, 500, "500 64 108"),
-        (1000, 900, "900 233 1"),
-        (64, 150, "150 1 0"),
-    ],
-)
-def test_descriptors_are_enough_for_all_threads(start: Start, threads: int, hard: int, raised: str) -> None:
-    """A request that waits has two, a kept connection one; the limit is raised to what THREADS needs, if it may be.
-
-    Else there are fewer connections that ask nothing, then fewer threads: a worker that can take no more of them would
-    end, and a request that can't reach its backend would fail.
-    """
-    limit = f"import resource as r; n = r.RLIMIT_NOFILE; r.setrlimit(n, (100, {hard}))"
-    code = f"{limit}; import runpy; c = runpy.run_path('gunicorn.conf.py')"
-    code += "; print(r.getrlimit(n)[0], c['threads'], c['worker_class'].max_idle)"
-    assert start("-c", code, THREADS=str(threads)).stdout == f"{raised}\n"
-
-
-def test_idle_connections_outlive_those_in_front(start: Start) -> None:
-    """nginx keeps its own for 60 s, browsers and Go's client for up to 90: whoever closes first loses no request."""
-    code = "import runpy; print(runpy.run_path('gunicorn.conf.py')['keepalive'] > 90)"
-    assert start("-c", code).stdout == "True\n"
-
-
 @pytest.mark.parametrize("line", ["LLM_BACKEND stub", "export LLM_BACKEND=stub", "LLM BACKEND=stub", "=stub"])
 def test_a_line_that_would_do_nothing_ends_the_start(tmp_path: Path, line: str) -> None:
     """A slip in .env is named, with its line, instead of being passed over."""
@@ -907,57 +804,6 @@ def test_only_a_newline_ends_a_line(tmp_path: Path, end: str) -> None:
             Settings.load(tmp_path / ".env")
     else:
         assert Settings.load(tmp_path / ".env") == Settings(hf_system=f"one{end}THREADS=3", ollama_model="m")
-
-
-# What python-dotenv would read otherwise, or from elsewhere, each in a setting that may be any text.
-PECULIAR = {
-    "LOG_FILE": "plain",
-    "HF_SYSTEM": '"a b"',
-    "HF_MODEL": "${HOME}/x",
-    "OLLAMA_MODEL": "x${NOBODY:-y}",
-    "OPENAI_MODEL": '"a\\tb"',
-    "CLAUDE_MODEL": "a#b",
-    "OPENAI_EMBED_MODEL": r"'it\'s'",
-}
-SHOWN = "print([getattr(settings, name.lower()) for name in {names}])"
-BY_GUNICORN = f"import runpy; settings = runpy.run_path('service/gunicorn.conf.py')['settings']; {SHOWN}"
-BY_FLASK = f"""
-import os, sys
-os.environ.pop("FLASK_SKIP_DOTENV", None)
-os.chdir("service")
-from flask import current_app
-from flask.cli import cli
-from llm_api import LLMAPI
-
-@cli.command("shown")
-def shown():
-    settings = LLMAPI.of(current_app).settings
-    {SHOWN}
-
-cli.main(["--app", "wsgi", "shown"])
-"""
-
-
-@pytest.mark.parametrize("installed", [True, False])
-@pytest.mark.parametrize("where", ["service/.env", "service/.flaskenv", ".env"])
-def test_flask_reads_what_gunicorn_reads(start: Start, tmp_path: Path, where: str, installed: bool) -> None:
-    """python-dotenv's own reading of .env, or of what only it looks for, changes nothing."""
-    folder = tmp_path / "service"
-    folder.mkdir()
-    for name in ("wsgi.py", "gunicorn.conf.py"):
-        (tmp_path / name).rename(folder / name)
-    if not installed:
-        (folder / "dotenv.py").write_text("raise ModuleNotFoundError")
-    lines = "".join(f"{name}={value}\n" for name, value in PECULIAR.items())
-    (folder / ".env").touch()
-    (tmp_path / where).write_text(lines)
-    above = lines if where == ".env" else ""
-    gunicorn, flask = (
-        start("-c", code.replace("{names}", str(list(PECULIAR))), env_file=above) for code in (BY_GUNICORN, BY_FLASK)
-    )
-    assert flask.stdout == gunicorn.stdout != ""
-    assert ("plain" in flask.stdout) is (where == "service/.env")
-    assert ("python-dotenv" in flask.stderr) is (not installed)
 
 
 def test_an_env_file_that_cannot_be_read_ends_the_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,11 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import pty
-import select
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -21,7 +16,6 @@ from llm_api.testing import ScriptedBackend
 
 ROOT = Path(__file__).parents[2]
 Make = Callable[..., Flask]
-PATIENCE = 60  # seconds; only a broken program lets a wait take them
 
 
 def run(app: Flask, *args: str, pipe: str | bytes | None = None) -> Result:
@@ -147,44 +141,3 @@ def test_wrong_usage(make_app: Make, args: list[str]) -> None:
 
 
 # --- on a terminal
-
-
-def on_a_terminal(folder: Path, *args: str, stdin: bool = False) -> tuple[int, bytes, bytes]:
-    """Return exit code, stdout, and what a terminal at stderr (and stdin) shows."""
-    ours, theirs = pty.openpty()
-    command = [sys.executable, "-m", "flask", "--app", "llm_api", "llm", "generate", *args]
-    environ = os.environ | {"PYTHONPATH": str(ROOT), "LLM_BACKEND": "stub", "TERM": "xterm", "FLASK_SKIP_DOTENV": "1"}
-    process = subprocess.Popen(
-        command,
-        cwd=folder,
-        env=environ,
-        stdin=theirs if stdin else subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=theirs,
-    )
-    os.close(theirs)
-    shown = b""
-    while select.select([ours], [], [], PATIENCE)[0]:
-        try:
-            shown += os.read(ours, 4096)
-        except OSError:  # the other end is closed
-            break
-    os.close(ours)
-    stdout, _ = process.communicate(timeout=PATIENCE)
-    return process.returncode, stdout, shown
-
-
-@pytest.mark.parametrize("how", [[], ["--stream"]])
-def test_a_sign_of_life(tmp_path: Path, how: list[str]) -> None:
-    """A person at a terminal sees that something goes on, and no trace of it is left; stdout has the answer only."""
-    code, stdout, shown = on_a_terminal(tmp_path, "Hello", *how)
-    assert (code, stdout.startswith(b"[stub]"), stdout.count(b"\n")) == (0, True, 1)
-    assert b"waiting for the model" in shown
-    assert shown.endswith(b"\b \b" * len("waiting for the model")), "the words are taken back"
-
-
-def test_nothing_to_ask(tmp_path: Path) -> None:
-    """Without a prompt and without a pipe it does not wait for the keyboard: exit code 2, and what to do."""
-    code, stdout, shown = on_a_terminal(tmp_path, stdin=True)
-    assert (code, stdout) == (2, b"")
-    assert b"give a prompt, or pipe one in" in shown

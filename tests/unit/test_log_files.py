@@ -6,20 +6,18 @@ import fcntl
 import gzip
 import json
 import os
-import select
-import signal
 import stat
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
 
 import pytest
 from asking import Serve
 from flask import Flask
-from records import ROOT, Run, answered, command, environment, ids, line, write
+from records import ROOT, Run, answered, ids, line, write
 
 from llm_api import Settings
 from llm_api.log.files import follow, last_lines_of, open_unbuffered
@@ -177,97 +175,6 @@ def test_follow_goes_over_truncation(log_path: Path) -> None:
     write(log_path, map(line, range(5)))
     steps = [lambda: os.truncate(log_path, 0), lambda: append(log_path, line(9))]
     assert followed(log_path, steps, 1) == [line(9)[:-1]]
-
-
-class Tail:
-    """`flask llm logs tail -f --json` in a process of its own."""
-
-    def __init__(self, log: Path, *arguments: str) -> None:
-        words = command("tail", "-f", "--json", *arguments)
-        self.process = subprocess.Popen(
-            words,
-            cwd=ROOT,
-            env=environment(log),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            # a shell starts what runs in its background with this signal ignored
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-        )
-        assert self.process.stdout
-        self._output = self.process.stdout.fileno()
-        self._read = b""
-
-    def wait_for_output(self) -> None:
-        """Wait until there is something to read; fail after a minute."""
-        assert select.select([self._output], [], [], 60)[0], "nothing was printed"
-
-    def ids(self, count: int) -> list[str]:
-        """Return the request ids of the next lines."""
-        while self._read.count(b"\n") < count:
-            self.wait_for_output()
-            data = os.read(self._output, 65_536)
-            assert data, "the command ended"
-            self._read += data
-        *lines, self._read = self._read.split(b"\n", count)
-        return [json.loads(one)["request_id"] for one in lines]
-
-
-@pytest.fixture
-def tail(log_path: Path) -> Iterator[Callable[..., Tail]]:
-    started: list[Tail] = []
-
-    def start(*arguments: str) -> Tail:
-        started.append(Tail(log_path, *arguments))
-        return started[-1]
-
-    yield start
-    for one in started:
-        one.process.kill()
-        one.process.communicate()
-
-
-def test_tail_follows_the_service(make_client: Serve, tail: Callable[..., Tail], log_path: Path) -> None:
-    """Real requests come out of `tail -f` in order, over a rename and a deletion of the log."""
-    client = make_client()
-    names = (f"r{n}" for n in range(100))
-
-    def send() -> str:
-        name = next(names)
-        client.post("/generate", json={"prompt": "Hello"}, headers={"X-Request-ID": name})
-        return name
-
-    sent = [send(), send()]
-    running = tail("-n", "1")
-    assert running.ids(1) == sent[1:]
-    sent = [send(), send()]
-    assert running.ids(2) == sent
-    sent = [send()]
-    log_path.rename(log_path.with_name("log.jsonl.1"))
-    sent += [send(), send()]
-    assert running.ids(3) == sent
-    log_path.unlink()
-    sent = [send(), send()]
-    assert running.ids(2) == sent
-
-
-def test_tail_misses_nothing_between_the_last_and_the_next(
-    make_client: Serve, tail: Callable[..., Tail], log_path: Path
-) -> None:
-    """A request that comes while the first lines are still being printed is shown after them."""
-    write(log_path, [line(n, response="x" * 3000) for n in range(100)])
-    running = tail("-n", "100")
-    running.wait_for_output()  # it has looked at the file by now, and 300 kB don't fit into the pipe
-    make_client().post("/generate", json={"prompt": "Hello"}, headers={"X-Request-ID": "meanwhile"})
-    assert running.ids(101) == [*(f"id-{n}" for n in range(100)), "meanwhile"]
-
-
-def test_tail_ends_quietly_on_interrupt(tail: Callable[..., Tail], log_path: Path) -> None:
-    """Ctrl-C is how one leaves `tail -f`: no traceback."""
-    write(log_path, [line(0)])
-    running = tail()
-    assert running.ids(1) == ["id-0"]
-    running.process.send_signal(2)
-    assert b"Traceback" not in running.process.communicate(timeout=30)[1]
 
 
 # --- verify

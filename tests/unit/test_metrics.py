@@ -1,6 +1,5 @@
 """/metrics: what each end of a request counts, under names and labels as Prometheus wants them; and the trace's id."""
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,7 +8,6 @@ import pytest
 from asking import GENERATE, Log, Serve, ask
 from fakes import ANSWER, Clock, Fake
 from flask.testing import FlaskClient
-from processes import python
 from prometheus_client.parser import text_string_to_metric_families
 from werkzeug.test import TestResponse
 
@@ -309,30 +307,6 @@ def test_no_label_has_a_clients_words(serve: Serve, path: str) -> None:
     client.open(f"/{word}", method=word)
     assert len(one.asked) >= 3
     assert word not in client.get("/metrics").text
-
-
-# Several processes
-
-
-def test_workers_are_summed(tmp_path: Path) -> None:
-    """With gunicorn's folder, any worker tells the numbers of all, those of dead ones too."""
-    code = (
-        "from llm_api import Settings, create_app\n"
-        f"app = create_app(Settings(llm_backend='stub', llm_fallback=(), log_file={str(tmp_path / 'log')!r}))\n"
-        "client = app.test_client()\n"
-        "client.post('/generate', json={'prompt': 'x'}, buffered=True)\n"
-        "print(client.get('/metrics').text)"
-    )
-    environ = os.environ | {"PROMETHEUS_MULTIPROC_DIR": str(tmp_path), "PYTHONPATH": str(ROOT)}
-
-    def worker() -> str:
-        ended = python("-c", code, env=environ)
-        assert ended.stderr == ""
-        return ended.stdout
-
-    counted = 'llm_api_requests_total{backend="stub",code="200",operation="generate",status="ok"} '
-    assert f"{counted}1.0\n" in worker()
-    assert f"{counted}2.0\n" in worker()
 
 
 # The trace

@@ -1,7 +1,6 @@
 """How often one may ask: who is counted, what is counted, and what happens while the storage is away."""
 
 import hashlib
-import subprocess
 import sys
 import tracemalloc
 from pathlib import Path
@@ -362,23 +361,6 @@ def test_a_missing_package_ends_the_start(monkeypatch: pytest.MonkeyPatch, make_
         make_client(rate_limit="1/minute", rate_limit_storage=NOBODY_LISTENS)
     assert ask(make_client(rate_limit="1/minute")).status_code == 200
     assert ask(make_client(rate_limit_storage=NOBODY_LISTENS)).status_code == 200
-
-
-@pytest.mark.parametrize(
-    ("storage", "loaded"), [("memory://", []), (NOBODY_LISTENS, ["limits", "redis"])], ids=["memory", "redis"]
-)
-def test_the_packages_are_loaded_only_for_a_redis(storage: str, loaded: list[str], log_path: Path) -> None:
-    """Who counts in memory pays nothing for them."""
-    settings = f"llm_backend='stub', log_file={str(log_path)!r}, rate_limit='1/minute', rate_limit_storage={storage!r}"
-    code = (
-        f"import sys; from llm_api import Settings, create_app; app = create_app(Settings({settings}));"
-        "assert app.test_client().post('/generate', json={'prompt': 'Hi'}).status_code == 200;"
-        "print(sorted({'limits', 'redis'} & set(sys.modules)))"
-    )
-    ended = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
-    )
-    assert ended.stdout == f"{loaded}\n", ended.stderr
 
 
 def test_what_redis_would_refuse_ends_the_start(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import re
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -12,9 +13,12 @@ from typing import Any
 
 from click.testing import Result
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[1]
 NOON = 1_795_348_800.0  # 2026-11-22T12:00:00Z
 Run = Callable[..., Result]
+# What may steer a terminal: C0 but newline, DEL, C1, bidi marks.
+STEERING = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+HOSTILE = "\x1b]0;owned\x07\x1b[2J\x9b31m\u202egnp.exe\r\nnew line\x7f\x08"
 
 
 def record(number: int = 0, **changes: Any) -> dict[str, Any]:
