@@ -441,13 +441,20 @@ def test_concurrency(doctor: Doctor, settings: dict[str, Any], mend: str | None)
     assert doctor(**settings).about("MAX_CONCURRENCY") == ([Finding("warning", what, mend)] if mend else [])
 
 
-@pytest.mark.parametrize(("model", "package"), [(None, "xllamacpp"), ("o/n-GGUF:Q4_0", "xllamacpp"), ("o/n", "torch")])
+@pytest.mark.parametrize(
+    ("model", "package"),
+    [
+        *((model, "xllamacpp") for model in (None, "o/n-GGUF", "o/n:Q4_K_M", "{}")),
+        *((model, "torch") for model in ("o/n", "{}/empty")),
+    ],
+)
 @pytest.mark.parametrize("computes", [True, False])
 def test_gpu(
     doctor: Doctor, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, model: str | None, package: str, computes: bool
 ) -> None:
     """A GPU that the installed wheel leaves alone is said, with where to read which one to install."""
     monkeypatch.setattr("llm_api.cli.doctor.machine.GPUS", (str(tmp_path),))
+    (tmp_path / "model.gguf").touch()
     gunicorn = subprocess.run
 
     def run(command: list[str], **kwargs: Any) -> subprocess.CompletedProcess[str]:
@@ -458,7 +465,7 @@ def test_gpu(
 
     monkeypatch.setattr("subprocess.run", run)
 
-    [finding] = doctor(Fake("huggingface"), hf_model=model).about("GPU")
+    [finding] = doctor(Fake("huggingface"), hf_model=model and model.format(tmp_path)).about("GPU")
 
     assert package in finding.what
     assert finding.level == ("ok" if computes else "warning")

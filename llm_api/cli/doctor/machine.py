@@ -67,7 +67,10 @@ def _instructions(settings: Settings) -> Iterator[Finding]:
 
 
 def _package(settings: Settings) -> str:
-    return "xllamacpp" if "gguf" in (settings.hf_model or "gguf").lower() else "torch"
+    name = settings.hf_model or "gguf"
+    # after a colon a hub's name has one of its GGUF files
+    is_gguf = ":" in name or "gguf" in name.lower() or any(Path(name).glob("*.gguf"))
+    return "xllamacpp" if is_gguf else "torch"
 
 
 def _said(package: str, expression: str) -> str:

@@ -12,8 +12,10 @@ from .finding import Finding
 from .nginx import seconds
 
 RENDERED = "give what kubectl kustomize, helm template or docker compose config writes"
-# The seconds that each gives a container to stop in, where its file does not say.
-KUBERNETES_GRACE, COMPOSE_GRACE = 30, "10s"
+# How long each gives a container to stop in: where its file says so, and where it does not.
+POD_GRACE, KUBERNETES_SECONDS = "terminationGracePeriodSeconds", 30
+COMPOSE_GRACE, COMPOSE_TIME = "stop_grace_period", "10s"
+PROBES = ("livenessProbe", "readinessProbe")
 # Stands for a value that a file takes from somewhere else: a Secret, a variable.
 ELSEWHERE = "from elsewhere"
 
@@ -97,41 +99,47 @@ def _of_kubernetes(documents: Sequence[Any]) -> Iterator[Container]:
         pod = _at(document, "spec", "template", "spec") or _at(document, "spec")
         is_many = name in scaled or _at(document, "kind") == "DaemonSet" or (_at(document, "spec", "replicas") or 1) > 1
         for each in _at(pod, "containers") or ():
-            told: dict[str, Any] = {}
-            for source in each.get("envFrom") or ():
-                told |= maps.get(_at(source, "configMapRef", "name")) or {}
-            environment = _environment(told | {entry["name"]: entry.get("value") for entry in each.get("env") or ()})
-            grace = _at(pod, "terminationGracePeriodSeconds")
-            waits = re.search(r"sleep\D+(\d+)", str(_at(each, "lifecycle", "preStop")))
-            missing = [probe for probe in ("livenessProbe", "readinessProbe") if not each.get(probe)]
+            environment = _environment(_told(each, maps))
             if _is_ours(f"{each.get('name')} {each.get('image')}", environment):
-                yield Container(
-                    f"pod of {name}",
-                    environment,
-                    (KUBERNETES_GRACE if grace is None else grace) - int(waits[1] if waits else 0),
-                    "terminationGracePeriodSeconds",
-                    missing,
-                    _at(each, "livenessProbe", "httpGet", "path") or "",
-                    is_many,
-                )
+                missing = [probe for probe in PROBES if not each.get(probe)]
+                asked = _at(each, "livenessProbe", "httpGet", "path") or ""
+                yield Container(f"pod of {name}", environment, _grace(pod, each), POD_GRACE, missing, asked, is_many)
+
+
+def _told(container: Any, maps: Mapping[str, Any]) -> dict[str, Any]:
+    told: dict[str, Any] = {}
+    for source in container.get("envFrom") or ():
+        told |= maps.get(_at(source, "configMapRef", "name")) or {}
+    return told | {entry["name"]: entry.get("value") for entry in container.get("env") or ()}
+
+
+def _grace(pod: Any, container: Any) -> float:
+    grace = _at(pod, POD_GRACE)
+    waits = re.search(r"sleep\D+(\d+)", str(_at(container, "lifecycle", "preStop")))
+    return (KUBERNETES_SECONDS if grace is None else grace) - int(waits[1] if waits else 0)
 
 
 def _of_compose(documents: Sequence[Any]) -> Iterator[Container]:
-    for document in documents:
-        for name, service in (_at(document, "services") or {}).items():
-            told = service.get("environment") or {}
-            if isinstance(told, list):
-                told = {each.partition("=")[0]: each.partition("=")[2] if "=" in each else None for each in told}
-            environment = _environment(told)
-            grace = service.get("stop_grace_period") or COMPOSE_GRACE
-            probe = service.get("healthcheck") or {"disable": True}
-            is_probed = not probe.get("disable") and probe.get("test") not in ("NONE", ["NONE"])
+    services = (item for document in documents for item in (_at(document, "services") or {}).items())
+    for name, service in services:
+        environment = _environment(_named(service.get("environment") or {}))
+        if _is_ours(f"{name} {service.get('image')}", environment):
+            grace = _seconds(service.get(COMPOSE_GRACE) or COMPOSE_TIME)
+            missing = [] if _is_probed(service.get("healthcheck") or {"disable": True}) else ["healthcheck"]
             is_many = (_at(service, "deploy", "replicas") or service.get("scale") or 1) > 1
-            if _is_ours(f"{name} {service.get('image')}", environment):
-                missing = [] if is_probed else ["healthcheck"]
-                yield Container(
-                    f"container of {name}", environment, _seconds(grace), "stop_grace_period", missing, "", is_many
-                )
+            yield Container(f"container of {name}", environment, grace, COMPOSE_GRACE, missing, "", is_many)
+
+
+def _named(told: Mapping[str, Any] | list[str]) -> Mapping[str, Any]:
+    """Return an environment by its names, which may be a list of NAME=VALUE."""
+    if not isinstance(told, list):
+        return told
+    split = (each.partition("=") for each in told)
+    return {name: value if equals else None for name, equals, value in split}
+
+
+def _is_probed(healthcheck: Any) -> bool:
+    return not healthcheck.get("disable") and healthcheck.get("test") not in ("NONE", ["NONE"])
 
 
 def _seconds(grace: str) -> float:
