@@ -40,7 +40,7 @@ KNOWN = 2
 LOCK_SECONDS = 2.0
 MAKING = threading.Lock()
 # Another version's file is begun afresh.
-VERSION = 3
+VERSION = 4
 SCHEMA = f"""
 BEGIN IMMEDIATE;
 CREATE TABLE IF NOT EXISTS file (id INTEGER PRIMARY KEY, first TEXT UNIQUE, inode INT, packed INT,
@@ -86,8 +86,9 @@ class _Part:
     def row(self) -> tuple[int, int, str, str]:
         """Return its columns."""
         own = self.count
-        told = [own.requests, own.tokens, own.generating_ms, own.latency, own.first_chunk]
-        return self.low, self.high, json.dumps(self.slowest), json.dumps(told)
+        distributions = ([list(each), list(each.values())] for each in (own.latency, own.first_chunk))
+        told = [own.requests, own.tokens, own.generating_ms, *distributions]
+        return self.low, self.high, json.dumps(self.slowest), json.dumps(told, separators=(",", ":"))
 
 
 # By their width, when they begin, and of what kind.
@@ -485,5 +486,5 @@ def _name(caller: str | None) -> str | None:
 
 
 def _told(text: str) -> Count:
-    requests, tokens, generating_ms, latency, first_chunk = json.loads(text)
-    return Count(requests, tokens, generating_ms, Distribution(latency), Distribution(first_chunk))
+    *others, latency, first_chunk = json.loads(text)
+    return Count(*others, *(Distribution(zip(*each, strict=True)) for each in (latency, first_chunk)))

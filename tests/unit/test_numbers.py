@@ -13,6 +13,7 @@ import signal
 import sqlite3
 import threading
 import time
+import tracemalloc
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, nullcontext
@@ -31,6 +32,7 @@ from llm_api.log import numbers, recent, search
 from llm_api.log.files import log_files, read_lines, read_records
 from llm_api.log.repair import set_aside
 from llm_api.log.search import Wanted
+from llm_api.log.stats import Count, Distribution, Stats, kind_of
 
 MONTH = 30 * 24 * 60
 DAY = 86_400
@@ -131,6 +133,23 @@ def test_stretches_are_few_and_hold_all(make_client: Serve, log_path: Path, minu
     assert [slot["requests"] for slot in slots] == expected
     assert sum(expected) == 500
     assert 2 <= len(slots) <= 32
+
+
+def test_memory_is_by_stretch_and_backend() -> None:
+    """However many kinds of requests there are, the numbers of 30 days take what those of one kind take."""
+    latency = Distribution(dict.fromkeys(range(400), 1))
+
+    def taken(kinds: int) -> int:
+        tracemalloc.start()
+        added = Stats(0, 30 * DAY, DAY)
+        for number in range(30 * kinds):
+            kind = kind_of({"backend": "openai", "error": {"code": f"error {number // 30}"}})
+            added.add(number % 30 * DAY, kind, Count(latency=latency))
+        _, most = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        return most
+
+    assert taken(20) < 1.2 * taken(1)
 
 
 # --- single requests
