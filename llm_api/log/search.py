@@ -113,6 +113,7 @@ class Requests:
         self._may_be = _sieve(wanted)
         self._finest = finest(wanted.caller)
         self._files = [file for file in numbers.files if not file.packed]
+        self._parts = self._parts_of(self._files)
         self._line = b""
 
     def latest(self, before: str | None = None) -> Iterator[Found]:
@@ -133,7 +134,7 @@ class Requests:
                 return sort(self._numbers.narrower(same[0], self.kinds))
             return (((of, -at), found) for at, found in self._read(same, offset if of == rank else FAR))
 
-        return self._walk(sort(self._parts(self._files[rank:])))
+        return self._walk(sort([part for part in self._parts if ranks[part.file.first] >= rank]))
 
     def slowest(self) -> Iterator[Found]:
         """Yield the slowest first."""
@@ -156,7 +157,7 @@ class Requests:
             return iter(heapq.nsmallest(SLOWEST, items, itemgetter(0)))
 
         seen = set[str]()
-        for found in self._walk(sort(self._parts(self._files))):
+        for found in self._walk(sort(self._parts)):
             if found.at not in seen:
                 seen.add(found.at)
                 yield found
@@ -173,7 +174,7 @@ class Requests:
     def has_compressed(self) -> bool:
         """Return whether there are some in compressed files."""
         packed = [file for file in self._numbers.files if file.packed]
-        return bool(packed and self._parts(packed))
+        return bool(packed and self._parts_of(packed))
 
     def _place(self, at: str) -> tuple[int, int]:
         first, _, offset = at.partition("-")
@@ -183,7 +184,7 @@ class Requests:
         words = "No place in the log, or none any more."
         raise ValidationFailed(f"before: {words}", param="before", fields={"before": [words]})
 
-    def _parts(self, files: list[LogFile]) -> list[Part]:
+    def _parts_of(self, files: list[LogFile]) -> list[Part]:
         return self._numbers.parts(files, self.kinds, self._since, self._finest, self._wanted.until)
 
     def _walk(self, items: Iterator[Item]) -> Iterator[Found]:
