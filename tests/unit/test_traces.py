@@ -31,11 +31,13 @@ Spans = Callable[[], list[ReadableSpan]]
 
 @pytest.fixture(scope="session")
 def exporter() -> InMemorySpanExporter:
-    """What a host that has a tracer provider of its own gets; a process can have only one."""
+    """What a host that has a tracer provider of its own gets; a process can have only one, also in two sessions."""
     exporter = InMemorySpanExporter()
-    provider = TracerProvider()
+    if not isinstance(trace.get_tracer_provider(), TracerProvider):
+        trace.set_tracer_provider(TracerProvider())
+    provider = trace.get_tracer_provider()
+    assert isinstance(provider, TracerProvider)
     provider.add_span_processor(SimpleSpanProcessor(exporter))
-    trace.set_tracer_provider(provider)
     return exporter
 
 
