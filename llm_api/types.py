@@ -526,6 +526,11 @@ class Head:
     fallback_reason: str | None = None
     speaks: str | None = None
 
+    @property
+    def full_model(self) -> str:
+        """The model by the name that /v1/models lists."""
+        return f"{self.backend}/{self.model}"
+
     def elapsed_ms(self) -> float:
         """Return the milliseconds since the request came."""
         return round((time.monotonic() - self.started) * 1000, 3)

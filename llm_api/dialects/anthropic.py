@@ -39,7 +39,7 @@ from ..types import (
 )
 from .base import Asked, Conversational, estimate, event, template
 from .fields import (
-    MAX_EFFORT_CHARS,
+    EFFORT,
     MAX_MESSAGES,
     NAME,
     FlatFormat,
@@ -204,7 +204,6 @@ class Choice(fields.Field[ToolChoice]):
         raise ValidationError("Not of the type auto, any, none, or tool with a name.")
 
 
-EFFORT = fields.String(validate=validate.Length(1, MAX_EFFORT_CHARS))
 OutputSchema = Nullable.from_dict({"effort": EFFORT, "format": FlatFormat()}, name="OutputSchema")
 
 
@@ -377,8 +376,7 @@ def _block(part: Part) -> dict[str, Any]:
 
 
 def _message(head: Head) -> dict[str, Any]:
-    model = f"{head.backend}/{head.model}"
-    return {"id": f"msg_{head.request_id}", "type": "message", "role": "assistant", "model": model}
+    return {"id": f"msg_{head.request_id}", "type": "message", "role": "assistant", "model": head.full_model}
 
 
 NO_END = {"stop_reason": None, "stop_sequence": None}

@@ -23,7 +23,7 @@ UNSAID: tuple[Any, ...] = (None, "", [], {})
 MAX_NAME_CHARS = 100
 MAX_SHOWN = 20
 MAX_STOPS = 4
-MAX_EFFORT_CHARS = 20
+EFFORT = fields.String(validate=validate.Length(1, 20))
 # OpenAI's, which most clients keep to.
 MAX_TEXTS = 2_048
 MAX_DIMENSIONS = 65_536
@@ -294,7 +294,7 @@ class Body(Readable):
     stream = StrictBoolean()
     fallback = StrictBoolean()
     response_format = Format()
-    reasoning_effort = fields.String(validate=validate.Length(1, MAX_EFFORT_CHARS))
+    reasoning_effort = EFFORT
 
 
 class VendorBody(NamedBody, Body):

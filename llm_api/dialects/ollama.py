@@ -266,7 +266,6 @@ class OllamaDialect(Dialect):
 class Speaking(OllamaDialect, Conversational):
     """An answer in words, whole or in lines."""
 
-    media_type = OllamaDialect.media_type
     heartbeat, keep_alive = None, ""  # a line is a piece of the answer
 
     def said(self, text: str, **beside: Any) -> dict[str, Any]:
@@ -290,7 +289,7 @@ class Speaking(OllamaDialect, Conversational):
 
     def frames(self, head: Head, chunks: Iterator[Chunk], asked: Asked) -> Iterator[str]:
         parts, began = Parts(), 0.0
-        opened = {"model": _model(head)}
+        opened = {"model": head.full_model}
         write = template(lambda now, text: line(opened | {"created_at": now} | self.said(text) | {"done": False}), 2)
         for chunk in chunks:
             began = began or head.elapsed_ms()
@@ -364,7 +363,7 @@ class OllamaEmbed(OllamaDialect):
     schema_of: ClassVar = OllamaEmbedSchema
 
     def whole(self, answer: Answer, asked: Asked) -> dict[str, Any]:
-        said = {"model": _model(answer.head), "embeddings": list(map(list, answer.vectors))}
+        said = {"model": answer.head.full_model, "embeddings": list(map(list, answer.vectors))}
         times = {"total_duration": int(answer.duration_ms * NANOSECONDS), "load_duration": 0}
         tokens = answer.usage.input_tokens
         return said | times | ({} if tokens is None else {"prompt_eval_count": tokens})
@@ -392,12 +391,8 @@ def _call_out(call: ToolCall, place: int, finish_reason: str | None) -> Iterator
         yield {"id": call.id, "function": function}
 
 
-def _model(head: Head) -> str:
-    return f"{head.backend}/{head.model}"
-
-
 def _opening(head: Head) -> dict[str, Any]:
-    return {"model": _model(head), "created_at": _time()}
+    return {"model": head.full_model, "created_at": _time()}
 
 
 def _time() -> str:

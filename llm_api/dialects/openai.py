@@ -280,7 +280,7 @@ class Choices(OpenAIDialect):
             "id": self.id_prefix + head.request_id,
             "object": kind,
             "created": int(head.created),
-            "model": f"{head.backend}/{head.model}",
+            "model": head.full_model,
             "choices": choices,
         }
 
@@ -399,7 +399,7 @@ class Embeddings(OpenAIDialect):
         sent = answer.usage.input_tokens
         tokens = estimate(asked.request) if sent is None else sent  # clients want a number
         counted = {"prompt_tokens": tokens, "total_tokens": tokens}
-        return {"object": "list", "data": data, "model": f"{answer.backend}/{answer.model}", "usage": counted}
+        return {"object": "list", "data": data, "model": answer.head.full_model, "usage": counted}
 
 
 def _base64(vector: Sequence[float]) -> str:

@@ -35,7 +35,7 @@ from ..types import (
 )
 from .base import Asked, event, template
 from .fields import (
-    MAX_EFFORT_CHARS,
+    EFFORT,
     MAX_MESSAGES,
     FlatFormat,
     Nullable,
@@ -196,7 +196,6 @@ def _flat(namespace: str | None, name: str) -> str:
 
 
 TextSchema = Nullable.from_dict({"format": FlatFormat(), "verbosity": fields.String()}, name="TextSchema")
-EFFORT = fields.String(validate=validate.Length(1, MAX_EFFORT_CHARS))
 ReasoningSchema = Nullable.from_dict({"effort": EFFORT, "summary": fields.String()}, name="ReasoningSchema")
 
 
@@ -291,7 +290,7 @@ class _Output:
         said = {
             "id": f"resp_{self._head.request_id}",
             "created_at": int(self._head.created),
-            "model": f"{self._head.backend}/{self._head.model}",
+            "model": self._head.full_model,
             "status": status,
             "output": [self._item(part, place, statuses[place]) for place, part in enumerate(parts)],
             "usage": None,
