@@ -608,7 +608,7 @@ def serving(request: pytest.FixtureRequest) -> Iterator[Callable[[Flask], str]]:
             server = make_server(host, 0, app, threaded=True)
             stack.callback(server.server_close)
             stack.callback(server.shutdown)
-            threading.Thread(target=server.serve_forever, daemon=True).start()
+            threading.Thread(target=server.serve_forever, args=[0.01], daemon=True).start()
             return f"127.0.0.1:{server.port}" if request.param == "tcp" else f"unix:{folder}/sock"
 
         yield start

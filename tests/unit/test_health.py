@@ -140,6 +140,7 @@ def test_a_hanging_check_does_not_hang_health(serve: Serve, clock: Clock, monkey
 
 def test_the_first_report_is_waited_for_but_not_for_ever(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
     """Before there is any report, a check that hangs is unhealthy and not an endless request."""
+    monkeypatch.setattr("llm_api.exchange.health.PATIENCE_SECONDS", 0.04)
     monkeypatch.setattr("llm_api.exchange.health.PROBE_SECONDS", -0.9)
     release = threading.Event()
     assert health(serve(Fake("one", trouble=release))) == (503, "unhealthy", "one: it has not answered yet")
