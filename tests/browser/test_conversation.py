@@ -328,6 +328,49 @@ def test_markdown_becomes_elements(visitor: Visitor, far: Far) -> None:
     assert [words for words in visitor.complaints if "status of 50" not in words] == []
 
 
+LONG = {
+    "table": ("| a | b |\n|---|---|\n" + "| some | words |\n" * 3000, "tr", 3001),
+    "program in a list": ("1. one:\n\n   ```py\n" + "   x = 1\n" * 3000 + "   ```\n\n2. two\n", "li", 2),
+    "list": ("".join(f"{number}. item\n   - under it\n" for number in range(1, 1001)), "ol > li", 1000),
+    "quote": ("> some words\n>\n" * 1000, "blockquote > p", 1000),
+}
+
+
+@pytest.mark.parametrize("name", LONG)
+def test_a_long_block_stays_what_it_is(visitor: Visitor, far: Far, name: str) -> None:
+    """However long, at once or in pieces: all rows are the table's, a program in a list ends there, items count on."""
+    text, inner, number = LONG[name]
+    page = visitor.goto(far.service)
+    for length in (len(text), 3000):
+        far.script = speaks(*(text[at : at + length] for at in range(0, len(text), length)), "\nthe end")
+        visitor.send("Show it.")
+        box = page.locator(f"{DONE} > .said")
+        expect(box).to_contain_text("the end")
+        expect(box.locator(inner)).to_have_count(number)
+        expect(box.locator(".part > p")).to_have_text("the end")
+        page.get_by_role("button", name="New").click()
+
+
+def test_each_direction_has_its_side(visitor: Visitor, far: Far) -> None:
+    """Marks of lists, bars of quotes and columns of tables begin where their words do, all inside the answer."""
+    hebrew, english = "\u05d0\u05d1\u05d2", "some words"
+    far.script = speaks(
+        *(f"- {words}\n\n> {words}\n\n| {words} | 1 |\n|---|---|\n\n---\n\n" for words in (hebrew, english))
+    )
+    page = visitor.goto(far.service)
+    visitor.send("Show it.")
+    box = page.locator(f"{DONE} > .said")
+    expect(box.locator("table")).to_have_count(2)
+    sides = "all => all.map(one => getComputedStyle(one).direction)"
+    for block in ("li", "blockquote", "table"):
+        assert box.locator(block).evaluate_all(sides) == ["rtl", "ltr"]
+    room = "all => all.map(one => one.parentElement.offsetWidth - one.offsetWidth)"
+    left = "all => all.map(one => one.offsetLeft - one.parentElement.offsetLeft)"
+    first, second = box.locator("li").evaluate_all(room)
+    assert box.locator("li").evaluate_all(left) == [0, second]
+    assert first == second > 0
+
+
 def test_a_call_is_answered(visitor: Visitor, far: Far) -> None:
     """A call is shown with its arguments; its result is written beside it, and the model goes on with it."""
 

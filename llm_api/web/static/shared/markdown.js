@@ -6,6 +6,7 @@ import { copyButton, make } from "./elements.js";
 import { colourPrograms } from "./highlight.js";
 
 const MOST_CHARS = 8192; // of a block that is made again with each piece; a longer one is cut at a line
+const MOST_TOGETHER = 16 * MOST_CHARS; // where a line means something else without those before it
 const PART = 2048; // characters that are laid out together
 const FRAME = 50; // milliseconds of work before the page has its turn
 const PAUSE = 3; // times what the last writing took, so that the page is idle most of the time
@@ -33,6 +34,7 @@ export class Markdown {
   #begun = new DocumentFragment(); // parts that are not on the page yet
   #part = null; // the element that blocks are put into
   #room = 0; // characters that may still be put there
+  #most = MOST_CHARS; // that is looked at
   #last = null; // the element of the block that #rest begins with
   #code = null; // {code, end} of a program that has not ended
   #due = false;
@@ -80,7 +82,8 @@ export class Markdown {
     const last = isAll && this.#over ? tokens.length : tokens.findLastIndex(({ type }) => type !== "space");
     const opening = FENCE.exec(tokens[last]?.raw ?? "");
     const isTooLong = !isAll && last <= 0 && !opening;
-    const over = tokens.slice(0, isTooLong ? tokens.length : Math.max(last, 0));
+    if (isTooLong && isOne(tokens[0]) && this.#most < MOST_TOGETHER) return this.#lookFurther();
+    const over = isTooLong ? beginningOf(tokens) : tokens.slice(0, Math.max(last, 0));
     this.#last?.remove();
     for (const token of over) {
       const block = this.#put(elementOf(token, BLOCKS));
@@ -96,9 +99,14 @@ export class Markdown {
 
   // What is looked at in one go: lines, where they are not too long.
   #lookedAt() {
-    if (this.#rest.length <= MOST_CHARS) return this.#rest;
-    const line = this.#rest.lastIndexOf("\n", MOST_CHARS);
-    return this.#rest.slice(0, line > 0 ? line + 1 : MOST_CHARS);
+    if (this.#rest.length <= this.#most) return this.#rest;
+    const line = this.#rest.lastIndexOf("\n", this.#most);
+    return this.#rest.slice(0, line > 0 ? line + 1 : this.#most);
+  }
+
+  #lookFurther() {
+    this.#most *= 4;
+    return true;
   }
 
   #put(block) {
@@ -117,6 +125,7 @@ export class Markdown {
   #take(count) {
     this.#rest = this.#rest.slice(count);
     this.#room -= count;
+    this.#most = MOST_CHARS;
   }
 
   #openCode(opening, fence, lang) {
@@ -137,6 +146,16 @@ export class Markdown {
     this.#code = null;
     return true;
   }
+}
+
+// Whether its lines mean something else where they are cut from it.
+const isOne = ({ type, items }) => (items ? items.length === 1 : ["table", "blockquote"].includes(type));
+
+// What of a long block is over: of a list all but its last item.
+function beginningOf([first, ...more]) {
+  if (!(first.items?.length > 1)) return [first, ...more];
+  const items = first.items.slice(0, -1);
+  return [{ ...first, items, raw: items.map(({ raw }) => raw).join("") }];
 }
 
 function lexed(text) {
