@@ -10,7 +10,7 @@ from typing import Any
 
 from .. import strict_json
 from ..errors import RequestRefused
-from ..types import CallPiece, Chunk, GenerationRequest, Image, Message, Text, Tool, ToolCall, ToolChoice
+from ..types import CallPiece, Chunk, GenerationRequest, Image, Message, Text, Tool, ToolCall, ToolChoice, ToolResult
 
 NO_PARAMETERS: Mapping[str, Any] = {"type": "object", "properties": {}}
 NAMED = re.compile(r'\s*\{\s*"name"\s*:\s*("(?:[^"\\]|\\.)*")')
@@ -78,6 +78,12 @@ def _in_words(message: Message, names: Mapping[str, str]) -> Message:
         return message
     said = [f"Calling {call.name} with {call.arguments or '{}'}." for call in calls]
     return Message.of(message.role, "\n".join(filter(None, [message.content, *said])))
+
+
+def result_text(result: ToolResult) -> str:
+    """Return what a result says where the wire has no word for a call that failed."""
+    text = Message("tool", result.parts).content
+    return f"Error: {text}" if result.is_error else text
 
 
 def _result(result: Any, names: Mapping[str, str]) -> Iterator[Text | Image]:

@@ -569,7 +569,7 @@ def test_history(far_end: FarEnd) -> None:
             ],
         },
         {"role": "tool", "content": "late", "tool_name": "later", "tool_call_id": "b"},
-        {"role": "tool", "content": "12:00", "images": ["aGk="], "tool_name": "now", "tool_call_id": "a"},
+        {"role": "tool", "content": "Error: 12:00", "images": ["aGk="], "tool_name": "now", "tool_call_id": "a"},
         {"role": "tool", "content": "?", "tool_call_id": "lost"},
         {"role": "assistant", "content": "Noon.", "tool_calls": [function("a", "again", {})]},
         {"role": "tool", "content": "ok", "tool_name": "again", "tool_call_id": "a"},

@@ -12,7 +12,19 @@ import jsonschema
 import pytest
 from asking import Log, Serve, ask, error_of, lines_of, outcomes, read_events
 from fakes import Fake
-from providers import CLAUDE, OPENAI, FarEnd, claude_answer, delta, event, openai_answer, openai_stream, openai_usage
+from providers import (
+    CLAUDE,
+    OLLAMA,
+    OPENAI,
+    FarEnd,
+    Provider,
+    claude_answer,
+    delta,
+    event,
+    openai_answer,
+    openai_stream,
+    openai_usage,
+)
 
 from llm_api import LLMAPI
 from llm_api.backends.told import told, with_call
@@ -757,6 +769,22 @@ def test_images_of_results_are_a_users(make_client: Serve, far_end: FarEnd, afte
         {"role": "user", "content": [PICTURE, PICTURE]},
         *after,
     ]
+
+
+@pytest.mark.parametrize("provider", [OPENAI, OLLAMA], ids=str)
+@pytest.mark.parametrize("said", ["", "no network"])
+def test_a_call_that_failed(make_client: Serve, far_end: FarEnd, provider: Provider, said: str) -> None:
+    """Only Anthropic's wire has a word for it: elsewhere it is a text, or an empty result would be a success."""
+    if provider is OLLAMA:
+        far_end.post(f"{OLLAMA.base}/api/show", json={"capabilities": ["completion", "tools"]})
+    far_end.post(provider.url, json=provider.answer("Hm."))
+    use = {"type": "tool_use", "id": "call_1", "name": "weather", "input": {}}
+    result = {"type": "tool_result", "tool_use_id": "call_1", "content": said, "is_error": True}
+    turns = [{"role": "user", "content": "Rain?"}, {"role": "assistant", "content": [use]}]
+    turns.append({"role": "user", "content": [result]})
+    reply = ask(make_client(**provider.settings), "/v1/messages", messages=turns)
+    assert reply.status_code == 200
+    assert json.loads(far_end.calls[-1].request.body)["messages"][-1]["content"] == f"Error: {said}"
 
 
 LONG = "mcp__plugin_chrome-devtools-mcp_chrome-devtools__get_console_message"

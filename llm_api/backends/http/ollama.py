@@ -26,7 +26,7 @@ from ...types import (
     ToolResult,
     Usage,
 )
-from ..told import call_schema, described, told, with_call
+from ..told import call_schema, described, result_text, told, with_call
 from .base import Vendor
 from .replies import Reply, error_for, error_of
 from .streams import finish_reason, json_object
@@ -217,7 +217,8 @@ def _message(message: Message) -> dict[str, Any]:
 
 def _result(result: ToolResult, names: Mapping[str, str]) -> dict[str, Any]:
     name = {"tool_name": names[result.call_id]} if result.call_id in names else {}
-    return _message(Message("tool", result.parts)) | name | {"tool_call_id": result.call_id}
+    said = {"content": result_text(result), "tool_call_id": result.call_id}
+    return _message(Message("tool", result.parts)) | name | said
 
 
 def _called(call: ToolCall) -> dict[str, Any]:

@@ -34,6 +34,7 @@ from ...types import (
     Usage,
 )
 from ..names import named_back, plain_names, short
+from ..told import result_text
 from .base import Vendor
 from .ollama import answers_at
 from .replies import Reply, error_for
@@ -266,7 +267,7 @@ def _messages(messages: Iterable[Message], with_thoughts: bool) -> Iterator[dict
         if message.role == "tool":
             for result in message.parts:
                 assert isinstance(result, ToolResult)
-                yield {"role": "tool", "tool_call_id": result.call_id, "content": Message("tool", result.parts).content}
+                yield {"role": "tool", "tool_call_id": result.call_id, "content": result_text(result)}
                 seen += [part for part in result.parts if isinstance(part, Image)]
             continue
         yield from _shown(seen)
