@@ -24,6 +24,7 @@ def ask(page: Page, prompt: str) -> None:
     if page.locator("#temperature").is_visible():
         page.fill("#max_tokens", "120")
         page.fill("#temperature", "0")
+    page.focus("#prompt")
     page.keyboard.press("Control+Enter")
     expect(page.locator("[data-state=done]")).to_have_count(page.locator(".answer").count(), timeout=60_000)
 
@@ -44,7 +45,6 @@ def fallback(page: Page, base: str) -> None:
     page.goto(f"{base}/")
     expect(page.locator(".health[data-status=degraded]")).to_be_visible()
     page.fill("#prompt", "What is the capital of France?")
-    page.fill("#temperature", "0")
     page.keyboard.press("Control+Enter")
     expect(page.locator("[data-state=done]")).to_be_visible(timeout=60_000)
     expect(page.locator(".health[data-status=degraded]")).to_be_visible(timeout=60_000)  # no longer loading
@@ -54,6 +54,7 @@ def dashboard(page: Page, base: str) -> None:
     page.goto(f"{base}/dashboard")
     expect(page.locator("#updated")).to_contain_text("As of")
     expect(page.locator(".plot canvas")).to_have_count(7)
+    expect(page.locator(".health[data-status=healthy]")).to_be_visible(timeout=60_000)
 
 
 def docs(page: Page, base: str) -> None:

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -154,8 +155,10 @@ def test_a_phone_shows_a_record_from_its_left(new_page: Callable[..., Page], ser
 DRAWN = """
 const drawText = CanvasRenderingContext2D.prototype.fillText;
 window.drawn = [];
+window.cut = [];
 CanvasRenderingContext2D.prototype.fillText = function (text, ...where) {
   window.drawn.push(text);
+  if (this.textAlign === "right" && this.measureText(text).width > where[0]) window.cut.push(text);
   return drawText.call(this, text, ...where);
 };
 """
@@ -172,7 +175,7 @@ def labels(page: Page, minutes: int) -> list[str]:
 
 
 def test_axes_fit_what_is_shown(visitor: Visitor, serve: Serve) -> None:
-    """From an hour to 30 days and back, the axis has hours, then days, then hours; and no halves of a request."""
+    """From a day to 30 and back, the axis has days, each once, then hours; and no halves of a request."""
 
     def log(path: Path) -> None:
         month = [line(n, time.time() - n * 43_200, random.Random(n)) for n in range(1, 60)]
@@ -182,13 +185,34 @@ def test_axes_fit_what_is_shown(visitor: Visitor, serve: Serve) -> None:
     visitor.page.add_init_script(DRAWN)
     page = visitor.goto(serve(LLM_BACKEND="stub", log=log), "/dashboard?minutes=1440")
     expect(page.locator("#requests button").first).to_be_visible()
-    for minutes, shape in ((43_200, r"\d\d-\d\d"), (1440, r"\d\d:\d\d"), (43_200, r"\d\d-\d\d")):
+    days, hours = r"\d\d-\d\d", r"\d\d:\d\d"
+    for minutes, shape in ((43_200, days), (1440, hours), (10_080, days)):
         said = labels(page, minutes)
         times = [text for text in said if re.fullmatch(r"\d\d[-:]\d\d", text)]
         assert times
         assert [text for text in times if not re.fullmatch(shape, text)] == []
         assert len(set(times)) > 2
+        assert [one for one, next_one in pairwise(times) if one == next_one] == []
         assert "0.5" not in said
+
+
+def test_large_numbers_have_room(new_page: Callable[..., Page], serve: Serve) -> None:
+    """With a hundred million tokens no number at an axis is cut, nor a model's row at 1280 pixels."""
+
+    def log(path: Path) -> None:
+        many = {"input_tokens": 4_800_000, "output_tokens": 1_500_000, "cached_tokens": 0, "reasoning_tokens": 0}
+        path.parent.mkdir(exist_ok=True)
+        records = (line(n, time.time() - 60 + n, random.Random(n), **many) for n in range(60))
+        path.write_text("".join(json.dumps(one) + "\n" for one in records))
+
+    page = new_page(viewport={"width": 1280, "height": 800})
+    page.add_init_script(DRAWN)
+    Visitor(page).goto(serve(LLM_BACKEND="stub", log=log), "/dashboard")
+    expect(page.locator("#requests button").first).to_be_visible()
+    expect(page.locator("#tiles")).to_contain_text("90M out, 288M in")
+    assert page.evaluate("window.drawn").count("0") > 1
+    assert page.evaluate("window.cut") == []
+    assert page.locator(".scroll:has(#models)").evaluate("box => box.scrollWidth - box.clientWidth") == 0
 
 
 def test_a_record_has_an_address(visitor: Visitor, serve: Serve) -> None:

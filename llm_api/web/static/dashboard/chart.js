@@ -1,7 +1,7 @@
 // One chart over time with its table, drawn by uPlot (static/vendor/uplot).
 
 import { make, refill } from "../shared/elements.js";
-import { dayOf, timeOf, when } from "../shared/words.js";
+import { brief, dayOf, timeOf, when } from "../shared/words.js";
 import { filterLink, set } from "./filter.js";
 
 /* global uPlot */
@@ -100,16 +100,24 @@ export class Chart {
   #axes() {
     const axis = { stroke: colour("--muted"), grid: { stroke: colour("--line"), width: 1 }, ticks: { show: false }, font: "12px system-ui" };
     return [
-      { ...axis, size: 30, incrs: TIMES, values: (_, times) => times.map((time) => this.#tick(time)) },
-      { ...axis, size: 62, ...(this.isWhole ? { incrs: WHOLE } : {}), values: (_, numbers) => numbers.map((number) => this.format(number).replace(/\.0+(?= |$)/, "")) },
+      { ...axis, size: 30, incrs: () => TIMES.filter((time) => time >= DAY || !this.#hasDays()), values: (_, times) => times.map((time) => this.#tick(time)) },
+      { ...axis, size: 62, ...(this.isWhole ? { incrs: WHOLE } : {}), values: (_, numbers) => numbers.map((number) => this.#short(number)) },
     ];
   }
 
+  #short(number) {
+    return (this.isWhole ? brief(number) : this.format(number)).replace(/\.?(?<=\.\d*)0+(?= |$)/, "");
+  }
+
+  // Whether only days are told, not hours.
+  #hasDays() {
+    return this.#span[1] - this.#span[0] > 4 * DAY;
+  }
+
   #tick(time) {
-    const days = (this.#span[1] - this.#span[0]) / DAY;
     const clock = timeOf(time).slice(0, 5);
-    if (days < 1.1) return clock; // a day begins with a whole stretch
-    return days > 4 || clock === "00:00" ? dayOf(time).slice(5) : clock;
+    if (this.#span[1] - this.#span[0] < 1.1 * DAY) return clock; // a day begins with a whole stretch
+    return this.#hasDays() || clock === "00:00" ? dayOf(time).slice(5) : clock;
   }
 
   #ends(n) {

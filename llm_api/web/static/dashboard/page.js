@@ -5,7 +5,7 @@ import { startHeader } from "../shared/header.js";
 import { showProblem } from "../shared/problem.js";
 import { NO_CONNECTION, ask, key, problemOf } from "../shared/service.js";
 import { curl } from "../shared/snippets.js";
-import { count, decimal, milliseconds, share, when } from "../shared/words.js";
+import { brief, count, decimal, milliseconds, share, when } from "../shared/words.js";
 import { Chart } from "./chart.js";
 import * as filter from "./filter.js";
 import { liveNumbers, notices } from "./notices.js";
@@ -141,7 +141,7 @@ function showTiles(total, live) {
     tile("Fallbacks", count(total.fallbacks), share(total.fallbacks, total.requests)),
     tile("Latency p50", milliseconds(total.p50_ms), `p95 ${milliseconds(total.p95_ms)}`),
     tile("First chunk p50", milliseconds(total.first_chunk_p50_ms), `p95 ${milliseconds(total.first_chunk_p95_ms)}`),
-    tile("Tokens/s", decimal(total.tokens_per_second), `${count(total.output_tokens)} out, ${count(total.input_tokens)} in`));
+    tile("Tokens/s", decimal(total.tokens_per_second), `${brief(total.output_tokens)} out, ${brief(total.input_tokens)} in`));
 }
 
 const which = () => document.querySelector('input[name="which"]:checked').value;

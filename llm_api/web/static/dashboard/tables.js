@@ -1,7 +1,7 @@
 // The tables: by backend, by model, by reason, and single requests.
 
 import { make, refill } from "../shared/elements.js";
-import { REASONS, count, decimal, milliseconds, share, when } from "../shared/words.js";
+import { REASONS, brief, count, decimal, milliseconds, share, when } from "../shared/words.js";
 import { filterLink } from "./filter.js";
 
 const GROUP = [
@@ -9,7 +9,7 @@ const GROUP = [
   ["Fallbacks", (g) => count(g.fallbacks)],
   ["p50 / p95 / p99", (g) => three(g.p50_ms, g.p95_ms, g.p99_ms)],
   ["First chunk p50 / p95", (g) => three(g.first_chunk_p50_ms, g.first_chunk_p95_ms)],
-  ["Tokens in → out", (g) => `${count(g.input_tokens)} → ${count(g.output_tokens)}`],
+  ["Tokens in → out", (g) => `${brief(g.input_tokens)} → ${brief(g.output_tokens)}`],
   ["Tokens/s", (g) => decimal(g.tokens_per_second)],
 ];
 const three = (...numbers) => (numbers.every((number) => number == null) ? "–" : numbers.map(milliseconds).join(" / "));

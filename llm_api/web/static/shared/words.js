@@ -17,6 +17,9 @@ export const REASONS = {
 
 const whole = new Intl.NumberFormat("en");
 export const count = (number) => (number == null ? "–" : whole.format(number));
+const millions = new Intl.NumberFormat("en", { notation: "compact", maximumFractionDigits: 1 });
+// where there is little room
+export const brief = (number) => (number >= 1_000_000 ? millions.format(number) : count(number));
 const fraction = new Intl.NumberFormat("en", { minimumFractionDigits: 1, maximumFractionDigits: 1 });
 export const decimal = (number) => (number == null ? "–" : fraction.format(number));
 export const share = (part, all) => (all ? `${((100 * part) / all).toFixed(1)} %` : "–");
