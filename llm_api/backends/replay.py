@@ -34,7 +34,7 @@ class Replay(Backend):
 
     name = "replay"
     model = "recorded"
-    serves = frozenset(NEEDS)
+    serves = frozenset(NEEDS) - {"documents"}  # no line says which they were
 
     def __init__(self, settings: Settings) -> None:
         super().__init__(settings)

@@ -220,12 +220,14 @@ class Record:
         return {"tool_call_id": result.call_id} | failed | content | self._parts(result.parts)
 
     def _parts(self, parts: Sequence[types.Part]) -> dict[str, Any]:
-        """What is beside the text: images without their data, calls, thoughts."""
+        """What is beside the text: images without their data, how many documents, calls, thoughts."""
         if len(parts) == 1 and isinstance(parts[0], types.Text):
             return {}
         told: dict[str, Any] = {}
         if images := [self._image(part) for part in parts if isinstance(part, types.Image)]:
             told["images"] = images
+        if documents := sum(isinstance(part, types.Document) for part in parts):
+            told["documents"] = documents
         if calls := [part for part in parts if isinstance(part, types.ToolCall)]:
             told["tool_calls"] = [_call(c.id, c.name, LoggedText(self.policy, c.arguments)) for c in calls]
         if thoughts := [part.text for part in parts if isinstance(part, types.Reasoning)]:

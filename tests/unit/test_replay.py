@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from asking import Log, Serve, ask
 from flask import Flask
-from providers import OLLAMA, FarEnd, ollama_answer, ollama_stream
+from providers import CLAUDE, OLLAMA, FarEnd, claude_answer, ollama_answer, ollama_stream
 from werkzeug.test import TestResponse
 
 from llm_api import LLMAPI
@@ -59,6 +59,22 @@ def test_the_recorded_answer(record: Callable[..., Path], replay: Serve, log_lin
     (line,) = log_lines()
     assert (line["backend"], line["model"], line["finish_reason"]) == ("replay", "far-model-1", "stop")
     assert (line["input_tokens"], line["output_tokens"]) == (12, 2)
+
+
+PDF = {"type": "document", "source": {"type": "base64", "media_type": "application/pdf", "data": "JVBERi0="}}
+
+
+def test_a_file_is_not_replayed(tmp_path: Path, make_client: Serve, replay: Serve) -> None:
+    """The log knows only that there was one: neither another file nor none has its answer."""
+    turn, words = {"model": "default", "max_tokens": 9}, {"type": "text", "text": "Sum up."}
+    asked, alone = (turn | {"messages": [{"role": "user", "content": said}]} for said in ([PDF, words], [words]))
+    with FarEnd() as far_end:
+        far_end.post(CLAUDE.url, json=claude_answer("It is empty."))
+        recorder = make_client(**CLAUDE.settings, log_file=str(tmp_path / "day.jsonl"))
+        assert recorder.post("/v1/messages", json=asked).status_code == 200
+    assert json.loads((tmp_path / "day.jsonl").read_text())["messages"][0]["documents"] == 1
+    assert missed(replay().post("/v1/messages", json=alone))
+    assert "replay does not serve documents" in replay().post("/v1/messages", json=asked).text
 
 
 SAID = {
