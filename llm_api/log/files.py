@@ -1,14 +1,17 @@
-"""Reading the log: the files that rotation left, their lines and records, what to look for in them."""
+"""Reading the log: the files that rotation left, whatever their names; their lines and records."""
 
 from __future__ import annotations
 
 import gzip
+import hashlib
 import os
 import re
 import sys
 import zlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import IO, Any, NamedTuple, cast
@@ -23,6 +26,7 @@ _TYPES = [(name, types) for name, types in FIELDS.items() if object not in types
 BROKEN = (EOFError, gzip.BadGzipFile, zlib.error)
 # What is read at once going back.
 BACK_BYTES = 2**20
+FAR = 2**62
 
 
 class Place(NamedTuple):
@@ -43,6 +47,63 @@ class Line(NamedTuple):
     whole: bool
 
 
+class Reach(NamedTuple):
+    """How much of a file is counted: the bytes from `begin` to `end`; of a compressed one, which is counted from its
+    front, `begin` is 0 when all is. The request of the first line ended at `ended`.
+    """
+
+    begin: int = FAR
+    end: int = 0
+    ended: float | None = None
+
+
+@dataclass
+class LogFile:
+    """A file of the log, known by its `first` record whatever its name. `unpacked`: how long a compressed one was
+    before, modulo 2**32 (RFC 1952, ISIZE).
+    """
+
+    first: str
+    data: IO[bytes]
+    inode: int
+    packed: bool
+    unpacked: int
+    id: int = 0
+    reach: Reach = field(default_factory=Reach)
+
+    def was(self, inode: int, packed: bool, begin: int, end: int) -> bool:
+        """Whether it was that: it is longer now, or compressed since all of it was counted; not another, nor cut."""
+        if self.packed and not packed:
+            return begin == 0 and self.unpacked == end % 2**32
+        return self.inode == inode and (self.packed or self.data.seek(0, os.SEEK_END) >= end)
+
+    def end(self) -> int:
+        """Return where the last whole line ends."""
+        size = self.data.seek(0, os.SEEK_END)
+        return size - len(next(pieces_back(self.data)))
+
+    def has_more(self) -> bool:
+        """Whether there may be lines behind the counted part."""
+        return bool(self.reach.begin) if self.packed else any(self.lines(self.reach.end, FAR))
+
+    def line_before(self, end: int, size: int) -> int:
+        """Return where a line begins, so many bytes before another does; or more, where that is longer."""
+        begin, start = end, end
+        while begin == end:
+            start = max(0, start - size)
+            self.data.seek(max(0, start - 1))
+            begin = start and start - 1 + len(self.data.readline())
+        return begin
+
+    def lines(self, at: int, end: int) -> Iterator[bytes]:
+        """Yield the whole lines that begin between two places, the first of which is a line's begin."""
+        with suppress(*BROKEN):
+            self.data.seek(at)
+            while at < end and (line := self.data.readline()).endswith(b"\n"):
+                yield line
+                at += len(line)
+
+
 def log_files(path: Path) -> list[Path]:
     """Return the log and what rotation made of it (LOG.1, LOG-20261123, also .gz), oldest first."""
     pattern = re.compile(re.escape(path.name) + r"([.-]\d[\d.-]*)?(\.gz)?")
@@ -61,6 +122,30 @@ def ended(file: Path) -> float:
     """Return the time of a file's last record."""
     last = next((r for data in last_lines(file, 1) if (r := parse(data))), {})
     return cast(float, last.get("timestamp", file.stat().st_mtime))
+
+
+def opened_files(log: Path, stack: ExitStack) -> list[LogFile]:
+    """Return the files that have records, the newest first; of one that is being compressed what is not."""
+    found: dict[str, LogFile] = {}
+    for path in reversed(log_files(log)):
+        with suppress(FileNotFoundError):  # renamed meanwhile
+            raw = stack.enter_context(path.open("rb"))
+            packed = path.suffix == ".gz"
+            data: Any = stack.enter_context(gzip.GzipFile(fileobj=raw)) if packed else raw
+            first = _first(data)
+            if first and (first not in found or found[first].packed):
+                stat = os.fstat(raw.fileno())
+                unpacked = int.from_bytes(os.pread(raw.fileno(), 4, max(0, stat.st_size - 4)), "little")
+                found[first] = LogFile(first, data, stat.st_ino, packed, unpacked)
+    return list(found.values())
+
+
+def _first(data: IO[bytes]) -> str | None:
+    with suppress(*BROKEN):
+        for line in data:
+            if parse(line):
+                return hashlib.sha256(line.rstrip(b"\n")).hexdigest()[:16]
+    return None
 
 
 def read_lines(files: Iterable[Path], advance: Callable[[int], object] = lambda _: None) -> Iterator[Line]:

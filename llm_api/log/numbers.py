@@ -11,8 +11,6 @@ A row also has where in the file its lines are, so that single requests are foun
 
 from __future__ import annotations
 
-import gzip
-import hashlib
 import json
 import os
 import sqlite3
@@ -25,17 +23,19 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from math import ceil, gcd
 from pathlib import Path
-from typing import IO, Any, NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
-from .files import BROKEN, Entry, log_files, parse, pieces_back
-from .stats import Count, Distribution, Kind, Stats, kind_of
+from .files import FAR, Entry, LogFile, Reach, opened_files, parse
+from .stats import Count, Distribution, Kind, Stats, count_of, kind_of
 from .writer import is_no_file, open_own
 
 WIDTHS = MINUTE, HOUR, QUARTER, DAY = (60, 3600, 21_600, 86_400)
+# In seconds; whole days.
+FOR_EVER = DAY * 10**7
 # What is counted at once: first so many bytes, then as many as have so many parts, which take the memory.
 PORTION_BYTES, MOST_BYTES, PORTION_PARTS = 2**19, 2**23, 5000
 PAUSE_LINES = 100
-# Of so many of a part's slowest requests the places are kept.
+# Of so many of the slowest requests the places are kept.
 KNOWN = 2
 LOCK_SECONDS = 2.0
 MAKING = threading.Lock()
@@ -52,16 +52,14 @@ CREATE TABLE IF NOT EXISTS part (file INT, width INT, kind INT, start INT, low I
 PRAGMA user_version = {VERSION};
 COMMIT;
 """
-KEY = "file = ? AND width = ? AND kind = ? AND start = ?"
+KEPT = "SELECT low, high, slowest, count FROM part WHERE file = ? AND width = ? AND kind = ? AND start = ?"
 CHOSEN = """FROM part WHERE file IN (SELECT value FROM json_each(?)) AND width = ?
     AND kind IN (SELECT value FROM json_each(?)) AND start >= ? AND start < ?"""
 CALLERS = "SELECT DISTINCT caller FROM kind WHERE caller IS NOT NULL ORDER BY caller LIMIT ?"
-FOR_EVER = 2**40
-FAR = 2**62
 
 
 @dataclass
-class _Part:
+class Tally:
     """Requests of one kind in a stretch of time. Their lines are in the bytes from `low` to `high` of a file; of the
     `slowest` it has the milliseconds and the places, slowest first.
     """
@@ -71,54 +69,15 @@ class _Part:
     slowest: list[tuple[float, int]] = field(default_factory=list)
     count: Count = field(default_factory=Count)
 
-    def count_line(self, record: Entry, low: int, high: int) -> None:
-        self._place(low, high, [(float(record.get("duration_ms") or 0), low)])
-        self.count.count(record)
-
-    def add(self, other: _Part) -> None:
-        self._place(other.low, other.high, other.slowest)
+    def add(self, other: Tally) -> None:
+        """Add what was counted elsewhere in the file."""
+        self.low, self.high = min(self.low, other.low), max(self.high, other.high)
+        self.slowest = sorted(self.slowest + other.slowest, reverse=True)[:KNOWN]
         self.count.add(other.count)
-
-    def _place(self, low: int, high: int, slowest: list[tuple[float, int]]) -> None:
-        self.low, self.high = min(self.low, low), max(self.high, high)
-        self.slowest = sorted(self.slowest + slowest, reverse=True)[:KNOWN]
-
-    def row(self) -> tuple[int, int, str, str]:
-        """Return its columns."""
-        own = self.count
-        distributions = ([list(each), list(each.values())] for each in (own.latency, own.first_chunk))
-        told = [own.requests, own.tokens, own.generating_ms, *distributions]
-        return self.low, self.high, json.dumps(self.slowest), json.dumps(told, separators=(",", ":"))
 
 
 # By their width, when they begin, and of what kind.
-Parts = defaultdict[tuple[int, int, Kind], _Part]
-
-
-class Reach(NamedTuple):
-    """How much of a file is counted: the bytes from `begin` to `end`; of a compressed one, which is counted from its
-    front, `begin` is 0 when all is. The request of the first line ended at `ended`.
-    """
-
-    begin: int = FAR
-    end: int = 0
-    ended: float | None = None
-
-
-NOTHING = Reach()
-
-
-@dataclass
-class LogFile:
-    """A file of the log. `unpacked`: how long a compressed one was before, modulo 2**32 (RFC 1952, ISIZE)."""
-
-    first: str
-    data: IO[bytes]
-    inode: int
-    packed: bool
-    unpacked: int
-    id: int = 0
-    reach: Reach = NOTHING
+Tallies = defaultdict[tuple[int, int, Kind], Tally]
 
 
 class Part(NamedTuple):
@@ -156,7 +115,7 @@ class Numbers:
             file, begin, end = portion
             with _begun(self._db):
                 if self._reach(file) == file.reach:
-                    self._keep(file, *_count(file, begin, end, pause))
+                    self._keep(file, *_counted(file, begin, end, pause))
                     return True
         return False
 
@@ -166,10 +125,10 @@ class Numbers:
             if not (reach := self._reach(file)):
                 continue  # somebody has found it gone
             file.reach = reach
-            if _has_more(file):
+            if file.has_more():
                 return file, reach.end, reach.end + self._portion
             if reach.begin and not file.packed and (reach.ended or FOR_EVER) >= until:
-                return file, _line_before(file.data, reach.begin, self._portion), reach.begin
+                return file, file.line_before(reach.begin, self._portion), reach.begin
             if reach.ended and reach.ended < until:
                 break
         return None
@@ -177,7 +136,7 @@ class Numbers:
     def complete_since(self) -> float:
         """Return since when all requests are counted; 0 where that are all that the log has."""
         bound = time.time()
-        if any(not file.packed and _has_more(file) for file in self.files):
+        if any(not file.packed and file.has_more() for file in self.files):
             return bound
         for file in self.files:
             if file.reach.ended and not (file.packed and file.reach.begin):
@@ -196,22 +155,19 @@ class Numbers:
         """Return the first of the callers' names."""
         return [json.loads(name) for (name,) in self._db.execute(CALLERS, (most,)).fetchall()]
 
-    def add_to(self, stats: Stats, since: int, width: int, kinds: dict[int, Kind], until: float | None = None) -> None:
+    def add_to(self, stats: Stats, since: int, width: int, kinds: dict[int, Kind], until: float) -> None:
         """Add what was counted since then, and before `until`, by `width` in seconds; `finest` or wider."""
-        end = FOR_EVER if until is None else until
-        for kind, start, told in self._rows("kind, start, count", self.files, kinds, widest(width), since, end):
-            stats.add(start, kinds[kind], _told(told))
+        for kind, start, count in self._rows("kind, start, count", self.files, kinds, widest(width), since, until):
+            stats.add(start, kinds[kind], _count(count))
 
-    def parts(
-        self, files: list[LogFile], kinds: Iterable[int], since: int, width: int, until: float | None = None
-    ) -> list[Part]:
+    def parts(self, files: list[LogFile], kinds: Iterable[int], since: int, width: int, until: float) -> list[Part]:
         """Return the parts since then, as wide as there are that begin and end then; `width`: the shortest kept.
 
         At both ends there is more, up to a whole stretch of that width.
         """
         begin = since // width * width
-        end = FOR_EVER if until is None else ceil(until / width) * width
-        return self._parts(files, kinds, widest(begin if until is None else gcd(begin, end)), begin, end)
+        end = ceil(until / width) * width
+        return self._parts(files, kinds, widest(gcd(begin, end)), begin, end)
 
     def narrower(self, part: Part, kinds: Iterable[int]) -> list[Part]:
         """Return the next shorter parts of a longer one."""
@@ -236,13 +192,13 @@ class Numbers:
         row = self._db.execute("SELECT begin, end, ended FROM file WHERE id = ?", (file.id,)).fetchone()
         return Reach(*row) if row else None
 
-    def _keep(self, file: LogFile, reach: Reach, parts: Parts) -> None:
-        numbers = {kind: self._number(kind) for kind in {kind for *_, kind in parts}}
-        for (width, start, kind), part in parts.items():
-            self._add((file.id, width, numbers[kind], start), part)
+    def _keep(self, file: LogFile, reach: Reach, tallies: Tallies) -> None:
+        numbers = {kind: self._number(kind) for kind in {kind for *_, kind in tallies}}
+        for (width, start, kind), tally in tallies.items():
+            self._add((file.id, width, numbers[kind], start), tally)
         self._db.execute("UPDATE file SET begin = ?, end = ?, ended = ? WHERE id = ?", (*reach, file.id))
         file.reach = reach
-        self._portion = min(self._portion * PORTION_PARTS // (len(parts) + 1) + 1, MOST_BYTES)
+        self._portion = min(self._portion * PORTION_PARTS // (len(tallies) + 1) + 1, MOST_BYTES)
 
     def _number(self, kind: Kind) -> int:
         said = json.dumps(kind)
@@ -250,12 +206,12 @@ class Numbers:
         (number,) = self._db.execute("SELECT id FROM kind WHERE said = ?", (said,)).fetchone()
         return cast(int, number)
 
-    def _add(self, key: tuple[int, int, int, int], part: _Part) -> None:
-        row = self._db.execute(f"SELECT low, high, slowest, count FROM part WHERE {KEY}", key).fetchone()  # noqa: S608
-        if row:
-            low, high, slowest, told = row
-            part.add(_Part(low, high, list(map(tuple, json.loads(slowest))), _told(told)))
-        self._db.execute("REPLACE INTO part VALUES (?, ?, ?, ?, ?, ?, ?, ?)", (*key, *part.row()))
+    def _add(self, key: tuple[int, int, int, int], tally: Tally) -> None:
+        if row := self._db.execute(KEPT, key).fetchone():
+            low, high, slowest, count = row
+            tally.add(Tally(low, high, list(map(tuple, json.loads(slowest))), _count(count)))
+        told = tally.low, tally.high, json.dumps(tally.slowest), _told(tally.count)
+        self._db.execute("REPLACE INTO part VALUES (?, ?, ?, ?, ?, ?, ?, ?)", (*key, *told))
 
 
 @contextmanager
@@ -264,11 +220,11 @@ def opened(log: Path) -> Iterator[Numbers]:
     before = _mark(numbers_file(log))
     with ExitStack() as stack:
         try:
-            files = _files(log, stack)
+            files = opened_files(log, stack)
             db = stack.enter_context(closing(_connect(numbers_file(log)) if files else _nothing()))
             if not _are_known(db, files):
                 with _begun(db):
-                    files = _files(log, stack)  # as they are now: of two that look one writes first
+                    files = opened_files(log, stack)  # as they are now: of two that look one writes first
                     _note(db, files)
             yield Numbers(db, files)
         except sqlite3.DatabaseError as error:
@@ -296,7 +252,7 @@ def widest(seconds: int) -> int:
 
 def minute_of(record: Entry) -> int:
     """Return the Unix time of the minute that a request began in."""
-    return int(min(max(record["timestamp"], 0), FOR_EVER)) // MINUTE * MINUTE
+    return int(min(max(record["timestamp"], 0), FOR_EVER - 1)) // MINUTE * MINUTE
 
 
 def ended(record: Entry) -> float:
@@ -365,37 +321,12 @@ def _begun(db: sqlite3.Connection) -> sqlite3.Connection:
     return db
 
 
-def _files(log: Path, stack: ExitStack) -> list[LogFile]:
-    """Return the files that have records, the newest first; of one that is being compressed what is not."""
-    found: dict[str, LogFile] = {}
-    for path in reversed(log_files(log)):
-        with suppress(FileNotFoundError):  # renamed meanwhile
-            raw = stack.enter_context(path.open("rb"))
-            packed = path.suffix == ".gz"
-            data: Any = stack.enter_context(gzip.GzipFile(fileobj=raw)) if packed else raw
-            first = _first(data)
-            if first and (first not in found or found[first].packed):
-                stat = os.fstat(raw.fileno())
-                unpacked = int.from_bytes(os.pread(raw.fileno(), 4, max(0, stat.st_size - 4)), "little")
-                found[first] = LogFile(first, data, stat.st_ino, packed, unpacked)
-    return list(found.values())
-
-
-def _first(data: IO[bytes]) -> str | None:
-    """Return what tells a file of the log from others, whatever its name: its first record."""
-    with suppress(*BROKEN):
-        for line in data:
-            if parse(line):
-                return hashlib.sha256(line.rstrip(b"\n")).hexdigest()[:16]
-    return None
-
-
 def _are_known(db: sqlite3.Connection, files: list[LogFile]) -> bool:
     """Find what is known of the files; return whether each is, and none that is gone."""
     rows = db.execute("SELECT first, id, inode, packed, begin, end FROM file").fetchall()
     known = {first: row for first, *row in rows}
     for file in files:
-        if file.first in known and _is_same(file, *known[file.first][1:]):
+        if file.first in known and file.was(*known[file.first][1:]):
             file.id = known[file.first][0]
     return len(known) == len(files) and all(file.id for file in files)
 
@@ -411,73 +342,38 @@ def _note(db: sqlite3.Connection, files: list[LogFile]) -> None:
         db.execute("DELETE FROM kind WHERE id NOT IN (SELECT kind FROM part)")
     for file in files:
         if not file.id:
-            begin, end = (FAR, 0) if file.packed else (_end(file.data),) * 2
+            begin, end = (FAR, 0) if file.packed else (file.end(),) * 2
             add = "INSERT INTO file (first, inode, packed, begin, end) VALUES (?, ?, ?, ?, ?)"
             file.id = db.execute(add, (file.first, file.inode, file.packed, begin, end)).lastrowid or 0
 
 
-def _is_same(file: LogFile, inode: int, packed: bool, begin: int, end: int) -> bool:
-    """Whether a file is what it was: longer, or compressed when all of it was counted; not another, nor cut."""
-    if file.packed and not packed:
-        return begin == 0 and file.unpacked == end % 2**32
-    return file.inode == inode and (file.packed or file.data.seek(0, os.SEEK_END) >= end)
-
-
-def _end(data: IO[bytes]) -> int:
-    """Return where the last whole line ends."""
-    size = data.seek(0, os.SEEK_END)
-    return size - len(next(pieces_back(data)))
-
-
-def _has_more(file: LogFile) -> bool:
-    """Whether there may be lines behind the counted part."""
-    return bool(file.reach.begin) if file.packed else any(_lines(file.data, file.reach.end, FAR))
-
-
-def _line_before(data: IO[bytes], end: int, size: int) -> int:
-    """Return where a line begins, so many bytes before the place where another does; or more, where that is longer."""
-    begin, start = end, end
-    while begin == end:
-        start = max(0, start - size)
-        data.seek(max(0, start - 1))
-        begin = start and start - 1 + len(data.readline())
-    return begin
-
-
-def _count(file: LogFile, begin: int, end: int, pause: Callable[[], object]) -> tuple[Reach, Parts]:
+def _counted(file: LogFile, begin: int, end: int, pause: Callable[[], object]) -> tuple[Reach, Tallies]:
     """Count the whole lines that begin between two places; return what of the file is counted then."""
-    at, first, parts = begin, None, Parts(_Part)
-    for number, line in enumerate(_lines(file.data, begin, end)):
+    at, first, tallies = begin, None, Tallies(Tally)
+    for number, line in enumerate(file.lines(begin, end)):
         if number % PAUSE_LINES == 0:
             pause()
         low, at = at, at + len(line)
         if record := parse(line):
             first = first or ended(record)
-            kind = kind_of(record)
+            kind, slowest = kind_of(record), [(float(record.get("duration_ms") or 0), low)]
+            counted = Tally(low, at, slowest, count_of(record))
             for each in {kind, kind._replace(caller=None)}:
                 width = finest(each.caller)
-                parts[width, minute_of(record) // width * width, each].count_line(record, low, at)
-    _widen(parts)
+                tallies[width, minute_of(record) // width * width, each].add(counted)
+    _widen(tallies)
     reach = file.reach
     if begin < reach.begin and not file.packed:
-        return Reach(begin, reach.end, first), parts
-    return Reach(0 if file.packed and at < end else reach.begin, at, reach.ended or first), parts
+        return Reach(begin, reach.end, first), tallies
+    return Reach(0 if file.packed and at < end else reach.begin, at, reach.ended or first), tallies
 
 
-def _lines(data: IO[bytes], at: int, end: int) -> Iterator[bytes]:
-    with suppress(*BROKEN):
-        data.seek(at)
-        while at < end and (line := data.readline()).endswith(b"\n"):
-            yield line
-            at += len(line)
-
-
-def _widen(parts: Parts) -> None:
-    """Add the parts of longer stretches of time."""
+def _widen(tallies: Tallies) -> None:
+    """Add those of longer stretches of time."""
     for narrower, wider in pairwise(WIDTHS):
-        for (width, start, kind), part in list(parts.items()):
+        for (width, start, kind), tally in list(tallies.items()):
             if width == narrower:
-                parts[wider, start // wider * wider, kind].add(part)
+                tallies[wider, start // wider * wider, kind].add(tally)
 
 
 def _name(caller: str | None) -> str | None:
@@ -485,6 +381,13 @@ def _name(caller: str | None) -> str | None:
     return None if caller is None else json.dumps(caller)
 
 
-def _told(text: str) -> Count:
-    *others, latency, first_chunk = json.loads(text)
+def _told(count: Count) -> str:
+    """Return what is kept of it: of a distribution its classes, and how often each occurred."""
+    distributions = ([list(each), list(each.values())] for each in (count.latency, count.first_chunk))
+    told = [count.requests, count.tokens, count.generating_ms, *distributions]
+    return json.dumps(told, separators=(",", ":"))
+
+
+def _count(told: str) -> Count:
+    *others, latency, first_chunk = json.loads(told)
     return Count(*others, *(Distribution(zip(*each, strict=True)) for each in (latency, first_chunk)))

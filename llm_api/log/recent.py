@@ -18,7 +18,7 @@ from typing import Any
 from ..errors import LogUnavailable, NoCapacity, TimedOut
 from ..settings import Settings
 from .files import Entry
-from .numbers import DAY, HOUR, Numbers, finest, numbers_file, opened, widest
+from .numbers import DAY, FOR_EVER, HOUR, Numbers, finest, numbers_file, opened, widest
 from .search import SLOWEST, Found, Requests, Wanted, csv_lines, question
 from .stats import TOKENS, Stats
 from .writer import Turn
@@ -97,7 +97,7 @@ class Dashboard:
         by = widest(gcd(width, int(wanted.until or 0)))
         with self._asked(wanted, since, check) as (numbers, requests):
             if is_kept := wanted.text is None and by >= finest(wanted.caller):
-                numbers.add_to(stats, since, by, requests.kinds, wanted.until)
+                numbers.add_to(stats, since, by, requests.kinds, wanted.until or FOR_EVER)
                 latest, slowest = _rows(requests.latest(), LATEST), _rows(requests.slowest(), SLOWEST)
             else:
                 latest, slowest = _read(requests, stats)

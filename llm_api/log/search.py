@@ -17,8 +17,8 @@ from operator import itemgetter
 from typing import Any, NamedTuple
 
 from ..errors import TimedOut, ValidationFailed
-from .files import Entry, parse, pieces_back
-from .numbers import FAR, KNOWN, LogFile, Numbers, Part, ended, finest, minute_of
+from .files import FAR, Entry, LogFile, parse, pieces_back
+from .numbers import FOR_EVER, KNOWN, Numbers, Part, ended, finest, minute_of
 from .record import FIELDS
 from .stats import Kind, kind_of
 
@@ -185,7 +185,7 @@ class Requests:
         raise ValidationFailed(f"before: {words}", param="before", fields={"before": [words]})
 
     def _parts_of(self, files: list[LogFile]) -> list[Part]:
-        return self._numbers.parts(files, self.kinds, self._since, self._finest, self._wanted.until)
+        return self._numbers.parts(files, self.kinds, self._since, self._finest, self._wanted.until or FOR_EVER)
 
     def _walk(self, items: Iterator[Item]) -> Iterator[Found]:
         """Yield the best first."""

@@ -7,6 +7,7 @@ from bisect import bisect_left
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from itertools import accumulate
+from operator import add
 from typing import Any, NamedTuple
 
 from .files import Entry
@@ -14,6 +15,7 @@ from .files import Entry
 # Latencies are counted in classes that are less than 2 % wide, so percentiles are right to 1 %.
 CLASS_WIDTH = math.log(1.018)
 SLOTS = 24
+ASKED = ("requests", "errors", "aborted", "fallbacks")
 TOKENS = ("input_tokens", "output_tokens", "cached_tokens", "reasoning_tokens")
 
 
@@ -65,10 +67,10 @@ def kind_of(record: Entry) -> Kind:
 class Distribution(dict[int, int]):
     """How often which class of values occurred; values are positive."""
 
-    def count(self, value: float) -> None:
-        """Count one value."""
-        number = round(math.log(max(value, 0.001)) / CLASS_WIDTH)
-        self[number] = self.get(number, 0) + 1
+    @classmethod
+    def of(cls, value: float | None) -> Distribution:
+        """Return that of one value, or of none."""
+        return cls() if value is None else cls({round(math.log(max(value, 0.001)) / CLASS_WIDTH): 1})
 
     def add(self, other: dict[int, int]) -> None:
         """Add what was counted elsewhere."""
@@ -98,63 +100,52 @@ class Count:
     latency: Distribution = field(default_factory=Distribution)
     first_chunk: Distribution = field(default_factory=Distribution)
 
-    def count(self, record: Entry) -> None:
-        """Count a record."""
-        self.requests += 1
-        duration = record.get("duration_ms")
-        if record.get("status") != "ok" or duration is None:
-            return
-        self.latency.count(duration)
-        if (first := record.get("time_to_first_chunk_ms")) is not None:
-            self.first_chunk.count(first)
-        for number, name in enumerate(TOKENS):
-            self.tokens[number] += record.get(name) or 0
-        self.generating_ms += duration if record.get("output_tokens") else 0
-
     def add(self, other: Count) -> None:
         """Add what was counted elsewhere."""
         self.requests += other.requests
-        self.tokens = [ours + theirs for ours, theirs in zip(self.tokens, other.tokens, strict=True)]
+        self.tokens = _sum(self.tokens, other.tokens)
         self.generating_ms += other.generating_ms
         self.latency.add(other.latency)
         self.first_chunk.add(other.first_chunk)
+
+
+def count_of(record: Entry) -> Count:
+    """Return what is counted of a record."""
+    duration, first = record.get("duration_ms"), record.get("time_to_first_chunk_ms")
+    if record.get("status") != "ok" or duration is None:
+        return Count(1)
+    tokens = [record.get(name) or 0 for name in TOKENS]
+    generating_ms = float(duration) if record.get("output_tokens") else 0.0
+    return Count(1, tokens, generating_ms, Distribution.of(duration), Distribution.of(first))
 
 
 @dataclass
 class Group:
     """Some requests: those a backend was to answer, one stretch of time's, or all. `given` are its own answers."""
 
-    requests: int = 0
-    errors: int = 0
-    aborted: int = 0
-    fallbacks: int = 0
+    asked: list[int] = field(default_factory=lambda: [0] * len(ASKED))
     given: Count = field(default_factory=Count)
 
     def ask(self, kind: Kind, requests: int) -> None:
         """Count requests that came for this group, and how they ended."""
-        self.requests += requests
-        self.errors += requests * (kind.status == "error")
-        self.aborted += requests * (kind.status == "aborted")
-        self.fallbacks += requests * kind.fallback
+        are = (True, kind.status == "error", kind.status == "aborted", kind.fallback)
+        self.asked = _sum(self.asked, [requests * each for each in are])
 
     def add(self, other: Group) -> None:
         """Add another group's requests."""
-        self.requests += other.requests
-        self.errors += other.errors
-        self.aborted += other.aborted
-        self.fallbacks += other.fallbacks
+        self.asked = _sum(self.asked, other.asked)
         self.given.add(other.given)
 
     def numbers(self) -> dict[str, Any]:
         """Return the group's numbers; times in milliseconds."""
-        given = self.given
+        given, asked = self.given, dict(zip(ASKED, self.asked, strict=True))
         tokens = dict(zip(TOKENS, given.tokens, strict=True))
         speed = round(tokens["output_tokens"] / given.generating_ms * 1000, 1) if given.generating_ms else None
         p50, p95, p99 = given.latency.percentiles(50, 95, 99)
         first_p50, first_p95 = given.first_chunk.percentiles(50, 95)
         return {
-            **{name: getattr(self, name) for name in ("requests", "errors", "aborted", "fallbacks")},
-            "fallback_share": round(self.fallbacks / self.requests, 4) if self.requests else 0.0,
+            **asked,
+            "fallback_share": round(asked["fallbacks"] / asked["requests"], 4) if asked["requests"] else 0.0,
             **{"p50_ms": p50, "p95_ms": p95, "p99_ms": p99},
             **{"first_chunk_p50_ms": first_p50, "first_chunk_p95_ms": first_p95},
             **tokens,
@@ -181,29 +172,22 @@ class Stats:
 
     def count(self, record: Entry) -> None:
         """Count a record."""
-        for given in self._given(record["timestamp"], kind_of(record), 1):
-            given.count(record)
+        self.add(record["timestamp"], kind_of(record), count_of(record))
 
     def add(self, timestamp: float, kind: Kind, count: Count) -> None:
         """Add requests of one kind that were counted before."""
-        for given in self._given(timestamp, kind, count.requests):
-            given.add(count)
-
-    def _given(self, timestamp: float, kind: Kind, requests: int) -> list[Count]:
-        """Count requests that came; return what counts their answers."""
-        if kind.reason:
-            self._reasons[kind.reason] += requests
-        if kind.error:
-            self._errors[kind.error] += requests
         number = int((timestamp - self._since) / self._width)
         slot = self._slots[min(max(number, 0), len(self._slots) - 1)]
-        slot[kind.asked].ask(kind, requests)
-        given = [slot[kind.answered].given]
+        slot[kind.asked].ask(kind, count.requests)
+        slot[kind.answered].given.add(count)
         if kind.backend:
             model = self._models[f"{kind.backend}/{kind.model}"]
-            model.ask(kind, requests)
-            given.append(model.given)
-        return given
+            model.ask(kind, count.requests)
+            model.given.add(count)
+        if kind.reason:
+            self._reasons[kind.reason] += count.requests
+        if kind.error:
+            self._errors[kind.error] += count.requests
 
     def numbers(self) -> dict[str, Any]:
         """Return all of it; `over_time` has the Unix time each stretch begins at, and its numbers by backend."""
@@ -241,3 +225,7 @@ def _all(groups: Groups) -> Group:
 
 def _numbers(groups: Groups) -> dict[str, dict[str, Any]]:
     return {name: groups[name].numbers() for name in sorted(filter(None, groups))}
+
+
+def _sum(ours: list[int], theirs: list[int]) -> list[int]:
+    return list(map(add, ours, theirs))

@@ -443,8 +443,8 @@ def test_rotation_counts_nothing_twice_or_again(
     client = make_client()
     assert total(client) == 200
     counted: list[int] = []
-    count = numbers.Count.count
-    monkeypatch.setattr(numbers.Count, "count", lambda self, record: (counted.append(1), count(self, record)))
+    count_of = numbers.count_of
+    monkeypatch.setattr(numbers, "count_of", lambda record: counted.append(1) or count_of(record))
     rotated, packed = (log_path.with_name(f"log.jsonl.1{suffix}") for suffix in ("", ".gz"))
     log_path.rename(rotated)
     assert total(client) == 200
@@ -455,7 +455,7 @@ def test_rotation_counts_nothing_twice_or_again(
     packed.write_bytes(gzip.compress(rotated.read_bytes()))
     rotated.unlink()
     assert total(client) == 300
-    assert len(counted) == sum(1 + (b'"caller": null' not in one) for one in made[200:])
+    assert len(counted) == 100
     packed.unlink()
     assert total(client) == 100
     assert data(client)["complete_since"] is None
