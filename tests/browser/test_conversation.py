@@ -29,7 +29,7 @@ Some **bold** text, $a_1 * b_2 * c$ &amp; [a link](https://example.org/) or [non
 
 | a | b |
 |---|--:|
-| 1 | 2 |
+| 1<br>one <b> | 2 |
 
 1. one
    - [x] deep
@@ -316,6 +316,8 @@ def test_markdown_becomes_elements(visitor: Visitor, far: Far) -> None:
     expect(box.locator(".math")).to_have_text("$a_1 * b_2 * c$")
     expect(box).to_contain_text("& a link or [none](javascript:alert(1))")
     expect(box.locator("th")).to_have_text(["a", "b"])
+    expect(box.locator("td").first).to_have_text("1one <b>")
+    expect(box.locator("td").first.locator("br")).to_have_count(1)
     expect(box.locator("td.to-right")).to_have_text("2")
     expect(box.locator("ol ul li")).to_contain_text("☑ deep")
     expect(box.locator("pre code")).to_have_text('def f():  # why\n    return "x"')

@@ -230,6 +230,7 @@ const INLINES = {
   del: ({ tokens }) => make("del", {}, ...inline(tokens)),
   codespan: ({ text }) => make("code", {}, text),
   br: () => make("br"),
+  html: ({ raw }) => (/^<br *\/?>$/i.test(raw) ? make("br") : document.createTextNode(raw)), // a cell has no other way to a new line
   math: ({ text }) => make("span", { class: "math", dir: "ltr" }, text),
   link: ({ href, tokens, raw }) => linkTo(href, inline(tokens), raw),
   // fetched, it would tell another host of the answer
