@@ -15,12 +15,12 @@ unexport PYTHONDONTWRITEBYTECODE
 run: $(VENV)/.run
 	@if [ ! -f .env ]; then export LLM_BACKEND="$${LLM_BACKEND:-huggingface}"; fi; exec $(BIN)/gunicorn wsgi:app
 
-# The loop to work in: three and a half minutes on two cores.
+# The loop to work in: a minute on two cores that do nothing else.
 check: lint types
-	FLASK_SKIP_DOTENV=1 $(BIN)/python -m pytest -n 2 --dist worksteal tests/unit
+	FLASK_SKIP_DOTENV=1 $(BIN)/python -m pytest -n 3 --dist worksteal tests/unit
 
 test: $(VENV)/.dev
-	@echo "These tests take some four minutes on two cores; make check takes three and a half. CONTRIBUTING.md has the others."
+	@echo "These tests take some two and a half minutes on two cores; make check takes one. CONTRIBUTING.md has the others."
 	FLASK_SKIP_DOTENV=1 $(BIN)/python -m pytest -n 3 --dist worksteal
 
 # Requests and a client made from the description of the API.
@@ -80,7 +80,7 @@ build/vllm/.done: | $(VENV)/.python
 
 # The pages in a real browser, behind nginx too; both come from the system (Debian: chromium, nginx-light).
 test-browser: $(VENV)/.dev build/node_modules/axe-core
-	$(BIN)/python -m pytest tests/browser
+	$(BIN)/python -m pytest -n 2 --dist worksteal tests/browser
 
 # The pictures in docs/screenshots, of the running pages.
 screenshots: $(VENV)/.dev

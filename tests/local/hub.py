@@ -127,7 +127,7 @@ def _etag(file: Path) -> str:
 def hub() -> Iterator[Hub]:
     """Run one."""
     with Hub() as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=server.serve_forever, args=[0.01], daemon=True).start()
         try:
             yield server
         finally:

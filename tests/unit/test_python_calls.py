@@ -242,7 +242,7 @@ def ollama() -> Iterator[str]:
     """The address of a server that keeps connections."""
     with ThreadingHTTPServer(("127.0.0.1", 0), KeepAlive) as server:
         server.daemon_threads = True
-        thread = threading.Thread(target=server.serve_forever)
+        thread = threading.Thread(target=server.serve_forever, args=[0.01])
         thread.start()
         yield f"http://127.0.0.1:{server.server_port}"
         server.shutdown()
