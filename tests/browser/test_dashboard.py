@@ -192,7 +192,8 @@ def test_axes_fit_what_is_shown(visitor: Visitor, serve: Serve) -> None:
         assert times
         assert [text for text in times if not re.fullmatch(shape, text)] == []
         assert len(set(times)) > 2
-        assert [one for one, next_one in pairwise(times) if one == next_one] == []
+        if shape == days:  # an hour is at both ends of a day
+            assert [one for one, next_one in pairwise(times) if one == next_one] == []
         assert "0.5" not in said
 
 
