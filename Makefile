@@ -55,7 +55,7 @@ build/clients/.done: tests/clients/requirements.txt | $(VENV)/.python
 
 # Kills, full disks, rotation, held locks; FAULTS=full takes the counts of a proof, in some six minutes.
 test-faults: $(VENV)/.dev
-	$(BIN)/python -m pytest -n 2 --dist loadfile tests/faults -rP
+	$(BIN)/python -m pytest -n 3 --dist loadfile tests/faults -rP
 
 # Clusters of real engines; ENGINES=full loses hosts and links too, and lets one grow.
 test-engines: $(VENV)/.dev build/engines/.done
