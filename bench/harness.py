@@ -12,6 +12,7 @@ import platform
 import statistics
 import subprocess
 import tempfile
+import textwrap
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -60,7 +61,7 @@ def machine() -> str:
     packages |= {"fastapi": ("fastapi", "uvicorn", "httpx"), "litellm": ("litellm",)}
     versions = [f"{name} {_version(env, name)}" for env, names in packages.items() if _installed(env) for name in names]
     where = f"{os.cpu_count()} cores ({model}), Linux {platform.release()}, Python {platform.python_version()}"
-    return f"{time.strftime('%Y-%m-%d')}, {where}; {', '.join(versions)}."
+    return textwrap.fill(f"{time.strftime('%Y-%m-%d')}, {where}; {', '.join(versions)}.", 120)
 
 
 def publish(part: str, text: str) -> None:

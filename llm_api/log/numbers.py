@@ -33,7 +33,7 @@ WIDTHS = MINUTE, HOUR, QUARTER, DAY = (60, 3600, 21_600, 86_400)
 # In seconds; whole days.
 FOR_EVER = DAY * 10**7
 # What is counted at once: first so many bytes, then as many as have so many parts, which take the memory.
-PORTION_BYTES, MOST_BYTES, PORTION_PARTS = 2**19, 2**23, 5000
+PORTION_BYTES, MOST_BYTES, PORTION_PARTS = 2**19, 2**23, 4000
 PAUSE_LINES = 100
 # Of so many of the slowest requests the places are kept.
 KNOWN = 2
