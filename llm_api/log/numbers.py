@@ -1,4 +1,4 @@
-"""The log's numbers by minute, hour, six hours and day, kept beside it in LOG_FILE.numbers: nothing is counted twice.
+"""The log's numbers from minutes to days, kept beside it in LOG_FILE.numbers: nothing is counted twice.
 
 An SQLite file. The log remains the only truth: the file may be deleted, and what it has is what the log has. Each
 portion that is counted and how far that reaches are written in one transaction: a kill leaves both as they were before.
@@ -29,7 +29,7 @@ from .files import FAR, Entry, LogFile, Reach, opened_files, parse
 from .stats import Count, Distribution, Kind, Stats, count_of, kind_of
 from .writer import is_no_file, open_own
 
-WIDTHS = MINUTE, HOUR, QUARTER, DAY = (60, 3600, 21_600, 86_400)
+WIDTHS = MINUTE, _, HOUR, _, DAY = (60, 900, 3600, 21_600, 86_400)
 # In seconds; whole days.
 FOR_EVER = DAY * 10**7
 # What is counted at once: first so many bytes, then as many as have so many parts, which take the memory.
@@ -40,7 +40,7 @@ KNOWN = 2
 LOCK_SECONDS = 2.0
 MAKING = threading.Lock()
 # Another version's file is begun afresh.
-VERSION = 4
+VERSION = 5
 SCHEMA = f"""
 BEGIN IMMEDIATE;
 CREATE TABLE IF NOT EXISTS file (id INTEGER PRIMARY KEY, first TEXT UNIQUE, inode INT, packed INT,
