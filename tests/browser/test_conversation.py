@@ -354,23 +354,40 @@ def test_a_long_block_stays_what_it_is(visitor: Visitor, far: Far, name: str) ->
 
 
 def test_each_direction_has_its_side(visitor: Visitor, far: Far) -> None:
-    """Marks of lists, bars of quotes and columns of tables begin where their words do, all inside the answer."""
+    """Marks of lists, bars of quotes and columns of tables begin where their words do, all inside the answer; what is
+    further inside has no say in it.
+    """
     hebrew, english = "\u05d0\u05d1\u05d2", "some words"
     far.script = speaks(
-        *(f"- {words}\n\n> {words}\n\n| {words} | 1 |\n|---|---|\n\n---\n\n" for words in (hebrew, english))
+        *(
+            f"- {words}\n\n> {words}\n>\n> - {other}\n\n| {words} | 1 |\n|---|---|\n| {other} | 2 |\n\n---\n\n"
+            for words, other in ((hebrew, english), (english, hebrew))
+        )
     )
     page = visitor.goto(far.service)
     visitor.send("Show it.")
     box = page.locator(f"{DONE} > .said")
     expect(box.locator("table")).to_have_count(2)
     sides = "all => all.map(one => getComputedStyle(one).direction)"
-    for block in ("li", "blockquote", "table"):
+    for block in (".part > * > li", "blockquote", "table"):
         assert box.locator(block).evaluate_all(sides) == ["rtl", "ltr"]
+    assert box.locator("blockquote li").evaluate_all(sides) == ["ltr", "rtl"]
     room = "all => all.map(one => one.parentElement.offsetWidth - one.offsetWidth)"
     left = "all => all.map(one => one.offsetLeft - one.parentElement.offsetLeft)"
-    first, second = box.locator("li").evaluate_all(room)
-    assert box.locator("li").evaluate_all(left) == [0, second]
+    first, second = box.locator(".part > * > li").evaluate_all(room)
+    assert box.locator(".part > * > li").evaluate_all(left) == [0, second]
     assert first == second > 0
+
+
+def test_an_end_of_a_line_may_come_in_halves(visitor: Visitor, far: Far) -> None:
+    """A table with the ends of lines that Windows has is whole, wherever the pieces begin."""
+    text = "| a | b |\r\n|---|---|\r\n| 1 | 2 |\r\n| 3 | 4 |\r\n\r\nthe end"
+    far.script = speaks(*text)
+    page = visitor.goto(far.service)
+    visitor.send("Show it.")
+    box = page.locator(f"{DONE} > .said")
+    expect(box.locator(".part > p")).to_have_text("the end")
+    expect(box.locator("tr")).to_have_count(3)
 
 
 def test_a_call_is_answered(visitor: Visitor, far: Far) -> None:

@@ -42,8 +42,9 @@ export class Markdown {
   #over = false;
 
   add(piece) {
+    const isHalf = this.text.endsWith("\r") && piece.startsWith("\n"); // of one end of a line
     this.text += piece;
-    this.#rest += piece.replace(/\r\n?/g, "\n"); // as the lexer has it
+    this.#rest += (isHalf ? piece.slice(1) : piece).replace(/\r\n?/g, "\n"); // as the lexer has it
     this.#schedule();
   }
 
