@@ -36,7 +36,7 @@ WILD = re.compile(r'[\x00-\x1f.\\\["]|\(\?(?!:)|[?*+}][?*+]|\{(?!\d*(?:,\d*)?\})
 def fitting(schema: Any, param: str = "response_format", most: int = MAX_CHARS) -> Any:
     """Return the schema, or a list of them, as it can be used. Raises RequestRefused, which names `param`."""
     if len(json.dumps(schema)) > most:
-        raise refused(f"a schema here has at most {most:,} characters", param)
+        raise refused(f"what is told of {param} has at most {most:,} characters of schemas here", param)
     return _bounded(schema, param)
 
 

@@ -83,7 +83,7 @@ def _in_words(message: Message, names: Mapping[str, str]) -> Message:
 def result_text(result: ToolResult) -> str:
     """Return what a result says where the wire has no word for a call that failed."""
     text = Message("tool", result.parts).content
-    return f"Error: {text}" if result.is_error else text
+    return f"Error: {text}" if result.is_error and not text.startswith("Error") else text
 
 
 def _result(result: Any, names: Mapping[str, str]) -> Iterator[Text | Image]:

@@ -271,8 +271,8 @@ def _foreign(body: Mapping[str, Any]) -> Iterator[str]:
     """Yield what of a valid body only Claude takes, beside the fields: betas, the types of tools and blocks."""
     yield from body.keys() & {BETAS}
     yield from (tool["type"] for tool in body.get("tools") or () if tool.get("type") not in (None, "custom"))
-    for blocks in (body.get("system"), *(message["content"] for message in body["messages"])):
-        yield from filter(None, map(_left_out, blocks or ()))
+    for said in (body.get("system"), *(message["content"] for message in body["messages"])):
+        yield from filter(None, map(_left_out, said if isinstance(said, list) else ()))
 
 
 class Messages(Conversational):

@@ -116,7 +116,7 @@ class MessageSchema(Nullable):
         role = ROLES[data["role"]]
         parts, refusal = data.get("content", ()), data.get("refusal", "")
         if refusal or not parts:
-            parts = (*parts, Text(refusal))
+            parts = (*parts, Text(f"\n{refusal}" if Message(role, parts).content else refusal))
         if role == "tool":
             return Message(role, (_result(data, parts),))
         if role == "assistant":

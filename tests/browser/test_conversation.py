@@ -441,7 +441,7 @@ def test_a_picture_goes_along(visitor: Visitor, far: Far) -> None:
 
 def test_a_limit_says_when(visitor: Visitor, serve: Serve) -> None:
     """A 429 says in how many seconds and at what time to try again, with its id once."""
-    page = visitor.goto(serve(LLM_BACKEND="stub", RATE_LIMIT="1/minute"))
+    page = visitor.goto(serve(LLM_BACKEND="stub", RATE_LIMIT="1/minute", WEB_CONCURRENCY=1))
     visitor.send("one")
     expect(page.locator(DONE)).to_be_visible()
     visitor.send("two")

@@ -355,6 +355,10 @@ NO_PART = {"type": "refusal", "refusal": "No."}
         ([USER, {"role": "assistant", "content": [part("a"), NO_PART]}], [("user", "Hi"), ("assistant", "aNo.")]),
         ([USER, {"role": "assistant", "content": None, "refusal": "No."}], [("user", "Hi"), ("assistant", "No.")]),
         ([USER, {"role": "assistant", "content": "", "refusal": "No."}], [("user", "Hi"), ("assistant", "No.")]),
+        (
+            [USER, {"role": "assistant", "content": "Yes", "refusal": "No."}],
+            [("user", "Hi"), ("assistant", "Yes\nNo.")],
+        ),
         ([USER | {"name": "Ada", "refusal": None, "tool_calls": None}], [("user", "Hi")]),
     ],
 )

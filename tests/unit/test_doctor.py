@@ -445,7 +445,7 @@ def test_concurrency(doctor: Doctor, settings: dict[str, Any], mend: str | None)
     ("model", "package"),
     [
         *((model, "xllamacpp") for model in (None, "o/n-GGUF", "o/n:Q4_K_M", "{}")),
-        *((model, "torch") for model in ("o/n", "{}/empty")),
+        *((model, "torch") for model in ("o/n", "{}/empty", "{}/a:b", "n" * 300)),
     ],
 )
 @pytest.mark.parametrize("computes", [True, False])
@@ -455,6 +455,7 @@ def test_gpu(
     """A GPU that the installed wheel leaves alone is said, with where to read which one to install."""
     monkeypatch.setattr("llm_api.cli.doctor.machine.GPUS", (str(tmp_path),))
     (tmp_path / "model.gguf").touch()
+    (tmp_path / "a:b").mkdir()
     gunicorn = subprocess.run
 
     def run(command: list[str], **kwargs: Any) -> subprocess.CompletedProcess[str]:

@@ -216,6 +216,8 @@ def test_names_that_are_no_models(tmp_path: Path) -> None:
     for name in ("https://h/o/n/x.gguf", "file:///x.gguf", "~nobody-here/x.gguf"):
         with pytest.raises(ModelNotFound, match=r"^HF_MODEL=x\.gguf: there is no such file$"):
             find(name)
+    with pytest.raises(ModelNotFound, match="there is no such file"):
+        find("n" * 300 + ".gguf")
     with pytest.raises(ModelNotFound, match=r"^HF_MODEL=model: it is no GGUF model: "):
         find(str(tmp_path / "model"))
 

@@ -17,6 +17,7 @@ from providers import CLAUDE, FarEnd, claude_answer, claude_stream, sent
 from pydantic import TypeAdapter
 from werkzeug.test import TestResponse
 
+from llm_api.dialects import anthropic
 from llm_api.errors import (
     LLMAPIError,
     Overloaded,
@@ -148,6 +149,15 @@ def test_streamed_answer(serve: Serve) -> None:
     assert end["delta"] == {"stop_reason": "tool_use", "stop_sequence": None}
     assert (end["usage"]["input_tokens"], end["usage"]["output_tokens"]) == (20, 9)
     assert stop == {"type": "message_stop"}
+
+
+def test_a_text_is_not_read_letter_by_letter(make_client: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A prompt of 1 MB cost 80 ms so: of a text nothing is looked at that blocks are looked at for."""
+    looked, left_out = [], anthropic._left_out
+    monkeypatch.setattr(anthropic, "_left_out", lambda block: looked.append(block) or left_out(block))
+    body = {"system": "x" * 1000, "messages": [USER | {"content": "y" * 1000}]}
+    assert ask(make_client(Fake("one")), "/v1/messages", **body).status_code == 200
+    assert looked == []
 
 
 @pytest.mark.parametrize("counted", [Usage(), Usage(None, 2), Usage(0, 2)])

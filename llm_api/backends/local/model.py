@@ -56,7 +56,7 @@ def find(named: str | None, projector: str | None = None) -> dict[str, Any]:
         _require("huggingface_hub", "huggingface_hub")
         return {"model": named, "is_remote": True, "is_gguf": True, "files": [], "projector": None, "size": 0}
     path = _absolute(named) if named else _packaged_file()
-    if not path.exists():
+    if not _exists(path):
         raise ModelNotFound(f"HF_MODEL={path.name}: there is no such file", param="model")
     folder = path if path.is_dir() else path.parent
     if path.suffix != ".gguf" and folder != path:
@@ -144,10 +144,12 @@ def _parts(name: str) -> tuple[str, ...]:
     return tuple(f"{name[: found.start()]}-{number:05}-of-{count}.gguf" for number in range(1, int(count) + 1))
 
 
+def _exists(path: Path | str) -> bool:
+    return os.path.exists(path)  # noqa: PTH110  (Path's raises on a name that is too long)
+
+
 def _is_hub(named: str) -> bool:
-    is_path = (
-        named.startswith((".", "/", "~")) or Path(named).exists() or (named.endswith(".gguf") and ":" not in named)
-    )
+    is_path = named.startswith((".", "/", "~")) or _exists(named) or (named.endswith(".gguf") and ":" not in named)
     return not is_path and bool(HUB_NAME.fullmatch(named))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -68,8 +69,10 @@ def _instructions(settings: Settings) -> Iterator[Finding]:
 
 def _package(settings: Settings) -> str:
     name = settings.hf_model or "gguf"
+    folder = os.path.expanduser(name)  # noqa: PTH111  (as the service reads it)
     # after a colon a hub's name has one of its GGUF files
-    is_gguf = ":" in name or "gguf" in name.lower() or any(Path(name).glob("*.gguf"))
+    is_file = ":" in name or "gguf" in name.lower()
+    is_gguf = any(Path(folder).glob("*.gguf")) if os.path.isdir(folder) else is_file  # noqa: PTH112  (a long name)
     return "xllamacpp" if is_gguf else "torch"
 
 
