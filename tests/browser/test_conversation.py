@@ -340,7 +340,7 @@ LONG = {
 
 @pytest.mark.parametrize("name", LONG)
 def test_a_long_block_stays_what_it_is(visitor: Visitor, far: Far, name: str) -> None:
-    """However long, at once or in pieces: all rows are the table's, a program in a list ends there, items count on."""
+    """Up to 64 kB, at once or in pieces: all rows are the table's, a program in a list ends there, items count on."""
     text, inner, number = LONG[name]
     page = visitor.goto(far.service)
     for length in (len(text), 3000):

@@ -6,7 +6,7 @@ import { copyButton, make } from "./elements.js";
 import { colourPrograms } from "./highlight.js";
 
 const MOST_CHARS = 8192; // of a block that is made again with each piece; a longer one is cut at a line
-const MOST_TOGETHER = 16 * MOST_CHARS; // where a line means something else without those before it
+const MOST_TOGETHER = 8 * MOST_CHARS; // where a line means something else without those before it
 const PART = 2048; // characters that are laid out together
 const FRAME = 50; // milliseconds of work before the page has its turn
 const PAUSE = 3; // times what the last writing took, so that the page is idle most of the time
