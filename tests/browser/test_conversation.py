@@ -353,6 +353,15 @@ def test_a_long_block_stays_what_it_is(visitor: Visitor, far: Far, name: str) ->
         page.get_by_role("button", name="New").click()
 
 
+def test_what_is_made_again_has_a_bound(visitor: Visitor, far: Far) -> None:
+    """A table is made again with each piece of it: up to 64 kB, so that the page stays with its reader."""
+    far.script = speaks("| a | b |\n|---|---|\n" + "| some | words |\n" * 5000)
+    page = visitor.goto(far.service)
+    visitor.send("Show it.")
+    expect(page.locator(DONE)).to_be_visible()
+    assert 3500 < page.locator(f"{DONE} > .said tr").count() < 4000
+
+
 def test_each_direction_has_its_side(visitor: Visitor, far: Far) -> None:
     """Marks of lists, bars of quotes and columns of tables begin where their words do, all inside the answer; what is
     further inside has no say in it.

@@ -22,6 +22,7 @@ from ...types import (
     Image,
     Message,
     Reasoning,
+    Text,
     ToolCall,
     ToolResult,
     Usage,
@@ -217,8 +218,9 @@ def _message(message: Message) -> dict[str, Any]:
 
 def _result(result: ToolResult, names: Mapping[str, str]) -> dict[str, Any]:
     name = {"tool_name": names[result.call_id]} if result.call_id in names else {}
-    said = {"content": result_text(result), "tool_call_id": result.call_id}
-    return _message(Message("tool", result.parts)) | name | said
+    pictures = (part for part in result.parts if isinstance(part, Image))
+    said = Message("tool", (Text(result_text(result)), *pictures))
+    return _message(said) | name | {"tool_call_id": result.call_id}
 
 
 def _called(call: ToolCall) -> dict[str, Any]:

@@ -48,14 +48,14 @@ def find(named: str | None, projector: str | None = None) -> dict[str, Any]:
     ModelNotFound.
     """
     if projector:
-        file = _absolute(projector)
+        file = absolute(projector)
         if not file.is_file():
             raise NotConfigured(f"HF_MMPROJ={file.name}: there is no such file")
         return find(named) | {"projector": str(file)}
     if named and _is_hub(named):
         _require("huggingface_hub", "huggingface_hub")
         return {"model": named, "is_remote": True, "is_gguf": True, "files": [], "projector": None, "size": 0}
-    path = _absolute(named) if named else _packaged_file()
+    path = absolute(named) if named else _packaged_file()
     if not _exists(path):
         raise ModelNotFound(f"HF_MODEL={path.name}: there is no such file", param="model")
     folder = path if path.is_dir() else path.parent
@@ -71,7 +71,8 @@ def find(named: str | None, projector: str | None = None) -> dict[str, Any]:
         raise ModelNotFound(f"HF_MODEL={path.name}: {error}", param="model") from None
 
 
-def _absolute(named: str) -> Path:
+def absolute(named: str) -> Path:
+    """Return the path that a setting names."""
     return Path(os.path.expanduser(named)).absolute()  # noqa: PTH111  (Path's raises where there is no such user)
 
 

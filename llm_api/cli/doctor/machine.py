@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from ...backends.local.model import absolute
 from ...runtime.cores import lines_of, usable_cores
 from ...settings import Settings
 from ...web.service import Service
@@ -69,10 +70,10 @@ def _instructions(settings: Settings) -> Iterator[Finding]:
 
 def _package(settings: Settings) -> str:
     name = settings.hf_model or "gguf"
-    folder = os.path.expanduser(name)  # noqa: PTH111  (as the service reads it)
+    folder = absolute(name)
     # after a colon a hub's name has one of its GGUF files
     is_file = ":" in name or "gguf" in name.lower()
-    is_gguf = any(Path(folder).glob("*.gguf")) if os.path.isdir(folder) else is_file  # noqa: PTH112  (a long name)
+    is_gguf = any(folder.glob("*.gguf")) if os.path.isdir(folder) else is_file  # noqa: PTH112  (a long name)
     return "xllamacpp" if is_gguf else "torch"
 
 

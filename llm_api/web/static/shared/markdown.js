@@ -37,12 +37,14 @@ export class Markdown {
   #most = MOST_CHARS; // that is looked at
   #last = null; // the element of the block that #rest begins with
   #code = null; // {code, end} of a program that has not ended
+  #half = false; // whether what came last may be half of an end of a line
   #due = false;
   #pause = 0;
   #over = false;
 
   add(piece) {
-    const isHalf = this.text.endsWith("\r") && piece.startsWith("\n"); // of one end of a line
+    const isHalf = this.#half && piece.startsWith("\n");
+    this.#half = piece.endsWith("\r");
     this.text += piece;
     this.#rest += (isHalf ? piece.slice(1) : piece).replace(/\r\n?/g, "\n"); // as the lexer has it
     this.#schedule();
@@ -106,7 +108,7 @@ export class Markdown {
   }
 
   #lookFurther() {
-    this.#most *= 4;
+    this.#most = MOST_TOGETHER;
     return true;
   }
 
